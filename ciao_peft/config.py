@@ -1,0 +1,220 @@
+"""One adapter as plain data. Needs no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from .errors import AdapterNameError, ConfigError, listed
+
+ProblemType = Literal["single_label_classification", "regression", "multi_label_classification"]
+Tuning = Literal["decision_layer", "last_conv", "full"]
+Pooling = Literal["flatten", "max", "avg"]
+EmbeddingSource = Literal["features", "hidden", "logits"]
+Denominator = Literal["all", "negatives"]
+Reduction = Literal["mean", "sum"]
+RegressionLoss = Literal["mse", "ccc"]
+MultiLabelPositives = Literal["same_set", "jaccard"]
+
+_CHOICES = {
+    "problem_type": ProblemType,
+    "tuning": Tuning,
+    "pooling": Pooling,
+    "embedding_source": EmbeddingSource,
+    "contrastive_denominator": Denominator,
+    "contrastive_reduction": Reduction,
+    "regression_loss": RegressionLoss,
+    "multi_label_positives": MultiLabelPositives,
+}
+
+BASE_ADAPTER = "__base__"
+"""In `adapter_names`: this row is read by the untouched backbone."""
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_-])?")
+
+
+def check_adapter_name(name: str) -> str:
+    """The name, if it is one that an adapter may have: a file name on every system, and not reserved.
+
+    Raises:
+        AdapterNameError: it is not.
+    """
+    if not isinstance(name, str) or not _SAFE_NAME.fullmatch(name):
+        raise AdapterNameError(
+            f"An adapter cannot be named {name!r}: a name has 1 to 96 letters, digits, '_', '-' or '.', starts with a "
+            "letter, digit or '_' and does not end with '.', so that it can be a folder's name everywhere."
+        )
+    if name == BASE_ADAPTER:
+        raise AdapterNameError(f"{BASE_ADAPTER!r} stands for the untouched backbone; give the adapter another name.")
+    return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class CIAOConfig:
+    """Settings of one adapter. Frozen: `dataclasses.replace(config, temperature=0.2)` makes a new one.
+
+    The defaults were chosen by measuring on real faces; docs/results.md has the measurements.
+
+    Args:
+        problem_type: Picks the task loss: cross-entropy, mean squared error or binary cross-entropy.
+        num_labels: Classes, regressed values (2 for arousal and valence) or labels, by `problem_type`.
+        id2label: Name of each class, value or label by its index; `LABEL_0`, `LABEL_1`, ... when left out.
+        tuning: What trains beside the head and the mask: nothing more (`"decision_layer"`), a copy of the
+            last convolution for u (`"last_conv"`), or a copy of the whole encoder (`"full"`). The backbone itself
+            stays frozen in all three.
+        inhibition: Whether the mask of Eq. 1 is there at all. `False` gives the "-" columns of the paper's Table I.
+        target_modules: Exact paths of the convolutions to mask; found by `find_terminal_convolutions` when left out.
+        decay_init: Starting value of `a` in Eq. 1, above 0, in the units of the activation it is added to.
+        pooling: What the head sees of the masked map: all of it (`"flatten"`), its 2x2 maxima (`"max"`), or its mean
+            (`"avg"`, which forgets where in the face something happened).
+        hidden_sizes: Units of the head's dense ReLU layers (Fig. 2); empty for a linear head.
+        dropout: Share of a dense layer's answers zeroed in training, 0 to below 1.
+        temperature: τ of Eq. 2, above 0. At small values the hardest negatives dominate.
+        contrastive_weight: Factor of the contrastive loss in Eq. 5, at least 0.
+        contrastive_denominator: What k runs over in Eq. 2: `"all"` other samples (Khosla et al. 2020) or the
+            `"negatives"` only, as the paper writes.
+        contrastive_reduction: `"mean"` over pairs, then over anchors; or `"sum"`: Eq. 3-4 as written.
+        embedding_source: Where z is taken: pooled `"features"`, last `"hidden"` answers of the head, or its `"logits"`.
+        num_bins: Cells per dimension into which regressed values are sorted to find positives, 2 or more.
+        label_range: Lowest and highest regressed value, for those cells.
+        multi_label_positives: Two samples are a positive pair when they have the `"same_set"` of labels, or with the
+            weight of their `"jaccard"` overlap.
+        regression_loss: `"mse"`, as in the paper, or `"ccc"`: one minus the concordance over the batch.
+        train_batch_norm: Whether batch-norm statistics of the adapter's own copies follow its data. When `False` they
+            stay the backbone's, so a batch of one trains as well as any, and gains and biases still learn.
+        init_seed: Seed of the head's initial values. The global random state is never touched.
+
+    Example:
+        >>> config = CIAOConfig(problem_type="regression", num_labels=2, id2label={0: "arousal", 1: "valence"})
+        >>> dataclasses.replace(config, temperature=0.2).temperature
+        0.2
+        >>> CIAOConfig.from_dict({"problem_type": "regression", "num_labels": 2, "temprature": 1})
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.ConfigError: Unknown setting 'temprature' of CIAOConfig; did you mean 'temperature'?
+
+    Raises:
+        ConfigError: a value is of the wrong type or out of its range; the message names the setting.
+    """
+
+    problem_type: ProblemType
+    num_labels: int
+    id2label: Mapping[int, str] | None = None
+    tuning: Tuning = "decision_layer"
+    inhibition: bool = True
+    target_modules: tuple[str, ...] | None = None
+    decay_init: float = 1.0
+    pooling: Pooling = "max"
+    hidden_sizes: tuple[int, ...] = (256,)
+    dropout: float = 0.5
+    temperature: float = 0.1
+    contrastive_weight: float = 1.0
+    contrastive_denominator: Denominator = "all"
+    contrastive_reduction: Reduction = "mean"
+    embedding_source: EmbeddingSource = "hidden"
+    num_bins: int = 10
+    label_range: tuple[float, float] = (-1.0, 1.0)
+    multi_label_positives: MultiLabelPositives = "jaccard"
+    regression_loss: RegressionLoss = "mse"
+    train_batch_norm: bool = False
+    init_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigError(f"`{name}` must be one of {listed(get_args(choices))}; got {getattr(self, name)!r}.")
+        for name in ("inhibition", "train_batch_norm"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"`{name}` must be true or false; got {getattr(self, name)!r}.")
+        self._check_number("num_labels", int, 1, 1_000_000)
+        self._check_number("num_bins", int, 2, 1000)
+        self._check_number("init_seed", int, 0, 2**63 - 1)
+        self._check_number("decay_init", float, 1e-6, 1e6)
+        self._check_number("temperature", float, 1e-6, 1e6)
+        self._check_number("contrastive_weight", float, 0, 1e6)
+        self._check_number("dropout", float, 0, 0.999)
+        self._check_sequences()
+        self._check_id2label()
+        if self.problem_type == "single_label_classification" and self.num_labels < 2:
+            raise ConfigError("`num_labels` must be 2 or more for single_label_classification; got 1.")
+
+    def _check_number(self, name: str, kind: type, low: float, high: float) -> None:
+        value = getattr(self, name)
+        allowed = (int,) if kind is int else (int, float)
+        if isinstance(value, bool) or not isinstance(value, allowed) or not low <= value <= high:
+            noun = "a whole number" if kind is int else "a number"
+            raise ConfigError(f"`{name}` must be {noun} from {low:g} to {high:g}; got {value!r}.")
+
+    def _check_sequences(self) -> None:
+        def refuse(name: str, wanted: str) -> None:
+            raise ConfigError(f"`{name}` must be {wanted}; got {getattr(self, name)!r}.")
+
+        for name in ("hidden_sizes", "label_range", "target_modules"):
+            value = getattr(self, name)
+            if isinstance(value, list):  # what JSON makes of a tuple
+                object.__setattr__(self, name, tuple(value))
+        sizes = self.hidden_sizes
+        if not isinstance(sizes, tuple) or not all(type(s) is int and 1 <= s <= 1_000_000 for s in sizes) or len(sizes) > 16:
+            refuse("hidden_sizes", "up to 16 whole numbers of 1 or more")
+        bounds = self.label_range
+        if (
+            not isinstance(bounds, tuple)
+            or len(bounds) != 2
+            or not all(isinstance(b, (int, float)) and not isinstance(b, bool) for b in bounds)
+            or not bounds[0] < bounds[1]
+        ):
+            refuse("label_range", "two numbers, the lower one first")
+        targets = self.target_modules
+        if targets is not None:
+            if not isinstance(targets, tuple) or not targets or not all(isinstance(t, str) and t for t in targets):
+                refuse("target_modules", "a non-empty tuple of module paths")
+            if len(set(targets)) != len(targets):
+                refuse("target_modules", "without repetition")
+
+    def _check_id2label(self) -> None:
+        if self.id2label is None:
+            names = {i: f"LABEL_{i}" for i in range(self.num_labels)}
+        else:
+            try:
+                names = {int(index): str(name) for index, name in dict(self.id2label).items()}  # JSON keys are text
+            except (TypeError, ValueError):
+                raise ConfigError(f"`id2label` must map indices to names; got {self.id2label!r}.") from None
+        if sorted(names) != list(range(self.num_labels)):
+            raise ConfigError(
+                f"`id2label` must name every index from 0 to {self.num_labels - 1} (`num_labels` is {self.num_labels}); "
+                f"it names {sorted(names)}."
+            )
+        object.__setattr__(self, "id2label", {index: names[index] for index in range(self.num_labels)})
+
+    def __hash__(self) -> int:
+        return hash(tuple((f.name, repr(getattr(self, f.name))) for f in fields(self)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: tuples become lists, label indices text; `from_dict` gives an equal config back."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["id2label"] = {str(index): name for index, name in self.id2label.items()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CIAOConfig:
+        """The config that `to_dict` wrote.
+
+        Raises:
+            ConfigError: an unknown or missing setting, or a value out of range. A key that this version does not know
+                is never dropped: it could change the mathematics.
+        """
+        known = {f.name for f in fields(cls)}
+        for name in values:
+            if name not in known:
+                import difflib
+
+                close = difflib.get_close_matches(str(name), known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"known settings: {listed(known)}."
+                raise ConfigError(f"Unknown setting {name!r} of CIAOConfig; {hint}")
+        required = {f.name for f in fields(cls) if f.default is dataclasses.MISSING}
+        if missing := required - set(values):
+            raise ConfigError(f"CIAOConfig needs {listed(missing)}.")
+        return cls(**values)

@@ -1,0 +1,97 @@
+"""Every exception this library raises on purpose.
+
+Each derives from `CIAOError` and from the built-in that a caller would expect, and its message says what was given,
+what there is and what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def listed(names: Iterable[object]) -> str:
+    """`'a', 'b'` in sorted order, or `none`."""
+    return ", ".join(repr(name) for name in sorted(names, key=str)) or "none"
+
+
+class CIAOError(Exception):
+    """Base of every error raised on purpose by this library."""
+
+
+class ConfigError(CIAOError, ValueError):
+    """A setting has a value that cannot work, or a name nobody knows."""
+
+
+class BackboneError(CIAOError, ValueError):
+    """The network given as backbone cannot carry an adapter."""
+
+
+class TargetModulesError(BackboneError):
+    """`target_modules` does not name convolutions that a mask can sit on."""
+
+
+class UntraceableBackboneError(BackboneError, NotImplementedError):
+    """Something needs the backbone cut in two, and its graph could not be traced."""
+
+
+class InputError(CIAOError, ValueError):
+    """Pixels, features or labels that no adapter could be right about."""
+
+
+class AdapterNameError(CIAOError, ValueError):
+    """An adapter name that is taken, reserved, or could leave its folder."""
+
+
+class AdapterNotFoundError(CIAOError, LookupError):
+    """An adapter was asked for by a name the model does not hold."""
+
+    def __init__(self, name: object, loaded: Iterable[str]):
+        message = f"No adapter named {name!r}. Loaded adapters: {listed(loaded)}."
+        super().__init__(f"{message} Load one with `model.load_adapter(folder, adapter_name={name!r})`.")
+
+
+class NoActiveAdapterError(CIAOError, RuntimeError):
+    """The model was asked to read with its active adapter while none is active."""
+
+    def __init__(self, loaded: Iterable[str]):
+        super().__init__(f"No adapter is active. Loaded adapters: {listed(loaded)}. Choose one with `model.set_adapter`.")
+
+
+class MergeError(CIAOError, NotImplementedError):
+    """Merging an adapter into the backbone was asked for; M = u / (a + I) is not linear in its input."""
+
+
+class AdapterFileError(CIAOError, OSError):
+    """A file of a saved adapter or encoder is missing, damaged or not what its name says."""
+
+
+class AdapterConfigError(AdapterFileError, ValueError):
+    """`adapter_config.json` is not one this version can read."""
+
+
+class BackboneMismatchError(CIAOError, ValueError):
+    """The adapter was trained on another backbone than the one it is put on."""
+
+
+class DataError(CIAOError, ValueError):
+    """A dataset, or one sample of it, that cannot be used as it is."""
+
+
+class DataNotFoundError(DataError, FileNotFoundError):
+    """A dataset's folder, file or split is not where it was looked for."""
+
+
+class EncoderNotFoundError(CIAOError, LookupError):
+    """No encoder goes by the name that was asked for."""
+
+
+class FeatureCacheError(CIAOError, ValueError):
+    """Stored features that do not belong to this backbone, preprocessing or data, or are incomplete."""
+
+
+class TrainingError(CIAOError, ValueError):
+    """Training was asked for with arguments or data that cannot work together."""
+
+
+class LaunchError(CIAOError, RuntimeError):
+    """The processes that were started do not see one another."""

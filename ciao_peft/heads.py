@@ -1,0 +1,67 @@
+"""Decision heads (Fig. 2): from the masked map to logits."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import CIAOConfig, Pooling
+
+
+def pool_map(feature_map: Tensor, pooling: Pooling) -> Tensor:
+    """What the head sees of a feature map.
+
+    Args:
+        feature_map: `(B, C, H, W)`.
+        pooling: `"flatten"` all of it; `"max"`: maxima of 2x2 squares (of 2x1 or one where the map is that thin), then
+            flatten; `"avg"`: the mean over positions.
+
+    Returns:
+        `(B, F)`.
+
+    Example:
+        >>> import torch
+        >>> [pool_map(torch.rand(2, 512, 6, 6), p).shape[1] for p in ("flatten", "max", "avg")]
+        [18432, 4608, 512]
+    """
+    if pooling == "avg":
+        return feature_map.mean(dim=(2, 3))
+    if pooling == "max":
+        height, width = feature_map.shape[2:]
+        feature_map = F.max_pool2d(feature_map, (min(2, height), min(2, width)))
+    return feature_map.flatten(1)
+
+
+class DecisionHead(nn.Module):
+    """Dense ReLU layers with dropout, then one linear layer to the logits.
+
+    Args:
+        in_features: `F`, the size of what `pool_map` returns.
+        config: Gives `hidden_sizes`, `dropout` and `num_labels`.
+
+    Shapes:
+        pooled: `(B, F)`; returns logits `(B, num_labels)` and the last hidden answers `(B, hidden_sizes[-1])`, which
+        are the pooled features themselves where there is no hidden layer.
+
+    Example:
+        >>> import torch
+        >>> head = DecisionHead(4608, CIAOConfig(problem_type="regression", num_labels=2, hidden_sizes=(64,)))
+        >>> [tuple(t.shape) for t in head(torch.rand(5, 4608))]
+        [(5, 2), (5, 64)]
+    """
+
+    def __init__(self, in_features: int, config: CIAOConfig):
+        super().__init__()
+        sizes = (in_features, *config.hidden_sizes, config.num_labels)
+        self.dropout = config.dropout
+        for index, (size, next_size) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            self.add_module(str(index), nn.Linear(size, next_size))
+        self.num_layers = len(sizes) - 1
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        last = getattr(self, str(self.num_layers - 1))
+        hidden = dropped = pooled.to(last.weight.dtype)
+        for index in range(self.num_layers - 1):
+            hidden = F.relu(getattr(self, str(index))(dropped))
+            dropped = F.dropout(hidden, self.dropout, self.training)
+        return last(dropped), hidden

@@ -1,0 +1,73 @@
+"""Eq. 1: the inhibitory unit."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+DECAY_FLOOR = 1e-6
+"""No step of any optimiser carries `a` below this, so that M stays finite where I is silent."""
+
+
+class InhibitoryLayer(nn.Module):
+    r"""Shunting inhibition of a frozen convolution unit (Eq. 1).
+
+    $$M = \frac{u}{a + I}$$
+
+    `u` is the answer of the backbone's last convolution unit; `I` that of a trainable copy fed with the same
+    features, passed through a ReLU so that `I >= 0` whatever activation the backbone has; `a` a learned positive
+    decay per channel. Where the copy answers strongly the mask is driven towards zero; where it is silent,
+    `M = u / a`. The division runs in float32, whatever comes in.
+
+    Args:
+        conv_unit: The unit to copy: its children, in order, are the convolution and the normalisation and activation
+            that directly follow it. Copied, not kept; the copy is trained in float32.
+        num_channels: Channels `C'` of its output.
+        decay_init: Starting value of every entry of `a`, above 1e-6, in the units of the activation.
+
+    Shapes:
+        features: `(B, C, H, W)`; excitation and output: `(B, C', H', W')`, the output in the excitation's dtype.
+
+    Example:
+        >>> conv_unit = nn.Sequential(nn.Conv2d(8, 16, kernel_size=3), nn.ReLU())
+        >>> layer = InhibitoryLayer(conv_unit, num_channels=16)
+        >>> features = torch.rand(4, 8, 6, 6)
+        >>> layer(features, conv_unit(features)).shape
+        torch.Size([4, 16, 4, 4])
+    """
+
+    def __init__(self, conv_unit: nn.Sequential, num_channels: int, decay_init: float = 1.0):
+        super().__init__()
+        self.steps = tuple(name for name, _ in conv_unit.named_children())
+        for name, module in conv_unit.named_children():
+            self.add_module(name, copy.deepcopy(module).float())
+        above_floor = torch.full((num_channels,), float(decay_init)) - DECAY_FLOOR
+        # Kept as the inverse of softplus: it starts at decay_init and no step can carry it below the floor.
+        self.raw_decay = nn.Parameter(above_floor + torch.log(-torch.expm1(-above_floor)))
+        self.requires_grad_(True)
+
+    @property
+    def decay(self) -> Tensor:
+        """`a` of Eq. 1, `(C',)`, positive."""
+        return F.softplus(self.raw_decay.float()) + DECAY_FLOOR
+
+    def inhibition(self, features: Tensor) -> Tensor:
+        """`I` of Eq. 1, `(B, C', H', W')`, at least 0."""
+        answer = features.to(self.raw_decay.dtype)
+        for name in self.steps:
+            answer = getattr(self, name)(answer)
+        return F.relu(answer)
+
+    def gate(self, features: Tensor) -> Tensor:
+        """`1 / (a + I)`, `(B, C', H', W')` in float32: how much of u passes."""
+        return 1 / (self.decay.view(-1, 1, 1) + self.inhibition(features).float())
+
+    def forward(self, features: Tensor, excitation: Tensor) -> Tensor:
+        mask = excitation.float() / (self.decay.view(-1, 1, 1) + self.inhibition(features).float())
+        if excitation.dtype in (torch.float16, torch.bfloat16):  # u / a may be more than half precision can hold
+            largest = torch.finfo(excitation.dtype).max
+            mask = mask.clamp(-largest, largest)
+        return mask.to(excitation.dtype)

@@ -1,0 +1,248 @@
+"""Eq. 2-5 and the task losses, as plain functions of tensors."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .config import CIAOConfig, Denominator, Reduction
+from .errors import ConfigError, InputError
+
+
+def supervised_contrastive_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 0.1,
+    denominator: Denominator = "all",
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Draws embeddings of one class together and drives the classes apart (Eq. 2-4).
+
+    $$L_i = -\frac{1}{\sum_p w_{ip}} \sum_{p \neq i} w_{ip} \log
+            \frac{\exp(z_i \cdot z_p / \tau)}{\sum_{k \in K(i)} \exp(z_i \cdot z_k / \tau)}$$
+
+    `w` is 1 where two samples share their label, else 0, or what `labels` gives as pair weights. `K(i)` is every other
+    sample (`denominator="all"`, the loss of Khosla et al. 2020 that the paper cites) or only those with `w_ik = 0`
+    (`"negatives"`, the paper's Eq. 2: "different labels than k"; this one falls below zero for well separated classes).
+
+    An anchor without a positive (or, for `"negatives"`, without a negative) has no term: it still pushes others away.
+    `reduction="mean"` is the mean of `L_i` over the anchors that have one; `"sum"` is Eq. 3-4 to the letter: `N - 1` in
+    place of the number of positives, and the sum over the batch. Either is zero, with a zero gradient, if no anchor has
+    a term.
+
+    Args:
+        embeddings: `(B, D)`. Scaled to unit length here.
+        labels: `(B,)` class ids, or `(B, B)` weights of the pairs, at least 0; the diagonal is ignored.
+        temperature: τ, above 0.
+        denominator: `"all"` or `"negatives"`.
+        reduction: `"mean"` or `"sum"`.
+
+    Returns:
+        A scalar in float32 (float64 for float64 embeddings). The sums run in float64 wherever the device has it: divided
+        by a small τ, float32 similarities are too coarse.
+
+    Raises:
+        InputError: shapes that do not fit together.
+        ConfigError: an unknown denominator or reduction, or a temperature of 0 or less.
+
+    Example:
+        >>> pairs = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
+        >>> loss = supervised_contrastive_loss(pairs, torch.tensor([0, 0, 1, 1]), temperature=1.0)
+        >>> torch.isclose(loss, torch.log(1 + 2 * torch.exp(torch.tensor(-2.0))))
+        tensor(True)
+    """
+    if not temperature > 0:
+        raise ConfigError(f"`temperature` must be above 0; got {temperature!r}.")
+    if denominator not in ("all", "negatives") or reduction not in ("mean", "sum"):
+        raise ConfigError(
+            f"`denominator` is 'all' or 'negatives' and `reduction` is 'mean' or 'sum'; got {denominator!r}, {reduction!r}."
+        )
+    if embeddings.ndim != 2 or labels.shape not in ((len(embeddings),), (len(embeddings), len(embeddings))):
+        raise InputError(
+            f"`embeddings` must be (B, D), with `labels` of (B,) class ids or (B, B) pair weights; "
+            f"got {tuple(embeddings.shape)} and {tuple(labels.shape)}."
+        )
+    result_dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
+    exact = torch.float32 if embeddings.device.type == "mps" else torch.float64
+    # Mixed precision would take this product in half precision.
+    with torch.autocast(embeddings.device.type, enabled=False):
+        z = F.normalize(embeddings.to(exact), dim=1)
+        similarity = z @ z.T / temperature  # (B, B)
+
+    same_sample = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    weights = labels if labels.ndim == 2 else labels[:, None] == labels[None, :]
+    weights = weights.to(exact).masked_fill(same_sample, 0.0)
+    counted = ~same_sample if denominator == "all" else (weights == 0) & ~same_sample
+    total_weight = weights.sum(dim=1)
+    is_anchor = (total_weight > 0) & counted.any(dim=1)
+
+    # A large number rather than -inf: a row that counts nobody would be a row of -inf, whose gradient is NaN.
+    log_prob = similarity - similarity.masked_fill(~counted, -1e30).logsumexp(dim=1, keepdim=True)
+    per_anchor = -torch.where(is_anchor, (log_prob * weights).sum(dim=1), 0.0)
+    if reduction == "sum":
+        return (per_anchor.sum() / max(len(z) - 1, 1)).to(result_dtype)
+    per_anchor = per_anchor / torch.where(is_anchor, total_weight, 1.0)
+    return (per_anchor.sum() / is_anchor.sum().clamp(min=1)).to(result_dtype)
+
+
+def discretise(values: Tensor, num_bins: int, label_range: tuple[float, float]) -> Tensor:
+    """The cell of the label space that each row of regressed values falls into.
+
+    Args:
+        values: `(B, V)`. Values outside `label_range` count to the outermost cell.
+        num_bins: Cells per dimension, of equal width.
+        label_range: Lowest and highest value.
+
+    Returns:
+        `(B,)` integers, equal exactly where the cells are.
+
+    Example:
+        >>> discretise(torch.tensor([[-0.9, 0.1], [-0.8, 0.15], [0.9, 0.1]]), 2, (-1.0, 1.0)).tolist()
+        [1, 1, 3]
+    """
+    low, high = label_range
+    bins = ((values.double() - low) / (high - low) * num_bins).floor().clamp(0, num_bins - 1).long()
+    return _row_ids(bins, num_bins)
+
+
+def _row_ids(rows: Tensor, base: int) -> Tensor:
+    """One integer per row of digits below `base`, equal exactly where the rows are."""
+    if base ** rows.shape[1] < 2**62:
+        return (rows * base ** torch.arange(rows.shape[1] - 1, -1, -1, device=rows.device)).sum(dim=1)
+    return torch.unique(rows, dim=0, return_inverse=True)[1]
+
+
+def jaccard_overlap(labels: Tensor) -> Tensor:
+    """Shared labels over all labels of each pair: `(B, L)` of 0 and 1 to `(B, B)`; two empty sets overlap wholly.
+
+    Example:
+        >>> jaccard_overlap(torch.tensor([[1.0, 1, 0], [1, 0, 0], [0, 0, 0]])).tolist()
+        [[1.0, 0.5, 0.0], [0.5, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    labels = labels.double()
+    shared = labels @ labels.T
+    size = labels.sum(dim=1)
+    union = size[:, None] + size[None, :] - shared
+    return torch.where(union > 0, shared / union.clamp(min=1), 1.0)
+
+
+def contrastive_targets(labels: Tensor, config: CIAOConfig) -> Tensor:
+    """What makes two samples a positive pair, in the form `supervised_contrastive_loss` takes.
+
+    Classes are their ids; a distribution counts as its most voted class; regressed values as the cell of the label
+    space they fall into; label sets as themselves, or as the `(B, B)` Jaccard overlaps.
+
+    Args:
+        labels: As `check_labels` returns them.
+        config: Gives `problem_type`, `num_bins`, `label_range` and `multi_label_positives`.
+
+    Example:
+        >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=3)
+        >>> contrastive_targets(torch.tensor([[0.2, 0.5, 0.3], [0.9, 0.1, 0.0]]), config)
+        tensor([1, 0])
+    """
+    if config.problem_type == "single_label_classification":
+        return labels if labels.ndim == 1 else labels.argmax(dim=1)
+    if config.problem_type == "regression":
+        return discretise(labels, config.num_bins, config.label_range)
+    if config.multi_label_positives == "jaccard":
+        return jaccard_overlap(labels)
+    return _row_ids(labels.long(), 2)
+
+
+def concordance_loss(predictions: Tensor, labels: Tensor) -> Tensor:
+    """One minus Lin's concordance, with population variances, averaged over the `(B, V)` columns.
+
+    A column in which both are constant and equal has concordance 0/0, taken as 1.
+    """
+    p, t = predictions.float(), labels.float()
+    mean_p, mean_t = p.mean(dim=0), t.mean(dim=0)
+    covariance = ((p - mean_p) * (t - mean_t)).mean(dim=0)
+    spread = ((p - mean_p) ** 2).mean(dim=0) + ((t - mean_t) ** 2).mean(dim=0) + (mean_p - mean_t) ** 2
+    concordance = torch.where(spread > 0, 2 * covariance / spread.clamp(min=1e-12), 1.0)
+    return (1 - concordance).mean()
+
+
+def task_loss(logits: Tensor, labels: Tensor, config: CIAOConfig) -> Tensor:
+    """`L_dm` of Eq. 5, by `problem_type`: cross-entropy, mean squared error (or concordance), binary cross-entropy.
+
+    Args:
+        logits: `(B, num_labels)`.
+        labels: As `check_labels` returns them.
+
+    Returns:
+        A scalar in float32, the mean over the batch.
+    """
+    logits = logits.float()
+    if config.problem_type == "single_label_classification":
+        return F.cross_entropy(logits, labels)
+    if config.problem_type == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, labels)
+    return concordance_loss(logits, labels) if config.regression_loss == "ccc" else F.mse_loss(logits, labels)
+
+
+def check_labels(labels: Tensor, config: CIAOConfig, batch_size: int | None = None) -> Tensor:
+    """The labels in the dtype the losses want, if they are labels of this problem.
+
+    Args:
+        labels: Class ids `(B,)` or distributions `(B, num_labels)`; values `(B, num_labels)`; sets `(B, num_labels)` of
+            0 and 1. One regressed value may come as `(B,)`.
+        config: Of the adapter that is to learn them.
+        batch_size: Number of samples they must belong to.
+
+    Returns:
+        int64 class ids, or float32.
+
+    Raises:
+        InputError: shape, dtype or values that cannot be labels of this problem; says which and what was expected.
+
+    Example:
+        >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=3)
+        >>> check_labels(torch.tensor([0, 3]), config)
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.InputError: Class ids run from 0 to 2 (LABEL_0 to LABEL_2); got 3 at row 1.
+    """
+    if not isinstance(labels, Tensor):
+        raise InputError(f"`labels` must be a tensor; got {type(labels).__name__}. Try `torch.as_tensor(labels)`.")
+    count = config.num_labels
+    single = config.problem_type == "single_label_classification"
+    if config.problem_type == "regression" and labels.ndim == 1 and count == 1:
+        labels = labels[:, None]
+    wanted = f"(B,) class ids or (B, {count}) distributions" if single else f"(B, {count})"
+    fits = labels.ndim == 2 and labels.shape[1] == count or single and labels.ndim == 1
+    if not fits or (batch_size is not None and len(labels) != batch_size):
+        size = "" if batch_size is None else f" with B = {batch_size}"
+        raise InputError(f"`labels` must be {wanted}{size} for {config.problem_type}; got {tuple(labels.shape)}.")
+    if labels.ndim == 1:
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise InputError(f"Class ids must be whole numbers; got {labels.dtype}. Round them and use `.long()`.")
+        labels = labels.long()
+        if not torch.compiler.is_compiling():
+            _refuse_rows((labels < 0) | (labels >= count), labels, _ids_run(config))
+        return labels
+    labels = labels.float()
+    if torch.compiler.is_compiling():
+        return labels
+    _refuse_rows(~labels.isfinite().all(dim=1), labels, "Labels must be finite")
+    if single:
+        total = labels.sum(dim=1)
+        bad = (labels < 0).any(dim=1) | ((total - 1).abs() > 1e-3)
+        _refuse_rows(bad, labels, "A label distribution has values of 0 or more that sum to 1")
+    elif config.problem_type == "multi_label_classification":
+        bad = ((labels != 0) & (labels != 1)).any(dim=1)
+        _refuse_rows(bad, labels, "Labels of multi_label_classification are 0 or 1")
+    return labels
+
+
+def _ids_run(config: CIAOConfig) -> str:
+    first, last = config.id2label[0], config.id2label[config.num_labels - 1]
+    return f"Class ids run from 0 to {config.num_labels - 1} ({first} to {last})"
+
+
+def _refuse_rows(bad: Tensor, labels: Tensor, rule: str) -> None:
+    if bad.any():
+        row = int(bad.nonzero()[0, 0])
+        raise InputError(f"{rule}; got {labels[row].tolist()} at row {row}.")
