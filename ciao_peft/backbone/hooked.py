@@ -1,0 +1,236 @@
+"""Masks in a network whose graph cannot be traced, through hooks that last one call."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BackboneError, TargetModulesError, UntraceableBackboneError
+from .cut import Request, _is_map
+from .tracing import Rooted, first_tensor, is_normalisation
+from .units import UnitSpec, check_targets, is_activation
+
+
+@dataclass
+class _Call:
+    """One module's call while the backbone was watched."""
+
+    path: str
+    module: nn.Module
+    shape_in: tuple[int, ...]
+    shape: tuple[int, ...]
+    node_in: Any  # of autograd's graph
+    node: Any
+
+
+class _Stop(Exception):
+    """The final map is there; the rest of the backbone need not run."""
+
+
+class HookedBackbone:
+    """What `CutBackbone` is, for networks that decide while they run: each request is one pass through all of it.
+
+    The terminal convolutions are found in autograd's graph of one example. Features cannot be taken or given.
+
+    Args:
+        backbone: In eval mode.
+        example: `(2, C, H, W)` pixels.
+        targets: Paths of convolutions, or None for the terminal ones.
+        reason: Why it could not be traced, for the error messages.
+
+    Raises:
+        BackboneError, TargetModulesError: as `CutBackbone`.
+    """
+
+    traceable = False
+
+    def __init__(self, backbone: nn.Module, example: Tensor, targets: tuple[str, ...] | None, reason: str):
+        self.rooted = Rooted(backbone)
+        self.reason = reason
+        self._lock = threading.RLock()
+        calls, output = _watch(self.rooted, example)
+        below = _reached(output.grad_fn)
+        convs = [c for c in calls if isinstance(c.module, nn.Conv2d) and _is_map(c.shape) and c.node in below]
+        if not convs:
+            raise BackboneError(
+                f"{type(backbone).__name__} has no convolution with an output larger than 1x1 on the way to its output; "
+                "CIAO masks the last convolution of a convolutional network. Is `input_size` the one it was made for?"
+            )
+        before = {id(c): _reached(c.node_in) for c in convs}  # what each convolution depends on
+        if targets is None:
+            chosen = [c for c in convs if not any(c.node in before[id(other)] for other in convs)]
+        else:
+            paths = [c.path for c in convs]
+            check_targets(backbone, targets, {path: paths.count(path) for path in paths})
+            chosen = [convs[paths.index(path)] for path in targets]
+        for first in chosen:
+            if any(first.node in before[id(second)] for second in chosen):
+                raise TargetModulesError(f"`target_modules` names {first.path!r}, which feeds another of them.")
+        self.units_spec, self._lasts = [], []
+        ends = []
+        for conv in chosen:
+            steps, end = {"conv": conv.path}, conv
+            for call in calls[calls.index(conv) + 1 :]:
+                kind = "norm" if is_normalisation(call.module) else "act" if is_activation(call.module) else None
+                if kind is None or kind in steps or call.node_in is not end.node or not _is_map(call.shape):
+                    break
+                steps[kind], end = call.path, call
+            self.units_spec.append(UnitSpec(conv.path, tuple(steps.items()), conv.shape_in[1:], end.shape[1:]))
+            self._lasts.append(end.path)
+            ends.append(end)
+        self._map, self.map_shape = self._final_map(calls, ends, output)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Paths of the masked convolutions."""
+        return tuple(unit.conv for unit in self.units_spec)
+
+    @staticmethod
+    def _final_map(calls: list[_Call], ends: list[_Call], output: Tensor) -> tuple[str, tuple[int, ...]]:
+        for wanted in (4, 3, 2):
+            for call in reversed(calls):
+                fits = _is_map(call.shape) if wanted == 4 else len(call.shape) == wanted
+                alone = sum(other.path == call.path for other in calls) == 1
+                if not fits or not alone or call.node is output.grad_fn or call.node is None:
+                    continue
+                is_end = len(ends) == 1 and call is ends[0]
+                if is_end or not any(end.node in _reached(output.grad_fn, call.node) for end in ends):
+                    return call.path, call.shape[1:]
+        raise UntraceableBackboneError("No module of the backbone after its last convolutions gives one map.")
+
+    def features(self, rooted: Rooted, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """Refused: there is no cut.
+
+        Raises:
+            UntraceableBackboneError: always.
+        """
+        raise UntraceableBackboneError(
+            f"Features of {type(rooted.backbone).__name__} cannot be taken or cached, as its graph could not be traced "
+            f"({self.reason}). Adapters work on it from pixels."
+        )
+
+    def run(
+        self,
+        rooted: Rooted,
+        requests: Sequence[Request],
+        *,
+        pixel_values: Tensor | None = None,
+        features: Sequence[Tensor] | None = None,
+        train_encoder: bool = False,
+    ) -> list[Tensor]:
+        """As `CutBackbone.run`, with one pass for each request."""
+        if features is not None:
+            self.features(rooted, features[0])
+        results = []
+        for rows, mask in requests:
+            pixels = pixel_values if rows is None else pixel_values[rows]
+            if mask is None:
+                with torch.set_grad_enabled(torch.is_grad_enabled() and pixels.requires_grad):
+                    results.append(rooted(pixels))
+            else:
+                results.append(self._masked(rooted, pixels, mask, train_encoder))
+        return results
+
+    def _masked(self, rooted: Rooted, pixels: Tensor, mask: Any, train_encoder: bool) -> Tensor:
+        """One pass with the masks in place, up to the final map."""
+        mine = threading.get_ident()
+        inputs: dict[int, Tensor] = {}
+        found: list[Tensor] = []
+        handles = []
+
+        def here(hook: Any) -> Any:  # another thread may be calling the backbone itself
+            return lambda *args: hook(*args) if threading.get_ident() == mine else None
+
+        def keep_input(index: int) -> Any:
+            def hook(module: nn.Module, args: tuple) -> None:
+                inputs[index] = args[0]
+
+            return here(hook)
+
+        def replace(index: int) -> Any:
+            def hook(module: nn.Module, args: tuple, u: Tensor) -> Tensor:
+                u = u if train_encoder else u.detach()
+                return mask(index, inputs[index], lambda: u)
+
+            return here(hook)
+
+        def stop(module: nn.Module, args: tuple, output: Any) -> None:
+            found.append(first_tensor(output))
+            raise _Stop
+
+        with self._lock:  # hooks are the module's, and calls from other threads would meet them
+            try:
+                for index, (unit, last) in enumerate(zip(self.units_spec, self._lasts, strict=True)):
+                    conv, end = (rooted.backbone.get_submodule(path) for path in (unit.conv, last))
+                    handles.append(conv.register_forward_pre_hook(keep_input(index)))
+                    handles.append(end.register_forward_hook(replace(index)))
+                handles.append(rooted.backbone.get_submodule(self._map).register_forward_hook(here(stop)))
+                rooted(pixels)
+            except _Stop:
+                pass
+            finally:
+                for handle in handles:
+                    handle.remove()
+        if not found:
+            raise UntraceableBackboneError(
+                f"The backbone did not run {self._map!r} this time; its way through its modules depends on the input."
+            )
+        result = found[0]
+        if result.ndim == 4:
+            return result
+        return result.transpose(1, 2).unsqueeze(3) if result.ndim == 3 else result[:, :, None, None]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock())
+
+
+def _watch(rooted: Rooted, example: Tensor) -> tuple[list[_Call], Tensor]:
+    """Every module's call on the example, in order, with its place in autograd's graph."""
+    calls: list[_Call] = []
+    entered: dict[int, list[tuple[Any, tuple[int, ...]]]] = {}
+
+    def enter(module: nn.Module, args: tuple) -> None:
+        first = next((a for a in args if isinstance(a, Tensor)), None)
+        state = (None, ()) if first is None else (first.grad_fn, tuple(first.shape))
+        entered.setdefault(id(module), []).append(state)
+
+    def leave(path: str) -> Any:
+        def hook(module: nn.Module, args: tuple, output: Any) -> None:
+            node_in, shape_in = entered[id(module)].pop()
+            if isinstance(output, Tensor):
+                calls.append(_Call(path, module, shape_in, tuple(output.shape), node_in, output.grad_fn))
+
+        return hook
+
+    handles = []
+    for path, module in rooted.backbone.named_modules():
+        if path:
+            handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave(path))]
+    try:
+        with torch.enable_grad():
+            output = rooted(example.detach().clone().requires_grad_(True))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not isinstance(output, Tensor) or output.grad_fn is None:
+        raise UntraceableBackboneError("The backbone's output does not depend on its input.")
+    return calls, output
+
+
+def _reached(node: Any, avoiding: Any = None) -> set[Any]:
+    """Nodes of autograd's graph that one depends on, itself included."""
+    seen, todo = set(), [node]
+    while todo:
+        node = todo.pop()
+        if node is not None and node is not avoiding and node not in seen:
+            seen.add(node)
+            todo.extend(parent for parent, _ in node.next_functions)
+    return seen

@@ -1,0 +1,146 @@
+"""Which backbone this is: its name, the pixels it was made for, and a signature of its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BackboneError, BackboneMismatchError
+
+_BUCKETS = 16
+_ENTRIES = 2048  # of each tensor: enough to tell two trainings apart, few enough to be quick
+_TOLERANCE = 0.02  # per square root of the tensors in a bucket; rounding to bfloat16 moves it by about 0.002
+_COMMON_SIZES = (224, 112, 96, 64, 48, 32, 28)
+
+
+def backbone_name(backbone: nn.Module) -> str:
+    """Under which name the backbone can be had: its own `name`, timm's, transformers', else that of its class."""
+    pretrained = getattr(backbone, "pretrained_cfg", None) or {}
+    config = getattr(backbone, "config", None)
+    own = getattr(backbone, "name", None)
+    if isinstance(own, str) and own:
+        return own
+    if isinstance(pretrained, dict) and pretrained.get("architecture"):
+        tag = pretrained.get("tag")
+        return f"timm/{pretrained['architecture']}{'.' + tag if tag else ''}"
+    return getattr(config, "_name_or_path", None) or type(backbone).__qualname__
+
+
+def backbone_revision(backbone: nn.Module) -> str | None:
+    """The revision its weights came from, where it knows."""
+    revision = getattr(backbone, "revision", None) or getattr(getattr(backbone, "config", None), "_commit_hash", None)
+    return revision if isinstance(revision, str) else None
+
+
+def example_pixels(backbone: nn.Module, size: tuple[int, int, int]) -> Tensor:
+    """Two images of noise in the backbone's device and dtype; the global random state stays where it is."""
+    noise = torch.rand((2, *size), generator=torch.Generator().manual_seed(0))
+    parameter = next(backbone.parameters(), torch.empty(0))
+    dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
+    return noise.to(device=parameter.device, dtype=dtype)
+
+
+def find_input_size(backbone: nn.Module) -> tuple[int, int, int]:
+    """`(C, H, W)` that the backbone was made for: as it says, or the first common size it accepts.
+
+    Raises:
+        BackboneError: it does not say, and accepts none.
+    """
+    for size in _declared_sizes(backbone):
+        return size
+    first = next((m for m in backbone.modules() if isinstance(m, nn.Conv2d)), None)
+    channels = first.in_channels if first is not None else 3
+    for side in _COMMON_SIZES:
+        try:
+            with torch.no_grad():
+                backbone(example_pixels(backbone, (channels, side, side)))
+            return channels, side, side
+        except (RuntimeError, ValueError, AssertionError):
+            continue
+    raise BackboneError(
+        f"{type(backbone).__name__} does not say which pixels it takes, and accepts none of "
+        f"{', '.join(f'{channels}x{s}x{s}' for s in _COMMON_SIZES)}. Give `input_size=(channels, height, width)`."
+    )
+
+
+def _declared_sizes(backbone: nn.Module) -> Iterator[tuple[int, int, int]]:
+    own = getattr(backbone, "input_size", None)
+    if isinstance(own, (tuple, list)) and len(own) == 3:
+        yield tuple(int(n) for n in own)
+    for source in (getattr(backbone, "pretrained_cfg", None), getattr(backbone, "default_cfg", None)):
+        if isinstance(source, dict) and source.get("input_size"):
+            yield tuple(source["input_size"])
+    config = getattr(backbone, "config", None)
+    side = getattr(config, "image_size", None)
+    if side:
+        height, width = side if isinstance(side, (tuple, list)) else (side, side)
+        yield int(getattr(config, "num_channels", 3)), int(height), int(width)
+
+
+def backbone_signature(backbone: nn.Module) -> dict[str, Any]:
+    """What tells this backbone from every other, and not from itself in another dtype.
+
+    `architecture` is a hash of the names and shapes of its tensors; `weights` are sixteen sums of products of its scaled
+    values with fixed pseudo-random signs, which rounding to half precision moves by less than `same_backbone` allows.
+
+    Example:
+        >>> layer = nn.Conv2d(3, 8, 3)
+        >>> one, other = backbone_signature(layer), backbone_signature(nn.Conv2d(3, 8, 3))
+        >>> same_backbone(one, backbone_signature(layer.bfloat16())), same_backbone(one, other)
+        (True, False)
+    """
+    tensors = {n: t for n, t in backbone.state_dict().items() if isinstance(t, Tensor)}
+    shapes = {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
+    weights, counts = [0.0] * _BUCKETS, [0] * _BUCKETS
+    for name, tensor in sorted(tensors.items()):
+        if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.is_meta:
+            continue
+        flat = tensor.detach().flatten()
+        values = flat[:: max(1, flat.numel() // _ENTRIES)][:_ENTRIES].to("cpu", torch.float64)
+        # A generator of its own for each name, so that neither order nor number of the other tensors matters.
+        noise = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        signs = torch.randint(0, 2, values.shape, generator=noise, dtype=torch.float64) * 2 - 1
+        norm = values.norm()
+        bucket = zlib.crc32(name.encode()[::-1]) % _BUCKETS
+        weights[bucket] += float((values * signs).sum() / norm) if norm > 0 else 0.0
+        counts[bucket] += 1
+    return {
+        "architecture": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16],
+        "weights": [round(value, 3) for value in weights],
+        "tensors": counts,
+    }
+
+
+def same_backbone(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two signatures are of the same weights, up to their dtype."""
+    if one["architecture"] != other["architecture"]:
+        return False
+    pairs = zip(one["weights"], other["weights"], one["tensors"], strict=True)
+    return all(abs(a - b) <= _TOLERANCE * max(count, 1) ** 0.5 for a, b, count in pairs)
+
+
+def check_same_backbone(saved: dict[str, Any], name: str, present: nn.Module) -> None:
+    """Refuses another backbone than the one an adapter was trained on.
+
+    Args:
+        saved: The signature stored with the adapter.
+        name: The name stored with it.
+        present: The backbone it is to be put on.
+
+    Raises:
+        BackboneMismatchError: says whether architecture or weights differ, and names both.
+    """
+    signature = backbone_signature(present)
+    if same_backbone(saved, signature):
+        return
+    what = "other weights" if saved["architecture"] == signature["architecture"] else "another architecture"
+    raise BackboneMismatchError(
+        f"The adapter was trained on {name!r}; the backbone given, {backbone_name(present)!r}, has {what}. Load it onto "
+        "the backbone it was trained on, or pass `check_backbone=False` to use it here all the same."
+    )

@@ -1,0 +1,165 @@
+"""A network's graph, with the value of every node on one example."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..errors import UntraceableBackboneError
+
+
+class Rooted(nn.Module):
+    """A backbone whose call takes pixels and gives one tensor, whatever its own signature and output type.
+
+    Graphs name their modules from here (`backbone.layer1.0.conv1`), so code made from a graph of one backbone runs on
+    any copy of it.
+    """
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return first_tensor(self.backbone(pixel_values))
+
+
+def first_tensor(output: Any) -> Any:
+    """The tensor that a network's output is about: itself, `.logits`, or the first entry that is one."""
+    if isinstance(output, (Tensor, fx.Proxy)):
+        return output
+    if isinstance(output, dict):  # transformers' ModelOutput is one
+        output = [output["logits"]] if "logits" in output else list(output.values())
+    if isinstance(output, (tuple, list)):
+        for entry in output:
+            if isinstance(entry, (Tensor, fx.Proxy)):
+                return entry
+    raise UntraceableBackboneError(f"The backbone returns no tensor but {type(output).__name__}.")
+
+
+def is_normalisation(module: nn.Module) -> bool:
+    """Whether it is a normalisation layer, with or without an activation inside, by the name of its type."""
+    named_so = "Norm" in type(module).__name__
+    return named_so and not any(isinstance(part, nn.Conv2d) for part in module.modules())  # NormFreeNet is none
+
+
+class _ValueProxy(fx.Proxy):
+    """Stands for a value that is known for the example, so Python can count, index and compare with it."""
+
+    def _value(self) -> Any:
+        return self.node.meta["value"]
+
+    def __len__(self) -> int:
+        return len(self._value())
+
+    def __index__(self) -> int:
+        if isinstance(self._value(), Tensor):
+            raise UntraceableBackboneError("The backbone uses the content of a tensor as a Python number.")
+        return self._value().__index__()
+
+    def __int__(self) -> int:
+        return self.__index__()
+
+
+class ValueTracer(fx.Tracer):
+    """Records a graph while computing it, so that control flow that depends on shapes goes as it does in eager mode.
+
+    What was decided on the example is fixed in the graph: check the graph against the network on another batch size.
+    Control flow on the *content* of a tensor is refused.
+
+    Args:
+        example: `(B, C, H, W)` pixels.
+        leaf_modules: Types that are never looked into.
+        leaf_functions: Functions recorded as one node.
+    """
+
+    def __init__(self, example: Tensor, leaf_modules: tuple[type, ...] = (), leaf_functions: tuple[Any, ...] = ()):
+        super().__init__(autowrap_functions=leaf_functions)
+        self.example = example
+        self.leaf_modules = leaf_modules
+        self._evaluating = False
+
+    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
+        # Weight-standardised convolutions and normalisations with an activation inside are one unit to us.
+        is_unit = isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, *self.leaf_modules)) or is_normalisation(module)
+        return is_unit or super().is_leaf_module(module, path)
+
+    def create_node(self, kind: str, target: Any, args: tuple, kwargs: dict, *rest: Any, **named: Any) -> fx.Node:
+        node = super().create_node(kind, target, args, kwargs, *rest, **named)
+        if kind == "placeholder":
+            node.meta["value"] = self.example
+        elif kind != "output":
+            self._evaluating = True
+            try:
+                node.meta["value"] = self._evaluate(node)
+            finally:
+                self._evaluating = False
+        return node
+
+    def _evaluate(self, node: fx.Node) -> Any:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["value"])
+        if node.op == "get_attr":
+            value = self.root
+            for name in node.target.split("."):
+                value = getattr(value, name)
+            return value
+        if node.op == "call_module":
+            return self.root.get_submodule(node.target)(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], node.target)(*args[1:], **kwargs)
+        return node.target(*args, **kwargs)
+
+    def call_module(self, module: nn.Module, forward: Any, args: tuple, kwargs: dict) -> Any:
+        if self._evaluating:
+            return forward(*args, **kwargs)
+        return super().call_module(module, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        return attr_val if self._evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _ValueProxy(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        value = obj.node.meta["value"]
+        if isinstance(value, Tensor):
+            raise UntraceableBackboneError("The backbone decides by the content of a tensor what to compute.")
+        return bool(value)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
+        return iter([obj[index] for index in range(len(obj.node.meta["value"]))])
+
+
+def trace(backbone: nn.Module, example: Tensor) -> fx.Graph:
+    """The graph of `Rooted(backbone)` in eval mode; every node's `meta["value"]` is its value on the example.
+
+    Args:
+        backbone: In eval mode.
+        example: `(B, C, H, W)`.
+
+    Raises:
+        UntraceableBackboneError: the graph depends on the content of tensors, or `torch.fx` cannot follow it.
+    """
+    modules, functions = _timm_leaves(backbone)
+    tracer = ValueTracer(example, modules, functions)
+    try:
+        with torch.no_grad():
+            graph = tracer.trace(Rooted(backbone))
+    except UntraceableBackboneError:
+        raise
+    except Exception as error:  # whatever a network's own code raises when it meets a proxy
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UntraceableBackboneError(f"torch.fx cannot follow {type(backbone).__name__}: {reason}") from error
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    return graph
+
+
+def _timm_leaves(backbone: nn.Module) -> tuple[tuple[type, ...], tuple[Any, ...]]:
+    """What timm itself says must not be traced into, where the backbone has modules from timm."""
+    if not any(type(module).__module__.startswith("timm.") for module in backbone.modules()):
+        return (), ()
+    layers = sys.modules["timm.layers"]
+    return tuple(layers.get_notrace_modules()), tuple(layers.get_notrace_functions())
