@@ -1,0 +1,36 @@
+# Everything runs in $(VENV), which is made when first needed and refreshed when pyproject.toml changes.
+VENV ?= .venv
+PYTHON_IN := $(VENV)/bin/python
+WORKERS ?= 2
+
+.PHONY: help quickstart test test-oldest lint format bench docs clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/' | column -t -s:
+
+quickstart:  ## one adapter per painted world, on a fresh machine, with no download but the packages
+	@.ci/environment $(VENV)
+	$(PYTHON_IN) examples/quickstart.py
+
+test: lint  ## lint, doctests and tests
+	OMP_NUM_THREADS=1 $(PYTHON_IN) -m pytest --quiet --numprocesses $(WORKERS) --dist worksteal --junitxml=build/tests.xml
+
+test-oldest:  ## the tests with the oldest dependencies that pyproject.toml allows
+	@.ci/environment $(VENV) dev
+	$(PYTHON_IN) -m pip install --quiet uv
+	$(PYTHON_IN) -m venv build/oldest
+	$(PYTHON_IN) -m uv pip install --python build/oldest/bin/python --resolution lowest-direct --editable '.[dev]'
+	OMP_NUM_THREADS=1 build/oldest/bin/python -m pytest --quiet --numprocesses $(WORKERS) --dist worksteal
+
+lint:  ## what ruff says of code and format
+	@.ci/environment $(VENV) dev
+	$(PYTHON_IN) -m ruff check
+	$(PYTHON_IN) -m ruff format --check
+
+format:  ## let ruff mend both
+	@.ci/environment $(VENV) dev
+	$(PYTHON_IN) -m ruff check --fix
+	$(PYTHON_IN) -m ruff format
+
+clean:  ## forget environments and build products
+	rm -rf $(VENV) build dist *.egg-info

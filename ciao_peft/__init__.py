@@ -1,0 +1,71 @@
+"""Many small affective worlds on one frozen face encoder: contrastive inhibitory adaptation.
+
+Every public name is imported when it is first used, so that `import ciao_peft` costs next to nothing.
+
+Example:
+    >>> from ciao_peft import CIAOConfig
+    >>> CIAOConfig(problem_type="regression", num_labels=2).tuning
+    'decision_layer'
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import CIAOConfig
+    from .data import load_faces
+    from .encoders import list_encoders, load_encoder
+    from .errors import CIAOError
+    from .features import cache_features
+    from .losses import supervised_contrastive_loss
+    from .model import CIAOModel, CIAOOutput, get_ciao_model
+    from .preprocessing import Preprocessing
+    from .trainer import CIAOTrainer, CIAOTrainingArguments
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CIAOConfig",
+    "CIAOError",
+    "CIAOModel",
+    "CIAOOutput",
+    "CIAOTrainer",
+    "CIAOTrainingArguments",
+    "Preprocessing",
+    "cache_features",
+    "get_ciao_model",
+    "list_encoders",
+    "load_encoder",
+    "load_faces",
+    "supervised_contrastive_loss",
+]
+
+_ROOM_OF = {
+    "CIAOConfig": "config",
+    "CIAOError": "errors",
+    "CIAOModel": "model",
+    "CIAOOutput": "model",
+    "CIAOTrainer": "trainer",
+    "CIAOTrainingArguments": "trainer",
+    "Preprocessing": "preprocessing",
+    "cache_features": "features",
+    "get_ciao_model": "model",
+    "list_encoders": "encoders",
+    "load_encoder": "encoders",
+    "load_faces": "data",
+    "supervised_contrastive_loss": "losses",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_ROOM_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

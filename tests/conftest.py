@@ -1,0 +1,49 @@
+"""What every test can rely on: no network, nothing of the user's, one thread, the same random numbers."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Before anything of Hugging Face is imported: it reads its environment once. Workers of xdist inherit all of this, and
+# with it the one folder that they share.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    for variable in [*os.environ]:  # a developer's token, cache or launcher settings can neither help nor be harmed
+        if variable.startswith(("ACCELERATE_", "HF_", "HUGGING", "TRANSFORMERS_")):
+            del os.environ[variable]
+    scratch = tempfile.mkdtemp(prefix="ciao-peft-tests-")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    os.environ |= {
+        "HF_HOME": scratch,
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "1",
+        "MPLBACKEND": "Agg",
+        "OMP_NUM_THREADS": "1",
+        "TORCH_HOME": scratch,
+        "XDG_CACHE_HOME": scratch,
+    }
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    import numpy as np
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - libraries under test draw from the global generator
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def real_faces() -> Path:
+    """Real faces beside the checkout, where there are any: `train/` and `test/` with a `metadata.csv` each."""
+    folder = Path(__file__).parents[2] / "shared" / "faces"
+    if not folder.is_dir():
+        pytest.skip("no folder shared/faces beside the checkout")
+    return folder
