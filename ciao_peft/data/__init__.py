@@ -20,6 +20,8 @@ _HERE = {
     "Expression": "people",
     "Person": "people",
     "View": "people",
+    "LabelSet": "labels",
+    "labels_of": "labels",
     "hold_out": "splits",
 }
 __all__ = ["dataset_builder", "list_faces", "load_faces", *_HERE]

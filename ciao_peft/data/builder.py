@@ -49,11 +49,11 @@ class LeftOut:
             shown.extend(other.examples.get(reason, [])[: 3 - len(shown)])
 
     def __str__(self) -> str:
-        lines = [
-            f"{count} x {reason} (such as {', '.join(self.examples[reason])})"
-            for reason, count in sorted(self.counts.items())
-        ]
-        return "; ".join(lines) or "nothing"
+        parts = []
+        for reason, count in sorted(self.counts.items()):
+            examples = ", ".join(self.examples[reason])
+            parts.append(f"{count} x {reason}: {examples}{', ...' if count > len(self.examples[reason]) > 2 else ''}")
+        return "; ".join(parts) or "nothing"
 
 
 class FacesBuilder(datasets.GeneratorBasedBuilder):
@@ -133,6 +133,11 @@ class FacesBuilder(datasets.GeneratorBasedBuilder):
                 raise error.__cause__ from None
             raise
         left_out = self.left_out
+        for name, split in self.info.splits.items():
+            if not split.num_examples:
+                raise DataError(
+                    f"No face is left in the {name} split of {self.config.data_dir!r}. Left out: {left_out}."
+                )
         if left_out.counts:
             logger.warning("%s left out: %s.", type(self).__name__, left_out)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import DataError
 from .builder import FacesBuilder
+from .labels import described
 from .painting import paint_face
 from .people import Expression, Person, View
 
@@ -44,6 +45,12 @@ AFFECT = ("arousal", "valence")
 SIGNALS = ("curiosity", "uncertainty", "excitement", "happiness", "surprise", "disgust", "fear", "frustration")
 WORLDS = {"eight": EIGHT, "seven": SEVEN, "affect": AFFECT, "signals": SIGNALS}
 
+_PROBLEMS = {
+    "eight": "single_label_classification",
+    "seven": "single_label_classification",
+    "affect": "regression",
+    "signals": "multi_label_classification",
+}
 _SPLITS = {"train": 0, "validation": 1, "test": 2}
 _CLASSES = {"eight": PROTOTYPES, "seven": _SEVEN_PROTOTYPES}
 # How much each movement counts when a world says which prototype a face is nearest to, and how far from rest a face
@@ -219,7 +226,10 @@ class PaintedFaces(FacesBuilder):
     def _in_world(self, faces: Any) -> Any:
         world = self.config.world
         faces = faces.rename_column(f"label_{world}", "label")
-        return faces.remove_columns([f"label_{other}" for other in WORLDS if other != world])
+        faces = faces.remove_columns([f"label_{other}" for other in WORLDS if other != world])
+        for split in faces.values() if isinstance(faces, dict) else [faces]:
+            split.info.description = described("Painted faces.", _PROBLEMS[world], WORLDS[world])
+        return faces
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         config = self.config

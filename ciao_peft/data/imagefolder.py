@@ -1,0 +1,294 @@
+"""Anybody's own faces: a folder per class, or a table of labels beside the images."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from ..errors import DataError, DataNotFoundError
+from .builder import IMAGE_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_shards, walk
+from .labels import described
+
+_SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+_PROBLEMS = {
+    "class": "single_label_classification",
+    "number": "regression",
+    "binary": "multi_label_classification",
+}
+_TABLES = ("metadata.csv", "metadata.jsonl")
+_LAYOUTS = (
+    "Looked for `train/` and `test/` (or `validation/`), or for images right in the folder; in each, one folder per "
+    "class, or a `metadata.csv` or `metadata.jsonl` with a column `file_name`"
+)
+
+
+@dataclass
+class ImageFolderConfig(datasets.BuilderConfig):
+    """Settings of `ImageFolder`.
+
+    Args:
+        label_column: Column of the metadata with the label; several, joined with a comma, for several values per face.
+            Ignored where folders are the classes.
+        label_type: `"class"`, `"number"` (regression) or `"binary"` (several labels, each 0 or 1). When left out,
+            several columns are binary if they hold nothing but 0 and 1, and numbers otherwise; a single column holds
+            numbers if one of them is no whole number, and classes otherwise.
+        identity_column: Column of the metadata that says who it is; kept as `identity` when there is one.
+        min_images_per_class: Classes with fewer training images are dropped from every split, and reported. 0 keeps
+            all.
+    """
+
+    label_column: str | Sequence[str] = "label"
+    label_type: str | None = None
+    identity_column: str = "identity"
+    min_images_per_class: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.label_type not in (None, "class", "number", "binary"):
+            raise DataError(f"`label_type` must be 'class', 'number', 'binary' or left out; got {self.label_type!r}.")
+        if not isinstance(self.min_images_per_class, int) or self.min_images_per_class < 0:
+            given = self.min_images_per_class
+            raise DataError(f"`min_images_per_class` must be a whole number of 0 or more; got {given!r}.")
+        if not self.label_columns:
+            raise DataError(f"`label_column` must name at least one column; got {self.label_column!r}.")
+
+    @property
+    def label_columns(self) -> list[str]:
+        """The columns one by one."""
+        given = self.label_column.split(",") if isinstance(self.label_column, str) else list(self.label_column)
+        return [name.strip() for name in given if name.strip()]
+
+
+@dataclass(frozen=True)
+class _Row:
+    path: str
+    labels: tuple[str, ...]
+    identity: str | None
+
+
+class ImageFolder(FacesBuilder):
+    """A folder of images, with the splits found in it.
+
+    Columns: `image`, `label` and, where the metadata has it, `identity`. Classes are numbered in the alphabetical order
+    of their names, over all splits. Images are kept as paths. Left out and reported: files that are no readable image,
+    rows without a label or without their file, images that no row names, and classes with too few training images.
+    """
+
+    BUILDER_CONFIG_CLASS = ImageFolderConfig
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo()  # the features follow from the files
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        left_out = LeftOut()
+        splits = self._rows_by_split(Path(self.config.data_dir), left_out)
+        kind = self._kind_of_label(splits)
+        classes = kind == "class"
+        if classes:
+            self._drop_small_classes(splits, left_out)
+        splits = {name: rows for name, rows in splits.items() if rows}
+        identities = any(row.identity is not None for rows in splits.values() for row in rows)
+        self._set_features(splits, kind, identities)
+        self._report(left_out)
+        return [
+            datasets.SplitGenerator(
+                name=name, gen_kwargs={"shards": in_shards(rows), "classes": classes, "who": identities}
+            )
+            for name, rows in splits.items()
+        ]
+
+    def _set_features(self, splits: dict[str, list[_Row]], kind: str, identities: bool) -> None:
+        if kind == "class":
+            names = sorted({row.labels[0] for rows in splits.values() for row in rows})
+            label: Any = datasets.ClassLabel(names=names)
+        else:
+            names = self.config.label_columns
+            label = datasets.List(datasets.Value("float32"), length=len(names))
+        features = {"image": datasets.Image(), "label": label}
+        if identities:
+            features["identity"] = datasets.Value("string")
+        self.info.features = datasets.Features(features)
+        self.info.description = described("Images of a folder.", _PROBLEMS[kind], names)
+
+    def _generate_examples(self, shards: list[list[_Row]], classes: bool, who: bool) -> Iterator[tuple[str, dict]]:
+        left_out = LeftOut()
+        for shard in shards:
+            for row in shard:
+                if problem := image_problem(row.path):
+                    left_out.add(problem, row.path)
+                    continue
+                example: dict[str, Any] = {"image": row.path}
+                example["label"] = row.labels[0] if classes else [float(value) for value in row.labels]
+                if who:
+                    example["identity"] = row.identity
+                yield row.path, example
+        self._report(left_out)
+
+    def _rows_by_split(self, folder: Path, left_out: LeftOut) -> dict[str, list[_Row]]:
+        parts: dict[str, list[Path]] = defaultdict(list)
+        for child in sorted(folder.iterdir()):
+            if child.is_dir() and child.name.lower() in _SPLIT_NAMES:
+                parts[_SPLIT_NAMES[child.name.lower()]].append(child)
+        for name, folders in parts.items():
+            if len(folders) > 1:
+                both = " and ".join(repr(path.name) for path in folders)
+                raise DataError(
+                    f"{str(folder)!r} holds {both}, which both mean the {name} split. Rename or remove one."
+                )
+        if parts:
+            return {
+                name: self._rows_of(folders[0], left_out) for name, folders in sorted(parts.items(), key=_split_order)
+            }
+        return {"train": self._rows_of(folder, left_out)}
+
+    def _rows_of(self, folder: Path, left_out: LeftOut) -> list[_Row]:
+        tables = [folder / name for name in _TABLES if (folder / name).is_file()]
+        if len(tables) > 1:
+            raise DataError(f"{str(folder)!r} has both a metadata.csv and a metadata.jsonl. Keep one of them.")
+        files = walk(folder)
+        images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+        if not images:
+            raise DataNotFoundError(f"No image in {str(folder)!r} ({len(files)} other files). {_LAYOUTS}.")
+        if tables:
+            return self._rows_of_table(tables[0], images, left_out)
+        rows = []
+        for path in images:
+            if path.parent == folder:
+                left_out.add("image outside any class folder", path)
+            else:
+                rows.append(_Row(str(path), (path.relative_to(folder).parts[0],), None))
+        if not rows:
+            raise DataError(f"{str(folder)!r} has images but neither class folders nor metadata. {_LAYOUTS}.")
+        return rows
+
+    def _rows_of_table(self, table: Path, images: list[Path], left_out: LeftOut) -> list[_Row]:
+        header, records = _read_table(table, left_out)
+        wanted = ["file_name", *self.config.label_columns]
+        if missing := [name for name in wanted if name not in header]:
+            raise DataError(
+                f"{str(table)!r} has no column {missing[0]!r}. Its columns: {', '.join(map(repr, header)) or 'none'}. "
+                "Name the one with the labels with `label_column` (`--label_column`)."
+            )
+        there = {str(path) for path in images}
+        rows: dict[str, _Row] = {}
+        for record in records:
+            path = os.path.normpath(table.parent / (record.get("file_name") or ""))
+            labels = tuple(_text(record.get(name)) for name in self.config.label_columns)
+            if path in rows:
+                left_out.add(f"repeated row of {table.name}", record["file_name"])
+            elif path not in there and not os.path.isfile(path):
+                left_out.add(f"row of {table.name} without its file", record.get("file_name"))
+            elif not all(labels):
+                left_out.add(f"row of {table.name} without a label", record["file_name"])
+            else:
+                rows[path] = _Row(path, labels, _text(record.get(self.config.identity_column)) or None)
+        if unnamed := sorted(
+            there - set(rows) - {os.path.normpath(table.parent / (r.get("file_name") or "")) for r in records}
+        ):
+            left_out.add(f"image that {table.name} does not name", unnamed[0], len(unnamed))
+        if not rows:
+            raise DataError(f"No row of {str(table)!r} has both its image and a label. Left out: {left_out}.")
+        return list(rows.values())
+
+    def _kind_of_label(self, splits: dict[str, list[_Row]]) -> str:
+        kind, columns = self.config.label_type, self.config.label_columns
+        rows = [row for part in splits.values() for row in part]
+        values = [[_number(text) for text in row.labels] for row in rows]
+        if kind == "class" and len(columns) > 1:
+            raise DataError(f"Classes come from one column; `label_column` names {len(columns)}: {', '.join(columns)}.")
+        if kind is None and len(columns) == 1:
+            numeric = all(value is not None for (value,) in values)
+            kind = "number" if numeric and not all(value.is_integer() for (value,) in values) else "class"
+        elif kind is None:
+            kind = "binary" if all(value in (0.0, 1.0) for row in values for value in row) else "number"
+        if kind == "class":
+            return kind
+        for row, numbers in zip(rows, values, strict=True):
+            for column, text, value in zip(columns, row.labels, numbers, strict=True):
+                if value is None or (kind == "binary" and value not in (0.0, 1.0)):
+                    wanted = "no finite number" if kind == "number" else "neither 0 nor 1"
+                    raise DataError(f"Column {column!r} says {text!r} for {row.path!r}, which is {wanted}.")
+        return kind
+
+    def _drop_small_classes(self, splits: dict[str, list[_Row]], left_out: LeftOut) -> None:
+        least = self.config.min_images_per_class
+        first = "train" if splits.get("train") else next(iter(splits))
+        train = Counter(row.labels[0] for row in splits[first])
+        names = {row.labels[0] for rows in splits.values() for row in rows}
+        small = sorted(name for name in names if train[name] < least)
+        if len(small) == len(names) and names:
+            sizes = ", ".join(f"{name}: {train[name]}" for name in small[:20])
+            raise DataError(
+                f"Every class has fewer than {least} training images ({sizes}). Lower `min_images_per_class`."
+            )
+        for name in small:
+            counts = {split: sum(row.labels[0] == name for row in rows) for split, rows in splits.items()}
+            where = ", ".join(f"{count} in {split}" for split, count in counts.items() if count)
+            reason = f"image of class {name!r} ({train[name]} training images, {least} are needed)"
+            left_out.add(reason, where, sum(counts.values()))
+        for split, rows in splits.items():
+            splits[split] = [row for row in rows if row.labels[0] not in small]
+
+
+def _split_order(item: tuple[str, Any]) -> int:
+    return ("train", "validation", "test").index(item[0])
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _read_table(table: Path, left_out: LeftOut) -> tuple[list[str], list[dict[str, Any]]]:
+    records: list[dict[str, Any]] = []
+    with table.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            if table.suffix == ".csv":
+                reader = csv.DictReader(file)
+                header = [name.strip() for name in reader.fieldnames or []]
+                reader.fieldnames = header
+                for record in reader:
+                    if None in record or None in record.values():  # too many fields, or too few
+                        left_out.add(f"malformed row of {table.name}", f"line {reader.line_num}")
+                    else:
+                        records.append(record)
+                return header, records
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:
+                    record = None
+                if isinstance(record, dict):
+                    records.append(record)
+                else:
+                    left_out.add(f"malformed row of {table.name}", f"line {number}")
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{str(table)!r} cannot be read as UTF-8 text: {error}. Save it as UTF-8.") from None
+    return sorted({name for record in records for name in record}), records
