@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,7 +23,6 @@ def pool_map(feature_map: Tensor, pooling: Pooling) -> Tensor:
         `(B, F)`.
 
     Example:
-        >>> import torch
         >>> [pool_map(torch.rand(2, 512, 6, 6), p).shape[1] for p in ("flatten", "max", "avg")]
         [18432, 4608, 512]
     """
@@ -44,7 +46,6 @@ class DecisionHead(nn.Module):
         are the pooled features themselves where there is no hidden layer.
 
     Example:
-        >>> import torch
         >>> head = DecisionHead(4608, CIAOConfig(problem_type="regression", num_labels=2, hidden_sizes=(64,)))
         >>> [tuple(t.shape) for t in head(torch.rand(5, 4608))]
         [(5, 2), (5, 64)]
@@ -55,8 +56,18 @@ class DecisionHead(nn.Module):
         sizes = (in_features, *config.hidden_sizes, config.num_labels)
         self.dropout = config.dropout
         for index, (size, next_size) in enumerate(zip(sizes, sizes[1:], strict=False)):
-            self.add_module(str(index), nn.Linear(size, next_size))
+            self.add_module(str(index), nn.utils.skip_init(nn.Linear, size, next_size))
         self.num_layers = len(sizes) - 1
+        self.reset(torch.Generator().manual_seed(config.init_seed))
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator) -> None:
+        """Draws the initial values of `nn.Linear` anew, from a generator of their own."""
+        for index in range(self.num_layers):
+            linear = getattr(self, str(index))
+            bound = 1 / math.sqrt(linear.in_features)
+            linear.weight.uniform_(-bound, bound, generator=generator)
+            linear.bias.uniform_(-bound, bound, generator=generator)
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         last = getattr(self, str(self.num_layers - 1))

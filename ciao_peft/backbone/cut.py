@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -57,6 +58,8 @@ class CutBackbone:
 
     def __init__(self, backbone: nn.Module, example: Tensor, targets: tuple[str, ...] | None = None):
         self.rooted = Rooted(backbone)
+        self.input_size = tuple(example.shape[1:])
+        self._arguments = (backbone, example, targets)
         graph = trace(backbone, example[:1])
         self._nodes = list(graph.nodes)
         self._output = next(node for node in self._nodes if node.op == "output").args[0]
@@ -75,6 +78,20 @@ class CutBackbone:
     def targets(self) -> tuple[str, ...]:
         """Paths of the masked convolutions."""
         return tuple(unit.conv for unit in self.units_spec)
+
+    def __reduce__(self) -> tuple:
+        return CutBackbone, self._arguments  # compiled code has no pickle: cut again
+
+    def __deepcopy__(self, memo: dict) -> CutBackbone:
+        other = copy.copy(self)
+        other.rooted = copy.deepcopy(self.rooted, memo)
+        other._arguments = (other.rooted.backbone, *self._arguments[1:])
+        return other
+
+    def __copy__(self) -> CutBackbone:
+        other = object.__new__(CutBackbone)
+        vars(other).update(vars(self))
+        return other
 
     # -- finding ---------------------------------------------------------------------------------------------------
 
@@ -226,11 +243,11 @@ class CutBackbone:
         self._units = self._piece(tensors, ends, known)
         self._tail = self._piece([*tensors, *ends], [self._map], known)
         self._rest = self._piece([*tensors, *ends], [self._output], known)
-        self.map_shape = _shape(self._map)[1:]
-        spatial = self.units_spec[0].out_shape[1:]
-        self._channels_last = len(self.map_shape) == 3 and (
-            self.map_shape[:2] == spatial and self.map_shape[1:] != spatial
-        )
+        shape = _shape(self._map)
+        height, width = self.units_spec[0].out_shape[1:]
+        looks_so = len(shape) == 4 and abs(shape[1] * width - shape[2] * height) <= max(height, width) >= shape[1]
+        self._channels_last = looks_so and shape[2:] != (height, width)
+        self.map_shape = tuple(self._as_map(self._map.meta["value"]).shape[1:])
 
     def _piece(self, inputs: list[fx.Node], outputs: list[fx.Node], known: dict | None = None) -> Callable:
         """The part of the graph from some nodes to others, as a function of a `Rooted` and the inputs' values."""
@@ -276,7 +293,7 @@ class CutBackbone:
         for piece in (self._tail, self._rest):
             fresh = [t.clone() for t in (*features, *answers)]
             flags, result = written(fresh, lambda piece=piece, fresh=fresh: piece(self.rooted, *fresh)[0])
-            self._written = [a | b for a, b in zip(self._written, flags, strict=False)]
+            self._written = [a | b for a, b in zip(self._written, flags[: len(features)], strict=True)]
             self._writes_masks |= any(flags[len(features) :])
         if result.shape != reference.shape or not torch.allclose(result, reference, rtol=1e-3, atol=1e-4, equal_nan=True):
             raise UntraceableBackboneError("The traced graph computes something else than the backbone.")

@@ -51,6 +51,7 @@ class HookedBackbone:
 
     def __init__(self, backbone: nn.Module, example: Tensor, targets: tuple[str, ...] | None, reason: str):
         self.rooted = Rooted(backbone)
+        self.input_size = tuple(example.shape[1:])
         self.reason = reason
         self._lock = threading.RLock()
         calls, output = _watch(self.rooted, example)
@@ -83,7 +84,8 @@ class HookedBackbone:
             self.units_spec.append(UnitSpec(conv.path, tuple(steps.items()), conv.shape_in[1:], end.shape[1:]))
             self._lasts.append(end.path)
             ends.append(end)
-        self._map, self.map_shape = self._final_map(calls, ends, output)
+        self._map, shape = self._final_map(calls, ends, output)
+        self.map_shape = shape if len(shape) == 3 else (shape[-1], shape[0] if len(shape) == 2 else 1, 1)
 
     @property
     def targets(self) -> tuple[str, ...]:

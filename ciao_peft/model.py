@@ -1,0 +1,685 @@
+"""`get_ciao_model` and `CIAOModel`: one frozen backbone, many adapters."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .adapters import Adapter, AdapterDict
+from .backbone import (
+    CutBackbone,
+    HookedBackbone,
+    Rooted,
+    backbone_name,
+    backbone_revision,
+    backbone_signature,
+    check_same_backbone,
+    find_input_size,
+    open_backbone,
+)
+from .checkpoints import SavedAdapter, check_tensors, library_versions, load_adapter, save_adapter
+from .config import BASE_ADAPTER, CIAOConfig, check_adapter_name
+from .errors import (
+    AdapterNameError,
+    AdapterNotFoundError,
+    BackboneError,
+    BackboneMismatchError,
+    InputError,
+    MergeError,
+    NoActiveAdapterError,
+    listed,
+)
+from .losses import check_labels, contrastive_targets, supervised_contrastive_loss, task_loss
+from .preprocessing import Preprocessing
+
+
+@dataclass
+class CIAOOutput:
+    """What a model says of a batch.
+
+    Args:
+        logits: `(B, num_labels)` in the backbone's dtype; in a mixed batch a list of one `(num_labels,)` per row.
+        embeddings: z of Eq. 2, `(B, D)` in float32; in a mixed batch a list, None for rows of the backbone.
+        loss: `L_all` of Eq. 5, given labels: `task_loss + contrastive_weight * contrastive_loss`.
+        task_loss: `L_dm` of Eq. 5.
+        contrastive_loss: `L_CIAO` of Eq. 4, before its weight.
+    """
+
+    logits: Tensor | list[Tensor]
+    embeddings: Tensor | list[Tensor | None]
+    loss: Tensor | None = None
+    task_loss: Tensor | None = None
+    contrastive_loss: Tensor | None = None
+
+
+def get_ciao_model(
+    backbone: nn.Module,
+    config: CIAOConfig,
+    adapter_name: str = "default",
+    *,
+    input_size: tuple[int, int, int] | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> CIAOModel:
+    """Puts a fresh adapter on a backbone and makes it active and trainable.
+
+    Args:
+        backbone: Any convolutional network: timm, transformers, torchvision or your own. Frozen, never changed.
+        config: Settings of the adapter.
+        adapter_name: Under which name it is held and saved.
+        input_size: `(C, H, W)` of the backbone's pixels; found out when left out.
+        preprocessing: What the backbone must be fed; taken from the backbone when it knows.
+
+    Raises:
+        BackboneError: the backbone has no spatial convolution, or cannot be called.
+        TargetModulesError: `config.target_modules` does not fit the backbone.
+        AdapterNameError: the name cannot be a folder's.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.MaxPool2d(2))
+        >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=7)
+        >>> model = get_ciao_model(net, config, input_size=(3, 32, 32))
+        >>> model(torch.rand(4, 3, 32, 32), labels=torch.tensor([0, 0, 1, 6])).logits.shape
+        torch.Size([4, 7])
+    """
+    check_adapter_name(adapter_name)
+    model = CIAOModel(backbone, input_size=input_size, preprocessing=preprocessing)
+    try:
+        model.add_adapter(adapter_name, config)
+    except BaseException:
+        model.unload()
+        raise
+    model.set_adapter(adapter_name)
+    return model
+
+
+class CIAOModel(nn.Module):
+    """A frozen backbone and the adapters on it.
+
+    Whatever `train()` says, the backbone runs in eval mode: its batch-norm statistics would drift otherwise. Each thread
+    has its own choice of active adapter, once it made one.
+
+    Args:
+        backbone: Any convolutional network. Its parameters stop requiring gradients until `unload`.
+        input_size: `(C, H, W)`; found out when left out.
+        preprocessing: What it must be fed; taken from the backbone when it knows.
+
+    Attributes:
+        backbone: The very module that was given.
+        adapters: `Adapter` by name.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        input_size: tuple[int, int, int] | None = None,
+        preprocessing: Preprocessing | None = None,
+    ):
+        super().__init__()
+        if not isinstance(backbone, nn.Module) or isinstance(backbone, CIAOModel):
+            raise BackboneError(
+                f"A backbone is an nn.Module without adapters; got {type(backbone).__name__}. "
+                "More adapters go onto a CIAOModel with `add_adapter`."
+            )
+        if next(backbone.parameters(), None) is None:
+            raise BackboneError(f"{type(backbone).__name__} has no parameters, so nothing that a mask could be copied from.")
+        modes = {name: module.training for name, module in backbone.named_modules()}
+        mode = backbone.training
+        backbone.eval()
+        try:
+            size = tuple(input_size) if input_size is not None else find_input_size(backbone)
+            opened = {None: open_backbone(backbone, size)}
+        except BaseException:
+            _restore_modes(backbone, modes)
+            raise
+        self.backbone = backbone
+        self.adapters = AdapterDict()
+        self.input_size: tuple[int, int, int] = size
+        self.preprocessing = preprocessing if preprocessing is not None else Preprocessing.for_backbone(backbone)
+        self._opened: dict[tuple[str, ...] | None, CutBackbone | HookedBackbone] = opened
+        self._modes = modes
+        self._grads = {name: parameter.requires_grad for name, parameter in backbone.named_parameters()}
+        self._active: str | None = None
+        self._mine = threading.local()
+        self._signature: tuple[Any, dict[str, Any]] | None = None
+        backbone.requires_grad_(False)
+        self.train(mode)
+
+    # -- adapters --------------------------------------------------------------------------------------------------
+
+    @property
+    def peft_config(self) -> dict[str, CIAOConfig]:
+        """Config of every adapter, by name."""
+        return {name: adapter.config for name, adapter in self.adapters.items()}
+
+    @property
+    def active_adapter(self) -> str | None:
+        """Name of the adapter that reads in this thread, or None."""
+        name = self._active if torch.compiler.is_compiling() else getattr(self._mine, "active", self._active)
+        return name if name in self.adapters else None
+
+    @property
+    def traceable(self) -> bool:
+        """Whether the backbone could be cut, so that its features can be cached."""
+        return self._open(None).traceable
+
+    def add_adapter(self, adapter_name: str, config: CIAOConfig) -> None:
+        """Adds a fresh, trainable adapter; the active one stays active.
+
+        Raises:
+            AdapterNameError: the name is taken or unsafe.
+            TargetModulesError: `config.target_modules` does not fit the backbone.
+        """
+        self._check_free(adapter_name)
+        self.adapters[adapter_name] = self._build(config)
+
+    def load_adapter(self, folder: str | os.PathLike, adapter_name: str | None = None, **kwargs: Any) -> str:
+        """Loads a saved adapter for reading (`train_adapter` makes it trainable); the active one stays active.
+
+        Args:
+            folder: A folder that `save_pretrained` wrote.
+            adapter_name: Name to hold it under; the folder's last part when left out.
+            **kwargs: `check_backbone=False` loads onto another backbone than the adapter's own, with a warning;
+                `check_preprocessing=False` onto one that is fed differently.
+
+        Returns:
+            The name.
+
+        Raises:
+            AdapterFileError, AdapterConfigError: the folder is damaged, incomplete or foreign.
+            BackboneMismatchError: it was trained on another backbone, or on pixels prepared in another way.
+            AdapterNameError: the name is taken or unsafe.
+        """
+        name = Path(folder).name if adapter_name is None else adapter_name
+        self._check_free(name)
+        saved = load_adapter(folder)
+        self.adapters[name] = self._restore(saved, str(folder), **kwargs)
+        return name
+
+    def _check_free(self, name: str) -> None:
+        check_adapter_name(name)
+        if name in self.adapters:
+            raise AdapterNameError(
+                f"An adapter named {name!r} is loaded already. Loaded adapters: {listed(self.adapters)}. Choose another "
+                f"name, or free this one with `model.delete_adapter({name!r})`."
+            )
+
+    def _build(self, config: CIAOConfig) -> Adapter:
+        opened = self._open(config.target_modules)
+        return Adapter(replace(config, target_modules=opened.targets), opened).train(self.training)
+
+    def _restore(
+        self, saved: SavedAdapter, where: str, check_backbone: bool = True, check_preprocessing: bool = True
+    ) -> Adapter:
+        import warnings
+
+        try:
+            check_same_backbone(saved.backbone_signature, saved.backbone_name, self.backbone)
+        except BackboneMismatchError as error:
+            if check_backbone:
+                raise
+            warnings.warn(f"Loading all the same: {error}", stacklevel=3)
+        if saved.input_size != self.input_size:
+            raise BackboneMismatchError(
+                f"The adapter in '{where}' takes pixels of {saved.input_size}; this model {self.input_size}. Wrap the "
+                f"backbone with `input_size={saved.input_size}`."
+            )
+        mine = None if self.preprocessing is None else self.preprocessing.to_dict()
+        if check_preprocessing and None not in (mine, saved.preprocessing) and mine != saved.preprocessing:
+            keys = [k for k in sorted({*mine, *saved.preprocessing}) if mine.get(k) != saved.preprocessing.get(k)]
+            changed = "; ".join(f"{k}: {saved.preprocessing.get(k)!r} there, {mine.get(k)!r} here" for k in keys)
+            raise BackboneMismatchError(
+                f"The adapter in '{where}' was trained on pixels prepared in another way ({changed}). Give the model its "
+                "preprocessing, or pass `check_preprocessing=False`."
+            )
+        opened = self._open(saved.config.target_modules)
+        geometry = [spec.geometry(self.backbone) for spec in opened.units_spec]
+        if geometry != saved.convolutions and check_backbone:
+            raise BackboneMismatchError(
+                f"The adapter in '{where}' sits on convolutions of another geometry: {saved.convolutions} there, "
+                f"{geometry} here."
+            )
+        adapter = Adapter(saved.config, opened)
+        expected = adapter.state_dict()
+        check_tensors(saved.tensors, expected, where)
+        adapter.load_state_dict(saved.tensors)
+        if self.preprocessing is None and saved.preprocessing is not None:
+            self.preprocessing = Preprocessing.from_dict(saved.preprocessing)
+        adapter.set_trainable(False)
+        return adapter.train(self.training)
+
+    def _open(self, targets: tuple[str, ...] | None) -> CutBackbone | HookedBackbone:
+        if targets is not None and targets == self._opened[None].targets:
+            targets = None
+        if targets not in self._opened:
+            self._opened[targets] = open_backbone(self.backbone, self.input_size, targets)
+        return self._opened[targets]
+
+    def _check_known(self, name: str) -> str:
+        if name not in self.adapters:
+            raise AdapterNotFoundError(name, self.adapters)
+        return name
+
+    def set_adapter(self, adapter_name: str) -> None:
+        """Chooses the adapter that reads. `requires_grad` stays as it is: see `train_adapter`.
+
+        In a thread the choice holds for that thread; it is also what threads use that made none.
+
+        Raises:
+            AdapterNotFoundError: no adapter has that name.
+        """
+        self._active = self._mine.active = self._check_known(adapter_name)
+
+    def train_adapter(self, adapter_name: str) -> None:
+        """Chooses the adapter that reads and trains, and switches the gradients of all others off.
+
+        Raises:
+            AdapterNotFoundError: no adapter has that name.
+        """
+        self.set_adapter(adapter_name)
+        for name, adapter in self.adapters.items():
+            adapter.set_trainable(name == adapter_name)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Removes an adapter without a trace. If it was the active one, none is active afterwards.
+
+        Raises:
+            AdapterNotFoundError: no adapter has that name.
+        """
+        config = self.adapters[self._check_known(adapter_name)].config
+        del self.adapters[adapter_name]
+        if not any(other.target_modules == config.target_modules for other in self.peft_config.values()):
+            self._opened = {t: o for t, o in self._opened.items() if t is None or t != config.target_modules}
+        if self._active == adapter_name:
+            self._active = None
+        if getattr(self._mine, "active", None) == adapter_name:
+            del self._mine.active
+
+    @contextlib.contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """Inside, the model is the backbone, bit for bit, in this thread; what was before comes back on leaving."""
+        self._mine.disabled = getattr(self._mine, "disabled", 0) + 1
+        try:
+            yield
+        finally:
+            self._mine.disabled -= 1
+
+    def unload(self) -> nn.Module:
+        """The original module object as it was given: no hook, no attribute, modes and `requires_grad` as before."""
+        _restore_modes(self.backbone, self._modes)
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_(self._grads[name])
+        return self.backbone
+
+    def merge_and_unload(self) -> nn.Module:
+        """Impossible: M = u / (a + I) is not linear in the input, so no convolution computes it.
+
+        Raises:
+            MergeError: always.
+        """
+        raise MergeError(
+            "An adapter of CIAO cannot be merged into the backbone: M = u / (a + I) is no convolution. `unload()` gives "
+            "the backbone back; `save_pretrained` keeps the adapter."
+        )
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        features: Sequence[Tensor] | None = None,
+        adapter_names: Sequence[str] | None = None,
+    ) -> CIAOOutput:
+        """Reads a batch with the active adapter, or each row with its own.
+
+        Args:
+            pixel_values: `(B, C, H, W)` as the preprocessing makes them; cast to the backbone's dtype.
+            labels: As `check_labels` describes, for the losses.
+            features: What `extract_features` gave, in place of the pixels.
+            adapter_names: One name per row, `"__base__"` for the untouched backbone. The trunk runs once. Not in
+                training, and without labels.
+
+        Returns:
+            A `CIAOOutput`. Under `disable_adapter()`: what the backbone itself returns.
+
+        Raises:
+            InputError: pixels, features, labels or `adapter_names` that do not fit.
+            AdapterNotFoundError: a name in `adapter_names` is not loaded.
+            NoActiveAdapterError: no adapter is active.
+        """
+        if self.backbone.training:
+            self.backbone.eval()
+        if adapter_names is not None:
+            return self._mixed(pixel_values, labels, features, adapter_names)
+        if not torch.compiler.is_compiling() and getattr(self._mine, "disabled", 0):
+            if pixel_values is None:
+                raise InputError("The backbone itself reads pixels, not features; give `pixel_values`.")
+            return self.backbone(self._checked_pixels(pixel_values))
+        name = self.active_adapter
+        if name is None:
+            raise NoActiveAdapterError(self.adapters)
+        adapter = self.adapters[name]
+        source = self._checked_source(pixel_values, features)
+        feature_map = self._maps([(None, name)], **source)[0]
+        logits, embeddings = adapter.decide(feature_map)
+        output = CIAOOutput(logits=logits.to(self._dtype), embeddings=embeddings.float())
+        if labels is not None:
+            config = adapter.config
+            labels = check_labels(labels, config, len(logits)).to(logits.device)
+            output.task_loss = output.loss = task_loss(logits, labels, config)
+            if config.contrastive_weight > 0:
+                output.contrastive_loss = supervised_contrastive_loss(
+                    embeddings,
+                    contrastive_targets(labels, config),
+                    temperature=config.temperature,
+                    denominator=config.contrastive_denominator,
+                    reduction=config.contrastive_reduction,
+                )
+                output.loss = output.task_loss + config.contrastive_weight * output.contrastive_loss
+        return output
+
+    def read(
+        self,
+        pixel_values: Tensor | None = None,
+        *,
+        features: Sequence[Tensor] | None = None,
+        adapter_names: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """Reads a batch in every world, with one trunk pass for all adapters that share the frozen trunk.
+
+        Args:
+            pixel_values: `(B, C, H, W)`, or `features` as for `forward`.
+            adapter_names: The worlds to read in; all when left out.
+
+        Returns:
+            Logits `(B, num_labels)` by adapter name, bit for bit those of separate calls.
+
+        Raises:
+            InputError: the model is in training mode, or the pixels do not fit.
+            AdapterNotFoundError: a name is not loaded.
+        """
+        self._refuse_training("read")
+        names = list(self.adapters) if adapter_names is None else [self._check_known(name) for name in adapter_names]
+        source = self._checked_source(pixel_values, features)
+        maps = self._maps([(None, name) for name in names], **source)
+        return {
+            name: self.adapters[name].decide(feature_map)[0].to(self._dtype)
+            for name, feature_map in zip(names, maps, strict=True)
+        }
+
+    def _mixed(
+        self, pixels: Tensor | None, labels: Tensor | None, features: Sequence[Tensor] | None, names: Sequence[str]
+    ) -> CIAOOutput:
+        self._refuse_training("A mixed batch")
+        if labels is not None:
+            raise InputError("A mixed batch has no loss: its rows belong to different heads. Leave `labels` out.")
+        if isinstance(names, str):
+            raise InputError(f"`adapter_names` takes one name per row, a list; got the text {names!r}.")
+        source = self._checked_source(pixels, features)
+        batch = pixels if pixels is not None else features[0]
+        if len(names) != len(batch):
+            raise InputError(f"`adapter_names` must name an adapter for each of the {len(batch)} rows; got {len(names)}.")
+        rows: dict[str, list[int]] = {}
+        for row, name in enumerate(names):
+            rows.setdefault(name if name == BASE_ADAPTER else self._check_known(name), []).append(row)
+        if getattr(self._mine, "disabled", 0):
+            rows = {BASE_ADAPTER: list(range(len(names)))}
+        indices = {name: torch.tensor(own, device=batch.device) for name, own in rows.items()}
+        maps = self._maps([(indices[name], name) for name in rows], **source)
+        logits: list[Any] = [None] * len(names)
+        embeddings: list[Any] = [None] * len(names)
+        for (name, own), feature_map in zip(rows.items(), maps, strict=True):
+            answers, z = (feature_map, None) if name == BASE_ADAPTER else self.adapters[name].decide(feature_map)
+            for place, row in enumerate(own):
+                logits[row] = answers[place].to(self._dtype)
+                embeddings[row] = None if z is None else z[place].float()
+        return CIAOOutput(logits=logits, embeddings=embeddings)
+
+    def _maps(
+        self, requests: list[tuple[Tensor | None, str]], pixel_values: Tensor | None, features: Sequence[Tensor] | None
+    ) -> list[Tensor]:
+        """The final map of each request, one trunk pass for all that run on the same frozen cut."""
+        results: list[Any] = [None] * len(requests)
+        shared: dict[int, tuple[CutBackbone | HookedBackbone, list[int]]] = {}
+        for index, (rows, name) in enumerate(requests):
+            adapter = None if name == BASE_ADAPTER else self.adapters[name]
+            opened = self._open(None if adapter is None else adapter.config.target_modules)
+            if adapter is None or adapter.encoder is None:
+                shared.setdefault(id(opened), (opened, []))[1].append(index)
+                continue
+            if pixel_values is None:
+                raise InputError(
+                    f"The adapter {name!r} owns its whole encoder (tuning='full'), so features of the frozen trunk mean "
+                    "nothing to it; give `pixel_values`."
+                )
+            own = pixel_values.to(next(adapter.encoder.parameters()).dtype)
+            request = [(rows, adapter.mask)]
+            results[index] = opened.run(Rooted(adapter.encoder), request, pixel_values=own, train_encoder=True)[0]
+        for opened, members in shared.values():
+            masks = [(rows, None if n == BASE_ADAPTER else self.adapters[n].mask) for rows, n in (requests[i] for i in members)]
+            maps = opened.run(opened.rooted, masks, pixel_values=pixel_values, features=features)
+            for index, feature_map in zip(members, maps, strict=True):
+                results[index] = feature_map
+        return results
+
+    @torch.no_grad()
+    def extract_features(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """The tensors that cross the cut, each with a row per sample; `forward(features=...)` goes on from them.
+
+        They are those of the terminal convolutions, or of the active adapter's `target_modules`.
+
+        Raises:
+            UntraceableBackboneError: the backbone could not be cut.
+            InputError: the pixels do not fit.
+        """
+        name = self.active_adapter
+        opened = self._open(None if name is None else self.adapters[name].config.target_modules)
+        return opened.features(opened.rooted, self._checked_pixels(pixel_values))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.backbone.parameters()).dtype
+
+    def _refuse_training(self, what: str) -> None:
+        if self.training:
+            raise InputError(f"{what} is for inference: dropout would blur what the worlds see. Call `model.eval()` first.")
+
+    def _checked_source(self, pixel_values: Tensor | None, features: Sequence[Tensor] | None) -> dict[str, Any]:
+        if (pixel_values is None) == (features is None):
+            raise InputError("Give either `pixel_values` or `features`.")
+        if features is None:
+            return {"pixel_values": self._checked_pixels(pixel_values), "features": None}
+        features = [features] if isinstance(features, Tensor) else list(features)
+        if not all(isinstance(f, Tensor) and f.is_floating_point() and f.ndim >= 1 for f in features):
+            raise InputError("`features` are the floating-point tensors that `extract_features` returned.")
+        return {"pixel_values": None, "features": [f.to(self._dtype) for f in features]}
+
+    def _checked_pixels(self, pixel_values: Tensor) -> Tensor:
+        channels, height, width = self.input_size
+        if not isinstance(pixel_values, Tensor):
+            kind = type(pixel_values).__name__
+            raise InputError(f"`pixel_values` must be a tensor; got {kind}. `model.predict` takes files and images.")
+        if tuple(pixel_values.shape[1:]) != self.input_size or len(pixel_values) == 0:
+            gray = " Gray pictures need three equal channels: `.expand(-1, 3, -1, -1)`."
+            hint = gray if pixel_values.ndim == 4 and pixel_values.shape[1] == 1 and channels == 3 else ""
+            raise InputError(
+                f"`pixel_values` must be (B, {channels}, {height}, {width}) with B of 1 or more; got "
+                f"{tuple(pixel_values.shape)}.{hint}"
+            )
+        if not pixel_values.is_floating_point():
+            raise InputError(
+                f"`pixel_values` must be floating point, as `model.preprocessing` makes them; got {pixel_values.dtype}."
+            )
+        if not torch.compiler.is_compiling() and not bool(pixel_values.isfinite().all()):
+            row = int((~pixel_values.isfinite()).flatten(1).any(dim=1).nonzero()[0, 0])
+            raise InputError(f"`pixel_values` holds NaN or infinite values, first in row {row}. Check how it was prepared.")
+        return pixel_values.to(self._dtype)
+
+    def predict(self, images: Any, *, adapter_names: Sequence[str] | None = None, batch_size: int = 32) -> Any:
+        """Reads pictures with the active adapter, from files to named answers.
+
+        Args:
+            images: A path, a PIL image, an array `(H, W)` or `(H, W, 3)` of uint8, or a list of them.
+            adapter_names: Read in these worlds instead; the answers come by world.
+            batch_size: Pictures read at once.
+
+        Returns:
+            For each picture `{label: probability}`, likeliest first (`{name: value}` for regression); for one picture
+            not in a list, its own.
+
+        Raises:
+            InputError: the model is in training mode or has no preprocessing.
+            NoActiveAdapterError: no adapter is active and none was named.
+        """
+        self._refuse_training("predict")
+        if self.preprocessing is None:
+            raise InputError(
+                "This backbone does not say how pictures must be prepared for it; give `preprocessing=` to get_ciao_model."
+            )
+        names = [self.active_adapter] if adapter_names is None else list(adapter_names)
+        if names == [None]:
+            raise NoActiveAdapterError(self.adapters)
+        several = isinstance(images, (list, tuple))
+        todo = list(images) if several else [images]
+        answers: list[Any] = []
+        device = next(self.backbone.parameters()).device
+        for start in range(0, len(todo), batch_size):
+            pixels = self.preprocessing(todo[start : start + batch_size]).to(device)
+            with torch.inference_mode():
+                logits = self.read(pixels, adapter_names=names)
+            for row in range(len(pixels)):
+                by_world = {name: _named(logits[name][row], self.adapters[name].config) for name in names}
+                answers.append(by_world if adapter_names is not None else by_world[names[0]])
+        return answers if several else answers[0]
+
+    # -- on disk ---------------------------------------------------------------------------------------------------
+
+    def backbone_signature(self) -> dict[str, Any]:
+        """What tells this backbone from every other; the same for another dtype of the same weights. Plain data."""
+        return backbone_signature(self.backbone)
+
+    def save_pretrained(
+        self, folder: str | os.PathLike, adapter_name: str | None = None, *, training: dict[str, Any] | None = None
+    ) -> Path:
+        """Saves one adapter as a folder: config, safetensors, preprocessing and model card.
+
+        Args:
+            folder: Where; replaced as a whole if there is an adapter.
+            adapter_name: Which; the active one when left out.
+            training: What to record of how it was made: dataset, seed, metrics. Plain data.
+
+        Returns:
+            The folder.
+
+        Raises:
+            AdapterFileError: it cannot be written.
+            AdapterNotFoundError, NoActiveAdapterError: there is no such adapter.
+        """
+        name = self.active_adapter if adapter_name is None else self._check_known(adapter_name)
+        if name is None:
+            raise NoActiveAdapterError(self.adapters)
+        adapter = self.adapters[name]
+        opened = self._open(adapter.config.target_modules)
+        return save_adapter(
+            folder,
+            SavedAdapter(
+                config=adapter.config,
+                backbone_name=backbone_name(self.backbone),
+                backbone_revision=backbone_revision(self.backbone),
+                backbone_signature=self.backbone_signature(),
+                input_size=self.input_size,
+                convolutions=[spec.geometry(self.backbone) for spec in opened.units_spec],
+                tensors=adapter.state_dict(),
+                preprocessing=None if self.preprocessing is None else self.preprocessing.to_dict(),
+                training=training or {},
+                versions=library_versions(),
+            ),
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls, backbone: nn.Module, folder: str | os.PathLike, adapter_name: str | None = None, **kwargs: Any
+    ) -> CIAOModel:
+        """A model with one saved adapter, active.
+
+        Args:
+            backbone: The one the adapter was trained on.
+            folder: A folder that `save_pretrained` wrote.
+            adapter_name: Name to hold it under; the folder's last part when left out.
+            **kwargs: As for `load_adapter`.
+
+        Raises:
+            As `load_adapter`; the backbone is then as it was.
+        """
+        saved = load_adapter(folder)
+        name = check_adapter_name(Path(folder).name if adapter_name is None else adapter_name)
+        model = cls(backbone, input_size=saved.input_size)
+        try:
+            model.adapters[name] = model._restore(saved, str(folder), **kwargs)
+        except BaseException:
+            model.unload()
+            raise
+        model.set_adapter(name)
+        return model
+
+    # -- bookkeeping -----------------------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> CIAOModel:
+        """Training mode of the adapters' heads; the backbone stays in eval mode."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def adapter_parameters(self, adapter_name: str) -> dict[str, list[nn.Parameter]]:
+        """What an adapter trains, by part: `mask`, `encoder` and `head`, for groups with their own learning rates."""
+        return self.adapters[self._check_known(adapter_name)].parameter_groups()
+
+    def get_nb_trainable_parameters(self) -> tuple[int, int]:
+        """Numbers that training the active adapter changes, and all numbers of backbone and adapters."""
+        active = self.active_adapter
+        groups = {} if active is None else self.adapter_parameters(active)
+        trainable = sum(p.numel() for group in groups.values() for p in group if p.requires_grad)
+        return trainable, sum(p.numel() for p in self.parameters())
+
+    def print_trainable_parameters(self) -> None:
+        """Prints how many parameters the active adapter trains, in PEFT's words."""
+        trainable, every = self.get_nb_trainable_parameters()
+        share = 100 * trainable / every
+        print(f"trainable params: {trainable:,} || all params: {every:,} || trainable%: {share:.4f}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state.pop("_mine")  # choices of threads stay with the threads
+        state["_active"] = self.active_adapter
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._mine = threading.local()
+
+
+def _restore_modes(backbone: nn.Module, modes: dict[str, bool]) -> None:
+    for name, module in backbone.named_modules():
+        module.training = modes.get(name, backbone.training)
+
+
+def _named(logits: Tensor, config: CIAOConfig) -> dict[str, float]:
+    """One row of logits as named values: probabilities, likeliest first, or regressed values in their order."""
+    values = logits.float()
+    if config.problem_type == "single_label_classification":
+        values = values.softmax(dim=0)
+    elif config.problem_type == "multi_label_classification":
+        values = values.sigmoid()
+    pairs = [(config.id2label[i], round(value, 6)) for i, value in enumerate(values.tolist())]
+    ordered = config.problem_type != "regression"
+    return dict(sorted(pairs, key=lambda pair: -pair[1]) if ordered else pairs)
