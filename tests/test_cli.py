@@ -1,0 +1,33 @@
+import subprocess
+import sys
+
+import pytest
+
+import ciao_peft
+from ciao_peft.cli import main
+from ciao_peft.data import list_faces
+
+
+def test_datasets_prints_one_name_a_line(capsys):
+    assert main(["datasets"]) == 0
+    assert capsys.readouterr().out.splitlines() == list_faces()
+
+
+def test_encoders_prints_one_name_a_line(capsys):
+    assert main(["encoders"]) == 0
+    assert capsys.readouterr().out.splitlines() == ciao_peft.list_encoders()
+
+
+def test_without_a_command_it_says_which_there_are(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2
+    assert "COMMAND" in capsys.readouterr().err
+
+
+def test_the_version_is_the_packages_own_and_costs_no_torch():
+    code = (
+        "import sys, ciao_peft.cli\ntry: ciao_peft.cli.main(['--version'])\nfinally: assert 'torch' not in sys.modules"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ciao_peft.__version__
