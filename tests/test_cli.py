@@ -26,8 +26,7 @@ def test_without_a_command_it_says_which_there_are(capsys):
 
 
 def test_the_version_is_the_packages_own_and_costs_no_torch():
-    code = (
-        "import sys, ciao_peft.cli\ntry: ciao_peft.cli.main(['--version'])\nfinally: assert 'torch' not in sys.modules"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == ciao_peft.__version__
+    code = "from ciao_peft.cli import main; import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))"
+    command = [sys.executable, "-c", f"{code}; main(['--version'])"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == [ciao_peft.__version__, "False"]

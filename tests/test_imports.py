@@ -70,7 +70,8 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 
 
 def test_the_list_of_rooms_was_found():
-    assert (ROOMS[0], ROOMS[-1], len(ROOMS), len(set(ROOMS))) == ("errors", "demo", 20, 20)
+    assert (ROOMS[0], ROOMS[-1]) == ("errors", "demo")
+    assert len(ROOMS) == len(set(ROOMS)) >= 20
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
