@@ -3,7 +3,6 @@ import logging
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,6 @@ from datasets import Dataset, DatasetDict
 from ciao_peft.data import hold_out, labels_of, list_faces, load_faces, paint_face
 from ciao_peft.data.builder import fingerprint, image_problem
 from ciao_peft.errors import DataError, DataNotFoundError
-
-REAL_FACES = Path(__file__).parents[2] / "shared" / "faces"
 
 
 def draw(path, seed=0, **options):
@@ -379,9 +376,8 @@ def test_importing_the_registry_imports_no_datasets():
     assert {"painted_faces", "imagefolder"} <= set(list_faces())
 
 
-@pytest.mark.skipif(not REAL_FACES.is_dir(), reason="the real faces lie beside the repository")
-def test_real_faces_are_read_with_their_rare_classes_dropped(tmp_path, caplog):
-    faces = load_faces("imagefolder", REAL_FACES, label_column="expression", cache_dir=tmp_path)
+def test_real_faces_are_read_with_their_rare_classes_dropped(real_faces, tmp_path, caplog):
+    faces = load_faces("imagefolder", real_faces, label_column="expression", cache_dir=tmp_path)
     assert faces.num_rows == {"train": 8343, "test": 2077}
     assert faces["train"].features["label"].names == ["anger", "disgust", "happiness", "neutral", "sadness", "surprise"]
     counts = np.bincount(faces["train"]["label"])

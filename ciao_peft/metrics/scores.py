@@ -1,0 +1,200 @@
+"""Scores as plain functions of predictions and labels: arrays, tensors or lists go in, numbers come out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+
+
+def accuracy(predictions: Any, labels: Any) -> float:
+    """Share of the samples whose class was found.
+
+    Args:
+        predictions: `(B,)`, class ids.
+        labels: `(B,)`, class ids; or `(B, K)`, a distribution over the classes, of which the most voted one counts.
+
+    Example:
+        >>> accuracy([0, 1, 1, 2], [0, 1, 2, 2])
+        0.75
+    """
+    predicted, true = _classes(predictions, labels)
+    return float((predicted == true).mean())
+
+
+def balanced_accuracy(predictions: Any, labels: Any) -> float:
+    """Mean over the classes of the share of their samples that was found; classes without a sample do not count.
+
+    Example:
+        >>> balanced_accuracy([0, 0, 0, 0], [0, 0, 0, 1])  # accuracy would be 0.75
+        0.5
+    """
+    predicted, true = _classes(predictions, labels)
+    return float(np.mean([(predicted[true == name] == name).mean() for name in np.unique(true)]))
+
+
+def confusion_matrix(predictions: Any, labels: Any, num_labels: int | None = None) -> np.ndarray:
+    """How often each class was taken for each: row = label, column = prediction.
+
+    Args:
+        predictions: `(B,)`, class ids.
+        labels: `(B,)` class ids, or `(B, K)` distributions.
+        num_labels: Rows and columns; one more than the largest id when left out.
+
+    Returns:
+        `(K, K)` int64.
+
+    Example:
+        >>> confusion_matrix([0, 1, 1], [0, 1, 0]).tolist()
+        [[1, 1], [0, 1]]
+    """
+    predicted, true = _classes(predictions, labels)
+    size = int(max(predicted.max(), true.max())) + 1
+    if num_labels is not None:
+        if size > num_labels:
+            raise InputError(
+                f"Class {size - 1} occurs, but there are only {num_labels} classes: 0 to {num_labels - 1}."
+            )
+        size = num_labels
+    return np.bincount(true * size + predicted, minlength=size * size).reshape(size, size)
+
+
+def f1_per_label(predictions: Any, labels: Any, num_labels: int | None = None) -> np.ndarray:
+    """Harmonic mean of precision and recall, for each class or label on its own; 0 where nothing was found.
+
+    Args:
+        predictions: `(B,)` class ids, or `(B, L)` of 0 and 1 for several labels at once.
+        labels: Like the predictions; for classes also `(B, K)` distributions.
+        num_labels: Number of classes; one more than the largest id when left out. Not needed for `(B, L)`.
+
+    Returns:
+        `(K,)` or `(L,)` float64 in [0, 1]. A class that neither occurs nor is predicted has 0 too.
+
+    Example:
+        >>> f1_per_label([[1, 0], [1, 1]], [[1, 0], [0, 1]]).round(3).tolist()
+        [0.667, 1.0]
+    """
+    if np.ndim(_array(predictions)) == 2:
+        predicted, true = _binary(predictions, labels)
+        found, named, there = (predicted & true).sum(axis=0), predicted.sum(axis=0), true.sum(axis=0)
+    else:
+        matrix = confusion_matrix(predictions, labels, num_labels)
+        found, named, there = np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
+    return 2 * found / np.maximum(named + there, 1)
+
+
+def macro_f1(predictions: Any, labels: Any) -> float:
+    """Mean of `f1_per_label`: over all labels when there are several at once, and over the classes that occur or are
+    predicted otherwise.
+
+    Example:
+        >>> round(macro_f1([0, 0, 2], [0, 2, 2]), 4)  # class 1 neither occurs nor is predicted
+        0.6667
+    """
+    scores = f1_per_label(predictions, labels)
+    if np.ndim(_array(predictions)) == 2:
+        return float(scores.mean())
+    predicted, true = _classes(predictions, labels)
+    return float(scores[np.union1d(predicted, true)].mean())
+
+
+def concordance(predictions: Any, labels: Any) -> np.ndarray | float:
+    r"""Lin's concordance correlation coefficient: 1 on the diagonal, 0 for no relation, -1 for the opposite.
+
+    $$\rho = \frac{2 s_{xy}}{s_x^2 + s_y^2 + (\bar x - \bar y)^2}$$
+
+    Variances and covariance divide by n, as defined; with n - 1, as some libraries have it, few samples give
+    another value. Where it is undefined (both sides constant and equal) it is 0.
+
+    Args:
+        predictions: `(B,)` or `(B, V)`.
+        labels: The same shape.
+
+    Returns:
+        A float for `(B,)`, else `(V,)` float64.
+
+    Example:
+        >>> concordance([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
+        1.0
+        >>> round(concordance([0.0, 1.0], [1.0, 2.0]), 3)  # one off: 2 * 0.25 / (0.25 + 0.25 + 1)
+        0.333
+    """
+    predicted, true = _values(predictions, labels)
+    covariance = ((predicted - predicted.mean(axis=0)) * (true - true.mean(axis=0))).mean(axis=0)
+    shift = predicted.mean(axis=0) - true.mean(axis=0)
+    spread = predicted.var(axis=0) + true.var(axis=0) + shift**2
+    score = np.divide(2 * covariance, spread, out=np.zeros_like(spread), where=spread > 0)
+    return float(score) if score.ndim == 0 else score
+
+
+def rmse(predictions: Any, labels: Any) -> np.ndarray | float:
+    """Root of the mean squared difference, in the units of the labels; per value for `(B, V)`.
+
+    Example:
+        >>> rmse([0.0, 0.0], [3.0, -3.0])
+        3.0
+    """
+    predicted, true = _values(predictions, labels)
+    score = np.sqrt(((predicted - true) ** 2).mean(axis=0))
+    return float(score) if score.ndim == 0 else score
+
+
+def _array(values: Any) -> np.ndarray:
+    if hasattr(values, "detach"):  # a tensor, on any device and of any dtype
+        values = values.detach().cpu()
+        values = values.float().numpy() if values.is_floating_point() else values.numpy()
+    return np.asarray(values)
+
+
+def _checked(name: str, values: Any) -> np.ndarray:
+    array = _array(values)
+    if array.size == 0 or array.ndim == 0:
+        raise InputError(f"There is nothing to score: `{name}` has shape {array.shape}.")
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"`{name}` must be numbers; got {array.dtype}.")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        row = int(np.argwhere(~np.isfinite(array))[0][0])
+        raise InputError(f"`{name}` has a value that is not finite, first in row {row}.")
+    return array
+
+
+def _same_length(predictions: np.ndarray, labels: np.ndarray) -> None:
+    if len(predictions) != len(labels):
+        raise InputError(f"There are {len(predictions)} predictions but {len(labels)} labels.")
+
+
+def _classes(predictions: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    predicted, true = _checked("predictions", predictions), _checked("labels", labels)
+    _same_length(predicted, true)
+    if true.ndim == 2 and true.shape[1] > 1:
+        true = true.argmax(axis=1)
+    for name, array in (("predictions", predicted), ("labels", true)):
+        if array.ndim != 1:
+            raise InputError(f"`{name}` must be one class id per sample; got shape {array.shape}.")
+        if (array != np.floor(array)).any() or (array < 0).any():
+            raise InputError(f"`{name}` must be class ids, whole numbers from 0; got {array[:8].tolist()}.")
+    return predicted.astype(np.int64), true.astype(np.int64)
+
+
+def _binary(predictions: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    predicted, true = _checked("predictions", predictions), _checked("labels", labels)
+    if predicted.shape != true.shape:
+        raise InputError(f"Predictions have shape {predicted.shape} but labels {true.shape}.")
+    for name, array in (("predictions", predicted), ("labels", true)):
+        if not np.isin(array, (0, 1)).all():
+            raise InputError(
+                f"`{name}` must be 0 or 1 for every label; got values from {array.min()} to {array.max()}."
+            )
+    return predicted.astype(bool), true.astype(bool)
+
+
+def _values(predictions: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    predicted, true = _checked("predictions", predictions), _checked("labels", labels)
+    if predicted.shape != true.shape or predicted.ndim > 2:
+        raise InputError(
+            f"Predictions have shape {predicted.shape} and labels {true.shape}; "
+            "both must be (samples,) or (samples, values)."
+        )
+    return predicted.astype(np.float64), true.astype(np.float64)
