@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
@@ -34,6 +36,7 @@ BASE_ADAPTER = "__base__"
 """In `adapter_names`: this row is read by the untouched backbone."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_-])?")
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)  # on Windows
 
 
 def check_adapter_name(name: str) -> str:
@@ -42,14 +45,19 @@ def check_adapter_name(name: str) -> str:
     Raises:
         AdapterNameError: it is not.
     """
-    if not isinstance(name, str) or not _SAFE_NAME.fullmatch(name):
+    if not isinstance(name, str) or not _SAFE_NAME.fullmatch(name) or _DEVICE.fullmatch(name):
         raise AdapterNameError(
             f"An adapter cannot be named {name!r}: a name has 1 to 96 letters, digits, '_', '-' or '.', starts with a "
-            "letter, digit or '_' and does not end with '.', so that it can be a folder's name everywhere."
+            "letter, digit or '_', does not end with '.' and is no device such as 'con', so that it can be a folder's "
+            "name everywhere."
         )
     if name == BASE_ADAPTER:
         raise AdapterNameError(f"{BASE_ADAPTER!r} stands for the untouched backbone; give the adapter another name.")
     return name
+
+
+def _as_index(key: Any) -> int:
+    return int(key) if isinstance(key, str) else operator.index(key)  # JSON keys are text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +140,7 @@ class CIAOConfig:
         self._check_number("num_labels", int, 1, 1_000_000)
         self._check_number("num_bins", int, 2, 1000)
         self._check_number("init_seed", int, 0, 2**63 - 1)
-        self._check_number("decay_init", float, 1e-6, 1e6)
+        self._check_number("decay_init", float, 1e-5, 1e6)  # `a` itself stays above 1e-6
         self._check_number("temperature", float, 1e-6, 1e6)
         self._check_number("contrastive_weight", float, 0, 1e6)
         self._check_number("dropout", float, 0, 0.999)
@@ -157,16 +165,20 @@ class CIAOConfig:
             if isinstance(value, list):  # what JSON makes of a tuple
                 object.__setattr__(self, name, tuple(value))
         sizes = self.hidden_sizes
-        if not isinstance(sizes, tuple) or not all(type(s) is int and 1 <= s <= 1_000_000 for s in sizes) or len(sizes) > 16:
+        if (
+            not isinstance(sizes, tuple)
+            or not all(type(s) is int and 1 <= s <= 1_000_000 for s in sizes)
+            or len(sizes) > 16
+        ):
             refuse("hidden_sizes", "up to 16 whole numbers of 1 or more")
         bounds = self.label_range
         if (
             not isinstance(bounds, tuple)
             or len(bounds) != 2
-            or not all(isinstance(b, (int, float)) and not isinstance(b, bool) for b in bounds)
+            or not all(isinstance(b, (int, float)) and not isinstance(b, bool) and abs(b) <= 1e30 for b in bounds)
             or not bounds[0] < bounds[1]
         ):
-            refuse("label_range", "two numbers, the lower one first")
+            refuse("label_range", "two finite numbers, the lower one first")
         targets = self.target_modules
         if targets is not None:
             if not isinstance(targets, tuple) or not targets or not all(isinstance(t, str) and t for t in targets):
@@ -179,18 +191,24 @@ class CIAOConfig:
             names = {i: f"LABEL_{i}" for i in range(self.num_labels)}
         else:
             try:
-                names = {int(index): str(name) for index, name in dict(self.id2label).items()}  # JSON keys are text
+                pairs = [(_as_index(index), str(name)) for index, name in dict(self.id2label).items()]
             except (TypeError, ValueError):
-                raise ConfigError(f"`id2label` must map indices to names; got {self.id2label!r}.") from None
+                pairs = [None]
+            names = dict(pairs) if None not in pairs else {}
+            if len(names) < len(pairs):
+                raise ConfigError(f"`id2label` must map indices to names; got {self.id2label!r}.")
         if sorted(names) != list(range(self.num_labels)):
             raise ConfigError(
-                f"`id2label` must name every index from 0 to {self.num_labels - 1} (`num_labels` is {self.num_labels}); "
-                f"it names {sorted(names)}."
+                f"`id2label` must name every index from 0 to {self.num_labels - 1} (`num_labels` is {self.num_labels}); it "
+                f"names {sorted(names)}."
             )
+        if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
+            raise ConfigError(f"`id2label` must give each index a name of its own; {listed(twice)} is there twice.")
         object.__setattr__(self, "id2label", {index: names[index] for index in range(self.num_labels)})
 
     def __hash__(self) -> int:
-        return hash(tuple((f.name, repr(getattr(self, f.name))) for f in fields(self)))
+        values = (getattr(self, f.name) for f in fields(self))
+        return hash(tuple(tuple(value.items()) if isinstance(value, dict) else value for value in values))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: tuples become lists, label indices text; `from_dict` gives an equal config back."""

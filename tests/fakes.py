@@ -1,0 +1,90 @@
+"""Tiny things that tests share: backbones small enough to train in a blink, and far from blind."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ciao_peft.config import CIAOConfig
+
+SIZE = (3, 16, 16)
+"""`(C, H, W)` of the pixels that the backbones here take."""
+
+
+class _Flat(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3))
+
+
+def _fill(module: nn.Module, seed: int) -> nn.Module:
+    """Seeded values for everything: gains, biases and statistics of batch norm are none of them 0 or 1."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in module.state_dict().items():
+        if not tensor.is_floating_point():
+            tensor.fill_(7)
+            continue
+        noise = torch.rand(tensor.shape, generator=generator)
+        if name.endswith("running_var") or (tensor.ndim == 1 and name.endswith("weight")):
+            tensor.copy_(0.5 + noise)
+        elif tensor.ndim > 1:
+            tensor.copy_((2 * noise - 1) * math.sqrt(6 / tensor[0].numel()))
+        else:
+            tensor.copy_((noise - 0.5) / 4)
+    return module.eval()
+
+
+def tiny_backbone(seed: int = 0) -> nn.Sequential:
+    """A chain conv-bn-relu, conv-bn-relu, max pool, linear; 3x16x16 in, 5 answers out. Terminal convolution: `3`."""
+    chain = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 12, 3, padding=1, bias=False),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        _Flat(),
+        nn.Linear(12, 5),
+    )
+    return _fill(chain, seed)
+
+
+class Residual(nn.Module):
+    """A residual network whose last shortcut crosses the cut: what the tail adds to the mask comes from the trunk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.conv1 = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.relu = nn.ReLU(inplace=True)
+        self.classifier = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x = self.stem(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)) + shortcut)
+        return self.classifier(x.mean(dim=(2, 3)))
+
+
+def residual_backbone(seed: int = 0) -> Residual:
+    """A residual network with a shortcut over the cut; 3x16x16 in, 5 answers out. Terminal convolution: `conv2`.
+
+    The gains of its last batch norm are not zero, as fresh ones of timm are: with those, no adapter could be seen.
+    """
+    return _fill(Residual(), seed)
+
+
+def small_config(**changes: object) -> CIAOConfig:
+    """Three classes, a head of one layer of six units; change what a test is about."""
+    settings = {"problem_type": "single_label_classification", "num_labels": 3, "hidden_sizes": (6,), **changes}
+    return CIAOConfig(**settings)
+
+
+def pixels(batch_size: int = 4, seed: int = 1) -> Tensor:
+    """Noise that the backbones here take, `(B, 3, 16, 16)`."""
+    return torch.rand((batch_size, *SIZE), generator=torch.Generator().manual_seed(seed))
