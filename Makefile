@@ -32,5 +32,13 @@ format:  ## let ruff mend both
 	$(PYTHON_IN) -m ruff check --fix
 	$(PYTHON_IN) -m ruff format
 
+docs:  ## write the pages that scripts write
+	@.ci/environment $(VENV) dev
+	set -e; for script in docs/make_*.py; do $(PYTHON_IN) $$script; done
+
+bench:  ## measure, and write docs/performance.md
+	@.ci/environment $(VENV) bench,dev
+	set -e; for script in $(sort $(wildcard benchmarks/*.py)); do $(PYTHON_IN) $$script; done
+
 clean:  ## forget environments and build products
 	rm -rf $(VENV) build dist *.egg-info
