@@ -54,7 +54,9 @@ class NoActiveAdapterError(CIAOError, RuntimeError):
     """The model was asked to read with its active adapter while none is active."""
 
     def __init__(self, loaded: Iterable[str]):
-        super().__init__(f"No adapter is active. Loaded adapters: {listed(loaded)}. Choose one with `model.set_adapter`.")
+        super().__init__(
+            f"No adapter is active. Loaded adapters: {listed(loaded)}. Choose one with `model.set_adapter`."
+        )
 
 
 class MergeError(CIAOError, NotImplementedError):
@@ -71,6 +73,42 @@ class AdapterConfigError(AdapterFileError, ValueError):
 
 class BackboneMismatchError(CIAOError, ValueError):
     """The adapter was trained on another backbone than the one it is put on."""
+
+
+class HubError(CIAOError, OSError):
+    """The Hub did not give, or did not take, what was asked; each cause has a class of its own."""
+
+
+class HubNotFoundError(HubError, FileNotFoundError):
+    """No repository of that name, or a private one that this token may not see."""
+
+
+class HubGatedError(HubError, PermissionError):
+    """The repository exists, and its authors want to be asked for access first."""
+
+
+class HubTokenError(HubError, PermissionError):
+    """The token is missing, wrong, or lacks the right that was needed."""
+
+
+class HubRevisionError(HubError, LookupError):
+    """The repository has no such branch, tag or commit."""
+
+
+class HubFileError(HubError, FileNotFoundError):
+    """The repository lacks a file that was needed, or holds one too large to be it."""
+
+
+class HubOfflineError(HubError, ConnectionError):
+    """The Hub cannot be reached, or must not be, and the cache does not hold what was asked."""
+
+
+class HubServerError(HubError, ConnectionError):
+    """The Hub answered with an error of its own, or with something that is no answer."""
+
+
+class HubConflictError(HubError):
+    """Somebody else published to the same place at the same time, again and again."""
 
 
 class DataError(CIAOError, ValueError):

@@ -1,0 +1,106 @@
+"""The one client that everything goes through, and its errors in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import __version__
+from ..errors import (
+    HubError,
+    HubFileError,
+    HubGatedError,
+    HubNotFoundError,
+    HubOfflineError,
+    HubRevisionError,
+    HubServerError,
+    HubTokenError,
+    listed,
+)
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+def must_stay_offline(local_files_only: bool) -> bool:
+    from huggingface_hub import constants
+
+    return local_files_only or constants.HF_HUB_OFFLINE
+
+
+def open_client(token: str | bool | None) -> HfApi:
+    from huggingface_hub import HfApi
+
+    return HfApi(token=token, library_name="ciao_peft", library_version=__version__)
+
+
+@contextmanager
+def as_our_errors(what: str, api: HfApi, repo_id: str) -> Iterator[None]:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import httpx
+
+    try:
+        yield
+    except HubError:
+        raise
+    except (OSError, httpx.HTTPError, HFValidationError) as error:
+        raise _our_error(error, what, api, repo_id) from error
+    except ValueError as error:  # how the client reports a download that was forced and failed, or a bad card
+        raise _our_error(error, what, api, repo_id) from error
+
+
+def _our_error(error: BaseException, what: str, api: HfApi, repo_id: str) -> HubError:
+    from huggingface_hub import errors as theirs
+    from huggingface_hub.utils import httpx
+
+    while isinstance(error, (theirs.LocalEntryNotFoundError, ValueError)) and error.__cause__ is not None:
+        if isinstance(error, theirs.HfHubHTTPError):
+            break
+        error = error.__cause__
+    here = "" if Path(repo_id).exists() else " There is no folder of that name either."
+    if isinstance(error, theirs.GatedRepoError):
+        return HubGatedError(
+            f"{what} is gated: ask for access on {api.endpoint}/{repo_id}, then log in with `hf auth login` or pass "
+            "`token=`."
+        )
+    if isinstance(error, theirs.RepositoryNotFoundError):
+        return HubNotFoundError(
+            f"{what} is not on the Hub, or private.{here} Check the name; if it is private, log in with `hf auth "
+            "login` or pass `token=`."
+        )
+    if isinstance(error, theirs.RevisionNotFoundError):
+        return HubRevisionError(f"{what} does not exist: no such branch, tag or commit.{_refs(api, repo_id)}")
+    if isinstance(error, theirs.RemoteEntryNotFoundError):
+        return HubFileError(f"{what} has lost a file while it was being loaded: {_brief(error)}. Load it again.")
+    if isinstance(error, theirs.LocalTokenNotFoundError):
+        return HubTokenError(f"{what} needs a token, and none is stored. Log in with `hf auth login` or pass `token=`.")
+    if isinstance(error, theirs.HfHubHTTPError) and error.response is not None:
+        status = error.response.status_code
+        if status in (401, 403):
+            message = error.response.headers.get("X-Error-Message") or _brief(error)
+            why = "the token is not valid" if status == 401 else "the token lacks the right"
+            return HubTokenError(f"{what} was refused ({status}): {why} ({message}). Get one with `hf auth login`.")
+        return HubServerError(f"{what}: the Hub answered {status} ({_brief(error)}). Try again later.")
+    if isinstance(error, theirs.OfflineModeIsEnabled):
+        return HubOfflineError(f"{what} is not in the cache, and HF_HUB_OFFLINE is set.")
+    if isinstance(error, httpx.HTTPError):
+        return HubOfflineError(
+            f"{what}: the connection to {api.endpoint} failed ({type(error).__name__}: {_brief(error)}). Check the "
+            "network and try again; nothing half downloaded is used."
+        )
+    return HubServerError(f"{what}: {_brief(error)}")
+
+
+def _brief(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines)[:300].rstrip(".") or type(error).__name__
+
+
+def _refs(api: HfApi, repo_id: str) -> str:
+    try:
+        refs = api.list_repo_refs(repo_id)
+    except Exception:  # the list is a courtesy
+        return ""
+    return f" Branches: {listed(ref.name for ref in refs.branches)}. Tags: {listed(ref.name for ref in refs.tags)}."

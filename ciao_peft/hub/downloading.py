@@ -1,0 +1,260 @@
+"""The files of one commit, in the cache."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..errors import AdapterFileError, AdapterNameError, HubFileError, HubOfflineError, HubServerError, listed
+from .client import as_our_errors, must_stay_offline, open_client
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+T = TypeVar("T")
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RepoFile:
+    """A file wanted from a repository.
+
+    Args:
+        name: Its plain name.
+        max_bytes: What it may weigh at most. Checked before the first byte is fetched.
+        required: Whether nothing works without it.
+    """
+
+    name: str
+    max_bytes: int
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Where the files of one revision lie.
+
+    Args:
+        folder: Holds the files; in the cache if they came from the Hub, where nothing may be written.
+        repo_id: The repository, or None for a folder of the user's.
+        revision: Its commit, 40 hexadecimal digits.
+    """
+
+    folder: Path
+    repo_id: str | None = None
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.folder) if self.repo_id is None else f"{self.repo_id}@{self.revision[:8]}"
+
+
+def is_hub_id(source: object) -> bool:
+    """Whether this could be `user/name` on the Hub.
+
+    Example:
+        >>> [is_hub_id(source) for source in ("user/ciao-fer", "runs/a/b", "./fer", "fer", "../fer")]
+        [True, False, False, False, False]
+    """
+    pattern = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+    return isinstance(source, str) and re.fullmatch(pattern, source, re.ASCII) is not None and len(source) <= 96
+
+
+def read_pretrained(
+    source: str | os.PathLike,
+    read: Callable[[Path], T],
+    files: Sequence[RepoFile],
+    *,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> tuple[T, Snapshot]:
+    """Reads a folder, the user's own or one on the Hub.
+
+    What was damaged on its way or in the cache is downloaded once more.
+
+    Args:
+        source: A folder, or `user/name` on the Hub. A folder of that name goes before.
+        read: Reads it; raises `AdapterFileError` when a file is damaged.
+        files: What to fetch. What is needed least comes first: an interrupted download shows by what comes last.
+        subfolder: Where in the repository or folder.
+        revision: Branch, tag or commit; the main branch when left out. A commit that is cached costs no request.
+        token: For private and gated repositories; that of `hf auth login` when left out.
+        cache_dir: In place of the user's cache.
+        local_files_only: Whether to stay off the network.
+        force_download: Whether to distrust the cache.
+
+    Returns:
+        What `read` returned, and where the files lie.
+
+    Raises:
+        HubError: in one of its kinds, when the Hub does not give the files.
+        AdapterNameError: `subfolder` leaves the repository.
+    """
+    prefix = prefix_of(subfolder)
+    if Path(source).is_dir() or not is_hub_id(source):
+        snapshot = Snapshot(Path(source) / prefix)
+        return read(snapshot.folder), snapshot
+    options: dict[str, Any] = {"subfolder": subfolder, "token": token, "cache_dir": cache_dir}
+    snapshot = download(
+        str(source),
+        files,
+        revision=revision,
+        local_files_only=local_files_only,
+        force_download=force_download,
+        **options,
+    )
+    try:
+        return read(snapshot.folder), snapshot
+    except AdapterFileError as error:
+        if force_download or must_stay_offline(local_files_only):
+            raise
+        logger.warning("%s Downloading %s once more.", error, snapshot)
+    snapshot = download(str(source), files, revision=snapshot.revision, force_download=True, **options)
+    return read(snapshot.folder), snapshot
+
+
+def download(
+    repo_id: str,
+    files: Sequence[RepoFile],
+    *,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Snapshot:
+    """Fetches files of one commit, unless the cache has them. Arguments and errors are those of `read_pretrained`."""
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    prefix = prefix_of(subfolder)
+    names = {prefix + file.name: file for file in files}
+    wanted = _Wanted(repo_id, revision, cache_dir, names)
+    if must_stay_offline(local_files_only):
+        if (cached := wanted.in_cache(complete=False)) is None:
+            how = "`local_files_only` was given" if local_files_only else "HF_HUB_OFFLINE is set"
+            raise HubOfflineError(
+                f"{wanted} is not in the cache, and {how}. Load it once with the network on (`ciao pull {repo_id}`)."
+            )
+        return cached
+    pinned = revision is not None and _COMMIT.fullmatch(revision) is not None
+    if pinned and not force_download and (cached := wanted.in_cache(complete=True)) is not None:
+        return cached
+    api = open_client(token)
+    try:
+        with as_our_errors(str(wanted), api, repo_id):
+            sizes, commit = look_up(api, repo_id, revision)
+    except (HubOfflineError, HubServerError) as error:
+        if force_download or (cached := wanted.in_cache(complete=False)) is None:
+            raise
+        logger.warning("%s Going on with %s from the cache.", error, cached)
+        return cached
+    wanted.check(sizes)
+    folder = None
+    with as_our_errors(str(wanted), api, repo_id):
+        for name, file in names.items():
+            try:
+                path = api.hf_hub_download(
+                    repo_id, name, revision=commit, cache_dir=cache_dir, force_download=force_download
+                )
+                folder = _snapshot_folder(path, name)
+            except RemoteEntryNotFoundError:  # asked for all the same, so that the cache knows of its absence
+                if file.required:
+                    raise
+    _remember_ref(folder, revision or "main", commit)
+    return Snapshot(folder / prefix, repo_id, commit)
+
+
+def look_up(api: HfApi, repo_id: str, revision: str | None) -> tuple[dict[str, int | None], str]:
+    """Sizes by path, and the commit."""
+    from huggingface_hub import constants
+
+    timeout = constants.HF_HUB_ETAG_TIMEOUT
+    info = api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout)
+    if not _COMMIT.fullmatch(info.sha or ""):
+        raise HubServerError(f"The Hub names no commit for '{repo_id}'. Is HF_ENDPOINT that of a Hub?")
+    return {file.rfilename: file.size for file in info.siblings or []}, info.sha
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    repo_id: str
+    revision: str | None
+    cache_dir: str | os.PathLike | None
+    names: dict[str, RepoFile]
+
+    def __str__(self) -> str:
+        return f"'{self.repo_id}'" + (f" at '{self.revision}'" if self.revision else "")
+
+    def check(self, sizes: Mapping[str, int | None]) -> None:
+        for name, file in self.names.items():
+            if name not in sizes:
+                if file.required:
+                    raise HubFileError(f"{self} has no '{name}'. It has {listed(sizes)}.{_instead(sizes, name)}")
+            elif not isinstance(sizes[name], int) or not 0 <= sizes[name] <= file.max_bytes:
+                raise HubFileError(
+                    f"'{name}' in {self} has {sizes[name]} bytes; at most {file.max_bytes} are fetched. If it is what "
+                    "you want, download it yourself and load the folder."
+                )
+
+    def in_cache(self, *, complete: bool) -> Snapshot | None:
+        """The snapshot in the cache, or None; with `complete`, also if it is not known whether a file exists."""
+        from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+        folder, prefix = None, ""
+        for name, file in self.names.items():
+            path = try_to_load_from_cache(self.repo_id, name, cache_dir=self.cache_dir, revision=self.revision)
+            if isinstance(path, str):
+                folder, prefix = _snapshot_folder(path, name), name.removesuffix(file.name)
+            elif file.required or (complete and path is not _CACHED_NO_EXIST):
+                return None
+        return None if folder is None else Snapshot(folder / prefix, self.repo_id, folder.name)
+
+
+def _snapshot_folder(path: str, name: str) -> Path:
+    return Path(path).parents[name.count("/")]
+
+
+def _remember_ref(snapshot: Path, revision: str, commit: str) -> None:
+    """Notes which commit a branch was at, for times without network, where the client looks for it too."""
+    if revision == commit or not re.fullmatch(r"(?!.*\.\.)\w[\w./-]*", revision):
+        return
+    ref = snapshot.parents[1] / "refs" / revision
+    try:
+        if not ref.is_file() or ref.read_text() != commit:
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            aside = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
+            aside.write_text(commit)
+            aside.replace(ref)
+    except OSError as error:  # a cache that cannot be written is still one to read from
+        logger.info("The cache cannot note that %s is at %s: %s", revision, commit, error)
+
+
+def _instead(sizes: Mapping[str, Any], name: str) -> str:
+    file = name.rpartition("/")[2]
+    if places := [path for path in sizes if path.endswith("/" + file)]:
+        return f" Give `subfolder=`: '{file}' lies in {listed(path.rpartition('/')[0] for path in places)}."
+    if any(path.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")) for path in sizes):
+        return " Pickled weights are never read: they can run code. Ask its authors for safetensors."
+    return ""
+
+
+def prefix_of(subfolder: str | None) -> str:
+    """`"fer/"` for `"fer"`."""
+    if not subfolder:
+        return ""
+    parts = subfolder.strip("/").split("/") if isinstance(subfolder, str) and not subfolder.startswith("/") else [""]
+    if not all(re.fullmatch(r"[A-Za-z0-9][\w.-]*", part, re.ASCII) for part in parts):
+        raise AdapterNameError(f"`subfolder` must be a path inside the repository, such as 'fer'; got {subfolder!r}.")
+    return "/".join(parts) + "/"

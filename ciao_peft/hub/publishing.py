@@ -1,0 +1,105 @@
+"""A new state of a repository, in one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import HubConflictError, HubFileError, HubNotFoundError, HubOfflineError
+from .client import as_our_errors, must_stay_offline, open_client
+from .downloading import is_hub_id, look_up
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo, HfApi
+
+_MAX_TRIES = 4  # of a commit that somebody else's commit overtakes
+
+
+@dataclass(frozen=True)
+class RepoHead:
+    """What a repository holds just now.
+
+    Args:
+        files: Paths.
+        read: Gives the text of one of them, or None where there is none.
+    """
+
+    files: frozenset[str]
+    read: Callable[[str], str | None]
+
+
+def publish(
+    repo_id: str,
+    change: Callable[[RepoHead], Mapping[str, bytes | None]],
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str = "Upload with ciao_peft",
+    token: str | bool | None = None,
+) -> CommitInfo:
+    """Brings a repository to a new state in one commit: all files or none. Made if there is none.
+
+    When somebody else's commit comes between, the change is made anew on top of theirs.
+
+    Args:
+        repo_id: `user/name`.
+        change: From what the repository holds, content by path; None takes a file away.
+        private: Whether a new repository can be seen by its owner alone.
+        revision: The branch, made if there is none.
+        create_pr: Whether to propose the change instead of making it.
+        commit_message: One line.
+        token: With the right to write.
+
+    Returns:
+        The commit; where nothing changed, the one that is there.
+
+    Raises:
+        HubTokenError, HubNotFoundError, HubOfflineError, HubServerError: it was not taken. Nothing has changed.
+        HubConflictError: others kept publishing in between.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if not is_hub_id(repo_id):
+        raise HubNotFoundError(f"{repo_id!r} is no name of a repository; give `user/name`.")
+    if must_stay_offline(False):
+        raise HubOfflineError(f"Nothing was published to '{repo_id}': HF_HUB_OFFLINE is set. Unset it to publish.")
+    api = open_client(token)
+    with as_our_errors(f"'{repo_id}'", api, repo_id):
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision and not revision.startswith("refs/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        for _ in range(_MAX_TRIES):
+            sizes, commit = look_up(api, repo_id, revision)
+            after = change(RepoHead(frozenset(sizes), lambda path: _read_text(api, repo_id, path, sizes, commit)))  # noqa: B023
+            operations = [
+                CommitOperationDelete(path) if content is None else CommitOperationAdd(path, content)
+                for path, content in after.items()
+                if content is not None or path in sizes
+            ]
+            try:
+                return api.create_commit(
+                    repo_id,
+                    operations,
+                    commit_message=commit_message,
+                    revision=revision,
+                    create_pr=create_pr,
+                    parent_commit=commit,  # files left out as unchanged would be those of another publisher otherwise
+                )
+            except HfHubHTTPError as error:
+                if error.response is None or error.response.status_code not in (409, 412):
+                    raise
+    raise HubConflictError(
+        f"Others published to '{repo_id}' in between, {_MAX_TRIES} times. Nothing was published; try again later."
+    )
+
+
+def _read_text(api: HfApi, repo_id: str, path: str, sizes: Mapping[str, int | None], commit: str) -> str | None:
+    if path not in sizes:
+        return None
+    if (sizes[path] or 0) > 2**20:
+        raise HubFileError(f"'{path}' in '{repo_id}' has {sizes[path]} bytes, too many for a text to be kept.")
+    return Path(api.hf_hub_download(repo_id, path, revision=commit)).read_text(encoding="utf-8", errors="replace")
