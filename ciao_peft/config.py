@@ -199,8 +199,9 @@ class CIAOConfig:
                 raise ConfigError(f"`id2label` must map indices to names; got {self.id2label!r}.")
         if sorted(names) != list(range(self.num_labels)):
             raise ConfigError(
-                f"`id2label` must name every index from 0 to {self.num_labels - 1} (`num_labels` is {self.num_labels}); it "
-                f"names {sorted(names)}."
+                f"`id2label` must name every index from 0 to {self.num_labels - 1} (`num_labels` is "
+                f"{self.num_labels}); "
+                f"it names {sorted(names)}."
             )
         if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
             raise ConfigError(f"`id2label` must give each index a name of its own; {listed(twice)} is there twice.")

@@ -12,6 +12,10 @@ DECAY_FLOOR = 1e-6
 """No step of any optimiser carries `a` below this, so that M stays finite where I is silent."""
 
 
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 class InhibitoryLayer(nn.Module):
     r"""Shunting inhibition of a frozen convolution unit (Eq. 1).
 
@@ -20,7 +24,7 @@ class InhibitoryLayer(nn.Module):
     `u` is the answer of the backbone's last convolution unit; `I` that of a trainable copy fed with the same
     features, passed through a ReLU so that `I >= 0` whatever activation the backbone has; `a` a learned positive
     decay per channel. Where the copy answers strongly the mask is driven towards zero; where it is silent,
-    `M = u / a`. The division runs in float32, whatever comes in.
+    `M = u / a`. The division runs in float32, whatever comes in (in float64 for float64).
 
     Args:
         conv_unit: The unit to copy: its children, in order, are the convolution and the normalisation and activation
@@ -52,7 +56,7 @@ class InhibitoryLayer(nn.Module):
     @property
     def decay(self) -> Tensor:
         """`a` of Eq. 1, `(C',)`, positive."""
-        return F.softplus(self.raw_decay.float()) + DECAY_FLOOR
+        return F.softplus(_at_least_float32(self.raw_decay)) + DECAY_FLOOR
 
     def inhibition(self, features: Tensor) -> Tensor:
         """`I` of Eq. 1, `(B, C', H', W')`, at least 0."""
@@ -62,11 +66,12 @@ class InhibitoryLayer(nn.Module):
         return F.relu(answer)
 
     def gate(self, features: Tensor) -> Tensor:
-        """`1 / (a + I)`, `(B, C', H', W')` in float32: how much of u passes."""
-        return 1 / (self.decay.view(-1, 1, 1) + self.inhibition(features).float())
+        """`1 / (a + I)`, `(B, C', H', W')` in float32 or wider: how much of u passes."""
+        return 1 / (self.decay.view(-1, 1, 1) + _at_least_float32(self.inhibition(features)))
 
     def forward(self, features: Tensor, excitation: Tensor) -> Tensor:
-        mask = excitation.float() / (self.decay.view(-1, 1, 1) + self.inhibition(features).float())
+        shunt = self.decay.view(-1, 1, 1) + _at_least_float32(self.inhibition(features))
+        mask = _at_least_float32(excitation) / shunt
         if excitation.dtype in (torch.float16, torch.bfloat16):  # u / a may be more than half precision can hold
             largest = torch.finfo(excitation.dtype).max
             mask = mask.clamp(-largest, largest)
