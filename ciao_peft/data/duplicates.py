@@ -1,0 +1,118 @@
+"""Faces that are in two splits: identical pictures, and people."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+_LAST_FIRST = ("test", "validation", "train")
+
+
+def picture_hashes(faces: Dataset, column: str = "image") -> np.ndarray:
+    """A hash of every stored picture: equal for files that are equal byte by byte. `(rows,)` of 16 bytes each.
+
+    Reads the files of pictures that are kept as paths, and decodes none.
+    """
+    from datasets import Image
+
+    stored = faces.select_columns([column]).cast_column(column, Image(decode=False))
+    hashes = []
+    for row in stored:
+        content = row[column]["bytes"]
+        if content is None:
+            with open(row[column]["path"], "rb") as file:
+                content = file.read()
+        hashes.append(hashlib.blake2b(content, digest_size=16).digest())
+    return np.array(hashes, dtype="S16") if hashes else np.empty(0, dtype="S16")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What two splits have in common.
+
+    Args:
+        first: Name of the one split.
+        second: Name of the other one.
+        kind: `"pictures"` or a column's name.
+        count: How many pictures or people are in both.
+        rows: Rows of `second` that they fill.
+        total: All rows of `second`.
+    """
+
+    first: str
+    second: str
+    kind: str
+    count: int
+    rows: int
+    total: int
+
+    def __str__(self) -> str:
+        what = "identical pictures" if self.kind == "pictures" else f"values of {self.kind!r}"
+        rows = f"{self.rows} of {self.total} rows of {self.second}"
+        return f"{self.count} {what} are in both {self.first} and {self.second} ({rows})"
+
+
+def shared_between_splits(faces: DatasetDict, column: str | None = None) -> list[Shared]:
+    """What every two splits share: identical pictures, or the values of a column such as `identity`.
+
+    Args:
+        faces: Two splits or more.
+        column: Compare this column instead of the pictures; rows without a value do not count.
+
+    Returns:
+        One entry per pair of splits that share something.
+    """
+    keys = {name: _keys(split, column) for name, split in faces.items()}
+    names = [name for name in reversed(_LAST_FIRST) if name in keys]
+    found = []
+    for index, first in enumerate(names):
+        for second in names[index + 1 :]:
+            if both := set(keys[first]) & set(keys[second]) - {None}:
+                rows = sum(key in both for key in keys[second])
+                found.append(Shared(first, second, column or "pictures", len(both), rows, len(keys[second])))
+    return found
+
+
+def drop_duplicate_pictures(faces: DatasetDict) -> tuple[DatasetDict, dict[str, int]]:
+    """Removes pictures from where they do harm, and leaves the test set as published.
+
+    From `train` go pictures that are also in `validation` or `test`, and second copies; from `validation` those that
+    are also in `test`.
+
+    Returns:
+        The splits, and how many rows each lost.
+    """
+    from datasets import DatasetDict
+
+    kept, lost = {}, {}
+    seen: set[bytes] = set()
+    unknown = [name for name in faces if name not in _LAST_FIRST]
+    if unknown:
+        raise DataError(f"Splits are called {', '.join(map(repr, _LAST_FIRST))}; there is {unknown[0]!r}.")
+    for name in _LAST_FIRST:
+        if name not in faces:
+            continue
+        hashes = picture_hashes(faces[name]).tolist()
+        keep = []
+        inside: set[bytes] = set()
+        for row, key in enumerate(hashes):
+            if key not in seen and not (name == "train" and key in inside):
+                keep.append(row)
+            inside.add(key)
+        seen |= inside
+        kept[name], lost[name] = faces[name].select(keep), len(hashes) - len(keep)
+    if not len(kept["train"]):
+        raise DataError("No training picture is left once those of the other splits are dropped.")
+    return DatasetDict({name: kept[name] for name in faces}), lost
+
+
+def _keys(split: Dataset, column: str | None) -> list:
+    return picture_hashes(split).tolist() if column is None else list(split[column])

@@ -1,0 +1,68 @@
+"""The datasets' label sets, and the one mapping between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import DataError
+
+EXPRESSIONS = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
+"""The names every other one is translated to, in AffectNet's order."""
+
+JAFFE = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
+FER2013 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+FERPLUS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
+AFFECTNET = EXPRESSIONS
+EMOREACT = ("curiosity", "uncertainty", "excitement", "happiness", "surprise", "disgust", "fear", "frustration")
+
+_OTHER_NAMES = {
+    "neutral": ("calm", "ne"),
+    "happiness": ("happy", "joy", "ha", "happily"),
+    "sadness": ("sad", "sa"),
+    "surprise": ("surprised", "su"),
+    "fear": ("fearful", "afraid", "scared", "fe"),
+    "disgust": ("disgusted", "di"),
+    "anger": ("angry", "an"),
+    "contempt": ("contemptuous",),
+}
+_CANONICAL = {other: name for name, others in _OTHER_NAMES.items() for other in (name, *others)}
+
+
+def expression_name(label: str) -> str | None:
+    """The name in `EXPRESSIONS` that a label means, whatever its grammar and case; `None` for anything else.
+
+    Example:
+        >>> [expression_name(label) for label in ("Happy", "disgusted", "AN", "curiosity")]
+        ['happiness', 'disgust', 'anger', None]
+    """
+    return _CANONICAL.get(label.strip().lower())
+
+
+def label_mapping(source: Sequence[str], target: Sequence[str]) -> list[int | None]:
+    """For each label of one dataset, the index of the same expression in another one.
+
+    Class ids mean something else in every dataset (4 is sadness in FER2013, anger in FER+ and fear in AffectNet), so
+    never carry ids over: carry names.
+
+    Args:
+        source: Names of the labels to translate, such as `faces.features["label"].names`.
+        target: Names to translate into.
+
+    Returns:
+        An index into `target` per source label, `None` where the target has no such expression.
+
+    Raises:
+        DataError: two target labels mean the same expression.
+
+    Example:
+        >>> label_mapping(FERPLUS, FER2013)
+        [6, 3, 5, 4, 0, 1, 2, None]
+    """
+
+    def meaning(label: str) -> str:
+        return expression_name(label) or label.strip().lower()
+
+    index = {meaning(name): number for number, name in enumerate(target)}
+    if len(index) < len(target):
+        raise DataError(f"Two of these labels mean the same expression: {', '.join(map(repr, target))}.")
+    return [index.get(meaning(name)) for name in source]

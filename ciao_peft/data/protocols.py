@@ -1,0 +1,210 @@
+"""How each dataset is split for an experiment: what the literature does, what the paper words, what its code did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+PROTOCOLS: dict[str, tuple[str, ...]] = {
+    "affectnet": ("official", "authors-code"),
+    "emoreact": ("official", "authors-code"),
+    "fer2013": ("official", "authors-code"),
+    "ferplus": ("official", "authors-code"),
+    "imagefolder": ("official", "k-fold"),
+    "jaffe": ("leave-one-subject-out", "leave-one-emotion-out", "k-fold", "authors-code"),
+    "painted_faces": ("official",),
+}
+"""Protocols of each dataset, the default one first.
+
+- `"official"`: the splits as released. AffectNet's test set never was: its validation set is the test set here, as
+everybody
+  does it. FER2013 and FER+ are tested on PrivateTest.
+- `"leave-one-subject-out"`: ten folds; each tests on all pictures of one woman. The same face is never in both parts.
+- `"leave-one-emotion-out"`: the paper's words for JAFFE. Read as: of the pictures that one subject made of one
+expression, one
+  is held out. Three folds; every picture is tested once; every face is also in training, so scores are far higher.
+- `"k-fold"`: ten folds with the classes in proportion; on JAFFE, faces are shared as well.
+- `"authors-code"`: what the released code of the paper does. JAFFE: the first ten pictures of each class are the test
+set (in
+  the order of their names; the code takes the order of the file system). FER2013: no fear, tested on PublicTest.
+  FER+: distributions over seven classes, without contempt. AffectNet: only faces with one of the eight
+  expressions and a valid arousal. EmoReact: trained and tested on the training clips.
+"""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One way to split a dataset: `name` says which part is tested on, `splits` has `train`, `test` and what else
+    there is."""
+
+    name: str
+    splits: DatasetDict
+
+
+def protocol_folds(
+    name: str, faces: DatasetDict, protocol: str | None = None, *, folds: int = 10, seed: int = 0
+) -> Iterator[Fold]:
+    """The folds of a protocol: one for official splits, several for the rest.
+
+    Args:
+        name: The dataset's name in `load_faces`.
+        faces: What `load_faces(name, ..., protocol=None)` gave.
+        protocol: One of `PROTOCOLS[name]`; the first when left out.
+        folds: Number of folds of `"k-fold"`.
+        seed: Of `"k-fold"`.
+
+    Yields:
+        Fold after fold. Rows are those of `faces`, none copied.
+
+    Raises:
+        DataError: this dataset has no such protocol, or the data does not allow it.
+
+    Example:
+        >>> from datasets import Dataset, DatasetDict
+        >>> rows = Dataset.from_dict({"identity": ["KA", "KA", "YM"], "label": [0, 1, 0]})
+        >>> for fold in protocol_folds("jaffe", DatasetDict(train=rows)):
+        ...     print(fold.name, {split: list(part["identity"]) for split, part in fold.splits.items()})
+        KA {'train': ['YM'], 'test': ['KA', 'KA']}
+        YM {'train': ['KA', 'KA'], 'test': ['YM']}
+    """
+    known = PROTOCOLS.get(name, ("official",))
+    protocol = protocol or known[0]
+    if protocol not in known:
+        raise DataError(f"{name} has no protocol {protocol!r}. It has: {', '.join(map(repr, known))}.")
+    if protocol == "official":
+        yield Fold("official", _official(name, faces))
+    elif protocol == "authors-code":
+        yield Fold("authors-code", _AUTHORS_CODE[name](faces))
+    else:
+        parts = _FOLDS[protocol](faces["train"], folds, seed)
+        for fold, test in parts:
+            yield Fold(fold, _parts(faces["train"], test))
+
+
+def leave_one_group_out(faces: Dataset, column: str = "identity") -> Iterator[tuple[str, np.ndarray]]:
+    """Per group in alphabetical order: its name and which rows are its own, `(rows,)` bool.
+
+    Raises:
+        DataError: there are fewer than two groups.
+    """
+    groups = np.array(faces[column])
+    names = sorted(set(groups.tolist()))
+    if len(names) < 2:
+        raise DataError(f"Leaving one group out needs two or more; column {column!r} has only {names}.")
+    for name in names:
+        yield str(name), groups == name
+
+
+def leave_one_repetition_out(faces: Dataset, parts: int = 3) -> Iterator[tuple[str, np.ndarray]]:
+    """Deals the repeated pictures of every (identity, label) to `parts` folds, in the order of their repetition.
+
+    Of a cell with more pictures than parts, the first part gets the surplus; of one with fewer, the last part gets
+    none. So every row is in exactly one fold.
+    """
+    cells: dict[tuple, list[int]] = {}
+    keys = zip(faces["identity"], faces["label"], faces["repetition"], strict=True)
+    for row, (identity, label, _) in sorted(enumerate(keys), key=lambda item: (*item[1], item[0])):
+        cells.setdefault((identity, label), []).append(row)
+    part = np.empty(len(faces), dtype=np.int64)
+    for rows in cells.values():
+        part[rows] = np.arange(len(rows)) % parts
+    for number in range(parts):
+        yield f"repetition {number + 1}", part == number
+
+
+def stratified_folds(faces: Dataset, folds: int = 10, seed: int = 0) -> Iterator[tuple[str, np.ndarray]]:
+    """Deals the rows of every class to `folds` folds at random, so that each has the classes in proportion.
+
+    Raises:
+        DataError: labels are no classes, or there are more folds than rows.
+    """
+    labels = np.array(faces["label"])
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise DataError("Stratified folds need one class per row as `label`.")
+    if not 2 <= folds <= len(labels):
+        raise DataError(f"`folds` must be 2 to {len(labels)}, the number of rows; got {folds}.")
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(labels))
+    # Class after class dealt round and round: fold sizes differ by one at most, and so does each class in them.
+    order = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    part = np.empty(len(labels), dtype=np.int64)
+    part[order] = np.arange(len(labels)) % folds
+    for number in range(folds):
+        yield f"fold {number + 1}", part == number
+
+
+def _parts(faces: Dataset, test: np.ndarray) -> DatasetDict:
+    from datasets import DatasetDict
+
+    return DatasetDict(train=faces.select(np.flatnonzero(~test)), test=faces.select(np.flatnonzero(test)))
+
+
+def _keep(faces: DatasetDict, condition: Callable[[dict[str, Any]], bool], columns: list[str]) -> DatasetDict:
+    from datasets import DatasetDict
+
+    kept = {}
+    for name, split in faces.items():
+        rows = zip(*(split[column] for column in columns), strict=True)
+        kept[name] = split.select([i for i, row in enumerate(rows) if condition(dict(zip(columns, row, strict=True)))])
+    return DatasetDict(kept)
+
+
+def _official(name: str, faces: DatasetDict) -> DatasetDict:
+    from datasets import DatasetDict
+
+    if name == "affectnet" and "test" not in faces:
+        return DatasetDict({{"validation": "test"}.get(split, split): rows for split, rows in faces.items()})
+    return faces
+
+
+def _jaffe_code(faces: DatasetDict) -> DatasetDict:
+    train = faces["train"]
+    names = zip(train["identity"], train["label"], train["repetition"], train["number"], strict=True)
+    order = [row for row, _ in sorted(enumerate(names), key=lambda item: item[1])]
+    test, counts = np.zeros(len(train), dtype=bool), dict.fromkeys(train["label"], 0)
+    labels = train["label"]
+    for row in order:
+        counts[labels[row]] += 1
+        test[row] = counts[labels[row]] <= 10
+    return _parts(train, test)
+
+
+def _fer2013_code(faces: DatasetDict) -> DatasetDict:
+    from datasets import DatasetDict
+
+    fear = faces["train"].features["label"].str2int("fear")
+    kept = _keep(faces, lambda row: row["label"] != fear, ["label"])
+    return DatasetDict(train=kept["train"], test=kept["validation"])
+
+
+def _affectnet_code(faces: DatasetDict) -> DatasetDict:
+    kept = _keep(faces, lambda row: row["expression"] < 8 and row["arousal"] != -2, ["expression", "arousal"])
+    return _official("affectnet", kept)
+
+
+def _emoreact_code(faces: DatasetDict) -> DatasetDict:
+    from datasets import DatasetDict
+
+    return DatasetDict(dict.fromkeys(("train", "validation", "test"), faces["train"]))
+
+
+_AUTHORS_CODE: dict[str, Callable[[DatasetDict], DatasetDict]] = {
+    "affectnet": _affectnet_code,
+    "emoreact": _emoreact_code,
+    "fer2013": _fer2013_code,
+    "ferplus": lambda faces: faces,  # its builder deals with the labels
+    "jaffe": _jaffe_code,
+}
+_FOLDS: dict[str, Callable[..., Iterator[tuple[str, np.ndarray]]]] = {
+    "leave-one-subject-out": lambda faces, folds, seed: leave_one_group_out(faces),
+    "leave-one-emotion-out": lambda faces, folds, seed: leave_one_repetition_out(faces),
+    "k-fold": stratified_folds,
+}
