@@ -69,7 +69,9 @@ class SavedAdapter:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-def save_adapter(folder: str | os.PathLike, adapter: SavedAdapter, extra_files: Mapping[str, bytes] | None = None) -> Path:
+def save_adapter(
+    folder: str | os.PathLike, adapter: SavedAdapter, extra_files: Mapping[str, bytes] | None = None
+) -> Path:
     """Writes an adapter's folder; whoever reads meanwhile sees the old one or the new one.
 
     Args:
@@ -158,7 +160,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise AdapterConfigError(f"'{path}' is no JSON: {error}. Save the adapter again, or download it anew.") from None
+        raise AdapterConfigError(
+            f"'{path}' is no JSON: {error}. Save the adapter again, or download it anew."
+        ) from None
     if not isinstance(value, dict):
         raise AdapterConfigError(f"'{path}' holds a {type(value).__name__} where an object was expected.")
     return value
@@ -180,7 +184,10 @@ def _check_record(record: dict[str, Any], path: Path) -> CIAOConfig:
     if type(version) is not int or version < 1:
         refuse(f"has format_version {version!r}, which is no version.")
     if version > FORMAT_VERSION:
-        refuse(f"has format_version {version}; this version reads up to {FORMAT_VERSION}. Upgrade: pip install -U ciao_peft.")
+        refuse(
+            f"has format_version {version}; this version reads up to {FORMAT_VERSION}. Upgrade: pip install -U "
+            "ciao_peft."
+        )
     if unknown := set(record) - set(_REQUIRED) - set(_OPTIONAL):
         refuse(f"has unknown entries {listed(unknown)}; none is ignored, as it could change the mathematics.")
     if missing := set(_REQUIRED) - set(record):
@@ -206,18 +213,22 @@ def _check_record(record: dict[str, Any], path: Path) -> CIAOConfig:
 
 def _read_weights(path: Path, num_bytes: int, sha256: str) -> bytes:
     if not path.is_file():
-        raise AdapterFileError(f"'{path}' is missing.{_instead(path.parent)} Save the adapter again, or download it anew.")
+        raise AdapterFileError(
+            f"'{path}' is missing.{_instead(path.parent)} Save the adapter again, or download it anew."
+        )
     size = path.stat().st_size
     if size != num_bytes:
         kind = _what_is(path)
         raise AdapterFileError(
-            f"'{path}' has {size} bytes where its config promises {num_bytes}{kind}. Save the adapter again, or download "
+            f"'{path}' has {size} bytes where its config promises {num_bytes}{kind}. Save the adapter again, or "
+            "download "
             "it anew."
         )
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
         raise AdapterFileError(
-            f"'{path}' does not have the checksum its config promises{_what_is(path)}: it was damaged or replaced. Save the "
+            f"'{path}' does not have the checksum its config promises{_what_is(path)}: it was damaged or replaced. "
+            "Save the "
             "adapter again, or download it anew."
         )
     return content
@@ -252,7 +263,9 @@ def parse_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
         raise AdapterFileError(f"'{path}' is no valid safetensors file: {error}.") from error
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise AdapterFileError(f"'{path}' holds NaN or infinite values in {key!r}; training diverged before saving.")
+            raise AdapterFileError(
+                f"'{path}' holds NaN or infinite values in {key!r}; training diverged before saving."
+            )
     return tensors
 
 

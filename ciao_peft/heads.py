@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +56,7 @@ class DecisionHead(nn.Module):
         super().__init__()
         sizes = (in_features, *config.hidden_sizes, config.num_labels)
         self.dropout = config.dropout
-        for index, (size, next_size) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for index, (size, next_size) in enumerate(pairwise(sizes)):
             self.add_module(str(index), nn.utils.skip_init(nn.Linear, size, next_size))
         self.num_layers = len(sizes) - 1
         self.reset(torch.Generator().manual_seed(config.init_seed))

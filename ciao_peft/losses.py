@@ -10,6 +10,17 @@ from .config import CIAOConfig, Denominator, Reduction
 from .errors import ConfigError, InputError
 
 
+def _widest(tensor: Tensor) -> torch.dtype:
+    """The widest floating point of its device."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
+
+
+def _unit_length(rows: Tensor) -> Tensor:
+    """Rows at length 1, however short; zeros have no direction, stay zeros and get no gradient."""
+    length = rows.norm(dim=1, keepdim=True)
+    return torch.where(length > 0, rows / torch.where(length > 0, length, 1.0), 0.0)
+
+
 def supervised_contrastive_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -33,15 +44,15 @@ def supervised_contrastive_loss(
     a term.
 
     Args:
-        embeddings: `(B, D)`. Scaled to unit length here.
+        embeddings: `(B, D)`. Scaled to unit length here; rows of zeros stay zeros, without a gradient.
         labels: `(B,)` class ids, or `(B, B)` weights of the pairs, at least 0; the diagonal is ignored.
         temperature: τ, above 0.
         denominator: `"all"` or `"negatives"`.
         reduction: `"mean"` or `"sum"`.
 
     Returns:
-        A scalar in float32 (float64 for float64 embeddings). The sums run in float64 wherever the device has it: divided
-        by a small τ, float32 similarities are too coarse.
+        A scalar in float32 (float64 for float64 embeddings). The sums run in float64 wherever the device has it:
+        divided by a small τ, float32 similarities are too coarse.
 
     Raises:
         InputError: shapes that do not fit together.
@@ -57,7 +68,8 @@ def supervised_contrastive_loss(
         raise ConfigError(f"`temperature` must be above 0; got {temperature!r}.")
     if denominator not in ("all", "negatives") or reduction not in ("mean", "sum"):
         raise ConfigError(
-            f"`denominator` is 'all' or 'negatives' and `reduction` is 'mean' or 'sum'; got {denominator!r}, {reduction!r}."
+            f"`denominator` is 'all' or 'negatives' and `reduction` is 'mean' or 'sum'; got {denominator!r}, "
+            f"{reduction!r}."
         )
     if embeddings.ndim != 2 or labels.shape not in ((len(embeddings),), (len(embeddings), len(embeddings))):
         raise InputError(
@@ -65,10 +77,10 @@ def supervised_contrastive_loss(
             f"got {tuple(embeddings.shape)} and {tuple(labels.shape)}."
         )
     result_dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
-    exact = torch.float32 if embeddings.device.type == "mps" else torch.float64
+    exact = _widest(embeddings)
     # Mixed precision would take this product in half precision.
     with torch.autocast(embeddings.device.type, enabled=False):
-        z = F.normalize(embeddings.to(exact), dim=1)
+        z = _unit_length(embeddings.to(exact))
         similarity = z @ z.T / temperature  # (B, B)
 
     same_sample = torch.eye(len(z), dtype=torch.bool, device=z.device)
@@ -103,7 +115,7 @@ def discretise(values: Tensor, num_bins: int, label_range: tuple[float, float]) 
         [1, 1, 3]
     """
     low, high = label_range
-    bins = ((values.double() - low) / (high - low) * num_bins).floor().clamp(0, num_bins - 1).long()
+    bins = ((values.to(_widest(values)) - low) / (high - low) * num_bins).floor().clamp(0, num_bins - 1).long()
     return _row_ids(bins, num_bins)
 
 
@@ -121,7 +133,7 @@ def jaccard_overlap(labels: Tensor) -> Tensor:
         >>> jaccard_overlap(torch.tensor([[1.0, 1, 0], [1, 0, 0], [0, 0, 0]])).tolist()
         [[1.0, 0.5, 0.0], [0.5, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
-    labels = labels.double()
+    labels = labels.to(_widest(labels))
     shared = labels @ labels.T
     size = labels.sum(dim=1)
     union = size[:, None] + size[None, :] - shared
@@ -155,14 +167,16 @@ def contrastive_targets(labels: Tensor, config: CIAOConfig) -> Tensor:
 def concordance_loss(predictions: Tensor, labels: Tensor) -> Tensor:
     """One minus Lin's concordance, with population variances, averaged over the `(B, V)` columns.
 
-    A column in which both are constant and equal has concordance 0/0, taken as 1.
+    A column in which both are constant and equal has concordance 0/0, taken as 1. The sums run as those of
+    `supervised_contrastive_loss`.
     """
-    p, t = predictions.float(), labels.float()
+    p, t = predictions.to(_widest(predictions)), labels.to(_widest(labels))
     mean_p, mean_t = p.mean(dim=0), t.mean(dim=0)
     covariance = ((p - mean_p) * (t - mean_t)).mean(dim=0)
     spread = ((p - mean_p) ** 2).mean(dim=0) + ((t - mean_t) ** 2).mean(dim=0) + (mean_p - mean_t) ** 2
-    concordance = torch.where(spread > 0, 2 * covariance / spread.clamp(min=1e-12), 1.0)
-    return (1 - concordance).mean()
+    differs = spread > 1e-24 * (mean_p**2 + mean_t**2)  # more than the mean was rounded by
+    concordance = torch.where(differs, 2 * covariance / torch.where(differs, spread, 1.0), 1.0)
+    return (1 - concordance).mean().to(torch.promote_types(predictions.dtype, torch.float32))
 
 
 def task_loss(logits: Tensor, labels: Tensor, config: CIAOConfig) -> Tensor:
@@ -212,7 +226,7 @@ def check_labels(labels: Tensor, config: CIAOConfig, batch_size: int | None = No
     if config.problem_type == "regression" and labels.ndim == 1 and count == 1:
         labels = labels[:, None]
     wanted = f"(B,) class ids or (B, {count}) distributions" if single else f"(B, {count})"
-    fits = labels.ndim == 2 and labels.shape[1] == count or single and labels.ndim == 1
+    fits = (labels.ndim == 2 and labels.shape[1] == count) or (single and labels.ndim == 1)
     if not fits or (batch_size is not None and len(labels) != batch_size):
         size = "" if batch_size is None else f" with B = {batch_size}"
         raise InputError(f"`labels` must be {wanted}{size} for {config.problem_type}; got {tuple(labels.shape)}.")
@@ -223,6 +237,8 @@ def check_labels(labels: Tensor, config: CIAOConfig, batch_size: int | None = No
         if not torch.compiler.is_compiling():
             _refuse_rows((labels < 0) | (labels >= count), labels, _ids_run(config))
         return labels
+    if labels.is_complex():
+        raise InputError(f"Labels must be real numbers; got {labels.dtype}.")
     labels = labels.float()
     if torch.compiler.is_compiling():
         return labels

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,8 +36,11 @@ from .errors import (
     NoActiveAdapterError,
     listed,
 )
+from .inputs import check_features, check_pixels
 from .losses import check_labels, contrastive_targets, supervised_contrastive_loss, task_loss
+from .prediction import named_answers
 from .preprocessing import Preprocessing
+from .selection import Selection
 
 
 @dataclass
@@ -103,8 +105,8 @@ def get_ciao_model(
 class CIAOModel(nn.Module):
     """A frozen backbone and the adapters on it.
 
-    Whatever `train()` says, the backbone runs in eval mode: its batch-norm statistics would drift otherwise. Each thread
-    has its own choice of active adapter, once it made one.
+    Whatever `train()` says, the backbone runs in eval mode: its batch-norm statistics would drift otherwise. Each
+    thread has its own choice of active adapter, once it made one.
 
     Args:
         backbone: Any convolutional network. Its parameters stop requiring gradients until `unload`.
@@ -130,7 +132,9 @@ class CIAOModel(nn.Module):
                 "More adapters go onto a CIAOModel with `add_adapter`."
             )
         if next(backbone.parameters(), None) is None:
-            raise BackboneError(f"{type(backbone).__name__} has no parameters, so nothing that a mask could be copied from.")
+            raise BackboneError(
+                f"{type(backbone).__name__} has no parameters, so nothing that a mask could be copied from."
+            )
         modes = {name: module.training for name, module in backbone.named_modules()}
         mode = backbone.training
         backbone.eval()
@@ -147,9 +151,7 @@ class CIAOModel(nn.Module):
         self._opened: dict[tuple[str, ...] | None, CutBackbone | HookedBackbone] = opened
         self._modes = modes
         self._grads = {name: parameter.requires_grad for name, parameter in backbone.named_parameters()}
-        self._active: str | None = None
-        self._mine = threading.local()
-        self._signature: tuple[Any, dict[str, Any]] | None = None
+        self._selection = Selection()
         backbone.requires_grad_(False)
         self.train(mode)
 
@@ -163,8 +165,8 @@ class CIAOModel(nn.Module):
     @property
     def active_adapter(self) -> str | None:
         """Name of the adapter that reads in this thread, or None."""
-        name = self._active if torch.compiler.is_compiling() else getattr(self._mine, "active", self._active)
-        return name if name in self.adapters else None
+        name = self._selection.active
+        return name if name in self.adapters else None  # another thread may have deleted it
 
     @property
     def traceable(self) -> bool:
@@ -208,7 +210,8 @@ class CIAOModel(nn.Module):
         check_adapter_name(name)
         if name in self.adapters:
             raise AdapterNameError(
-                f"An adapter named {name!r} is loaded already. Loaded adapters: {listed(self.adapters)}. Choose another "
+                f"An adapter named {name!r} is loaded already. Loaded adapters: {listed(self.adapters)}. Choose "
+                "another "
                 f"name, or free this one with `model.delete_adapter({name!r})`."
             )
 
@@ -237,7 +240,8 @@ class CIAOModel(nn.Module):
             keys = [k for k in sorted({*mine, *saved.preprocessing}) if mine.get(k) != saved.preprocessing.get(k)]
             changed = "; ".join(f"{k}: {saved.preprocessing.get(k)!r} there, {mine.get(k)!r} here" for k in keys)
             raise BackboneMismatchError(
-                f"The adapter in '{where}' was trained on pixels prepared in another way ({changed}). Give the model its "
+                f"The adapter in '{where}' was trained on pixels prepared in another way ({changed}). Give the model "
+                "its "
                 "preprocessing, or pass `check_preprocessing=False`."
             )
         opened = self._open(saved.config.target_modules)
@@ -276,7 +280,7 @@ class CIAOModel(nn.Module):
         Raises:
             AdapterNotFoundError: no adapter has that name.
         """
-        self._active = self._mine.active = self._check_known(adapter_name)
+        self._selection.choose(self._check_known(adapter_name))
 
     def train_adapter(self, adapter_name: str) -> None:
         """Chooses the adapter that reads and trains, and switches the gradients of all others off.
@@ -298,19 +302,11 @@ class CIAOModel(nn.Module):
         del self.adapters[adapter_name]
         if not any(other.target_modules == config.target_modules for other in self.peft_config.values()):
             self._opened = {t: o for t, o in self._opened.items() if t is None or t != config.target_modules}
-        if self._active == adapter_name:
-            self._active = None
-        if getattr(self._mine, "active", None) == adapter_name:
-            del self._mine.active
+        self._selection.forget(adapter_name)
 
-    @contextlib.contextmanager
-    def disable_adapter(self) -> Iterator[None]:
+    def disable_adapter(self) -> AbstractContextManager[None]:
         """Inside, the model is the backbone, bit for bit, in this thread; what was before comes back on leaving."""
-        self._mine.disabled = getattr(self._mine, "disabled", 0) + 1
-        try:
-            yield
-        finally:
-            self._mine.disabled -= 1
+        return self._selection.off()
 
     def unload(self) -> nn.Module:
         """The original module object as it was given: no hook, no attribute, modes and `requires_grad` as before."""
@@ -326,7 +322,8 @@ class CIAOModel(nn.Module):
             MergeError: always.
         """
         raise MergeError(
-            "An adapter of CIAO cannot be merged into the backbone: M = u / (a + I) is no convolution. `unload()` gives "
+            "An adapter of CIAO cannot be merged into the backbone: M = u / (a + I) is no convolution. `unload()` "
+            "gives "
             "the backbone back; `save_pretrained` keeps the adapter."
         )
 
@@ -361,7 +358,7 @@ class CIAOModel(nn.Module):
             self.backbone.eval()
         if adapter_names is not None:
             return self._mixed(pixel_values, labels, features, adapter_names)
-        if not torch.compiler.is_compiling() and getattr(self._mine, "disabled", 0):
+        if self._selection.is_off:
             if pixel_values is None:
                 raise InputError("The backbone itself reads pixels, not features; give `pixel_values`.")
             return self.backbone(self._checked_pixels(pixel_values))
@@ -428,11 +425,13 @@ class CIAOModel(nn.Module):
         source = self._checked_source(pixels, features)
         batch = pixels if pixels is not None else features[0]
         if len(names) != len(batch):
-            raise InputError(f"`adapter_names` must name an adapter for each of the {len(batch)} rows; got {len(names)}.")
+            raise InputError(
+                f"`adapter_names` must name an adapter for each of the {len(batch)} rows; got {len(names)}."
+            )
         rows: dict[str, list[int]] = {}
         for row, name in enumerate(names):
             rows.setdefault(name if name == BASE_ADAPTER else self._check_known(name), []).append(row)
-        if getattr(self._mine, "disabled", 0):
+        if self._selection.is_off:
             rows = {BASE_ADAPTER: list(range(len(names)))}
         indices = {name: torch.tensor(own, device=batch.device) for name, own in rows.items()}
         maps = self._maps([(indices[name], name) for name in rows], **source)
@@ -459,14 +458,18 @@ class CIAOModel(nn.Module):
                 continue
             if pixel_values is None:
                 raise InputError(
-                    f"The adapter {name!r} owns its whole encoder (tuning='full'), so features of the frozen trunk mean "
+                    f"The adapter {name!r} owns its whole encoder (tuning='full'), so features of the frozen trunk "
+                    "mean "
                     "nothing to it; give `pixel_values`."
                 )
             own = pixel_values.to(next(adapter.encoder.parameters()).dtype)
             request = [(rows, adapter.mask)]
             results[index] = opened.run(Rooted(adapter.encoder), request, pixel_values=own, train_encoder=True)[0]
         for opened, members in shared.values():
-            masks = [(rows, None if n == BASE_ADAPTER else self.adapters[n].mask) for rows, n in (requests[i] for i in members)]
+            masks = [
+                (rows, None if n == BASE_ADAPTER else self.adapters[n].mask)
+                for rows, n in (requests[i] for i in members)
+            ]
             maps = opened.run(opened.rooted, masks, pixel_values=pixel_values, features=features)
             for index, feature_map in zip(members, maps, strict=True):
                 results[index] = feature_map
@@ -482,8 +485,7 @@ class CIAOModel(nn.Module):
             UntraceableBackboneError: the backbone could not be cut.
             InputError: the pixels do not fit.
         """
-        name = self.active_adapter
-        opened = self._open(None if name is None else self.adapters[name].config.target_modules)
+        opened = self._opened_for_features()
         return opened.features(opened.rooted, self._checked_pixels(pixel_values))
 
     @property
@@ -492,38 +494,24 @@ class CIAOModel(nn.Module):
 
     def _refuse_training(self, what: str) -> None:
         if self.training:
-            raise InputError(f"{what} is for inference: dropout would blur what the worlds see. Call `model.eval()` first.")
+            raise InputError(
+                f"{what} is for inference: dropout would blur what the worlds see. Call `model.eval()` first."
+            )
 
     def _checked_source(self, pixel_values: Tensor | None, features: Sequence[Tensor] | None) -> dict[str, Any]:
         if (pixel_values is None) == (features is None):
             raise InputError("Give either `pixel_values` or `features`.")
         if features is None:
             return {"pixel_values": self._checked_pixels(pixel_values), "features": None}
-        features = [features] if isinstance(features, Tensor) else list(features)
-        if not all(isinstance(f, Tensor) and f.is_floating_point() and f.ndim >= 1 for f in features):
-            raise InputError("`features` are the floating-point tensors that `extract_features` returned.")
-        return {"pixel_values": None, "features": [f.to(self._dtype) for f in features]}
+        shapes = self._opened_for_features().feature_shapes
+        return {"pixel_values": None, "features": check_features(features, shapes, self._dtype)}
 
     def _checked_pixels(self, pixel_values: Tensor) -> Tensor:
-        channels, height, width = self.input_size
-        if not isinstance(pixel_values, Tensor):
-            kind = type(pixel_values).__name__
-            raise InputError(f"`pixel_values` must be a tensor; got {kind}. `model.predict` takes files and images.")
-        if tuple(pixel_values.shape[1:]) != self.input_size or len(pixel_values) == 0:
-            gray = " Gray pictures need three equal channels: `.expand(-1, 3, -1, -1)`."
-            hint = gray if pixel_values.ndim == 4 and pixel_values.shape[1] == 1 and channels == 3 else ""
-            raise InputError(
-                f"`pixel_values` must be (B, {channels}, {height}, {width}) with B of 1 or more; got "
-                f"{tuple(pixel_values.shape)}.{hint}"
-            )
-        if not pixel_values.is_floating_point():
-            raise InputError(
-                f"`pixel_values` must be floating point, as `model.preprocessing` makes them; got {pixel_values.dtype}."
-            )
-        if not torch.compiler.is_compiling() and not bool(pixel_values.isfinite().all()):
-            row = int((~pixel_values.isfinite()).flatten(1).any(dim=1).nonzero()[0, 0])
-            raise InputError(f"`pixel_values` holds NaN or infinite values, first in row {row}. Check how it was prepared.")
-        return pixel_values.to(self._dtype)
+        return check_pixels(pixel_values, self.input_size, self._dtype)
+
+    def _opened_for_features(self) -> CutBackbone | HookedBackbone:
+        name = self.active_adapter
+        return self._open(None if name is None else self.adapters[name].config.target_modules)
 
     def predict(self, images: Any, *, adapter_names: Sequence[str] | None = None, batch_size: int = 32) -> Any:
         """Reads pictures with the active adapter, from files to named answers.
@@ -544,7 +532,8 @@ class CIAOModel(nn.Module):
         self._refuse_training("predict")
         if self.preprocessing is None:
             raise InputError(
-                "This backbone does not say how pictures must be prepared for it; give `preprocessing=` to get_ciao_model."
+                "This backbone does not say how pictures must be prepared for it; give `preprocessing=` to "
+                "get_ciao_model."
             )
         names = [self.active_adapter] if adapter_names is None else list(adapter_names)
         if names == [None]:
@@ -557,9 +546,11 @@ class CIAOModel(nn.Module):
             pixels = self.preprocessing(todo[start : start + batch_size]).to(device)
             with torch.inference_mode():
                 logits = self.read(pixels, adapter_names=names)
-            for row in range(len(pixels)):
-                by_world = {name: _named(logits[name][row], self.adapters[name].config) for name in names}
-                answers.append(by_world if adapter_names is not None else by_world[names[0]])
+            by_world = {name: named_answers(logits[name], self.adapters[name].config) for name in names}
+            rows = by_world[names[0]]
+            if adapter_names is not None:
+                rows = [{name: by_world[name][row] for name in names} for row in range(len(pixels))]
+            answers.extend(rows)
         return answers if several else answers[0]
 
     # -- on disk ---------------------------------------------------------------------------------------------------
@@ -657,29 +648,7 @@ class CIAOModel(nn.Module):
         share = 100 * trainable / every
         print(f"trainable params: {trainable:,} || all params: {every:,} || trainable%: {share:.4f}")
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        state.pop("_mine")  # choices of threads stay with the threads
-        state["_active"] = self.active_adapter
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._mine = threading.local()
-
 
 def _restore_modes(backbone: nn.Module, modes: dict[str, bool]) -> None:
     for name, module in backbone.named_modules():
         module.training = modes.get(name, backbone.training)
-
-
-def _named(logits: Tensor, config: CIAOConfig) -> dict[str, float]:
-    """One row of logits as named values: probabilities, likeliest first, or regressed values in their order."""
-    values = logits.float()
-    if config.problem_type == "single_label_classification":
-        values = values.softmax(dim=0)
-    elif config.problem_type == "multi_label_classification":
-        values = values.sigmoid()
-    pairs = [(config.id2label[i], round(value, 6)) for i, value in enumerate(values.tolist())]
-    ordered = config.problem_type != "regression"
-    return dict(sorted(pairs, key=lambda pair: -pair[1]) if ordered else pairs)

@@ -67,7 +67,8 @@ def open_backbone(
         _call(backbone, example)
     except Exception as error:
         raise BackboneError(
-            f"{type(backbone).__name__} cannot be called on pixels of {tuple(input_size)}: {error}. Give the size it was "
+            f"{type(backbone).__name__} cannot be called on pixels of {tuple(input_size)}: {error}. Give the size it "
+            "was "
             "made for as `input_size=(channels, height, width)`."
         ) from error
     try:

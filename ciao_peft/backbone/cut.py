@@ -39,9 +39,9 @@ class CutBackbone:
     """A backbone in four pieces, each a function of the backbone and tensors.
 
     The trunk gives the features that cross the cut; the units the answers u; the tail makes of features and masks the
-    final map that the head sees; the rest makes of features and u the backbone's own output. The pieces run on the modules of
-    whatever `Rooted` they are given, so any copy of the backbone can be run with them. Nothing of the backbone is held
-    but a reference.
+    final map that the head sees; the rest makes of features and u the backbone's own output. The pieces run on the
+    modules of whatever `Rooted` they are given, so any copy of the backbone can be run with them. Nothing of the
+    backbone is held but a reference.
 
     Args:
         backbone: In eval mode.
@@ -126,7 +126,8 @@ class CutBackbone:
         paths = [node.target.removeprefix(_PREFIX) for node in spatial]
         if not spatial:
             raise BackboneError(
-                f"{type(backbone).__name__} has no convolution with an output larger than 1x1 on the way to its output; "
+                f"{type(backbone).__name__} has no convolution with an output larger than 1x1 on the way to its "
+                "output; "
                 "CIAO masks the last convolution of a convolutional network. Is `input_size` the one it was made for?"
             )
         if targets is None:
@@ -196,7 +197,9 @@ class CutBackbone:
 
         def is_image(shape: tuple[int, ...]) -> bool:  # attention's (B, heads, N, d) has four dimensions as well
             sides = [] if not _is_map(shape) else [shape[2:], shape[1:3]]
-            return any(h <= height and h * w > 1 and abs(h * width - w * height) <= max(height, width) for h, w in sides)
+            return any(
+                h <= height and h * w > 1 and abs(h * width - w * height) <= max(height, width) for h, w in sides
+            )
 
         found = last(is_image) or last(lambda shape: len(shape) == 3 and shape[1] > 1)
         if found is None:  # a classifier over vectors: its input
@@ -240,6 +243,10 @@ class CutBackbone:
             if value.ndim == 0 or len(value) % 2:
                 raise UntraceableBackboneError("A tensor without a batch dimension crosses the cut.")
             self._folds.append(len(value) // 2)
+        self.feature_shapes = [
+            tuple(v.shape[1:]) if k == 1 else (k, *v.shape[1:])
+            for v, k in zip(values[: len(tensors)], self._folds, strict=True)
+        ]
         self._units = self._piece(tensors, ends, known)
         self._tail = self._piece([*tensors, *ends], [self._map], known)
         self._rest = self._piece([*tensors, *ends], [self._output], known)
@@ -295,7 +302,9 @@ class CutBackbone:
             flags, result = written(fresh, lambda piece=piece, fresh=fresh: piece(self.rooted, *fresh)[0])
             self._written = [a | b for a, b in zip(self._written, flags[: len(features)], strict=True)]
             self._writes_masks |= any(flags[len(features) :])
-        if result.shape != reference.shape or not torch.allclose(result, reference, rtol=1e-3, atol=1e-4, equal_nan=True):
+        if result.shape != reference.shape or not torch.allclose(
+            result, reference, rtol=1e-3, atol=1e-4, equal_nan=True
+        ):
             raise UntraceableBackboneError("The traced graph computes something else than the backbone.")
 
     # -- running ---------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ class HookedBackbone:
     """
 
     traceable = False
+    feature_shapes: tuple[tuple[int, ...], ...] = ()
 
     def __init__(self, backbone: nn.Module, example: Tensor, targets: tuple[str, ...] | None, reason: str):
         self.rooted = Rooted(backbone)
@@ -59,7 +60,8 @@ class HookedBackbone:
         convs = [c for c in calls if isinstance(c.module, nn.Conv2d) and _is_map(c.shape) and c.node in below]
         if not convs:
             raise BackboneError(
-                f"{type(backbone).__name__} has no convolution with an output larger than 1x1 on the way to its output; "
+                f"{type(backbone).__name__} has no convolution with an output larger than 1x1 on the way to its "
+                "output; "
                 "CIAO masks the last convolution of a convolutional network. Is `input_size` the one it was made for?"
             )
         before = {id(c): _reached(c.node_in) for c in convs}  # what each convolution depends on

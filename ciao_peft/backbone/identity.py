@@ -86,8 +86,9 @@ def _declared_sizes(backbone: nn.Module) -> Iterator[tuple[int, int, int]]:
 def backbone_signature(backbone: nn.Module) -> dict[str, Any]:
     """What tells this backbone from every other, and not from itself in another dtype.
 
-    `architecture` is a hash of the names and shapes of its tensors; `weights` are sixteen sums of products of its scaled
-    values with fixed pseudo-random signs, which rounding to half precision moves by less than `same_backbone` allows.
+    `architecture` is a hash of the names and shapes of its tensors; `weights` are sixteen sums of products of its
+    scaled values with fixed pseudo-random signs, which rounding to half precision moves by less than `same_backbone`
+    allows.
 
     Example:
         >>> layer = nn.Conv2d(3, 8, 3)
@@ -141,6 +142,7 @@ def check_same_backbone(saved: dict[str, Any], name: str, present: nn.Module) ->
         return
     what = "other weights" if saved["architecture"] == signature["architecture"] else "another architecture"
     raise BackboneMismatchError(
-        f"The adapter was trained on {name!r}; the backbone given, {backbone_name(present)!r}, has {what}. Load it onto "
+        f"The adapter was trained on {name!r}; the backbone given, {backbone_name(present)!r}, has {what}. Load it "
+        "onto "
         "the backbone it was trained on, or pass `check_backbone=False` to use it here all the same."
     )
