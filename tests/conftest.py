@@ -7,9 +7,11 @@ import os
 import random
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hub_server import LocalHub
 
 # Before anything of Hugging Face is imported: it reads its environment once. Workers of xdist inherit all of this, and
 # with it the one folder that they share.
@@ -47,3 +49,25 @@ def real_faces() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder shared/faces beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def _hub_server() -> Iterator[LocalHub]:
+    with LocalHub() as server:
+        yield server
+
+
+@pytest.fixture
+def hub(_hub_server: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHub:
+    """A Hub without repositories on the loopback, and an empty cache. Its users are those of `hub_server.TOKENS`."""
+    from huggingface_hub import constants
+
+    _hub_server.clear()
+    monkeypatch.setattr(constants, "ENDPOINT", _hub_server.url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", _hub_server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    return _hub_server

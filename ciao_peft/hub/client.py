@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import (
+    CIAOError,
     HubError,
     HubFileError,
     HubGatedError,
@@ -38,24 +39,25 @@ def open_client(token: str | bool | None) -> HfApi:
 
 @contextmanager
 def as_our_errors(what: str, api: HfApi, repo_id: str) -> Iterator[None]:
-    from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import httpx
 
     try:
         yield
-    except HubError:
+    except CIAOError:
         raise
-    except (OSError, httpx.HTTPError, HFValidationError) as error:
+    except (OSError, ValueError, httpx.HTTPError) as error:  # ValueError: bad names, bad cards, failed forced downloads
         raise _our_error(error, what, api, repo_id) from error
-    except ValueError as error:  # how the client reports a download that was forced and failed, or a bad card
-        raise _our_error(error, what, api, repo_id) from error
+    except RuntimeError as error:  # how the client reports a failed upload
+        if not isinstance(error.__cause__, (OSError, httpx.HTTPError)):
+            raise
+        raise _our_error(error.__cause__, what, api, repo_id) from error
 
 
 def _our_error(error: BaseException, what: str, api: HfApi, repo_id: str) -> HubError:
     from huggingface_hub import errors as theirs
     from huggingface_hub.utils import httpx
 
-    while isinstance(error, (theirs.LocalEntryNotFoundError, ValueError)) and error.__cause__ is not None:
+    while isinstance(error, (theirs.LocalEntryNotFoundError, ValueError)) and isinstance(error.__cause__, Exception):
         if isinstance(error, theirs.HfHubHTTPError):
             break
         error = error.__cause__

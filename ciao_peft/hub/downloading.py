@@ -136,6 +136,7 @@ def download(
     force_download: bool = False,
 ) -> Snapshot:
     """Fetches files of one commit, unless the cache has them. Arguments and errors are those of `read_pretrained`."""
+    from huggingface_hub import _CACHED_NO_EXIST
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     prefix = prefix_of(subfolder)
@@ -164,6 +165,8 @@ def download(
     folder = None
     with as_our_errors(str(wanted), api, repo_id):
         for name, file in names.items():
+            if name not in sizes and wanted.in_cache_of(commit, name) is _CACHED_NO_EXIST:
+                continue
             try:
                 path = api.hf_hub_download(
                     repo_id, name, revision=commit, cache_dir=cache_dir, force_download=force_download
@@ -208,13 +211,19 @@ class _Wanted:
                     "you want, download it yourself and load the folder."
                 )
 
+    def in_cache_of(self, revision: str | None, name: str) -> Any:
+        """A path, `_CACHED_NO_EXIST`, or None."""
+        from huggingface_hub import try_to_load_from_cache
+
+        return try_to_load_from_cache(self.repo_id, name, cache_dir=self.cache_dir, revision=revision)
+
     def in_cache(self, *, complete: bool) -> Snapshot | None:
         """The snapshot in the cache, or None; with `complete`, also if it is not known whether a file exists."""
-        from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+        from huggingface_hub import _CACHED_NO_EXIST
 
         folder, prefix = None, ""
         for name, file in self.names.items():
-            path = try_to_load_from_cache(self.repo_id, name, cache_dir=self.cache_dir, revision=self.revision)
+            path = self.in_cache_of(self.revision, name)
             if isinstance(path, str):
                 folder, prefix = _snapshot_folder(path, name), name.removesuffix(file.name)
             elif file.required or (complete and path is not _CACHED_NO_EXIST):
