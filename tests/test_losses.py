@@ -1,0 +1,502 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ciao_peft.config import CIAOConfig
+from ciao_peft.errors import ConfigError, InputError
+from ciao_peft.losses import (
+    check_labels,
+    concordance_loss,
+    contrastive_targets,
+    discretise,
+    jaccard_overlap,
+    supervised_contrastive_loss,
+    task_loss,
+)
+
+VARIANTS = [(d, r) for d in ("all", "negatives") for r in ("mean", "sum")]
+BATCHES = {
+    "pairs": [0, 0, 1, 1, 2, 2],
+    "one-alone": [0, 0, 0, 1, 1, 2],
+    "uneven": [4, 4, 4, 4, 4, 1],
+    "shuffled": [2, 0, 1, 0, 2, 2],
+}
+
+
+def by_definition(z, labels, temperature, denominator, reduction):
+    """Eq. 2-4 spelled out with loops, in whatever precision the embeddings have."""
+    rows = [row / row.norm() for row in z]
+    size = len(rows)
+    losses = []
+    for i in range(size):
+        positives = [p for p in range(size) if p != i and labels[p] == labels[i]]
+        different = [k for k in range(size) if labels[k] != labels[i]]
+        counted = different if denominator == "negatives" else [k for k in range(size) if k != i]
+        if not positives or not counted:
+            continue
+        logits = torch.stack([torch.dot(rows[i], rows[k]) / temperature for k in counted])
+        largest = logits.max().detach()
+        log_total = largest + (logits - largest).exp().sum().log()
+        logs = [torch.dot(rows[i], rows[p]) / temperature - log_total for p in positives]
+        losses.append(-sum(logs) / (len(positives) if reduction == "mean" else size - 1))
+    if not losses:
+        return z.sum() * 0
+    return sum(losses) / len(losses) if reduction == "mean" else sum(losses)
+
+
+def value_and_gradient(function, embeddings):
+    embeddings = embeddings.detach().clone().requires_grad_(True)
+    value = function(embeddings)
+    value.backward()
+    return value.detach().double(), embeddings.grad.double()
+
+
+def on_circle(*degrees):
+    """Unit vectors in the plane: the cosine of two embeddings is the cosine of the angle between them."""
+    radians = torch.tensor(degrees).deg2rad()
+    return torch.stack([radians.cos(), radians.sin()], dim=1)
+
+
+@pytest.mark.parametrize(("denominator", "reduction"), VARIANTS)
+@pytest.mark.parametrize("labels", BATCHES.values(), ids=BATCHES.keys())
+def test_matches_the_definition_in_float64(labels, denominator, reduction):
+    z, labels = torch.randn(6, 4, dtype=torch.float64), torch.tensor(labels)
+    settings = {"temperature": 0.1, "denominator": denominator, "reduction": reduction}
+    value, gradient = value_and_gradient(lambda z: supervised_contrastive_loss(z, labels, **settings), z)
+    expected, expected_gradient = value_and_gradient(lambda z: by_definition(z, labels, **settings), z)
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("mixed_precision", [False, True], ids=["plain", "autocast"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("temperature", [0.005, 0.02, 0.1, 1.0])
+@pytest.mark.parametrize(("denominator", "reduction"), VARIANTS)
+def test_is_within_1e_5_of_float64_at_every_temperature(denominator, reduction, temperature, dtype, mixed_precision):
+    z = torch.randn(12, 16).to(dtype)
+    z[6:] = z[:6] + (0.05 * torch.randn(6, 16)).to(dtype)  # near neighbours, where float32 similarities are too coarse
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 1, 2, 0, 1, 2, 0])
+    settings = {"temperature": temperature, "denominator": denominator, "reduction": reduction}
+    expected, expected_gradient = value_and_gradient(lambda z: by_definition(z, labels, **settings), z.double())
+    embeddings = z.clone().requires_grad_(True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed_precision):
+        loss = supervised_contrastive_loss(embeddings, labels, **settings)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    error = (embeddings.grad.double() - expected_gradient).norm() / expected_gradient.norm()
+    # The gradient comes back in the embeddings' own dtype: half precision can hold it no better than this.
+    assert error <= max(1e-5, torch.finfo(dtype).eps if dtype != torch.float32 else 0)
+
+
+@pytest.mark.parametrize(("denominator", "reduction"), VARIANTS)
+def test_gradcheck(denominator, reduction):
+    labels = torch.tensor([0, 0, 1, 1, 2])
+    z = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    settings = {"temperature": 0.3, "denominator": denominator, "reduction": reduction}
+    assert torch.autograd.gradcheck(lambda z: supervised_contrastive_loss(z, labels, **settings), (z,))
+
+
+def test_two_opposite_pairs_worked_by_hand():  # one positive at cosine 1, two negatives at cosine -1
+    z, labels = on_circle(0.0, 0.0, 180.0, 180.0), torch.tensor([0, 0, 1, 1])
+    one = math.log(math.e + 2 * math.exp(-1)) - 1
+    other = math.log(2 * math.exp(-1)) - 1
+    for denominator, expected in (("all", one), ("negatives", other)):
+        settings = {"temperature": 1.0, "denominator": denominator}
+        mean = supervised_contrastive_loss(z, labels, **settings)
+        assert mean.item() == pytest.approx(expected, rel=1e-6)
+        total = supervised_contrastive_loss(z, labels, **settings, reduction="sum")
+        assert total.item() == pytest.approx(4 * expected / 3, rel=1e-6)  # four anchors, each divided by N - 1 = 3
+
+
+def test_the_negatives_only_loss_falls_below_zero_for_well_separated_classes():
+    z, labels = on_circle(0.0, 0.0, 180.0, 180.0), torch.tensor([0, 0, 1, 1])
+    assert supervised_contrastive_loss(z, labels, temperature=0.5, denominator="negatives") < 0
+    assert supervised_contrastive_loss(z, labels, temperature=0.5) > 0
+
+
+def test_lone_samples_are_no_anchors_and_embeddings_are_scaled():
+    """Where libraries differ: ours scales, and averages over pairs, then over the anchors that have a positive."""
+    z, labels = 3 * torch.randn(6, 8, dtype=torch.float64), torch.tensor([0, 0, 0, 1, 1, 2])
+    ours = supervised_contrastive_loss(z, labels, temperature=0.1).item()
+    over_anchors = by_definition(z, labels, 0.1, "all", "mean").item()
+    assert ours == pytest.approx(over_anchors, rel=1e-12)
+    over_the_batch = over_anchors * 5 / 6  # the lone sample counts as an anchor with loss 0
+    assert abs(ours - over_the_batch) > 0.01
+    rows = z.numpy() / 0.1**0.5  # not scaled to unit length
+    scores = rows @ rows.T
+    unscaled = []
+    for i in range(5):
+        others = np.delete(scores[i], i)
+        total = others.max() + math.log(np.exp(others - others.max()).sum())
+        positives = [p for p in range(6) if p != i and labels[p] == labels[i]]
+        unscaled.append(np.mean([total - scores[i, p] for p in positives]))
+    assert abs(ours - np.mean(unscaled)) > 0.01
+
+
+@pytest.mark.parametrize(("denominator", "reduction"), VARIANTS)
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_with_no_positive_pair_the_loss_and_its_gradient_are_zero(batch_size, denominator, reduction):
+    embeddings = torch.randn(batch_size, 8, requires_grad=True)
+    labels = torch.arange(batch_size)
+    loss = supervised_contrastive_loss(embeddings, labels, denominator=denominator, reduction=reduction)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert not embeddings.grad.any()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_with_one_class_only_everybody_is_drawn_together(reduction):
+    embeddings, labels = torch.randn(4, 8, requires_grad=True), torch.zeros(4, dtype=torch.long)
+    loss = supervised_contrastive_loss(embeddings, labels, reduction=reduction)
+    expected = by_definition(embeddings.detach().double(), labels, 0.1, "all", reduction)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    loss.backward()
+    assert embeddings.grad.isfinite().all()
+    assert embeddings.grad.any()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_without_a_negative_the_negatives_only_loss_and_its_gradient_are_zero(reduction):
+    embeddings = torch.randn(4, 8, requires_grad=True)
+    labels = torch.zeros(4, dtype=torch.long)
+    loss = supervised_contrastive_loss(embeddings, labels, denominator="negatives", reduction=reduction)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert not embeddings.grad.any()
+
+
+def test_a_lone_sample_still_pushes_others_away():
+    embeddings = torch.randn(3, 8, requires_grad=True)
+    supervised_contrastive_loss(embeddings, torch.tensor([0, 0, 1])).backward()
+    assert embeddings.grad[2].any()
+
+
+@pytest.mark.parametrize(("denominator", "reduction"), VARIANTS)
+def test_depends_on_no_scale_no_order_and_no_rotation(denominator, reduction):
+    z, labels = torch.randn(6, 4), torch.tensor([0, 0, 0, 1, 1, 2])
+    settings = {"denominator": denominator, "reduction": reduction}
+    expected = supervised_contrastive_loss(z, labels, **settings)
+    order = torch.tensor([3, 1, 5, 0, 4, 2])
+    scale = torch.tensor([[1e-30], [1e-12], [1e-3], [1.0], [1e3], [1e30]])
+    rotation = torch.linalg.qr(torch.randn(4, 4)).Q
+    renamed = torch.tensor([7, 7, 7, -2, -2, 0])
+    for changed, own in ((scale * z, labels), (z[order], labels[order]), (z @ rotation, labels), (z, renamed)):
+        torch.testing.assert_close(
+            supervised_contrastive_loss(changed, own, **settings), expected, rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("denominator", ["all", "negatives"])
+def test_embeddings_of_zeros_get_no_gradient_and_harm_nobody(denominator, reduction):
+    """A dead ReLU layer answers zeros: a direction they do not have."""
+    embeddings = torch.cat([torch.zeros(2, 4), torch.randn(4, 4)]).requires_grad_(True)
+    labels = torch.tensor([0, 1, 0, 0, 1, 1])
+    loss = supervised_contrastive_loss(embeddings, labels, denominator=denominator, reduction=reduction)
+    loss.backward()
+    assert loss.isfinite()
+    assert not embeddings.grad[:2].any()
+    assert embeddings.grad.isfinite().all()
+    assert embeddings.grad[2:].any(dim=1).all()
+
+
+def test_identical_embeddings_give_the_value_of_chance():
+    loss = supervised_contrastive_loss(torch.ones(6, 4), torch.tensor([0, 0, 0, 1, 1, 1]), temperature=0.005)
+    assert loss.item() == pytest.approx(math.log(5), rel=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_pair_weights_weigh_the_positives(reduction):
+    z = torch.randn(4, 3, dtype=torch.float64)
+    weights = torch.tensor([[9.0, 1.0, 0.5, 0.0], [1.0, 9.0, 0.0, 0.0], [0.5, 0.0, 9.0, 0.0], [0.0, 0.0, 0.0, 9.0]])
+    rows = nn.functional.normalize(z, dim=1)
+    scores = rows @ rows.T / 0.1
+    expected = []
+    for i in range(3):  # the fourth has no positive
+        total = math.log(sum(math.exp(scores[i, k]) for k in range(4) if k != i))
+        pairs = [(weights[i, p].item(), total - scores[i, p].item()) for p in range(4) if p != i]
+        weighted = sum(w * loss for w, loss in pairs)
+        expected.append(weighted / sum(w for w, _ in pairs) if reduction == "mean" else weighted / 3)
+    loss = supervised_contrastive_loss(z, weights, temperature=0.1, reduction=reduction)
+    assert loss.item() == pytest.approx(np.mean(expected) if reduction == "mean" else sum(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize(("denominator", "reduction"), VARIANTS)
+def test_weights_of_0_and_1_are_the_same_as_class_ids(denominator, reduction):
+    z, labels = torch.randn(6, 4), torch.tensor([0, 0, 0, 1, 1, 2])
+    weights = (labels[:, None] == labels[None, :]).float()
+    settings = {"denominator": denominator, "reduction": reduction}
+    assert supervised_contrastive_loss(z, weights, **settings) == supervised_contrastive_loss(z, labels, **settings)
+
+
+def test_a_sample_is_never_its_own_positive():
+    z = torch.randn(3, 4)
+    assert supervised_contrastive_loss(z, torch.eye(3)) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"temperature": 0.0}, "`temperature` must be above 0; got 0.0"),
+        ({"temperature": -1}, "`temperature` must be above 0; got -1"),
+        ({"temperature": float("nan")}, "`temperature` must be above 0; got nan"),
+        ({"denominator": "positives"}, "`denominator` is 'all' or 'negatives' .* got 'positives', 'mean'"),
+        ({"reduction": "none"}, "`reduction` is 'mean' or 'sum'; got 'all', 'none'"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_work_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        supervised_contrastive_loss(torch.randn(2, 2), torch.tensor([0, 0]), **changes)
+
+
+@pytest.mark.parametrize("shapes", [((4,), (4,)), ((4, 2, 2), (4,)), ((4, 2), (3,)), ((4, 2), (4, 3))], ids=str)
+def test_shapes_that_do_not_fit_are_refused(shapes):
+    embeddings, labels = (torch.zeros(shape) for shape in shapes)
+    with pytest.raises(
+        InputError, match=r"`embeddings` must be \(B, D\), with `labels` of \(B,\) class ids or \(B, B\)"
+    ):
+        supervised_contrastive_loss(embeddings, labels)
+
+
+# -- what makes a positive pair ------------------------------------------------------------------------------------
+
+
+def config(problem_type="single_label_classification", num_labels=3, **changes):
+    return CIAOConfig(problem_type=problem_type, num_labels=num_labels, **changes)
+
+
+def test_class_ids_are_their_own_targets():
+    labels = torch.tensor([2, 0, 2])
+    assert torch.equal(contrastive_targets(labels, config()), labels)
+
+
+def test_a_distribution_counts_as_its_most_voted_class():
+    votes = torch.tensor([[0.2, 0.5, 0.3], [0.9, 0.1, 0.0], [0.0, 0.4, 0.6]])
+    assert contrastive_targets(votes, config()).tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize(("bins", "bounds"), [(2, (-1.0, 1.0)), (10, (-1.0, 1.0)), (7, (0.0, 9.0)), (3, (-4, -1))])
+def test_cells_are_of_equal_width_and_hold_the_bounds_and_whatever_lies_outside(bins, bounds):
+    low, high = bounds
+    width = (high - low) / bins
+    middles = torch.tensor([[low + (k + 0.5) * width] for k in range(bins)])
+    assert discretise(middles, bins, bounds).tolist() == list(range(bins))
+    edges = torch.tensor([[low], [high], [low - 100.0], [high + 100.0]])
+    assert discretise(edges, bins, bounds).tolist() == [0, bins - 1, 0, bins - 1]
+
+
+def test_two_values_share_a_cell_exactly_when_each_shares_its_own():
+    values = torch.rand(60, 2, dtype=torch.float64) * 2.4 - 1.2
+    cells = discretise(values, 5, (-1.0, 1.0))
+    edges = np.linspace(-1, 1, 6)[1:-1]
+    own = [tuple(row) for row in np.digitize(values.numpy(), edges).tolist()]
+    for i in range(60):
+        for j in range(60):
+            assert (cells[i] == cells[j]) == (own[i] == own[j])
+
+
+def test_many_values_or_labels_do_not_run_out_of_numbers():
+    values = torch.zeros(3, 40)
+    values[1, 39] = 0.9
+    cells = discretise(values, 1000, (-1.0, 1.0))
+    assert cells[0] == cells[2] != cells[1]
+    sets = torch.zeros(3, 100)
+    sets[1, 0] = 1
+    targets = contrastive_targets(sets, config("multi_label_classification", 100, multi_label_positives="same_set"))
+    assert targets[0] == targets[2] != targets[1]
+
+
+def test_regressed_values_use_the_configs_cells():
+    values = torch.tensor([[-0.9, 0.1], [-0.8, 0.4], [0.9, 0.1], [-0.9, 0.6]])
+    four = contrastive_targets(values, config("regression", 2, num_bins=4))
+    assert four[0] == four[1]
+    assert len(set(four.tolist())) == 3
+    wide = contrastive_targets(values, config("regression", 2, num_bins=2, label_range=(-10.0, 10.0)))
+    assert len(set(wide.tolist())) == 2  # arousal below and above 0
+
+
+def test_jaccard_overlap_is_shared_over_all_labels():
+    rows = (torch.rand(9, 5) > 0.6).float()
+    rows[0] = rows[1] = 0
+    overlap = jaccard_overlap(rows)
+    sets = [set(row.nonzero().flatten().tolist()) for row in rows]
+    for i, one in enumerate(sets):
+        for j, other in enumerate(sets):
+            expected = len(one & other) / len(one | other) if one | other else 1.0
+            assert overlap[i, j].item() == pytest.approx(expected)
+
+
+def test_multi_label_positives_are_equal_sets_or_jaccard_weights():
+    rows = torch.tensor([[1.0, 1, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1]])
+    same = contrastive_targets(rows, config("multi_label_classification", multi_label_positives="same_set"))
+    assert same[0] == same[1]
+    assert len(set(same.tolist())) == 3
+    weights = contrastive_targets(rows, config("multi_label_classification"))
+    torch.testing.assert_close(weights[0].float(), torch.tensor([1.0, 1.0, 0.5, 0.0]))
+
+
+# -- task losses ---------------------------------------------------------------------------------------------------
+
+
+def concordance_by_definition(x, y):
+    """Lin (1989), with population moments."""
+    return 2 * np.mean((x - x.mean()) * (y - y.mean())) / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
+
+
+def test_concordance_loss_matches_the_definition():
+    predictions, labels = torch.randn(8, 2), torch.randn(8, 2)
+    columns = [
+        concordance_by_definition(predictions[:, v].double().numpy(), labels[:, v].double().numpy()) for v in (0, 1)
+    ]
+    assert concordance_loss(predictions, labels).item() == pytest.approx(1 - np.mean(columns), rel=1e-6)
+
+
+def test_concordance_loss_worked_by_hand():  # covariance 1, variances 1 and 1, means 1 apart: 2 / (1 + 1 + 1)
+    loss = concordance_loss(torch.tensor([[-1.0], [1.0]]), torch.tensor([[0.0], [2.0]]))
+    assert loss.item() == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+def test_concordance_depends_on_no_common_scale(scale):
+    predictions, labels = torch.randn(8, 2), torch.randn(8, 2)
+    expected = concordance_loss(predictions, labels).item()
+    assert concordance_loss(scale * predictions, scale * labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.7, -1e6])
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_constant_and_equal_columns_agree_wholly(value, batch_size):
+    predictions = torch.full((batch_size, 1), value, requires_grad=True)
+    loss = concordance_loss(predictions, torch.full((batch_size, 1), value))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert predictions.grad.isfinite().all()
+
+
+def test_a_constant_column_that_is_wrong_has_no_concordance():
+    predictions = torch.full((4, 1), 0.3, requires_grad=True)
+    loss = concordance_loss(predictions, torch.full((4, 1), 0.5))
+    loss.backward()
+    assert loss.item() == pytest.approx(1.0)
+    assert predictions.grad.isfinite().all()
+
+
+def test_concordance_gradcheck():
+    labels = torch.randn(6, 2, dtype=torch.float64)
+    predictions = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda p: concordance_loss(p, labels), (predictions,))
+
+
+def test_cross_entropy_takes_ids_and_distributions():
+    logits = torch.randn(4, 3)
+    ids = torch.tensor([0, 2, 1, 2])
+    expected = -torch.stack([logits[i].log_softmax(0)[k] for i, k in enumerate(ids)]).mean()
+    torch.testing.assert_close(task_loss(logits, ids, config()), expected)
+    torch.testing.assert_close(task_loss(logits, nn.functional.one_hot(ids, 3).float(), config()), expected)
+
+
+def test_regression_is_the_mean_squared_error_or_one_minus_the_concordance():
+    logits, labels = torch.tensor([[1.0, 2.0], [0.0, -1.0]]), torch.tensor([[0.0, 2.0], [0.0, 1.0]])
+    assert task_loss(logits, labels, config("regression", 2)).item() == pytest.approx((1 + 0 + 0 + 4) / 4)
+    concordance = task_loss(logits, labels, config("regression", 2, regression_loss="ccc"))
+    assert concordance == concordance_loss(logits, labels)
+
+
+def test_multi_label_is_the_mean_binary_cross_entropy():
+    logits, labels = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 0.0]])
+    expected = (math.log(2) + math.log(1 + math.exp(2))) / 2
+    assert task_loss(logits, labels, config("multi_label_classification", 2)).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("problem", "labels"),
+    [
+        (config(), torch.tensor([0, 1])),
+        (config("regression", 2), torch.rand(2, 2)),
+        (config("regression", 2, regression_loss="ccc"), torch.rand(2, 2)),
+        (config("multi_label_classification", 2), torch.tensor([[0.0, 1.0], [1.0, 1.0]])),
+    ],
+    ids=["ids", "mse", "ccc", "multi-label"],
+)
+def test_task_losses_are_float32_whatever_the_logits_are(problem, labels):
+    assert task_loss(torch.randn(2, problem.num_labels).bfloat16(), labels, problem).dtype == torch.float32
+
+
+# -- labels --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("problem", "labels", "dtype"),
+    [
+        (config(), torch.tensor([0, 2]), torch.int64),
+        (config(), torch.tensor([0, 2], dtype=torch.uint8), torch.int64),
+        (config(), torch.tensor([[0.5, 0.5, 0.0]]).half(), torch.float32),
+        (config(), torch.tensor([[0, 1, 0]]), torch.float32),
+        (config("regression", 2), torch.rand(2, 2).double(), torch.float32),
+        (config("regression", 2), torch.tensor([[-100.0, 100.0]]), torch.float32),
+        (config("multi_label_classification", 2), torch.tensor([[True, False]]), torch.float32),
+    ],
+    ids=["ids", "uint8", "distribution", "one-hot", "values", "outside", "sets"],
+)
+def test_labels_come_back_equal_in_the_dtype_of_the_losses(problem, labels, dtype):
+    checked = check_labels(labels, problem)
+    assert checked.dtype == dtype
+    torch.testing.assert_close(checked, labels.to(dtype))
+
+
+def test_one_regressed_value_may_come_without_its_column():
+    assert check_labels(torch.tensor([0.1, 0.2]), config("regression", 1)).shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("problem", "labels", "message"),
+    [
+        (config(), [0, 1], r"`labels` must be a tensor; got list. Try `torch.as_tensor\(labels\)`."),
+        (config(), torch.tensor([0, 3]), r"Class ids run from 0 to 2 \(LABEL_0 to LABEL_2\); got 3 at row 1."),
+        (config(), torch.tensor([-1, 3]), r"Class ids run from 0 to 2 .* got -1 at row 0."),
+        (config(), torch.tensor([0.0, 1.0]), r"Class ids must be whole numbers; got torch.float32. .*`.long\(\)`"),
+        (config(), torch.tensor([True, False]), "Class ids must be whole numbers; got torch.bool"),
+        (config(), torch.zeros(2, 2), r"`labels` must be \(B,\) class ids or \(B, 3\) distributions with B = 2"),
+        (config(), torch.tensor(1), r"`labels` must be \(B,\) class ids .* got \(\)"),
+        (
+            config(),
+            torch.tensor([0, 1, 2]),
+            r"`labels` must be .* with B = 2 for single_label_classification; got \(3,\)",
+        ),
+        (config(), torch.tensor([[0.5, 0.5, 0.5], [1, 0, 0]]), "A label distribution has .* sum to 1; got .* at row 0"),
+        (
+            config(),
+            torch.tensor([[1.0, 0, 0], [1.5, -0.5, 0]]),
+            "A label distribution has values of 0 or more .* at row 1",
+        ),
+        (config(), torch.full((2, 3), math.nan), r"Labels must be finite; got \[nan, nan, nan\] at row 0"),
+        (config("regression", 2), torch.tensor([[0.0, 0.0], [0.0, math.inf]]), r"Labels must be finite; .* at row 1"),
+        (config("regression", 2), torch.rand(2), r"`labels` must be \(B, 2\) with B = 2 for regression; got \(2,\)"),
+        (
+            config("regression", 1),
+            torch.rand(2, 2),
+            r"`labels` must be \(B, 1\) with B = 2 for regression; got \(2, 2\)",
+        ),
+        (
+            config("multi_label_classification", 2),
+            torch.tensor([[0.0, 1.0], [0.5, 1.0]]),
+            "are 0 or 1; got .* at row 1",
+        ),
+        (config("multi_label_classification", 2), torch.tensor([0, 1]), r"`labels` must be \(B, 2\)"),
+        (
+            config("regression", 2),
+            torch.zeros(2, 2, dtype=torch.complex64),
+            "Labels must be real numbers; got torch.complex64",
+        ),
+    ],
+)
+def test_labels_of_another_problem_are_refused_with_what_was_given(problem, labels, message):
+    with pytest.raises(InputError, match=message):
+        check_labels(labels, problem, batch_size=2)
