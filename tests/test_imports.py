@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,17 @@ def test_every_way_to_import_is_seen(source, expected, tmp_path, monkeypatch):
     path.parent.mkdir(parents=True)
     path.write_text(source)
     assert rooms_imported(path) == expected
+
+
+def test_every_package_imported_is_declared_in_pyproject():
+    declared = {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in requires("ciao_peft")}
+    provided_by = packages_distributions()
+    examples = (REPOSITORY / "examples").glob("*.py")
+    for path in [*FILES, *examples]:
+        tops = {name.split(".")[0] for name in modules_imported(path)} - set(sys.stdlib_module_names) - {"ciao_peft"}
+        for top in tops:
+            names = {name.lower().replace("_", "-") for name in provided_by.get(top, [top])}
+            assert names & declared, f"{path.name} imports {top}, which no dependency of pyproject.toml brings"
 
 
 def loaded_after(statement: str) -> set[str]:
