@@ -18,6 +18,9 @@ EXAMPLES: dict[str, list[str]] = {
     "pretrain_encoder.py": [
         "--data_dir {faces} --output_dir {tmp}/encoder --num_train_epochs 1 --batch_size 8 --cpu",
     ],
+    "quickstart.py": [
+        "--output_dir {tmp}/quickstart --num_train 48 --num_test 16 --num_train_epochs 1",
+    ],
 }
 
 
