@@ -1,0 +1,78 @@
+"""Encoders by name: networks that were trained without any affect label, each with the preprocessing it needs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+from torch import nn
+
+from ..errors import EncoderNotFoundError, listed
+
+_ENCODERS = {
+    "small-face": "small_face:load",
+}
+_HERE = {"save_encoder": "folder", "SmallFace": "small_face"}
+__all__ = ["list_encoders", "load_encoder", *_HERE]
+
+
+def list_encoders() -> list[str]:
+    """Names that `load_encoder` knows, beside `timm/NAME` and folders.
+
+    Example:
+        >>> list_encoders()
+        ['small-face']
+    """
+    return sorted(_ENCODERS)
+
+
+def load_encoder(name: str | os.PathLike, *, pretrained: bool = True, **settings: Any) -> nn.Module:
+    """An encoder in eval mode and float32, with attributes that say what it is.
+
+    `preprocessing` is the `Preprocessing` it is fed by, `input_size` its channels, height and width, `name` the name given here
+    and `revision` a fingerprint of its weights (`"random"` for weights that nobody trained).
+
+    Args:
+        name: One of `list_encoders()`; `timm/NAME` for a model of timm; or a folder written by `save_encoder`.
+        pretrained: Trained weights, or random ones to train.
+        settings: The encoder's own: for `small-face` those of `SmallFace`, for timm those of `timm.create_model`.
+
+    Returns:
+        A network whose last convolutions an adapter can mask.
+
+    Raises:
+        EncoderNotFoundError: no encoder goes by this name.
+        AdapterFileError: the folder holds no encoder, or a damaged one.
+
+    Example:
+        >>> encoder = load_encoder("small-face")
+        >>> encoder.input_size
+        (3, 64, 64)
+        >>> encoder(torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 128])
+    """
+    text = os.fspath(name)
+    if text in _ENCODERS:
+        module, function = _ENCODERS[text].split(":")
+        encoder = getattr(importlib.import_module(f".{module}", __name__), function)(pretrained=pretrained, **settings)
+    elif text.startswith("timm/"):
+        from .from_timm import load
+
+        encoder = load(text.removeprefix("timm/"), pretrained=pretrained, **settings)
+    elif os.path.isdir(text):
+        from .folder import load
+
+        encoder = load(text, pretrained=pretrained, **settings)
+    else:
+        raise EncoderNotFoundError(
+            f"No encoder is named {text!r}, and there is no folder of this name. Encoders: {listed(_ENCODERS)}; models of "
+            "timm are called 'timm/NAME', as in `load_encoder('timm/resnet18')`."
+        )
+    return encoder.eval()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HERE:
+        return getattr(importlib.import_module(f".{_HERE[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

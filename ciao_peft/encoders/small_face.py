@@ -1,0 +1,118 @@
+"""`small-face`: the bundled encoder, a short VGG-style chain on 64x64 faces that was trained to tell people apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..preprocessing import Preprocessing
+
+POOL = "pool"
+
+
+class SmallFace(nn.Sequential):
+    """A plain chain: 3x3 convolutions with batch normalisation and ReLU, halved by pooling, then one linear layer.
+
+    The first convolution has stride 2: half of all the work would be at the full resolution otherwise. The last unit
+    answers on an 8x8 map, pooled to 4x4 as VGG pools conv5_3; the embedding after it is for recognising people, and an
+    adapter leaves it aside.
+
+    Args:
+        channels: Answers of each convolution, with `"pool"` between them where 2x2 maxima are taken.
+        embedding_size: Numbers in the embedding.
+        dropout: Share of the pooled map zeroed in training.
+
+    Shapes:
+        pixel_values: `(B, 3, 64, 64)`; output: `(B, embedding_size)`.
+
+    Example:
+        >>> SmallFace()(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 128])
+    """
+
+    name = "small-face"
+    revision = "random"
+    preprocessing = Preprocessing(size=(64, 64), mode="RGB", mean=(0.5,) * 3, std=(0.25,) * 3)
+
+    def __init__(
+        self,
+        channels: Sequence[int | str] = (24, 24, POOL, 64, 64, POOL, 128, 128, 192),
+        embedding_size: int = 128,
+        dropout: float = 0.3,
+    ):
+        super().__init__()
+        last, stride, side = 3, 2, 64
+        for step in channels:
+            if step == POOL:
+                self.append(nn.MaxPool2d(2))
+                side //= 2
+                continue
+            self.append(nn.Conv2d(last, step, 3, stride=stride, padding=1, bias=False))
+            self.append(nn.BatchNorm2d(step))
+            self.append(nn.ReLU())
+            last, stride, side = step, 1, side // stride
+        self.append(nn.MaxPool2d(2))
+        self.append(nn.Flatten())
+        self.append(nn.Dropout(dropout))
+        self.append(nn.Linear(last * (side // 2) ** 2, embedding_size, bias=False))
+        self.append(nn.BatchNorm1d(embedding_size))
+        self.architecture = {"channels": list(channels), "embedding_size": embedding_size, "dropout": dropout}
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of `pixel_values`."""
+        return self.preprocessing.input_size
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """An embedding of who it is, `(B, embedding_size)`: the larger the cosine, the likelier one person."""
+        return super().forward(pixel_values)
+
+
+def training_card() -> dict[str, Any]:
+    """What the bundled weights were trained on, how, and how well they tell unseen people apart.
+
+    Raises:
+        AdapterFileError: the bundled file is missing or damaged.
+
+    Example:
+        >>> training_card()["name"]
+        'small-face'
+    """
+    path = WEIGHTS.with_suffix(".json")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterFileError(f"'{path}' cannot be read: {error}. Install ciao_peft again.") from error
+
+
+def load(*, pretrained: bool = True, **architecture: Any) -> SmallFace:
+    """The bundled encoder; or, with `pretrained=False`, one with random weights and any architecture.
+
+    Raises:
+        ConfigError: trained weights were asked for with another architecture than theirs.
+        AdapterFileError: a bundled file is missing or damaged.
+    """
+    if not pretrained:
+        return SmallFace(**architecture)
+    if architecture:
+        raise ConfigError(
+            f"The trained weights of small-face are for its own architecture; with another {listed(architecture)} pass "
+            "`pretrained=False`."
+        )
+    from safetensors.torch import load as parse
+
+    card = training_card()
+    try:
+        content = WEIGHTS.read_bytes()
+    except OSError as error:
+        raise AdapterFileError(f"'{WEIGHTS}' cannot be read: {error}. Install ciao_peft again.") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != card["weights_sha256"]:
+        raise AdapterFileError(f"'{WEIGHTS}' has not the checksum that its card promises. Install ciao_peft again.")
+    encoder = SmallFace(**card["architecture"])
+    # Copied into float32 parameters: the file holds half the bytes, but nothing is computed in float16.
+    encoder.load_state_dict(parse(content))
+    encoder.revision = digest[:16]
+    return encoder
