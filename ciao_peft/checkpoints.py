@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ FORMAT_VERSION = 1
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREPROCESSOR_FILE = "preprocessor_config.json"
+CARD_FILE = "README.md"
+PICTURE_FILE = "saliency.png"
 MAX_JSON_BYTES = 4 * 2**20
 MAX_HEADER_BYTES = 16 * 2**20
 
@@ -37,7 +39,7 @@ _REQUIRED = {
     "weights_sha256": str,
     "weights_bytes": int,
 }
-_OPTIONAL = {"revision": (str, type(None)), "versions": dict, "training": dict}
+_OPTIONAL = {"revision": (str, type(None)), "versions": dict, "training": dict, "trained_parameters": (int, type(None))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,7 @@ class SavedAdapter:
         tensors: Everything the adapter owns, by flat key.
         preprocessing: Content of `preprocessor_config.json`, or None.
         training: Whatever is known of how it was made: dataset, seed, metrics. Plain data.
+        trained_parameters: How many numbers its training changed.
         versions: Of the libraries that wrote it.
     """
 
@@ -66,18 +69,21 @@ class SavedAdapter:
     tensors: dict[str, Tensor] = field(repr=False)
     preprocessing: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    trained_parameters: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
 
 def save_adapter(
-    folder: str | os.PathLike, adapter: SavedAdapter, extra_files: Mapping[str, bytes] | None = None
+    folder: str | os.PathLike,
+    adapter: SavedAdapter,
+    extra_files: Callable[[dict[str, Any]], Mapping[str, bytes]] | None = None,
 ) -> Path:
     """Writes an adapter's folder; whoever reads meanwhile sees the old one or the new one.
 
     Args:
         folder: Made where it is missing. Files in it that are not the adapter's stay.
         adapter: What to write.
-        extra_files: More files of the adapter, such as its model card.
+        extra_files: Makes more files of the adapter, such as its model card, from what its config will hold.
 
     Returns:
         The folder.
@@ -97,13 +103,14 @@ def save_adapter(
         "config": adapter.config.to_dict(),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "weights_bytes": len(weights),
+        "trained_parameters": adapter.trained_parameters,
         "versions": adapter.versions,
         "training": adapter.training,
     }
-    files = {CONFIG_FILE: to_json(record), WEIGHTS_FILE: weights, **(extra_files or {})}
+    files = {CONFIG_FILE: to_json(record), WEIGHTS_FILE: weights, **(extra_files(record) if extra_files else {})}
     if adapter.preprocessing is not None:
         files[PREPROCESSOR_FILE] = to_json(adapter.preprocessing)
-    return write_folder(folder, files, replacing=(PREPROCESSOR_FILE,))
+    return write_folder(folder, files, replacing=(PREPROCESSOR_FILE, PICTURE_FILE))
 
 
 def to_json(value: Any) -> bytes:
@@ -136,6 +143,7 @@ def load_adapter(folder: str | os.PathLike) -> SavedAdapter:
         tensors=parse_tensors(weights, folder / WEIGHTS_FILE),
         preprocessing=read_json(preprocessor) if preprocessor.exists() else None,
         training=record.get("training", {}),
+        trained_parameters=record.get("trained_parameters"),
         versions=record.get("versions", {}),
     )
 

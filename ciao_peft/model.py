@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +26,10 @@ from .backbone import (
     find_input_size,
     open_backbone,
 )
-from .checkpoints import SavedAdapter, check_tensors, library_versions, load_adapter, save_adapter
+from .checkpoints import SavedAdapter, check_tensors, library_versions
 from .config import BASE_ADAPTER, CIAOConfig, check_adapter_name
 from .errors import (
+    AdapterFileError,
     AdapterNameError,
     AdapterNotFoundError,
     BackboneError,
@@ -36,11 +39,16 @@ from .errors import (
     NoActiveAdapterError,
     listed,
 )
+from .heads import pool_map
 from .inputs import check_features, check_pixels
 from .losses import check_labels, contrastive_targets, supervised_contrastive_loss, task_loss
 from .prediction import named_answers
 from .preprocessing import Preprocessing
 from .selection import Selection
+from .sharing import name_from, publish_adapter, read_adapter, save_with_card
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 
 @dataclass
@@ -183,14 +191,24 @@ class CIAOModel(nn.Module):
         self._check_free(adapter_name)
         self.adapters[adapter_name] = self._build(config)
 
-    def load_adapter(self, folder: str | os.PathLike, adapter_name: str | None = None, **kwargs: Any) -> str:
+    def load_adapter(
+        self,
+        source: str | os.PathLike,
+        adapter_name: str | None = None,
+        *,
+        check_backbone: bool = True,
+        check_preprocessing: bool = True,
+        **hub: Any,
+    ) -> str:
         """Loads a saved adapter for reading (`train_adapter` makes it trainable); the active one stays active.
 
         Args:
-            folder: A folder that `save_pretrained` wrote.
-            adapter_name: Name to hold it under; the folder's last part when left out.
-            **kwargs: `check_backbone=False` loads onto another backbone than the adapter's own, with a warning;
-                `check_preprocessing=False` onto one that is fed differently.
+            source: A folder that `save_pretrained` wrote, or `user/name` on the Hub.
+            adapter_name: Name to hold it under; the source's last part when left out.
+            check_backbone: When `False`, an adapter of another backbone is loaded all the same, with a warning.
+            check_preprocessing: When `False`, also one that was fed differently.
+            **hub: `subfolder`, `revision`, `token`, `cache_dir`, `local_files_only` and `force_download`, as
+                `ciao_peft.hub.read_pretrained` takes them.
 
         Returns:
             The name.
@@ -199,11 +217,12 @@ class CIAOModel(nn.Module):
             AdapterFileError, AdapterConfigError: the folder is damaged, incomplete or foreign.
             BackboneMismatchError: it was trained on another backbone, or on pixels prepared in another way.
             AdapterNameError: the name is taken or unsafe.
+            HubError: in one of its kinds, when the Hub does not give it. The model is then as it was, as always.
         """
-        name = Path(folder).name if adapter_name is None else adapter_name
+        name = name_from(source, hub.get("subfolder")) if adapter_name is None else adapter_name
         self._check_free(name)
-        saved = load_adapter(folder)
-        self.adapters[name] = self._restore(saved, str(folder), **kwargs)
+        saved, snapshot = read_adapter(source, **hub)
+        self.adapters[name] = self._restore(saved, str(snapshot), check_backbone, check_preprocessing)
         return name
 
     def _check_free(self, name: str) -> None:
@@ -251,12 +270,24 @@ class CIAOModel(nn.Module):
                 f"The adapter in '{where}' sits on convolutions of another geometry: {saved.convolutions} there, "
                 f"{geometry} here."
             )
+        # Before anything of the config's sizes is made: a few bytes could ask for all memory there is.
+        pooled = pool_map(torch.empty(1, *opened.map_shape, device="meta"), saved.config.pooling)
+        widths = (pooled.shape[1], *saved.config.hidden_sizes, saved.config.num_labels)
+        if sum(a * b for a, b in pairwise(widths)) > sum(tensor.numel() for tensor in saved.tensors.values()):
+            raise AdapterFileError(
+                f"The adapter in '{where}' lacks numbers for a head of widths {widths}, its config's."
+            )
         adapter = Adapter(saved.config, opened)
         expected = adapter.state_dict()
         check_tensors(saved.tensors, expected, where)
         adapter.load_state_dict(saved.tensors)
         if self.preprocessing is None and saved.preprocessing is not None:
-            self.preprocessing = Preprocessing.from_dict(saved.preprocessing)
+            theirs = Preprocessing.from_dict(saved.preprocessing)
+            if theirs.input_size != self.input_size:
+                raise AdapterFileError(
+                    f"The preprocessing in '{where}' makes pixels of {theirs.input_size}, not its own."
+                )
+            self.preprocessing = theirs
         adapter.set_trainable(False)
         return adapter.train(self.training)
 
@@ -560,14 +591,21 @@ class CIAOModel(nn.Module):
         return backbone_signature(self.backbone)
 
     def save_pretrained(
-        self, folder: str | os.PathLike, adapter_name: str | None = None, *, training: dict[str, Any] | None = None
+        self,
+        folder: str | os.PathLike,
+        adapter_name: str | None = None,
+        *,
+        training: dict[str, Any] | None = None,
+        picture: bytes | None = None,
     ) -> Path:
         """Saves one adapter as a folder: config, safetensors, preprocessing and model card.
 
         Args:
-            folder: Where; replaced as a whole if there is an adapter.
+            folder: Where; replaced as a whole if there is an adapter. What people wrote on its card stays.
             adapter_name: Which; the active one when left out.
-            training: What to record of how it was made: dataset, seed, metrics. Plain data.
+            training: What to record of how it was made: dataset, seed, metrics. Plain data; `adapter_card` says what
+                the card understands.
+            picture: A PNG of what the mask lets through, for the card.
 
         Returns:
             The folder.
@@ -581,42 +619,87 @@ class CIAOModel(nn.Module):
             raise NoActiveAdapterError(self.adapters)
         adapter = self.adapters[name]
         opened = self._open(adapter.config.target_modules)
-        return save_adapter(
-            folder,
-            SavedAdapter(
-                config=adapter.config,
-                backbone_name=backbone_name(self.backbone),
-                backbone_revision=backbone_revision(self.backbone),
-                backbone_signature=self.backbone_signature(),
-                input_size=self.input_size,
-                convolutions=[spec.geometry(self.backbone) for spec in opened.units_spec],
-                tensors=adapter.state_dict(),
-                preprocessing=None if self.preprocessing is None else self.preprocessing.to_dict(),
-                training=training or {},
-                versions=library_versions(),
-            ),
+        saved = SavedAdapter(
+            config=adapter.config,
+            backbone_name=backbone_name(self.backbone),
+            backbone_revision=backbone_revision(self.backbone),
+            backbone_signature=self.backbone_signature(),
+            input_size=self.input_size,
+            convolutions=[spec.geometry(self.backbone) for spec in opened.units_spec],
+            tensors=adapter.state_dict(),
+            preprocessing=None if self.preprocessing is None else self.preprocessing.to_dict(),
+            training=training or {},
+            trained_parameters=sum(p.numel() for n, p in adapter.named_parameters() if n in adapter.trainable),
+            versions=library_versions(),
         )
+        return save_with_card(folder, saved, picture)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        adapter_name: str | None = None,
+        *,
+        training: dict[str, Any] | None = None,
+        picture: bytes | None = None,
+        subfolder: str | None = None,
+        **hub: Any,
+    ) -> CommitInfo:
+        """Publishes one adapter in one commit, with a model card.
+
+        Args:
+            repo_id: `user/name`; made if there is none.
+            adapter_name: Which; the active one when left out.
+            training: As for `save_pretrained`.
+            picture: As for `save_pretrained`.
+            subfolder: Where in the repository, for one that holds several adapters.
+            **hub: `private`, `revision`, `create_pr`, `commit_message` and `token`, as `ciao_peft.hub.publish` takes
+                them.
+
+        Returns:
+            The commit, with `commit_url` and, for a proposal, `pr_url`.
+
+        Raises:
+            HubError: in one of its kinds, when the Hub does not take it.
+            AdapterNotFoundError, NoActiveAdapterError: there is no such adapter.
+        """
+        with tempfile.TemporaryDirectory() as aside:
+            folder = self.save_pretrained(Path(aside) / "adapter", adapter_name, training=training, picture=picture)
+            return publish_adapter(folder, repo_id, subfolder=subfolder, **hub)
 
     @classmethod
     def from_pretrained(
-        cls, backbone: nn.Module, folder: str | os.PathLike, adapter_name: str | None = None, **kwargs: Any
+        cls,
+        backbone: nn.Module,
+        source: str | os.PathLike,
+        adapter_name: str | None = None,
+        *,
+        check_backbone: bool = True,
+        check_preprocessing: bool = True,
+        **hub: Any,
     ) -> CIAOModel:
-        """A model with one saved adapter, active.
+        """A model with one saved adapter, active. `AutoCIAOModel` finds the backbone by itself.
 
         Args:
             backbone: The one the adapter was trained on.
-            folder: A folder that `save_pretrained` wrote.
-            adapter_name: Name to hold it under; the folder's last part when left out.
-            **kwargs: As for `load_adapter`.
+            source: A folder that `save_pretrained` wrote, or `user/name` on the Hub.
+            adapter_name: Name to hold it under; the source's last part when left out.
+            check_backbone: As for `load_adapter`.
+            check_preprocessing: As for `load_adapter`.
+            **hub: As for `load_adapter`.
 
         Raises:
             As `load_adapter`; the backbone is then as it was.
         """
-        saved = load_adapter(folder)
-        name = check_adapter_name(Path(folder).name if adapter_name is None else adapter_name)
+        name = name_from(source, hub.get("subfolder")) if adapter_name is None else adapter_name
+        check_adapter_name(name)
+        saved, snapshot = read_adapter(source, **hub)
+        return cls._from_saved(backbone, name, saved, str(snapshot), check_backbone, check_preprocessing)
+
+    @classmethod
+    def _from_saved(cls, backbone: nn.Module, name: str, saved: SavedAdapter, where: str, *checks: bool) -> CIAOModel:
         model = cls(backbone, input_size=saved.input_size)
         try:
-            model.adapters[name] = model._restore(saved, str(folder), **kwargs)
+            model.adapters[name] = model._restore(saved, where, *checks)
         except BaseException:
             model.unload()
             raise

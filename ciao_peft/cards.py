@@ -1,0 +1,303 @@
+"""Model cards: what was recorded, in the words of the Hub's metadata and of a page for people.
+
+A card has marked parts that each save writes anew, and whatever else people wrote, which stays. Who removes the marks
+around a part owns it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .checkpoints import CARD_FILE, PICTURE_FILE
+
+LIBRARY = "ciao_peft"
+
+_PROBLEMS = {
+    "single_label_classification": "one of {} classes",
+    "multi_label_classification": "any of {} labels",
+    "regression": "{} values",
+}
+_LIMITS = """\
+## Intended use and limits
+
+This adapter answers as the people who labelled {data} would have labelled a face, no more. Facial expressions are not
+universal: how people move their faces, and what others see in them, differs with person, culture and situation, and a
+face is no proof of what somebody feels. {world}Use it to study, and to build what can be wrong without harm, with the
+consent of those who are seen. It is not for decisions about people: hiring, schooling, policing, health, credit. Try it
+on faces like those it will meet before you trust its numbers."""
+
+
+def adapter_card(record: Mapping[str, Any], name: str, *, existing: str | None = None, picture: bool = False) -> str:
+    """The card of one adapter.
+
+    Args:
+        record: The content of its `adapter_config.json`. Under `"training"` it understands `dataset` (a name, or a dict
+            with `name`, `id`, `license`, `url`), `license`, `seed` or `seeds`, `arguments`, and `metrics`: a number by
+            name, or a dict with `value` or `mean`, and any of `sd`, `interval`, `values`, `split`. All else is listed.
+        name: What to load it by: a repository or folder.
+        existing: The card that is there; its prose and its own metadata stay.
+        picture: Whether `saliency.png` lies beside it.
+
+    Returns:
+        Markdown with a head of YAML.
+
+    Example:
+        >>> from ciao_peft import CIAOConfig
+        >>> config = CIAOConfig(problem_type="regression", num_labels=2).to_dict()
+        >>> record = {"config": config, "base_model_name_or_path": "user/encoder", "training": {"seed": 3}}
+        >>> print(adapter_card(record, "user/ciao-fer").split("tags:")[0], end="")
+        ---
+        library_name: ciao_peft
+        base_model: user/encoder
+        base_model_relation: adapter
+    """
+    training = record.get("training") or {}
+    base = record["base_model_name_or_path"]
+    problem = record["config"]["problem_type"]
+    data = _dataset(training)
+    metadata: dict[str, Any] = {"library_name": LIBRARY}
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", base, re.ASCII):
+        metadata |= {"base_model": base, "base_model_relation": "adapter"}
+    if problem != "regression":
+        metadata["pipeline_tag"] = "image-classification"
+    metadata["tags"] = ["ciao", "adapter", "facial-expression-recognition"]
+    metadata |= _shared_metadata(
+        training, data, title=name.rpartition("/")[2], task=metadata.get("pipeline_tag", problem)
+    )
+    facts = [_adapter_facts(record, name, picture), *_training_sections(training, data, record.get("versions"))]
+    parts = {"facts": "\n\n".join([_title(name), *facts]), "use": _limits(data, training)}
+    return _merged(metadata, parts, existing)
+
+
+def encoder_card(
+    record: Mapping[str, Any], name: str, *, existing: str | None = None, num_parameters: int | None = None
+) -> str:
+    """The card of an encoder: like `adapter_card`, for a frozen network that adapters sit on.
+
+    Args:
+        record: The content of its `config.json`; under `"training"` as for an adapter.
+        name: What to load it by.
+        existing: The card that is there.
+        num_parameters: Numbers in its weights.
+    """
+    training = record.get("training") or {}
+    data = _dataset(training)
+    metadata: dict[str, Any] = {
+        "library_name": LIBRARY,
+        "pipeline_tag": "image-feature-extraction",
+        "tags": ["ciao", "face-encoder"],
+    }
+    if "license" in record and "license" not in training:
+        training = {**training, "license": record["license"]}
+    metadata |= _shared_metadata(training, data, title=name.rpartition("/")[2], task="image-feature-extraction")
+    size = "" if num_parameters is None else f" It has {num_parameters:,} parameters."
+    facts = f"""A frozen face encoder for the adapters of `{LIBRARY}`.{size}
+
+```python
+from {LIBRARY} import CIAOConfig, get_ciao_model, load_encoder
+
+encoder = load_encoder("{_plain(name)}")
+model = get_ciao_model(encoder, CIAOConfig(problem_type="single_label_classification", num_labels=7))
+```"""
+    sections = _training_sections(training, data, record.get("versions"))
+    return _merged(metadata, {"facts": "\n\n".join([_title(name), facts, *sections])}, existing)
+
+
+def collection_card(record: Mapping[str, Any], name: str, subfolders: list[str], existing: str | None = None) -> str:
+    """The card at the root of a repository that holds several adapters, each in a folder with a card of its own."""
+    base = record["base_model_name_or_path"]
+    metadata: dict[str, Any] = {"library_name": LIBRARY, "tags": ["ciao", "adapter", "facial-expression-recognition"]}
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", base, re.ASCII):
+        metadata |= {"base_model": base, "base_model_relation": "adapter"}
+    rows = [f"- [`{folder}`]({folder}/{CARD_FILE}): `subfolder={folder!r}`" for folder in sorted(subfolders)]
+    about = f"Adapters of `{LIBRARY}` in this repository:"
+    return _merged(metadata, {"facts": "\n\n".join([_title(name), about, "\n".join(rows)])}, existing)
+
+
+def prose(card: str) -> str:
+    """What people wrote: the card without its head and the marked parts."""
+    text = _split(card)[1]
+    for part in ("facts", "use"):
+        text = _pattern(part).sub("", text)
+    return text.strip()
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+def _adapter_facts(record: Mapping[str, Any], name: str, picture: bool) -> str:
+    config = record["config"]
+    labels = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
+    if len(labels) > 30:
+        labels = [*labels[:30], f"and {len(labels) - 30} more"]
+    base = record["base_model_name_or_path"]
+    at = f" at `{record['revision']}`" if record.get("revision") else ""
+    rows = {
+        "reads": f"{_PROBLEMS[config['problem_type']].format(config['num_labels'])}: {', '.join(labels)}",
+        "backbone": f"`{_plain(base)}`{at}, frozen",
+        "pixels": " x ".join(str(n) for n in record.get("input_size", ())),
+        "trains": f"`{config['tuning']}`" + ("" if config["inhibition"] else ", without inhibition"),
+        "mask after": ", ".join(f"`{target}`" for target in config["target_modules"] or ()),
+    }
+    if record.get("trained_parameters") is not None:
+        rows["trained parameters"] = f"{record['trained_parameters']:,}"
+    if "weights_bytes" in record:
+        rows["weights"] = f"{record['weights_bytes']:,} bytes, SHA-256 `{record['weights_sha256']}`"
+    load = f"""```python
+from {LIBRARY} import AutoCIAOModel  # pip install {LIBRARY}
+model = AutoCIAOModel.from_pretrained("{_plain(name)}").eval()
+print(model.predict("face.jpg"))
+```"""
+    blocks = [
+        f"An adapter of `{LIBRARY}`: it changes what a frozen face encoder lets through, and decides from that.",
+        load,
+        _table(("", ""), rows.items()),
+    ]
+    if picture:
+        blocks.append(f"![What the mask lets through]({PICTURE_FILE})")
+    return "\n\n".join(blocks)
+
+
+def _training_sections(
+    training: Mapping[str, Any], data: Mapping[str, Any], versions: Mapping[str, str] | None
+) -> Iterator[str]:
+    if metrics := list(_metrics(training)):
+        seeds = training.get("seeds", training.get("seed"))
+        about = "" if seeds is None else f"\n\nSeeds: {_plain(seeds)}."
+        rows = [(m["name"], m.get("split", ""), m["text"], m.get("interval", ""), m.get("runs", "")) for m in metrics]
+        yield "## Results\n\n" + _table(("metric", "split", "value", "interval", "runs"), rows) + about
+    told = {key: value for key, value in data.items() if value}
+    known = {"dataset", "metrics", "seed", "seeds", "arguments", "license"}
+    rows = [("dataset", f"{_plain(value)}") for value in [told.pop("name", None)] if value]
+    rows += [(f"dataset: {key}", _plain(value)) for key, value in told.items()]
+    rows += [(key, _plain(value)) for key, value in training.items() if key not in known]
+    arguments = training.get("arguments")
+    rows += [
+        (f"`{key}`", _plain(value)) for key, value in (arguments.items() if isinstance(arguments, Mapping) else ())
+    ]
+    if not metrics and training.get("seed", training.get("seeds")) is not None:
+        rows.append(("seed", _plain(training.get("seed", training.get("seeds")))))
+    if rows:
+        yield "## Training\n\n" + _table(("", ""), rows)
+    if versions:
+        yield "Made with " + ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) + "."
+
+
+def _limits(data: Mapping[str, Any], training: Mapping[str, Any]) -> str:
+    name = _plain(data.get("name") or "its data")
+    world = training.get("world")
+    return _LIMITS.format(data=name, world=f"Its world: {_plain(world)}. " if world else "")
+
+
+def _dataset(training: Mapping[str, Any]) -> dict[str, Any]:
+    data = training.get("dataset")
+    if isinstance(data, Mapping):
+        return dict(data)
+    return {"name": str(data)} if data else {}
+
+
+def _metrics(training: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Each metric with `name`, `value`, `text`, and what else is known of it."""
+    metrics = training.get("metrics")
+    for name, given in metrics.items() if isinstance(metrics, Mapping) else ():
+        known = dict(given) if isinstance(given, Mapping) else {"value": given}
+        value = known.pop("value", known.pop("mean", None))
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        metric: dict[str, Any] = {"name": str(name), "value": value, "text": f"{value:.4g}", "args": known}
+        if isinstance(known.get("sd"), (int, float)):
+            metric["text"] += f" ± {known['sd']:.2g}"
+        if isinstance(known.get("interval"), (list, tuple)) and len(known["interval"]) == 2:
+            metric["interval"] = "[{:.4g}, {:.4g}]".format(*known["interval"])
+        if isinstance(known.get("values"), (list, tuple)):
+            metric["runs"] = str(len(known["values"]))
+        if known.get("split"):
+            metric["split"] = str(known["split"])
+        yield metric
+
+
+def _shared_metadata(training: Mapping[str, Any], data: Mapping[str, Any], title: str, task: str) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    if training.get("license"):
+        metadata["license"] = str(training["license"])
+    if isinstance(data.get("id"), str):
+        metadata["datasets"] = [data["id"]]
+    metrics = list(_metrics(training))
+    if metrics:
+        metadata["metrics"] = sorted({m["name"] for m in metrics})
+        seeds = training.get("seeds", training.get("seed"))
+        where = {
+            "name": str(data.get("name") or "unnamed"),
+            "type": str(data.get("id") or data.get("name") or "unnamed"),
+        }
+        results = []
+        for metric in metrics:
+            args = {**metric["args"], **({} if seeds is None else {"seeds": seeds})}
+            entry = {"type": metric["name"], "value": metric["value"], **({"args": args} if args else {})}
+            dataset = {**where, **({"split": metric["split"]} if "split" in metric else {})}
+            results.append({"task": {"type": task}, "dataset": dataset, "metrics": [entry]})
+        metadata["model-index"] = [{"name": title, "results": results}]
+    return metadata
+
+
+# -- text --------------------------------------------------------------------------------------------------------------
+
+
+def _title(name: str) -> str:
+    return f"# {_plain(name.partition(chr(34))[0].rpartition('/')[2])}"
+
+
+def _plain(value: Any) -> str:
+    """One line that is neither table, HTML nor a mark of ours."""
+    return " ".join(str(value).split()).replace("<", "&lt;").replace("|", "\\|")
+
+
+def _table(head: tuple[str, ...], rows: Any) -> str:
+    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    lines += [f"| {' | '.join(cell if '`' in cell else _plain(cell) for cell in row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _pattern(part: str) -> re.Pattern[str]:
+    return re.compile(rf"<!-- ciao: {part}[^>]*-->.*?<!-- ciao: end of {part} -->", re.DOTALL)
+
+
+def _marked(part: str, text: str) -> str:
+    note = "each save writes this part anew; remove both marks to keep it as it is"
+    return f"<!-- ciao: {part}; {note} -->\n\n{text}\n\n<!-- ciao: end of {part} -->"
+
+
+def _split(card: str) -> tuple[dict[str, Any], str]:
+    """Metadata and text; metadata that is no YAML counts as none."""
+    import yaml
+
+    found = re.match(r"\s*---\r?\n(.*?)(?:^|\n)---[ \t]*(?:\r?\n|\Z)", card, re.DOTALL)
+    if found is None:
+        return {}, card
+    try:
+        metadata = yaml.safe_load(found[1])
+    except yaml.YAMLError:
+        metadata = None
+    return (metadata if isinstance(metadata, dict) else {}), card[found.end() :]
+
+
+def _merged(metadata: dict[str, Any], parts: Mapping[str, str], existing: str | None) -> str:
+    import yaml
+
+    if existing is None or not existing.strip():
+        text = "\n\n".join(_marked(part, content) for part, content in parts.items()) + "\n"
+    else:
+        old, text = _split(existing)
+        for part, content in parts.items():
+            marked = _marked(part, content)
+            text = _pattern(part).sub(lambda _, new=marked: new, text)
+        tags = [*(old.get("tags") if isinstance(old.get("tags"), list) else []), *metadata["tags"]]
+        stale = {"model-index", "metrics"} if "model-index" not in metadata else set()
+        kept = {key: value for key, value in old.items() if key not in stale}
+        metadata = {**kept, **metadata, "tags": list(dict.fromkeys(tags))}
+        if "license" in old:  # the choice of whoever wrote it on the card
+            metadata["license"] = old["license"]
+    head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=1000)
+    return f"---\n{head}---\n\n{text.lstrip()}"
