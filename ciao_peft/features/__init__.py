@@ -1,0 +1,26 @@
+"""Run the frozen trunk once over a dataset, keep its features, and train from those."""
+
+from __future__ import annotations
+
+from .cached import FeatureDataset
+from .extraction import cache_features, feature_bytes, model_key, store_features
+from .processes import Processes, check_launch
+from .samples import Samples, check_labels_of
+from .store import free_memory, key_hash, readable_size
+from .views import Augmentation
+
+__all__ = [
+    "Augmentation",
+    "FeatureDataset",
+    "Processes",
+    "Samples",
+    "cache_features",
+    "check_labels_of",
+    "check_launch",
+    "feature_bytes",
+    "free_memory",
+    "key_hash",
+    "model_key",
+    "readable_size",
+    "store_features",
+]

@@ -1,0 +1,187 @@
+"""A dataset as the library reads it: labels all at once, pixels by batch, and a fingerprint of what it shows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import CIAOConfig
+from ..errors import CIAOError, DataError, TrainingError, listed
+from ..losses import check_labels
+from ..preprocessing import Preprocessing
+
+_LABEL_KEYS = ("labels", "label")
+
+
+class Samples:
+    """Reads a `datasets.Dataset` with `image` and `label`, or a map-style dataset of `pixel_values` and `labels`.
+
+    Args:
+        dataset: One split. A `labels` attribute of a map-style dataset, a row per sample, spares reading every sample
+            for its label.
+        preprocessing: For the pictures of an `image` column.
+        name: What to call it in messages.
+
+    Raises:
+        DataError: it is empty, no single split, or its samples have neither pictures nor pixels.
+
+    Example:
+        >>> faces = [{"pixel_values": torch.full((3, 8, 8), n / 2), "labels": n} for n in range(2)]
+        >>> samples = Samples(faces, None)
+        >>> samples.labels().tolist(), samples.pixels([1, 0]).shape
+        ([0, 1], torch.Size([2, 3, 8, 8]))
+    """
+
+    def __init__(self, dataset: Any, preprocessing: Preprocessing | None, name: str = "the dataset"):
+        self.name = name
+        self.preprocessing = preprocessing
+        if isinstance(dataset, Mapping):
+            raise DataError(
+                f"{name} is several splits ({listed(dataset)}); give one of them, such as `dataset['train']`."
+            )
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            raise DataError(
+                f"{name} is a {type(dataset).__name__}, which cannot be asked for its length or a sample by number. "
+                "Load it without `streaming`, or make it a list."
+            )
+        if len(dataset) == 0:
+            raise DataError(f"{name} is empty.")
+        self._is_table = hasattr(dataset, "with_format") and hasattr(dataset, "features")
+        if self._is_table and dataset.format["type"] != "custom":
+            dataset = dataset.with_format(None)
+        self.dataset = dataset
+        first = dataset[0]
+        keys = set(first) if isinstance(first, Mapping) else set()
+        self.source = next((key for key in ("pixel_values", "image") if key in keys), None)
+        self.label_key = next((key for key in _LABEL_KEYS if key in keys), None)
+        if self.source is None:
+            what = f"keys {listed(keys)}" if keys else f"type {type(first).__name__}"
+            raise DataError(f"A sample of {name} must be a dict with 'image' or 'pixel_values'; it has {what}.")
+        if self.source == "image" and preprocessing is None:
+            raise DataError(
+                f"{name} holds pictures, and the backbone does not say how they must be prepared for it; give "
+                "`preprocessing=` to get_ciao_model, or a dataset of 'pixel_values'."
+            )
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def _batch(self, indices: Sequence[int], key: str) -> list[Any]:
+        indices = [int(index) for index in indices]
+        if self._is_table:
+            return list(self.dataset[indices][key])
+        if hasattr(self.dataset, "__getitems__"):
+            return [item[key] for item in self.dataset.__getitems__(indices)]
+        return [self.dataset[index][key] for index in indices]
+
+    def pixels(self, indices: Sequence[int]) -> Tensor:
+        """`(B, C, H, W)` as the encoder is fed.
+
+        Raises:
+            DataError: a picture cannot be read, or pixel values differ in shape.
+        """
+        values = self._batch(indices, self.source)
+        if self.source == "image":
+            return self.preprocessing(values)
+        values = [torch.as_tensor(value) for value in values]
+        if len(shapes := {tuple(value.shape) for value in values}) > 1:
+            raise DataError(f"'pixel_values' of {self.name} differ in shape: {listed(shapes)}. Bring them to one size.")
+        return torch.stack(values)
+
+    def labels(self) -> Tensor | None:
+        """Labels of all samples, a row each; None where there are none."""
+        if self.label_key is None:
+            return None
+        own = getattr(self.dataset, "labels", None)
+        if self._is_table and self.label_key in self.dataset.column_names:
+            values = self.dataset.select_columns([self.label_key]).with_format("numpy")[:][self.label_key]
+        elif own is not None and not callable(own) and len(own) == len(self):
+            values = own
+        else:
+            values = self._batch(range(len(self)), self.label_key)
+        return _as_tensor(values, self.name)
+
+    def checked_labels(self, config: CIAOConfig) -> Tensor:
+        """Labels of all samples, if an adapter with this config can learn them.
+
+        Raises:
+            TrainingError: there are none, or their names come in another order than the config's.
+            InputError: one of them is out of range or not finite; says which row.
+        """
+        labels = self.labels()
+        if labels is None:
+            raise TrainingError(f"{self.name} has no labels: a sample needs 'labels' or 'label' beside its pixels.")
+        names = getattr(self.dataset.features.get(self.label_key), "names", None) if self._is_table else None
+        expected = list(config.id2label.values())
+        if names is not None and names != expected and sorted(names) == sorted(expected):
+            raise TrainingError(
+                f"{self.name} numbers its classes in another order ({', '.join(names)}) than the adapter "
+                f"({', '.join(expected)}). Cast its label column to `ClassLabel(names=list(config.id2label.values()))`."
+            )
+        return check_labels_of(labels, config, self.name)
+
+    def digest(self, index: int) -> bytes:
+        """16 bytes that change with what the sample shows; its label does not count."""
+        if self._is_table and self.source == "image" and self.dataset.format["type"] != "custom":
+            value = self._undecoded()[index]["image"]
+            mode = getattr(self.dataset.features["image"], "mode", None)
+            if isinstance(value, Mapping):
+                content = value["bytes"] if value.get("bytes") is not None else Path(value["path"]).read_bytes()
+                return hashlib.blake2b(f"{mode}\0".encode() + content, digest_size=16).digest()
+        return _digest_of(self._batch([index], self.source)[0])
+
+    def _undecoded(self) -> Any:
+        if not hasattr(self, "_raw"):
+            from datasets import Image
+
+            feature = self.dataset.features["image"]
+            self._raw = self.dataset.select_columns(["image"])
+            if isinstance(feature, Image):
+                self._raw = self._raw.cast_column("image", Image(mode=feature.mode, decode=False))
+        return self._raw
+
+    def shows_the_same_twice(self) -> bool:
+        """Whether a sample asked for twice is the same: no, where the dataset augments on the fly."""
+        if self._is_table and self.dataset.format["type"] != "custom":
+            return True
+        few = range(min(len(self), 4))
+        return [self.digest(index) for index in few] == [self.digest(index) for index in few]
+
+
+def check_labels_of(labels: Tensor, config: CIAOConfig, name: str) -> Tensor:
+    """`check_labels`, with the dataset's name in the message."""
+    try:
+        return check_labels(labels, config)
+    except CIAOError as error:
+        raise type(error)(f"The labels of {name}: {error}") from error
+
+
+def _as_tensor(values: Any, name: str) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    try:
+        if isinstance(values, (list, tuple)) and isinstance(values[0], Tensor):
+            return torch.stack([torch.as_tensor(value) for value in values])
+        array = np.asarray(values)
+        if array.dtype == object:
+            array = np.stack([np.asarray(value) for value in values])
+        return torch.as_tensor(array)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"The labels of {name} are no numbers of one shape: {error}.") from None
+
+
+def _digest_of(value: Any) -> bytes:
+    if isinstance(value, (str, Path)):
+        return hashlib.blake2b(Path(value).read_bytes(), digest_size=16).digest()
+    kind = getattr(value, "mode", "")
+    if isinstance(value, Tensor):
+        kind, value = str(value.dtype), value.detach().cpu().contiguous().view(torch.uint8).numpy()
+    array = np.ascontiguousarray(value)
+    header = f"{kind}\0{array.dtype.str}\0{array.shape}\0".encode()
+    return hashlib.blake2b(header + array.tobytes(), digest_size=16).digest()

@@ -1,0 +1,308 @@
+"""Rows of tensors in flat files that are mapped into memory, and what says whose they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import FeatureCacheError, listed
+
+FORMAT_VERSION = 1
+INDEX_FILE = "index.json"
+DONE_FILE = "done.bin"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_SECONDS_BETWEEN_SYNCS = 0.5
+_SPOTS = 64
+_KEY_NAMES = {
+    "backbone": "another backbone, or the same with other weights",
+    "backbone_dtype": "a backbone in another dtype",
+    "targets": "other target modules",
+    "preprocessing": "pixels prepared in another way",
+    "input_size": "pixels of another size",
+    "dtype": "another storage dtype",
+    "views": "another number of views",
+    "augmentation": "other augmentation settings",
+    "data": "other pictures, or the same in another order",
+    "num_samples": "another number of samples",
+}
+
+
+def key_hash(key: dict[str, Any]) -> str:
+    """A short name for a key, the same wherever and whenever it is computed.
+
+    Example:
+        >>> key_hash({"views": 1, "data": "0f"}) == key_hash({"data": "0f", "views": 1})
+        True
+    """
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def readable_size(num_bytes: float) -> str:
+    """Bytes in the unit that fits.
+
+    Example:
+        >>> readable_size(1_234_000_000)
+        '1.23 GB'
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if num_bytes < 999.5 or unit == "TB":
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    raise AssertionError
+
+
+def free_memory() -> float:
+    """Bytes of main memory that can be had without swapping; infinite where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return float("inf")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the files hold: `num_rows` rows of several tensors.
+
+    Args:
+        shapes: Of one row of each tensor.
+        dtype: Of all of them: `"float32"`, `"bfloat16"` or `"float16"`.
+        num_rows: Samples times views; view v of sample i is row `v * samples + i`.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    dtype: str
+    num_rows: int
+
+    def row_bytes(self) -> int:
+        """Bytes of one row of all tensors together."""
+        return sum(torch.Size(shape).numel() for shape in self.shapes) * DTYPES[self.dtype].itemsize
+
+    def file_bytes(self, index: int) -> int:
+        """Bytes of the file of one tensor."""
+        return torch.Size(self.shapes[index]).numel() * DTYPES[self.dtype].itemsize * self.num_rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"shapes": [list(shape) for shape in self.shapes], "dtype": self.dtype, "num_rows": self.num_rows}
+
+
+def tensor_file(folder: Path, index: int) -> Path:
+    """Where tensor number `index` lies."""
+    return folder / f"features.{index}.bin"
+
+
+class FeatureFiles:
+    """A folder of features while it is filled and when it is read.
+
+    Args:
+        folder: Holds `index.json`, `features.<n>.bin` and, until it is complete, `done.bin` with a byte per row.
+        key: Whose features they are.
+
+    Raises:
+        FeatureCacheError: the folder holds something else, or features of something else; names what differs.
+    """
+
+    def __init__(self, folder: str | os.PathLike, key: dict[str, Any]):
+        self.folder = Path(folder)
+        self.key = key
+        self.layout: Layout | None = None
+        self.complete = False
+        if (self.folder / INDEX_FILE).exists():
+            self._read_index()
+
+    def _refuse(self, what: str) -> None:
+        raise FeatureCacheError(
+            f"The stored features in '{self.folder}' {what}. Delete that folder, or give another one."
+        )
+
+    def _read_index(self) -> None:
+        try:
+            index = json.loads((self.folder / INDEX_FILE).read_text(encoding="utf-8"))
+            version, key, layout, complete = (index[name] for name in ("format_version", "key", "layout", "complete"))
+            shapes = tuple(tuple(shape) for shape in layout["shapes"])
+            self.layout = Layout(shapes, layout["dtype"], layout["num_rows"])
+            spots = index.get("spots")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._refuse(f"have an index that cannot be read ({type(error).__name__}: {error})")
+        if version != FORMAT_VERSION:
+            self._refuse(f"have format version {version!r}; this version reads {FORMAT_VERSION}")
+        if key != self.key:
+            changed = [name for name in self.key if key.get(name) != self.key[name]]
+            self._refuse(f"belong to {'; '.join(_KEY_NAMES.get(n, n) for n in changed) or 'something else'}")
+        for index in range(len(shapes)):
+            path, expected = tensor_file(self.folder, index), self.layout.file_bytes(index)
+            size = path.stat().st_size if path.exists() else None
+            if size != expected:
+                self._refuse(f"are damaged: '{path.name}' has {size} bytes where {expected} were written")
+        self.complete = complete
+        if complete and spots != self._spots():
+            self._refuse("are damaged: what is in the files is not what was written")
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def create(self, layout: Layout) -> None:
+        """Makes empty files for all rows.
+
+        Raises:
+            FeatureCacheError: the disk has no room for them, or the folder holds other things.
+        """
+        if self.folder.exists():
+            there = {p.name for p in self.folder.iterdir()} if self.folder.is_dir() else {self.folder.name}
+            ours = {
+                f".{INDEX_FILE}.tmp",
+                DONE_FILE,
+                *(tensor_file(self.folder, i).name for i in range(len(layout.shapes))),
+            }
+            if there - ours:
+                self._refuse(f"are none: {listed(there - ours)} lies there")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        needed = layout.row_bytes() * layout.num_rows + layout.num_rows
+        free = shutil.disk_usage(self.folder).free
+        if needed > 0.95 * free:
+            raise FeatureCacheError(
+                f"{layout.num_rows} rows of features take {readable_size(needed)}, and '{self.folder}' has "
+                f"{readable_size(free)} free. Store them elsewhere, in dtype='bfloat16', or with fewer views."
+            )
+        for index in range(len(layout.shapes)):
+            _make_file(tensor_file(self.folder, index), layout.file_bytes(index))
+        _make_file(self.folder / DONE_FILE, layout.num_rows)
+        self.layout = layout
+        self._write_index({"complete": False})
+
+    def _write_index(self, more: dict[str, Any]) -> None:
+        content = {"format_version": FORMAT_VERSION, "key": self.key, "layout": self.layout.to_dict(), **more}
+        path = self.folder / f".{INDEX_FILE}.tmp"
+        with path.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        path.replace(self.folder / INDEX_FILE)
+
+    def rows_left(self) -> Tensor:
+        """Numbers of the rows that are not written yet, in order."""
+        path = self.folder / DONE_FILE
+        content = path.read_bytes() if path.exists() else b""
+        if len(content) != self.layout.num_rows:
+            self._refuse(
+                f"are damaged: '{DONE_FILE}' has {len(content)} bytes where {self.layout.num_rows} were written"
+            )
+        return (torch.frombuffer(bytearray(content), dtype=torch.uint8) == 0).nonzero().flatten()
+
+    def writer(self) -> FeatureWriter:
+        """For filling in rows, in any order and from several processes."""
+        return FeatureWriter(self.folder, self.layout)
+
+    def finish(self) -> None:
+        """Marks the folder as complete."""
+        self._write_index({"complete": True, "spots": self._spots()})
+        (self.folder / DONE_FILE).unlink(missing_ok=True)
+        self.complete = True
+
+    def _spots(self) -> list[int]:
+        """Checksums of some rows of every tensor: cheap, and no other file of this size has them."""
+        rows = sorted({round(i * (self.layout.num_rows - 1) / (_SPOTS - 1)) for i in range(_SPOTS)})
+        sums = []
+        for index in range(len(self.layout.shapes)):
+            size = self.layout.file_bytes(index) // self.layout.num_rows
+            checksum = 0
+            with tensor_file(self.folder, index).open("rb") as file:
+                for row in rows:
+                    file.seek(row * size)
+                    checksum = zlib.crc32(file.read(size), checksum)
+            sums.append(checksum)
+        return sums
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Each tensor `(num_rows, ...)`, mapped into memory: nothing is read before it is used."""
+        return map_tensors(self.folder, self.layout)
+
+
+def map_tensors(folder: Path, layout: Layout) -> tuple[Tensor, ...]:
+    """The tensors of a complete folder, mapped into memory. Writing to them changes no file."""
+    found = []
+    for index, shape in enumerate(layout.shapes):
+        count = layout.num_rows * torch.Size(shape).numel()
+        flat = torch.from_file(str(tensor_file(folder, index)), shared=False, size=count, dtype=DTYPES[layout.dtype])
+        found.append(flat.view(layout.num_rows, *shape))
+    return tuple(found)
+
+
+class FeatureWriter:
+    """Fills rows of a folder; after a kill, what it marked as done is on the disk.
+
+    Use it as a context manager. Rows count as done at most half a second after they were put.
+    """
+
+    def __init__(self, folder: Path, layout: Layout):
+        self.layout = layout
+        self._files = [tensor_file(folder, index).open("r+b") for index in range(len(layout.shapes))]
+        self._done = (folder / DONE_FILE).open("r+b")
+        self._put: list[tuple[int, int]] = []
+        self._synced = time.monotonic()
+
+    def __enter__(self) -> FeatureWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            self.sync()
+        finally:
+            for file in (*self._files, self._done):
+                file.close()
+
+    def put(self, first_row: int, tensors: tuple[Tensor, ...]) -> None:
+        """Writes rows that follow one another.
+
+        Args:
+            first_row: Number of the first.
+            tensors: What crosses the cut, `(rows, ...)` each.
+        """
+        for file, shape, tensor in zip(self._files, self.layout.shapes, tensors, strict=True):
+            stored = tensor.detach().to("cpu", DTYPES[self.layout.dtype]).contiguous()
+            if tuple(stored.shape[1:]) != shape:
+                raise FeatureCacheError(f"Features of shape {tuple(stored.shape[1:])} came where {shape} was expected.")
+            file.seek(first_row * torch.Size(shape).numel() * stored.element_size())
+            file.write(stored.view(-1).view(torch.uint8).numpy().data)
+        self._put.append((first_row, len(tensors[0])))
+        if time.monotonic() - self._synced > _SECONDS_BETWEEN_SYNCS:
+            self.sync()
+
+    def sync(self) -> None:
+        """Brings what was put to the disk, then marks it as done: never the other way round."""
+        for file in self._files:
+            file.flush()
+            os.fsync(file.fileno())
+        for first_row, count in self._put:
+            self._done.seek(first_row)
+            self._done.write(b"\1" * count)
+        self._done.flush()
+        self._put.clear()
+        self._synced = time.monotonic()
+
+
+def _make_file(path: Path, size: int) -> None:
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(
+                    file.fileno(), 0, size
+                )  # claims the room now, so that no write can fail for lack of it
+                return
+            except OSError:  # not on every file system
+                pass
+        file.truncate(size)

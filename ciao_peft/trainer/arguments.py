@@ -1,0 +1,297 @@
+"""How one adapter is trained, as plain data. Needs no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from ..errors import ConfigError, listed
+
+Optimizer = Literal["adamw", "sgd"]
+Schedule = Literal["linear", "cosine", "constant"]
+Strategy = Literal["no", "steps", "epoch"]
+
+MASK_RATE_FACTOR = 10.0
+"""`mask_learning_rate` over `learning_rate` where it is left out: divided features move that much slower."""
+
+ENCODER_RATE_FACTOR = {"last_conv": 1.0, "full": 0.1}
+"""`encoder_learning_rate` over `learning_rate` where it is left out, by `tuning`."""
+
+_CHOICES = {"optim": Optimizer, "lr_scheduler_type": Schedule, "eval_strategy": Strategy, "save_strategy": Strategy}
+_ON_THE_WAY = ("output_dir", "logging_steps", "report_to", "disable_tqdm", "dataloader_num_workers", "feature_cache")
+_WHEN = ("eval_strategy", "eval_steps", "save_strategy", "save_steps", "save_total_limit", "resume_from_checkpoint")
+_LENGTH = ("num_train_epochs", "max_steps", "warmup_ratio", "warmup_steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CIAOTrainingArguments:
+    """Settings of one training. Frozen; names are those of transformers' `TrainingArguments` wherever it has one.
+
+    Args:
+        output_dir: Folder for log, learning curve, checkpoints and stored features; nothing is written when left out.
+        num_train_epochs: Passes over the training data; a part of a pass counts.
+        max_steps: Updates to make instead, when above 0.
+        per_device_train_batch_size: Samples of a micro-batch on each process. The contrastive loss compares the samples
+            of one micro-batch, over all processes.
+        per_device_eval_batch_size: Samples read at once in evaluation; changes no result.
+        gradient_accumulation_steps: Micro-batches per update. They share no pairs: accumulation gives a larger batch to
+            the task loss, but not to the contrastive loss.
+        learning_rate: Of the decision head, at its highest.
+        mask_learning_rate: Of the inhibitory units and their decay; ten times `learning_rate` when left out, because
+            the division makes them move an order of magnitude slower.
+        encoder_learning_rate: Of the adapter's own copy of the last convolution (`learning_rate` when left out) or of
+            the whole encoder (a tenth of it).
+        weight_decay: For weights; never for biases, gains and the decay `a`.
+        optim: `"adamw"` or `"sgd"` (with Nesterov's momentum).
+        adam_beta1, adam_beta2, adam_epsilon: Of AdamW.
+        sgd_momentum: Of SGD, 0 to below 1.
+        lr_scheduler_type: After the warm-up, rates go down to 0 along a `"linear"` or `"cosine"` way, or stay
+            `"constant"`.
+        warmup_ratio: Share of all updates over which the rates rise from 0.
+        warmup_steps: Updates over which they rise instead, when above 0.
+        max_grad_norm: Gradients longer than this are scaled down to it; 0 leaves them alone.
+        bf16, fp16: Mixed precision; fp16 needs a GPU. With neither, what `accelerate launch` says.
+        class_balanced_batches: Draw samples by class, in pairs of one class, so that no batch lacks a positive pair
+            where that can be avoided. Otherwise every sample comes once per epoch, in random order.
+        class_balance: From 0, classes as frequent as in the data, to 1, all equally frequent: a class of n samples is
+            drawn in proportion to `n ** (1 - class_balance)`.
+        eval_strategy: Evaluate during training never (`"no"`), every `eval_steps` updates or every `"epoch"`; without
+            an evaluation dataset never.
+        eval_steps: For `eval_strategy="steps"`.
+        save_strategy: The same for checkpoints, which need `output_dir`.
+        save_steps: For `save_strategy="steps"`.
+        save_total_limit: Checkpoints to keep, the newest ones; all when left out.
+        load_best_model_at_end: Put the adapter back to where evaluation was best.
+        metric_for_best_model: Name of a metric, with or without `eval_`; when left out, the one of the problem:
+            accuracy, concordance or macro F1.
+        greater_is_better: When left out, false for a loss or an error and true otherwise.
+        early_stopping_patience: Stop after this many evaluations in a row without a better metric.
+        early_stopping_threshold: By how much it must be better to count.
+        logging_steps: Updates between two entries of the log.
+        report_to: `"jsonl"` (`trainer_log.jsonl` in `output_dir`), `"none"`, or trackers that Accelerate knows, such as
+            `"tensorboard"`; one name or several.
+        seed: Of the order of samples, the stored views and the dropout.
+        dataloader_num_workers: Processes that prepare pictures; changes no result.
+        disable_tqdm: No progress bar; when left out, none unless a terminal is there to show it.
+        resume_from_checkpoint: A checkpoint folder; `True`: the newest one in `output_dir`; `"auto"`: the newest one,
+            or from the start if there is none.
+        feature_cache: `"auto"`: run the frozen trunk once and train from stored features wherever that gives the same
+            adapter (in `output_dir`, or in memory without one); `"never"`; or the folder to keep them in.
+
+    Example:
+        >>> arguments = CIAOTrainingArguments(num_train_epochs=5, learning_rate=1e-3)
+        >>> CIAOTrainingArguments.from_dict(arguments.to_dict()) == arguments
+        True
+        >>> CIAOTrainingArguments(num_epochs=5)
+        Traceback (most recent call last):
+        ...
+        TypeError: CIAOTrainingArguments.__init__() got an unexpected keyword argument 'num_epochs'
+
+    Raises:
+        ConfigError: a value is of the wrong type, out of its range, or does not go with another.
+    """
+
+    output_dir: str | None = None
+    num_train_epochs: float = 30
+    max_steps: int = -1
+    per_device_train_batch_size: int = 64
+    per_device_eval_batch_size: int = 128
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 1e-3
+    mask_learning_rate: float | None = None
+    encoder_learning_rate: float | None = None
+    weight_decay: float = 0.01
+    optim: Optimizer = "adamw"
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    sgd_momentum: float = 0.9
+    lr_scheduler_type: Schedule = "cosine"
+    warmup_ratio: float = 0.0
+    warmup_steps: int = 0
+    max_grad_norm: float = 1.0
+    bf16: bool = False
+    fp16: bool = False
+    class_balanced_batches: bool = True
+    class_balance: float = 0.5
+    eval_strategy: Strategy = "epoch"
+    eval_steps: int | None = None
+    save_strategy: Strategy = "no"
+    save_steps: int | None = None
+    save_total_limit: int | None = None
+    load_best_model_at_end: bool = False
+    metric_for_best_model: str | None = None
+    greater_is_better: bool | None = None
+    early_stopping_patience: int | None = None
+    early_stopping_threshold: float = 0.0
+    logging_steps: int = 10
+    report_to: str | tuple[str, ...] = "jsonl"
+    seed: int = 42
+    dataloader_num_workers: int = 0
+    disable_tqdm: bool | None = None
+    resume_from_checkpoint: bool | str | None = None
+    feature_cache: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigError(f"`{name}` must be one of {listed(get_args(choices))}; got {getattr(self, name)!r}.")
+        for name in ("bf16", "fp16", "class_balanced_batches", "load_best_model_at_end"):
+            self._check_bool(name)
+        for name in ("greater_is_better", "disable_tqdm"):
+            if getattr(self, name) is not None:
+                self._check_bool(name)
+        self._check_numbers()
+        self._check_texts()
+        self._check_together()
+
+    def _check_bool(self, name: str) -> None:
+        if not isinstance(getattr(self, name), bool):
+            raise ConfigError(f"`{name}` must be true or false; got {getattr(self, name)!r}.")
+
+    def _check_numbers(self) -> None:
+        most = 2**63 - 1
+        for name, low in (
+            *(
+                ("per_device_train_batch_size", 1),
+                ("per_device_eval_batch_size", 1),
+                ("gradient_accumulation_steps", 1),
+            ),
+            *(("logging_steps", 1), ("warmup_steps", 0), ("seed", 0), ("dataloader_num_workers", 0), ("max_steps", -1)),
+            *(("eval_steps", 1), ("save_steps", 1), ("save_total_limit", 1), ("early_stopping_patience", 1)),
+        ):
+            self._check_number(name, int, low, most)
+        for name in ("mask_learning_rate", "encoder_learning_rate", "weight_decay", "max_grad_norm", "warmup_ratio"):
+            self._check_number(name, float, 0, 1 if name == "warmup_ratio" else 1e6)
+        for name in ("class_balance", "early_stopping_threshold"):
+            self._check_number(name, float, 0, 1 if name == "class_balance" else 1e9)
+        for name in ("adam_beta1", "adam_beta2", "sgd_momentum"):
+            self._check_number(name, float, 0, 1 - 1e-9)
+        for name in ("learning_rate", "adam_epsilon", "num_train_epochs"):
+            self._check_number(name, float, 1e-12, 1e9)
+
+    def _check_number(self, name: str, kind: type, low: float, high: float) -> None:
+        value = getattr(self, name)
+        if value is None and {field.name: field.default for field in fields(self)}[name] is None:
+            return
+        allowed = (int,) if kind is int else (int, float)
+        fits = (
+            isinstance(value, allowed) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+        )
+        if not fits:
+            noun = "a whole number" if kind is int else "a number"
+            upper = f"{high:g}" if high < 1e9 else "any size"
+            raise ConfigError(f"`{name}` must be {noun} from {low:g} to {upper}; got {value!r}.")
+        if kind is float:
+            object.__setattr__(self, name, float(value))
+
+    def _check_texts(self) -> None:
+        for name in ("output_dir", "resume_from_checkpoint", "feature_cache"):
+            if isinstance(getattr(self, name), os.PathLike):
+                object.__setattr__(self, name, os.fspath(getattr(self, name)))
+        if isinstance(self.report_to, list):
+            object.__setattr__(self, "report_to", tuple(self.report_to))
+        for name, kinds in (
+            ("output_dir", (str, type(None))),
+            ("resume_from_checkpoint", (bool, str, type(None))),
+            ("feature_cache", str),
+            ("metric_for_best_model", (str, type(None))),
+            ("report_to", (str, tuple)),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kinds) or value == "" or not all(isinstance(one, str) for one in self.trackers):
+                raise ConfigError(f"`{name}` must be text; got {value!r}.")
+
+    def _check_together(self) -> None:
+        if self.bf16 and self.fp16:
+            raise ConfigError("Choose one of `bf16` and `fp16`; both are set.")
+        for strategy, steps in (("eval_strategy", "eval_steps"), ("save_strategy", "save_steps")):
+            chosen, every = getattr(self, strategy), getattr(self, steps)
+            if (chosen == "steps") != (every is not None):
+                raise ConfigError(f"`{steps}` goes with `{strategy}='steps'`; got {every!r} with {chosen!r}.")
+        if self.output_dir is None:
+            on_disk = {
+                "save_strategy": self.save_strategy != "no",
+                "resume_from_checkpoint": self.resume_from_checkpoint in (True, "auto"),
+                "report_to": any(name not in ("jsonl", "none") for name in self.trackers),
+            }
+            for name in (name for name, needs in on_disk.items() if needs):
+                raise ConfigError(f"`{name}={getattr(self, name)!r}` writes or reads files: give `output_dir` as well.")
+        if self.eval_strategy == "no":
+            for name in ("load_best_model_at_end", "early_stopping_patience"):
+                if getattr(self, name):
+                    raise ConfigError(f"`{name}` needs evaluations during training; `eval_strategy` is 'no'.")
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """`report_to` as a tuple."""
+        return self.report_to if isinstance(self.report_to, tuple) else (self.report_to,)
+
+    def learning_rates(self, tuning: str) -> dict[str, float]:
+        """The highest rate of each part of an adapter.
+
+        Example:
+            >>> CIAOTrainingArguments(learning_rate=0.5, mask_learning_rate=3.0).learning_rates("last_conv")
+            {'head': 0.5, 'mask': 3.0, 'encoder': 0.5}
+        """
+        head, mask, encoder = self.learning_rate, self.mask_learning_rate, self.encoder_learning_rate
+        return {
+            "head": head,
+            "mask": head * MASK_RATE_FACTOR if mask is None else mask,
+            "encoder": head * ENCODER_RATE_FACTOR.get(tuning, 1.0) if encoder is None else encoder,
+        }
+
+    def rate_factor(self, step: int, total_steps: int) -> float:
+        """What every learning rate is multiplied with at an update, 0 to 1.
+
+        Args:
+            step: Updates made before it.
+            total_steps: Updates of the whole training.
+
+        Example:
+            >>> arguments = CIAOTrainingArguments(lr_scheduler_type="linear", warmup_steps=2)
+            >>> [arguments.rate_factor(step, 6) for step in range(6)]
+            [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+        """
+        warmup = min(self.warmup_steps or math.ceil(self.warmup_ratio * total_steps), total_steps)
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = (step - warmup) / max(total_steps - warmup, 1)
+        if self.lr_scheduler_type == "linear":
+            return 1 - progress
+        return 0.5 * (1 + math.cos(math.pi * progress)) if self.lr_scheduler_type == "cosine" else 1.0
+
+    def what_decides_the_weights(self) -> dict[str, Any]:
+        """The settings that must be the same for a training to be resumed, as plain data."""
+        aside = {*_ON_THE_WAY, *_WHEN, "per_device_eval_batch_size"}
+        if not self.load_best_model_at_end and self.early_stopping_patience is None:
+            aside |= {"metric_for_best_model", "greater_is_better", "early_stopping_threshold"}
+        if self.lr_scheduler_type == "constant" and not self.warmup_ratio:
+            aside |= set(_LENGTH) - {"warmup_steps"}  # may go on for longer
+        return {name: value for name, value in self.to_dict().items() if name not in aside}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; `from_dict` gives equal arguments back."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CIAOTrainingArguments:
+        """The arguments that `to_dict` wrote.
+
+        Raises:
+            ConfigError: an unknown setting, or a value out of range.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                import difflib
+
+                close = difflib.get_close_matches(str(name), known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"known settings: {listed(known)}."
+                raise ConfigError(f"Unknown setting {name!r} of CIAOTrainingArguments; {hint}")
+        return cls(**values)

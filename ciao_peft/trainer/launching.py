@@ -1,0 +1,82 @@
+"""The accelerator: precision, processes and trackers, as the arguments and the launcher say."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config import CIAOConfig
+from ..errors import ConfigError, listed
+from ..features import check_launch
+from .arguments import CIAOTrainingArguments
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def make_accelerator(args: CIAOTrainingArguments, config: CIAOConfig) -> Accelerator:
+    """An accelerator for one training after another.
+
+    Raises:
+        ConfigError: fp16 without a GPU, or a tracker that is not installed.
+        LaunchError: several processes were started that do not see one another.
+    """
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import ProjectConfiguration
+
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else None
+    wanted = precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
+        AcceleratorState._reset_state()  # an earlier training's precision; the processes stay as they are
+    trackers = _known_trackers(args)
+    folder = args.output_dir
+    try:
+        accelerator = Accelerator(
+            mixed_precision=precision,
+            log_with=trackers or None,
+            project_config=ProjectConfiguration(project_dir=folder, logging_dir=folder and str(Path(folder) / "runs")),
+            # Frozen buffers are the same everywhere; only statistics that follow the data have to be kept together.
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=config.train_batch_norm)],
+        )
+    except ValueError as error:
+        if args.fp16:
+            raise ConfigError(f"`fp16` cannot be had here: {error} Use `bf16=True`.") from error
+        raise
+    check_launch(accelerator.num_processes)
+    return accelerator
+
+
+def _known_trackers(args: CIAOTrainingArguments) -> list[str]:
+    wanted = [name for name in args.trackers if name not in ("none", "jsonl")]
+    if wanted:
+        from accelerate.tracking import get_available_trackers
+
+        there = [str(name) for name in get_available_trackers()]
+        for name in wanted:
+            if name not in there:  # Accelerate would only warn, and log nothing
+                raise ConfigError(
+                    f"`report_to` names {name!r}, which is not installed or not known. There is: "
+                    f"{listed([*there, 'jsonl', 'none'])}. TensorBoard comes with `pip install 'ciao_peft[tracking]'`."
+                )
+    return wanted
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Leaves the generators of Python, NumPy and torch as they were found."""
+    import numpy as np
+    import torch
+
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=list(devices)):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002

@@ -1,0 +1,367 @@
+"""One training from its first update to its last."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import TrainingError
+from ..metrics import main_metric
+from .batches import Batch, Batches, BatchSource
+from .history import CURVE_FILE, History, draw_learning_curve, plain
+from .interrupting import Interrupts
+from .optimizing import Reader, batch_losses, make_optimizer
+from .resuming import (
+    clean_up,
+    find_checkpoint,
+    load_best,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+from .sampling import plan_epoch, positive_groups, seed_of
+
+if TYPE_CHECKING:
+    from .trainer import CIAOTrainer
+
+BEST_FOLDER = "best"
+
+
+class TrainOutput(NamedTuple):
+    """What `CIAOTrainer.train` returns, named as in transformers.
+
+    Args:
+        global_step: Updates made.
+        training_loss: Mean loss over them.
+        metrics: Seconds, speed, and the best evaluation, if there was one.
+    """
+
+    global_step: int
+    training_loss: float
+    metrics: dict[str, Any]
+
+
+class Run:
+    """The state of one training: model, optimiser, place in the data, best evaluation so far.
+
+    Nothing random is left over between updates: every micro-batch sets the generators from its number. Hence adapter,
+    optimiser and the number of the update are all that a checkpoint needs to go on bit for bit.
+
+    Args:
+        trainer: Whose model, arguments and accelerator it works with.
+        source: Training data.
+        eval_source: Evaluation data, if any.
+    """
+
+    def __init__(self, trainer: CIAOTrainer, source: BatchSource, eval_source: BatchSource | None):
+        self.trainer, self.model, self.name = trainer, trainer.model, trainer.adapter_name
+        self.args, self.config, self.accelerator = trainer.args, trainer.config, trainer.accelerator
+        self.source, self.eval_source = source, eval_source
+        self.output_dir = None if self.args.output_dir is None else Path(self.args.output_dir)
+        self.groups = positive_groups(source.labels, self.config)
+        self.batch_size = self.args.per_device_train_batch_size * self.accelerator.num_processes
+        num_batches = math.ceil(len(source) / self.batch_size)
+        self.steps_per_epoch = math.ceil(num_batches / self.args.gradient_accumulation_steps)
+        epochs = self.args.num_train_epochs
+        self.total_steps = self.args.max_steps if self.args.max_steps > 0 else math.ceil(epochs * self.steps_per_epoch)
+        self.metric = (self.args.metric_for_best_model or main_metric(self.config.problem_type)).removeprefix("eval_")
+        self.greater_is_better = self.args.greater_is_better
+        if self.greater_is_better is None:
+            self.greater_is_better = (
+                not self.metric.startswith(("loss", "rmse", "mse", "mae")) and "loss" not in self.metric
+            )
+        device = self.accelerator.device
+        self.model.to(device)
+        self.optimizer = make_optimizer(self.model, self.name, self.args)
+        self.names = {p: name for name, p in self.model.adapters[self.name].named_parameters()}
+        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.step = 0
+        self.best: dict[str, Any] | None = None
+        self.best_tensors: dict[str, Tensor] | None = None
+        self.evaluations_without_gain = 0
+        self.stopped_early = False
+        # Loss, task loss, contrastive loss and number of updates: since the last entry of the log, and in all.
+        self.window = torch.zeros(4, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+        self.grad_norm: Tensor | float | None = None
+        self._in_optimizer = False
+        self.history = History(None)
+
+    # -- the whole ---------------------------------------------------------------------------------------------------
+
+    def go(self) -> TrainOutput:
+        """Trains, and leaves the adapter as it is after the last update, or at its best."""
+        resumed = self._resume()
+        writes_log = self.accelerator.is_main_process and "none" not in self.args.trackers
+        self.history = History(self.output_dir if writes_log else None, self.history.entries)
+        if self.output_dir is not None and self.accelerator.is_main_process:
+            clean_up(self.output_dir, None)
+        wrapped, self.optimizer = self.accelerator.prepare(Reader(self.model), self.optimizer)
+        if resumed is not None and self.accelerator.scaler is not None and resumed.get("scaler"):
+            self.accelerator.scaler.load_state_dict(resumed["scaler"])
+        self._start_trackers()
+        started, first = time.perf_counter(), self.step
+        self.model.train()
+        try:
+            with Interrupts() as interrupts, self._progress() as bar:
+                try:
+                    for _ in self._updates(wrapped):
+                        bar.update()
+                        if interrupts.asked:
+                            raise KeyboardInterrupt
+                except BaseException as error:
+                    if isinstance(error, KeyboardInterrupt) or interrupts.asked:
+                        raise KeyboardInterrupt(self._save_what_there_is()) from error
+                    raise
+            return self._finish(time.perf_counter() - started, first)
+        finally:
+            del wrapped
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+            self.accelerator.trackers = []
+            self.accelerator.free_memory()
+
+    def _updates(self, wrapped: torch.nn.Module) -> Iterator[None]:
+        args, rank = self.args, self.accelerator.process_index
+        batches = Batches(
+            self.source, rank, self.accelerator.num_processes, args.dataloader_num_workers, self.accelerator.device
+        )
+        balance = args.class_balance if args.class_balanced_batches else None
+        group_size = args.gradient_accumulation_steps
+        while self.step < self.total_steps and not self.stopped_early:
+            epoch, done = divmod(self.step, self.steps_per_epoch)
+            plan = plan_epoch(self.groups, self.batch_size, seed=args.seed, epoch=epoch, balance=balance)
+            first = done * group_size
+            seeds = [seed_of(args.seed, epoch, index, rank) for index in range(first, len(plan))]
+            stream = batches.read(plan[first:], seeds)
+            for start in range(first, len(plan), group_size):
+                count = min(group_size, len(plan) - start)
+                self._update(wrapped, stream, [seeds[start - first + k] for k in range(count)])
+                self.step += 1
+                self._after_update()
+                yield
+                if self.step >= self.total_steps or self.stopped_early:
+                    break
+
+    def _update(self, wrapped: torch.nn.Module, stream: Iterator[Batch], seeds: list[int]) -> None:
+        found = torch.zeros_like(self.window)
+        for index, seed in enumerate(seeds):
+            batch = next(stream)
+            torch.manual_seed(seed_of(seed, 1))
+            last = index == len(seeds) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(wrapped):
+                loss, task, contrastive = batch_losses(wrapped, batch, self.config)
+                self.accelerator.backward(loss / len(seeds))
+            found[:3] += torch.stack([loss, task, contrastive]).detach() / len(seeds)
+        found[3] = 1
+        self.window += found
+        self.sums += found
+        if self.args.max_grad_norm > 0:
+            self.grad_norm = self.accelerator.clip_grad_norm_(self.trained, self.args.max_grad_norm)
+        factor = self.args.rate_factor(self.step, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        self._in_optimizer = True
+        self.optimizer.step()
+        self._in_optimizer = False
+        self.optimizer.zero_grad()
+
+    def _after_update(self) -> None:
+        last = self.step == self.total_steps
+        if self.step % self.args.logging_steps == 0 or last:
+            self._log_window()
+        if self.eval_source is not None and self._is_due(self.args.eval_strategy, self.args.eval_steps):
+            self._evaluate()
+        if self._is_due(self.args.save_strategy, self.args.save_steps):
+            self._save(self.accelerator.is_main_process)
+            self.accelerator.wait_for_everyone()
+
+    def _is_due(self, strategy: str, steps: int | None) -> bool:
+        if strategy == "no":
+            return False
+        every = steps if strategy == "steps" else self.steps_per_epoch
+        return self.step % every == 0 or self.step == self.total_steps
+
+    # -- log ---------------------------------------------------------------------------------------------------------
+
+    def _log_window(self) -> None:
+        loss, task, contrastive, count = self.window.tolist()
+        self.window.zero_()
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss became {loss / count} at or before update {self.step}: training has diverged. Lower the "
+                "learning rates (the mask's first), or raise the temperature of the contrastive loss."
+            )
+        entry: dict[str, Any] = {
+            "loss": loss / count,
+            "task_loss": task / count,
+            "contrastive_loss": contrastive / count,
+        }
+        if self.grad_norm is not None:
+            entry["grad_norm"] = float(self.grad_norm)
+        for group in self.optimizer.param_groups:
+            entry["learning_rate" if group["part"] == "head" else f"{group['part']}_learning_rate"] = group["lr"]
+        self._log(entry)
+
+    def _log(self, values: dict[str, Any]) -> None:
+        place = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 4)}
+        entry = self.history.add(place | values)
+        if self.accelerator.trackers:
+            numbers = {name: value for name, value in entry.items() if name != "step" and value is not None}
+            self.accelerator.log(numbers, step=self.step)
+        if self.trainer.on_log is not None:
+            self.trainer.on_log(dict(entry))
+
+    def _start_trackers(self) -> None:
+        if self.accelerator.log_with:
+            settings = self.args.to_dict() | {f"adapter.{k}": v for k, v in self.config.to_dict().items()}
+            kinds = (int, float, str, bool)
+            settings = {k: v if isinstance(v, kinds) else str(v) for k, v in settings.items()}
+            self.accelerator.init_trackers(self.name, config=settings)
+
+    def _progress(self) -> Any:
+        from tqdm.auto import tqdm
+
+        quiet = self.args.disable_tqdm if self.args.disable_tqdm is not None else not sys.stderr.isatty()
+        quiet = quiet or not self.accelerator.is_main_process
+        return tqdm(
+            total=self.total_steps, initial=self.step, desc=f"training {self.name}", unit="update", disable=quiet
+        )
+
+    # -- evaluation --------------------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> None:
+        self._same_buffers()
+        metrics = self.trainer._metrics(self.eval_source, "eval_")
+        self._log(metrics)
+        key = f"eval_{self.metric}"
+        if key not in metrics:
+            raise TrainingError(
+                f"`metric_for_best_model` is {self.metric!r}; evaluation gives {', '.join(map(repr, sorted(metrics)))}."
+            )
+        value, sign = metrics[key], 1 if self.greater_is_better else -1
+        gain = math.inf if self.best is None else sign * (value - self.best["metric"])
+        if gain > 0:
+            self.best = {"metric": value, "step": self.step}
+            if self.args.load_best_model_at_end:
+                self._keep_best(metrics)
+        enough = gain > self.args.early_stopping_threshold
+        self.evaluations_without_gain = 0 if enough else self.evaluations_without_gain + 1
+        patience = self.args.early_stopping_patience
+        self.stopped_early = patience is not None and self.evaluations_without_gain >= patience
+
+    def _keep_best(self, metrics: dict[str, Any]) -> None:
+        state = self.model.adapters[self.name].state_dict()
+        self.best_tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        if self.output_dir is not None and self.accelerator.is_main_process:
+            record = plain({"global_step": self.step, **metrics})
+            self.model.save_pretrained(self.output_dir / BEST_FOLDER, self.name, training=record)
+
+    def _same_buffers(self) -> None:
+        """Batch-norm statistics that follow the data: those of the first process count, as in the training steps."""
+        if self.accelerator.num_processes > 1 and self.config.train_batch_norm:
+            for buffer in self.model.adapters[self.name].buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "num_processes": self.accelerator.num_processes,
+            "num_samples": len(self.source),
+            "labels": zlib.crc32(self.source.labels.contiguous().numpy().tobytes()),
+            "inputs": self.trainer._kind_of(self.source.data),
+            "precision": str(self.accelerator.mixed_precision),
+            "backbone": self.model.backbone_signature(),
+            "arguments": self.args.what_decides_the_weights(),
+        }
+
+    def _save(self, really: bool = True) -> Path | None:
+        """A checkpoint of this moment, written by one process."""
+        self._same_buffers()
+        if not really:
+            return None
+        if not all(bool(parameter.isfinite().all()) for parameter in self.trained):
+            raise TrainingError(
+                f"At update {self.step} the adapter holds NaN or infinite values: training has diverged, and no "
+                "checkpoint was written. Lower the learning rates (the mask's first)."
+            )
+        scaler = self.accelerator.scaler
+        state = {
+            "global_step": self.step,
+            "total_steps": self.total_steps,
+            "record": self._record(),
+            "best": self.best,
+            "evaluations_without_gain": self.evaluations_without_gain,
+            "stopped_early": self.stopped_early,
+            "window": self.window.tolist(),
+            "sums": self.sums.tolist(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "log_history": self.history.entries,
+        }
+        folder = self.output_dir / f"checkpoint-{self.step}"
+        save_checkpoint(folder, self.model, self.name, optimizer_tensors(self.optimizer, self.names), state)
+        clean_up(self.output_dir, self.args.save_total_limit)
+        return folder
+
+    def _resume(self) -> dict[str, Any] | None:
+        folder = find_checkpoint(self.args.output_dir, self.args.resume_from_checkpoint)
+        if folder is None:
+            return None
+        state, tensors = load_checkpoint(folder, self.model, self.name, self._record(), self.total_steps)
+        restore_optimizer(self.optimizer, self.names, tensors, folder)
+        self.step, self.best = state["global_step"], state["best"]
+        self.evaluations_without_gain, self.stopped_early = state["evaluations_without_gain"], state["stopped_early"]
+        self.window.copy_(torch.tensor(state["window"], dtype=torch.float64))
+        self.sums.copy_(torch.tensor(state["sums"], dtype=torch.float64))
+        self.history = History(None, state["log_history"])
+        if self.best is not None and self.args.load_best_model_at_end and self.output_dir is not None:
+            self.best_tensors = load_best(self.output_dir / BEST_FOLDER, self.model.adapters[self.name])
+        self.accelerator.print(f"Resuming from '{folder}', after update {self.step} of {self.total_steps}.")
+        return state
+
+    def _save_what_there_is(self) -> str:
+        """On an interrupt; no process waits for another one here, which may be gone."""
+        if self.output_dir is None:
+            return f"Stopped after update {self.step}; without `output_dir` there is no checkpoint."
+        if self._in_optimizer:
+            return f"Stopped within update {self.step + 1}, half of which is in the adapter: no checkpoint was saved."
+        if not self.accelerator.is_main_process:
+            return f"Stopped after update {self.step}."
+        if self.config.train_batch_norm and self.accelerator.num_processes > 1:
+            return f"Stopped after update {self.step}; the last checkpoint is the one to resume from."
+        message = (
+            f"Stopped after update {self.step} of {self.total_steps}. Saved '{self._save()}'; go on from there with "
+            "`resume_from_checkpoint=True`."
+        )
+        print(message, file=sys.stderr)
+        return message
+
+    def _finish(self, seconds: float, first_step: int) -> TrainOutput:
+        if self.args.load_best_model_at_end and self.best_tensors is not None:
+            self.model.adapters[self.name].load_state_dict(self.best_tensors)
+        self._same_buffers()
+        made = self.step - first_step
+        loss, _, _, count = self.sums.tolist()
+        metrics: dict[str, Any] = {
+            "train_loss": loss / max(count, 1),
+            "train_runtime": round(seconds, 3),
+            "train_steps_per_second": round(made / seconds, 3) if seconds > 0 else 0.0,
+            "train_samples_per_second": round(made * len(self.source) / self.steps_per_epoch / max(seconds, 1e-9), 3),
+        }
+        if self.best is not None:
+            metrics |= {f"best_{self.metric}": self.best["metric"], "best_step": self.best["step"]}
+        self._log(metrics)
+        if self.output_dir is not None and self.accelerator.is_main_process and "none" not in self.args.trackers:
+            draw_learning_curve(self.history.entries, f"eval_{self.metric}", self.output_dir / CURVE_FILE)
+        return TrainOutput(self.step, metrics["train_loss"], metrics)
