@@ -1,4 +1,4 @@
-"""What an encoder is fed: every kind of picture, the same numbers as Pillow, torchvision, timm and transformers give."""
+"""What an encoder is fed: any kind of picture, the same numbers as from Pillow, torchvision, timm and transformers."""
 
 from __future__ import annotations
 

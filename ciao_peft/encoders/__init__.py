@@ -30,8 +30,8 @@ def list_encoders() -> list[str]:
 def load_encoder(name: str | os.PathLike, *, pretrained: bool = True, **settings: Any) -> nn.Module:
     """An encoder in eval mode and float32, with attributes that say what it is.
 
-    `preprocessing` is the `Preprocessing` it is fed by, `input_size` its channels, height and width, `name` the name given here
-    and `revision` a fingerprint of its weights (`"random"` for weights that nobody trained).
+    `preprocessing` is the `Preprocessing` it is fed by, `input_size` its channels, height and width, `name` the name
+    given here and `revision` says which weights these are (`"random"`: nobody trained them).
 
     Args:
         name: One of `list_encoders()`; `timm/NAME` for a model of timm; or a folder written by `save_encoder`.
@@ -46,6 +46,7 @@ def load_encoder(name: str | os.PathLike, *, pretrained: bool = True, **settings
         AdapterFileError: the folder holds no encoder, or a damaged one.
 
     Example:
+        >>> import torch
         >>> encoder = load_encoder("small-face")
         >>> encoder.input_size
         (3, 64, 64)
@@ -66,8 +67,8 @@ def load_encoder(name: str | os.PathLike, *, pretrained: bool = True, **settings
         encoder = load(text, pretrained=pretrained, **settings)
     else:
         raise EncoderNotFoundError(
-            f"No encoder is named {text!r}, and there is no folder of this name. Encoders: {listed(_ENCODERS)}; models of "
-            "timm are called 'timm/NAME', as in `load_encoder('timm/resnet18')`."
+            f"No encoder is named {text!r}, and there is no folder of this name. Encoders: {listed(_ENCODERS)}; models "
+            "of timm are called 'timm/NAME', as in `load_encoder('timm/resnet18')`."
         )
     return encoder.eval()
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from ..errors import AdapterFileError, ConfigError, listed
 from ..preprocessing import Preprocessing
 
 POOL = "pool"
+WEIGHTS = Path(__file__).parent / "weights" / "small_face.safetensors"
 
 
 class SmallFace(nn.Sequential):
@@ -28,6 +33,7 @@ class SmallFace(nn.Sequential):
         pixel_values: `(B, 3, 64, 64)`; output: `(B, embedding_size)`.
 
     Example:
+        >>> import torch
         >>> SmallFace()(torch.rand(2, 3, 64, 64)).shape
         torch.Size([2, 128])
     """

@@ -122,8 +122,8 @@ def _crop_pct(resized: tuple[int, int], size: tuple[int, int], kind: str) -> flo
     for have, want in zip(resized, size, strict=True):
         if have < want:
             raise ConfigError(
-                f"{kind or 'The'} image processor resizes to {have} and cuts {want} from it, with a black border around "
-                "it; `Preprocessing` has no such border. Give one of your own."
+                f"{kind or 'The'} image processor resizes to {have} and cuts {want} from it, with a black border "
+                "around; `Preprocessing` has no such border. Give one of your own."
             )
     share = size[0] / resized[0]
     for crop_pct in (share, math.nextafter(share, 0.0), math.nextafter(share, 2.0)):
