@@ -17,6 +17,7 @@ _BUILDERS = {
     "imagefolder": "imagefolder:ImageFolder",
     "jaffe": "jaffe:Jaffe",
     "fer2013": "fer2013:Fer2013",
+    "ferplus": "ferplus:FerPlus",
 }
 _HERE = {
     "paint_face": "painting",

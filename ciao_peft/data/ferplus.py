@@ -1,0 +1,378 @@
+"""FER+: the pictures of FER2013 with ten votes each (Barsoum et al. 2016)."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import datasets
+import numpy as np
+
+from ..errors import DataError, DataNotFoundError
+from .builder import FacesBuilder, LeftOut, image_problem, in_shards
+from .expressions import FERPLUS
+from .fer2013 import SPLITS, Line, find_table, header_of, picture
+from .labels import described
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+VOTES = (*FERPLUS, "unknown", "NF")
+MODES = ("majority", "probability", "crossentropy", "multi_target", "authors-code")
+_FOLDERS = {"FER2013Train": "train", "FER2013Valid": "validation", "FER2013Test": "test"}
+_TABLE = "fer2013new.csv"
+_NUM_NAMED = len(FERPLUS)  # votes from here on mean unknown and no face
+_HOW = (
+    "Take fer2013new.csv from the FERPlus repository and put it into one folder with fer2013.csv (see FER2013), or "
+    "point "
+    "`data_dir` at its prepared folders FER2013Train, FER2013Valid and FER2013Test."
+)
+# Rows left per mode, train / validation / test, counted on the released fer2013new.csv.
+_OFFICIAL = {
+    "majority": (25060, 3199, 3153),
+    "probability": (27956, 3199, 3153),
+    "crossentropy": (27956, 3199, 3153),
+    "multi_target": (27671, 3199, 3153),
+    "authors-code": (27797, 3482, 3480),
+}
+
+
+def vote_weights(votes: Sequence[float], mode: str) -> np.ndarray | None:
+    """What Barsoum et al. make of the votes for one picture: weights of the eight expressions, or `None` to leave it
+    out.
+
+    A single vote for something counts as a slip and is removed first; shares are of what remains.
+
+    - `"majority"`: the expression with more than half of the votes, else none.
+    - `"probability"`, `"crossentropy"`: the most voted ones until they have three quarters of the votes. Left out if
+    these
+      are more than three, hold half of the votes or less, or if unknown or no face leads.
+    - `"multi_target"`: every one with 30 % or more; left out if they hold half of the votes or less.
+
+    Args:
+        votes: `(10,)`, in the order of `VOTES`.
+        mode: One of the above.
+
+    Returns:
+        `(8,)` float64 that sums to 1, in the order of `FERPLUS`.
+
+    Example:
+        >>> vote_weights([0, 6, 4, 0, 0, 0, 0, 0, 0, 0], "probability").round(1).tolist()
+        [0.0, 0.6, 0.4, 0.0, 0.0, 0.0, 0.0, 0.0]
+        >>> vote_weights([0, 5, 5, 0, 0, 0, 0, 0, 0, 0], "majority") is None
+        True
+    """
+    votes = np.where(np.asarray(votes, dtype=np.float64) <= 1, 0.0, votes)
+    total = votes.sum()
+    if mode == "majority":
+        chosen = np.zeros_like(votes)
+        if votes.max() > 0.5 * total:
+            chosen[votes.argmax()] = votes.max()
+    elif mode == "multi_target":
+        chosen = np.where(votes >= 0.3 * total, votes, 0.0)
+    else:
+        chosen = _leading(votes, total)
+    if chosen is None or chosen.sum() <= 0.5 * total or chosen.argmax() >= _NUM_NAMED:
+        return None
+    named = chosen[:_NUM_NAMED]
+    return named / named.sum()
+
+
+def _leading(votes: np.ndarray, total: float) -> np.ndarray | None:
+    """The most voted entries until three quarters of the votes are in, ties together; `None` if more than three."""
+    chosen, count = np.zeros_like(votes), 0
+    for value in sorted(set(votes[votes > 0].tolist()), reverse=True):
+        if chosen.sum() >= 0.75 * total or count >= 3:
+            break
+        for index in np.flatnonzero(votes == value):
+            if index >= _NUM_NAMED:
+                # Unknown or no face ends it; it only counts itself where nothing else came before.
+                if count == 0:
+                    chosen[index] = value
+                return chosen if count <= 3 else None
+            chosen[index] = value
+            count += 1
+    return chosen if count <= 3 else None
+
+
+def sample_labels(faces: Dataset, seed: int, column: str = "label") -> Dataset:
+    """Draws one class per face from its distribution: the paper's probabilistic label drawing, anew for every epoch.
+
+    Args:
+        faces: With distributions as labels, as `mode="probability"` gives them.
+        seed: Another seed draws other labels; use the epoch.
+        column: Where the distributions are.
+
+    Returns:
+        The same faces with class ids as labels.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> sample_labels(Dataset.from_dict({"label": [[0.0, 1.0, 0, 0, 0, 0, 0, 0]]}), seed=0)["label"][0]
+        1
+    """
+    weights = np.array(faces[column], dtype=np.float64)
+    if weights.ndim != 2 or weights.shape[1] != len(FERPLUS):
+        raise DataError(
+            f"Labels are drawn from distributions over {len(FERPLUS)} classes; {column!r} holds {weights.shape}."
+        )
+    edges = weights.cumsum(axis=1)
+    drawn = (np.random.default_rng(seed).random((len(weights), 1)) * edges[:, -1:] >= edges).sum(axis=1)
+    labels = datasets.ClassLabel(names=list(FERPLUS))
+    drawn_faces = faces.add_column("drawn label", drawn.tolist(), feature=labels)
+    drawn_faces = drawn_faces.remove_columns(column).rename_column("drawn label", column)
+    drawn_faces.info.description = described("", "single_label_classification", FERPLUS)
+    return drawn_faces
+
+
+@dataclass
+class FerPlusConfig(datasets.BuilderConfig):
+    """Settings of `FerPlus`.
+
+    Args:
+        mode: What votes become in training: `"majority"` (a class), `"probability"` or `"crossentropy"` (the same
+            distribution; `sample_labels` draws classes from it), `"multi_target"` (several labels), or
+            `"authors-code"` (distributions over seven classes, in all splits). Validation and test are by majority in
+            the others, as in Barsoum's own evaluation.
+        contempt: Whether the rarest class stays; without it seven are left.
+    """
+
+    mode: str = "majority"
+    contempt: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mode not in MODES:
+            raise DataError(f"FER+ has no mode {self.mode!r}. Modes: {', '.join(map(repr, MODES))}.")
+
+    @property
+    def names(self) -> list[str]:
+        """The classes, in FER+'s own order."""
+        contempt = self.contempt and self.mode != "authors-code"
+        return [name for name in FERPLUS if contempt or name != "contempt"]
+
+
+class _Vote(NamedTuple):
+    name: str  # of the picture; may be empty
+    votes: list[float]
+    source: Any  # a path, or a line of the table of pixels
+    number: int  # row of the table, or of the folder's label.csv
+
+
+class FerPlus(FacesBuilder):
+    """FER2013's splits with FER+'s votes.
+
+    Reads `fer2013new.csv` beside `fer2013.csv` or `icml_face_data.csv`, joined by the position of the row (the number
+    in the picture's name is not that position), or the prepared folders with their `label.csv`. The two disagree for
+    1,602 pictures: in the first, copies of one picture share their votes.
+
+    Columns: `image` (48x48, grey), `label` by `mode`, `votes` (10, in the order of `VOTES`), `name` and `row`.
+    """
+
+    BUILDER_CONFIG_CLASS = FerPlusConfig
+    HOW_TO_OBTAIN = _HOW
+    KEEPS_PICTURES = True
+
+    @classmethod
+    def settings_for(cls, protocol: str) -> dict[str, Any]:
+        """The authors' labels come with the protocol of their code."""
+        return {"mode": "authors-code"} if protocol == "authors-code" else {}
+
+    def _code(self) -> tuple[str, ...]:
+        return (picture.__module__,)
+
+    def _info(self) -> datasets.DatasetInfo:
+        names, mode = self.config.names, self.config.mode
+        label: Any = datasets.List(datasets.Value("float32"), length=len(names))
+        if mode == "majority":
+            label = datasets.ClassLabel(names=names)
+        features = {
+            "image": datasets.Image(mode="L"),
+            "label": label,
+            "votes": datasets.List(datasets.Value("float32"), length=len(VOTES)),
+            "name": datasets.Value("string"),
+            "row": datasets.Value("int64"),
+        }
+        problem_type = "multi_label_classification" if mode == "multi_target" else "single_label_classification"
+        description = described("FER+: FER2013 with ten votes per face.", problem_type, names)
+        return datasets.DatasetInfo(description=description, features=datasets.Features(features))
+
+    def official_counts(self) -> dict[str, int]:
+        """Rows left of the released `fer2013new.csv`; nothing is known for seven classes or the prepared folders."""
+        whole = self.config.contempt and find_table(Path(self.config.data_dir), (_TABLE,)) and not self._prepared()
+        return dict(zip(("train", "validation", "test"), _OFFICIAL[self.config.mode], strict=True)) if whole else {}
+
+    def _prepared(self) -> dict[str, Path]:
+        """Folders by split that hold a `label.csv`."""
+        folder = Path(self.config.data_dir)
+        found = {}
+        for name, split in _FOLDERS.items():
+            if tables := sorted(folder.rglob(f"{name}/label.csv")):
+                found[split] = tables[0].parent
+        return found
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        folder, left_out = Path(self.config.data_dir), LeftOut()
+        if prepared := self._prepared():
+            splits = {split: _prepared_votes(part / "label.csv", left_out) for split, part in prepared.items()}
+            table = None
+        else:
+            votes = find_table(folder, (_TABLE,))
+            table = find_table(folder, ("fer2013.csv", "icml_face_data.csv"))
+            if votes is None or table is None:
+                there = f"{votes.name} alone" if votes else f"{table.name} alone" if table else "neither"
+                raise DataNotFoundError(
+                    f"No FER+ in {str(folder)!r}: looked for {_TABLE} with fer2013.csv or icml_face_data.csv, and for "
+                    f"folders "
+                    f"FER2013Train, FER2013Valid and FER2013Test with a label.csv; found {there}. {_HOW}"
+                )
+            splits = _joined_votes(votes, table, left_out)
+        self._report(left_out)
+        return [
+            datasets.SplitGenerator(
+                name=name,
+                gen_kwargs={"shards": in_shards(splits[name]), "split": name, "table": str(table) if table else None},
+            )
+            for name in ("train", "validation", "test")
+            if splits.get(name)
+        ]
+
+    def _generate_examples(
+        self, shards: list[list[_Vote]], split: str, table: str | None
+    ) -> Iterator[tuple[int, dict]]:
+        left_out = LeftOut()
+        names = [VOTES.index(name) for name in self.config.names]
+        mode = self.config.mode if split == "train" or self.config.mode == "authors-code" else "majority"
+        pixels = _Pixels(table) if table else None
+        for vote in (vote for shard in shards for vote in shard):
+            weights = self._weights(vote.votes, mode)
+            if weights is None or not weights[names].sum() or weights.argmax() not in names:
+                left_out.add(f"picture without a label in mode {mode!r}", vote.name or f"row {vote.number}")
+                continue
+            image: Any = vote.source
+            if pixels is None:
+                problem = image_problem(image)
+            else:
+                image = {"bytes": pixels[image], "path": None}
+                problem = None if image["bytes"] else "row without 2304 pixels from 0 to 255"
+            if problem:
+                left_out.add(problem, vote.name)
+                continue
+            weights = weights[names] / weights[names].sum()
+            label: Any = weights.astype(np.float32)
+            if self.config.mode == "majority":
+                label = int(weights.argmax())
+            elif self.config.mode == "multi_target":
+                label = (weights > 0).astype(np.float32)
+            example = {"image": image, "label": label, "votes": vote.votes, "name": vote.name, "row": vote.number}
+            yield vote.number, example
+        self._report(left_out)
+
+    def _weights(self, votes: list[float], mode: str) -> np.ndarray | None:
+        if mode == "authors-code":  # nine columns: no face is no answer there
+            votes, mode = [*votes[:-1], 0.0], "probability"
+        return vote_weights(votes, mode)
+
+
+class _Pixels:
+    """The pictures of a table of pixels, by line."""
+
+    def __init__(self, table: str):
+        self.content = Path(table).open("rb")  # noqa: SIM115 - read from until the last row
+        self.index = header_of(self.content.readline(), Path(table)).index("pixels")
+
+    def __getitem__(self, line: Line) -> bytes | None:
+        self.content.seek(line.offset)
+        fields = self.content.read(line.length).decode("utf-8", errors="replace").strip().split(",")
+        return picture(fields[self.index].strip('"')) if self.index < len(fields) else None
+
+    def __del__(self) -> None:
+        self.content.close()
+
+
+def _joined_votes(votes: Path, table: Path, left_out: LeftOut) -> dict[str, list[_Vote]]:
+    """Row i of the votes belongs to row i of the pixels; their usages must agree in every row.
+
+    Raises:
+        DataError: they do not, or there are more rows in one of them.
+    """
+    with votes.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        if missing := [name for name in ("Usage", "Image name", *VOTES) if name not in reader.fieldnames]:
+            shown = ", ".join(map(repr, reader.fieldnames[:12]))
+            raise DataError(f"{str(votes)!r} has no column {missing[0]!r}. Its first line is {shown}.")
+        answers = list(reader)
+    splits: dict[str, list[_Vote]] = {name: [] for name in SPLITS.values()}
+    count = 0
+    with table.open("rb") as file:
+        header = header_of(file.readline(), table)
+        if "Usage" not in header:
+            raise DataError(
+                f"{str(table)!r} has no column 'Usage', so that its rows cannot be checked against {_TABLE}."
+            )
+        usage_at, offset = header.index("Usage"), file.tell()
+        for line in file:
+            if line.strip():
+                fields = line.split(b",")
+                usage = fields[usage_at].decode(errors="replace").strip().strip('"') if usage_at < len(fields) else ""
+                if count < len(answers):
+                    answer = answers[count]
+                    if answer["Usage"] != usage:
+                        raise DataError(
+                            f"Row {count} does not pair: {str(votes)!r} says {answer['Usage']!r}, {str(table)!r} says "
+                            f"{usage!r}. "
+                            "Both must have all rows of the released files, in their order."
+                        )
+                    _add_vote(splits, answer, usage, Line(count, offset, len(line)), left_out)
+                count += 1
+            offset += len(line)
+    if count != len(answers):
+        raise DataError(
+            f"{str(votes)!r} has {len(answers)} rows but {str(table)!r} has {count}: they cannot be joined by "
+            f"position. "
+            "Both must have all rows of the released files, in their order."
+        )
+    return splits
+
+
+def _add_vote(
+    splits: dict[str, list[_Vote]], answer: dict[str, str], usage: str, line: Line, left_out: LeftOut
+) -> None:
+    counts = _counts([answer[name] for name in VOTES])
+    if usage not in SPLITS:
+        left_out.add("row with an unknown usage", f"row {line.row}: {usage[:20]!r}")
+    elif counts is None:
+        left_out.add("row with votes that are no counts", f"row {line.row}")
+    else:
+        splits[SPLITS[usage]].append(_Vote(answer["Image name"].strip(), counts, line, line.row))
+
+
+def _prepared_votes(table: Path, left_out: LeftOut) -> list[_Vote]:
+    """Rows `name,"(0, 0, 48, 48)",10 votes` without a header; of a name that occurs twice both rows count."""
+    found = []
+    with table.open(encoding="utf-8-sig", newline="") as file:
+        for number, fields in enumerate(csv.reader(file)):
+            counts = _counts(fields[2:]) if len(fields) == 2 + len(VOTES) else None
+            path = table.parent / fields[0].strip() if fields else table
+            if not fields:
+                continue
+            if counts is None or not re.fullmatch(r"\(\d+, ?\d+, ?\d+, ?\d+\)", fields[1].strip()):
+                left_out.add(f"malformed row of {table.parent.name}/label.csv", f"line {number + 1}")
+            elif not path.is_file():
+                left_out.add(f"row of {table.parent.name}/label.csv without its picture", fields[0])
+            else:
+                found.append(_Vote(fields[0].strip(), counts, str(path), number))
+    return found
+
+
+def _counts(fields: Sequence[str | None]) -> list[float] | None:
+    try:
+        counts = [float(field or "") for field in fields]
+    except ValueError:
+        return None
+    return counts if all(0 <= count <= 100 and count.is_integer() for count in counts) and sum(counts) else None
