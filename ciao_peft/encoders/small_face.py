@@ -17,7 +17,7 @@ POOL = "pool"
 WEIGHTS = Path(__file__).parent / "weights" / "small_face.safetensors"
 
 
-class SmallFace(nn.Sequential):
+class SmallFace(nn.Module):
     """A plain chain: 3x3 convolutions with batch normalisation and ReLU, halved by pooling, then one linear layer.
 
     The first convolution has stride 2: half of all the work would be at the full resolution otherwise. The last unit
@@ -49,21 +49,23 @@ class SmallFace(nn.Sequential):
         dropout: float = 0.3,
     ):
         super().__init__()
-        last, stride, side = 3, 2, 64
+        self.chain, last, stride, side = nn.Sequential(), 3, 2, self.preprocessing.size[0]
         for step in channels:
             if step == POOL:
-                self.append(nn.MaxPool2d(2))
+                self.chain.append(nn.MaxPool2d(2))
                 side //= 2
                 continue
-            self.append(nn.Conv2d(last, step, 3, stride=stride, padding=1, bias=False))
-            self.append(nn.BatchNorm2d(step))
-            self.append(nn.ReLU())
+            self.chain.append(nn.Conv2d(last, step, 3, stride=stride, padding=1, bias=False))
+            self.chain.append(nn.BatchNorm2d(step))
+            self.chain.append(nn.ReLU())
             last, stride, side = step, 1, side // stride
-        self.append(nn.MaxPool2d(2))
-        self.append(nn.Flatten())
-        self.append(nn.Dropout(dropout))
-        self.append(nn.Linear(last * (side // 2) ** 2, embedding_size, bias=False))
-        self.append(nn.BatchNorm1d(embedding_size))
+        self.pool = nn.MaxPool2d(2)
+        self.embedding = nn.Sequential(
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(last * (side // 2) ** 2, embedding_size, bias=False),
+            nn.BatchNorm1d(embedding_size),
+        )
         self.architecture = {"channels": list(channels), "embedding_size": embedding_size, "dropout": dropout}
 
     @property
@@ -73,7 +75,7 @@ class SmallFace(nn.Sequential):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """An embedding of who it is, `(B, embedding_size)`: the larger the cosine, the likelier one person."""
-        return super().forward(pixel_values)
+        return self.embedding(self.pool(self.chain(pixel_values)))
 
 
 def training_card() -> dict[str, Any]:
