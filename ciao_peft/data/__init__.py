@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datasets import DatasetDict, IterableDatasetDict
 
 _BUILDERS = {
+    "affectnet": "affectnet:AffectNet",
     "painted_faces": "painted_faces:PaintedFaces",
     "imagefolder": "imagefolder:ImageFolder",
     "jaffe": "jaffe:Jaffe",

@@ -223,8 +223,10 @@ def image_problem(path: str | os.PathLike) -> str | None:
         return "not an image"
     except Image.DecompressionBombError:
         return "too large an image"
-    except (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError) as error:  # what PIL raises on damage
-        return "damaged image" if not isinstance(error, PermissionError) else "unreadable file"
+    except PermissionError:
+        return "unreadable file"
+    except Exception:  # damaged files make PIL's decoders raise nearly anything
+        return "damaged image"
     return None
 
 

@@ -1,0 +1,334 @@
+"""AffectNet: faces from the web with one of eight expressions and with arousal and valence (Mollahosseini et al.
+2017)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+
+from ..errors import DataError, DataNotFoundError
+from .builder import IMAGE_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_shards, logger, walk
+from .expressions import AFFECTNET
+from .labels import described
+
+CLASSES = (*AFFECTNET, "none", "uncertain", "no-face")
+COLUMNS = (
+    *("subDirectory_filePath", "face_x", "face_y", "face_width", "face_height", "facial_landmarks"),
+    *("expression", "valence", "arousal"),
+)
+TASKS = ("categorical", "dimensional", "both")
+_TABLES = {
+    "train": ("training.csv", "Manually_training.csv"),
+    "validation": ("validation.csv", "Manually_validation.csv"),
+}
+_FOLDERS = {"train": "train_set", "validation": "val_set"}
+_HOW = (
+    "AffectNet is given to researchers by its authors on request. Point `data_dir` at the folder with training.csv, "
+    "validation.csv and Manually_Annotated_Images/ (release of 2017), or with train_set/ and val_set/ (2021)."
+)
+# Faces per class, 0 to 10, in the lists of 2017.
+_TRAINING = (74874, 134415, 25459, 14090, 6378, 3803, 24882, 3750, 33088, 11645, 82415)
+_VALIDATION = (500,) * 11
+
+
+@dataclass
+class AffectNetConfig(datasets.BuilderConfig):
+    """Settings of `AffectNet`.
+
+    Args:
+        task: `"categorical"`: `label` is the expression. `"dimensional"`: `label` is `[arousal, valence]`, each in
+            [-1, 1], of the faces that have them (class none included). `"both"`: as categorical, of the faces that
+            have both.
+        num_classes: 8, or 7 without contempt.
+        crop: Cut the face out by its box (only the lists of 2017 have boxes), as a PNG of at most `crop_size` pixels a
+            side. Otherwise pictures stay as they are, with the box in `box`.
+        crop_size: Pixels.
+    """
+
+    task: str = "categorical"
+    num_classes: int = 8
+    crop: bool = False
+    crop_size: int = 224
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.task not in TASKS:
+            raise DataError(f"AffectNet has no task {self.task!r}. Tasks: {', '.join(map(repr, TASKS))}.")
+        if self.num_classes not in (7, 8):
+            raise DataError(f"AffectNet is read with 8 classes, or 7 without contempt; got {self.num_classes!r}.")
+        if not isinstance(self.crop_size, int) or self.crop_size < 8:
+            raise DataError(f"`crop_size` must be 8 pixels or more; got {self.crop_size!r}.")
+
+
+class _Row(NamedTuple):
+    path: str
+    expression: int
+    arousal: float
+    valence: float
+    box: tuple[int, int, int, int] | None  # x, y, width, height
+
+
+class AffectNet(FacesBuilder):
+    """Splits `train` and `validation`: the test set was never released, and everybody tests on validation.
+
+    Reads the lists of 2017 (`training.csv`, `validation.csv`, with or without a header line, and the pictures below
+    `Manually_Annotated_Images`), or the folders of 2021 (`train_set/images/1.jpg` with
+    `train_set/annotations/1_exp.npy`, `_val`, `_aro`). Class folders made by others are read as `imagefolder`: which
+    numbers and names they use differs from one to the next.
+
+    Columns: `image`, `label` by `task`, `expression` (0 to 10), `arousal`, `valence` (-2 where there is none), `box`
+        (x, y, width,
+    height in pixels, or none).
+    """
+
+    BUILDER_CONFIG_CLASS = AffectNetConfig
+    HOW_TO_OBTAIN = _HOW
+
+    def _info(self) -> datasets.DatasetInfo:
+        config = self.config
+        names = list(AFFECTNET[: config.num_classes])
+        label: Any = datasets.ClassLabel(names=names)
+        problem_type = "single_label_classification"
+        if config.task == "dimensional":
+            names, problem_type = ["arousal", "valence"], "regression"
+            label = datasets.List(datasets.Value("float32"), length=2)
+        features = {
+            "image": datasets.Image(mode="RGB"),
+            "label": label,
+            "expression": datasets.ClassLabel(names=list(CLASSES)),
+            "arousal": datasets.Value("float32"),
+            "valence": datasets.Value("float32"),
+            "box": datasets.List(datasets.Value("int32")),
+        }
+        description = described("AffectNet: faces from the web.", problem_type, names)
+        return datasets.DatasetInfo(description=description, features=datasets.Features(features))
+
+    def official_counts(self) -> dict[str, int]:
+        """By the lists of 2017. The release of 2021 has as many in training and one less in validation."""
+        classes = 9 if self.config.task == "dimensional" else self.config.num_classes
+        newer = self._newer_folders()
+        if newer and classes == 9:
+            classes = 8  # class none is not in it
+        validation = sum(_VALIDATION[:classes]) - (1 if newer and classes == 8 else 0)
+        return {"train": sum(_TRAINING[:classes]), "validation": validation}
+
+    def _newer_folders(self) -> dict[str, Path]:
+        """`train_set` and `val_set` by split, also one level deeper, as some archives unpack."""
+        found = {}
+        for split, name in _FOLDERS.items():
+            for path in (Path(self.config.data_dir) / name, Path(self.config.data_dir) / name / name):
+                if (path / "annotations").is_dir() and (path / "images").is_dir():
+                    found[split] = path
+        return found
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        folder, left_out = Path(self.config.data_dir), LeftOut()
+        generators = []
+        if newer := self._newer_folders():
+            if self.config.crop:
+                raise DataError(
+                    "The release of 2021 has no face boxes: its pictures are cropped already. Leave `crop` out."
+                )
+            for split, part in newer.items():
+                paths = [str(path) for path in walk(part / "images") if path.suffix.lower() in IMAGE_SUFFIXES]
+                generators.append((split, {"shards": in_shards(paths), "newer": True}))
+        else:
+            tables = self._tables(folder)
+            for split, table in tables.items():
+                rows = _rows_of(table, _image_root(folder, table), left_out)
+                generators.append((split, {"shards": in_shards(self._wanted(rows, left_out)), "newer": False}))
+        self._report(left_out)
+        return [datasets.SplitGenerator(name=name, gen_kwargs=kwargs) for name, kwargs in generators]
+
+    def _tables(self, folder: Path) -> dict[str, Path]:
+        found = {}
+        places = [folder, *sorted(path for path in folder.glob("*/") if path.is_dir()), *sorted(folder.glob("*/*/"))]
+        for split, names in _TABLES.items():
+            for path in (place / name for place in places for name in names):
+                if path.is_file() and split not in found:
+                    found[split] = path
+        if not found:
+            there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+            raise DataNotFoundError(
+                f"No AffectNet in {str(folder)!r}: looked for training.csv and validation.csv, and for train_set/ and "
+                f"val_set/ "
+                f"with images/ and annotations/ in them; found {there}. {_HOW}"
+            )
+        if "train" not in found:
+            logger.warning("%s has a list of validation faces but none of training faces.", folder)
+        return found
+
+    def _wanted(self, rows: list[_Row], left_out: LeftOut) -> list[_Row]:
+        kept = []
+        for row in rows:
+            if reason := self._unwanted(row):
+                left_out.add(reason, Path(row.path).name)
+            else:
+                kept.append(row)
+        return kept
+
+    def _unwanted(self, row: _Row) -> str | None:
+        """Why a face has no place in this task, if it has none."""
+        config = self.config
+        if config.task == "dimensional":
+            if row.expression > 8:
+                return f"face of class {CLASSES[row.expression]!r}, which has no arousal and valence"
+        elif row.expression >= config.num_classes:
+            return f"face of class {CLASSES[row.expression]!r}, which is none of the {config.num_classes} expressions"
+        if config.task != "categorical" and not (-1 <= row.arousal <= 1 and -1 <= row.valence <= 1):
+            return "face without arousal and valence (-2)"
+        if config.crop and (row.box is None or min(row.box[2:]) <= 0):
+            return "face without a box to crop"
+        return None
+
+    def _generate_examples(self, shards: list[list[Any]], newer: bool) -> Iterator[tuple[str, dict]]:
+        left_out = LeftOut()
+        for item in (item for shard in shards for item in shard):
+            row = _annotated(item, left_out) if newer else item
+            if row is None:
+                continue
+            if newer and (reason := self._unwanted(row)):
+                left_out.add(reason, Path(row.path).name)
+                continue
+            if problem := image_problem(row.path):
+                left_out.add(problem, row.path)
+                continue
+            image: Any = row.path
+            if self.config.crop and (image := _cropped(row, self.config.crop_size)) is None:
+                left_out.add("face whose box lies outside its picture", row.path)
+                continue
+            affect = [row.arousal, row.valence]
+            yield (
+                row.path,
+                {
+                    "image": image,
+                    "label": affect if self.config.task == "dimensional" else row.expression,
+                    "expression": row.expression,
+                    "arousal": row.arousal,
+                    "valence": row.valence,
+                    "box": list(row.box or ()),
+                },
+            )
+        self._report(left_out)
+
+
+def _rows_of(table: Path, root: Path, left_out: LeftOut) -> list[_Row]:
+    """The rows of one list, whether or not its first line is a header."""
+    rows, seen = [], defaultdict(int)
+    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        names: list[str] = list(COLUMNS)
+        for number, fields in enumerate(csv.reader(file)):
+            if number == 0 and "subDirectory_filePath" in [field.strip() for field in fields]:
+                names = [field.strip() for field in fields]
+                if missing := [name for name in ("expression", "valence", "arousal") if name not in names]:
+                    raise DataError(f"{str(table)!r} has no column {missing[0]!r}. Its header: {', '.join(names)}.")
+                continue
+            if not fields:
+                continue
+            record = dict(zip(names, fields, strict=False)) if len(fields) == len(names) else {}
+            row = _row_of(record, root)
+            if row is None:
+                left_out.add(f"malformed row of {table.name}", f"line {number + 1}")
+            elif seen[row.path]:
+                left_out.add(f"repeated row of {table.name}", record["subDirectory_filePath"])
+            else:
+                rows.append(row)
+            if row is not None:
+                seen[row.path] += 1
+    if not rows:
+        raise DataError(f"{str(table)!r} has no row that can be read. Left out: {left_out}.")
+    return rows
+
+
+def _row_of(record: dict[str, str], root: Path) -> _Row | None:
+    try:
+        expression = int(float(record["expression"]))
+        valence, arousal = float(record["valence"]), float(record["arousal"])
+        name = record["subDirectory_filePath"].strip()
+    except (KeyError, ValueError, OverflowError):
+        return None
+    if not name or not 0 <= expression < len(CLASSES) or not (math.isfinite(valence) and math.isfinite(arousal)):
+        return None
+    try:
+        box = tuple(round(float(record[key])) for key in ("face_x", "face_y", "face_width", "face_height"))
+    except (KeyError, ValueError, OverflowError):
+        box = None
+    return _Row(str(root / name), expression, arousal, valence, box)
+
+
+def _image_root(folder: Path, table: Path) -> Path:
+    """Where the list's picture names start: the first place that has the first pictures of the list."""
+    names = []
+    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        column = 0
+        for fields in csv.reader(file):
+            if (header := [field.strip() for field in fields]) and COLUMNS[0] in header:
+                column = header.index(COLUMNS[0])
+            elif len(fields) > column and "/" in fields[column]:
+                names.append(fields[column].strip())
+            if len(names) == 50:
+                break
+    places = [
+        folder,
+        table.parent,
+        *(place for depth in ("", "*/", "*/*/") for place in sorted(folder.glob(f"{depth}Manually_Annotated_Images"))),
+    ]
+    for start in (folder, folder.parent):
+        places += sorted(path for path in start.glob("*/") if path.is_dir() and "annotated" in path.name.lower())
+    for place in places:
+        if any((place / name).is_file() for name in names):
+            return place
+    tried = (
+        ", ".join(repr(str(place / names[0])) for place in places[:4]) if names else "nothing: no row names a picture"
+    )
+    raise DataNotFoundError(
+        f"None of the first pictures in {str(table)!r} was found; tried {tried}. Unpack the image archives below "
+        f"{str(folder)!r}, so "
+        "that there is a folder Manually_Annotated_Images."
+    )
+
+
+def _annotated(image: str, left_out: LeftOut) -> _Row | None:
+    """The annotations of one picture of 2021: 0-dimensional arrays of numbers or of text."""
+    import numpy as np
+
+    path = Path(image)
+    values = []
+    for kind in ("exp", "val", "aro"):
+        file = path.parent.parent / "annotations" / f"{path.stem}_{kind}.npy"
+        try:
+            values.append(float(np.load(file, allow_pickle=False).item()))
+        except FileNotFoundError:
+            left_out.add(f"picture without its annotation _{kind}.npy", path.name)
+            return None
+        except (ValueError, OSError, EOFError):
+            left_out.add("annotation that is no number", file.name)
+            return None
+    if not all(map(math.isfinite, values)) or not 0 <= values[0] < len(CLASSES) or not values[0].is_integer():
+        left_out.add("annotation out of range", path.name)
+        return None
+    return _Row(image, int(values[0]), values[2], values[1], None)
+
+
+def _cropped(row: _Row, size: int) -> dict[str, Any] | None:
+    """The face by its box, as PNG bytes; `None` if the box has no pixel of the picture."""
+    from PIL import Image
+
+    x, y, width, height = row.box
+    with Image.open(row.path) as image:
+        box = max(0, x), max(0, y), min(image.width, x + width), min(image.height, y + height)
+        if box[0] >= box[2] or box[1] >= box[3]:
+            return None
+        face = image.convert("RGB").crop(box)
+    face.thumbnail((size, size), Image.Resampling.LANCZOS)
+    png = io.BytesIO()
+    face.save(png, "PNG", compress_level=1)
+    return {"bytes": png.getvalue(), "path": None}
