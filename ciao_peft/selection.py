@@ -28,7 +28,9 @@ class Selection:
 
     def __init__(self, active: str | None = None):
         self._everybody = active
+        self._depth = 0  # of all threads
         self._mine = threading.local()
+        self._lock = threading.Lock()
 
     @property
     def active(self) -> str | None:
@@ -38,28 +40,33 @@ class Selection:
 
     @property
     def is_off(self) -> bool:
-        """Whether this thread is inside `off()`."""
-        return not torch.compiler.is_compiling() and getattr(self._mine, "depth", 0) > 0
+        """Whether this thread is inside `off()`; for a compiled graph, whether any is."""
+        return (self._depth if torch.compiler.is_compiling() else getattr(self._mine, "depth", 0)) > 0
 
     def choose(self, name: str) -> None:
         """Makes a name the choice of this thread, and of those that never chose."""
         self._everybody = self._mine.active = name
 
     def forget(self, name: str) -> None:
-        """Nothing is chosen any more where this name was."""
+        """Nothing is chosen any more where this name was, whatever others chose."""
         if self._everybody == name:
             self._everybody = None
         if getattr(self._mine, "active", None) == name:
-            del self._mine.active
+            self._mine.active = None
 
     @contextlib.contextmanager
     def off(self) -> Iterator[None]:
         """Inside, `is_off` holds in this thread."""
-        self._mine.depth = getattr(self._mine, "depth", 0) + 1
+        self._change_depth(1)
         try:
             yield
         finally:
-            self._mine.depth -= 1
+            self._change_depth(-1)
+
+    def _change_depth(self, by: int) -> None:
+        self._mine.depth = getattr(self._mine, "depth", 0) + by
+        with self._lock:
+            self._depth += by
 
     def __getstate__(self) -> dict[str, Any]:
         return {"active": self.active}

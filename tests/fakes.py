@@ -32,6 +32,7 @@ def _fill(module: nn.Module, seed: int) -> nn.Module:
             tensor.copy_((2 * noise - 1) * math.sqrt(6 / tensor[0].numel()))
         else:
             tensor.copy_((noise - 0.5) / 4)
+    module.input_size = SIZE  # as encoders of our own say it
     return module.eval()
 
 
@@ -80,8 +81,8 @@ def residual_backbone(seed: int = 0) -> Residual:
 
 
 def small_config(**changes: object) -> CIAOConfig:
-    """Three classes, a head of one layer of six units; change what a test is about."""
-    settings = {"problem_type": "single_label_classification", "num_labels": 3, "hidden_sizes": (6,), **changes}
+    """Three classes, a head of one layer of sixteen units; change what a test is about."""
+    settings = {"problem_type": "single_label_classification", "num_labels": 3, "hidden_sizes": (16,), **changes}
     return CIAOConfig(**settings)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..errors import BackboneError, TargetModulesError, UntraceableBackboneError
+from .identity import example_pixels
 from .tracing import Rooted, is_normalisation, trace
 from .units import UnitSpec, activation_step, check_targets, is_activation
 
@@ -33,6 +34,10 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
 
 def _is_map(shape: Sequence[int]) -> bool:
     return len(shape) == 4 and shape[2] * shape[3] > 1
+
+
+def _cut_again(backbone: nn.Module, input_size: tuple[int, ...], targets: tuple[str, ...] | None) -> CutBackbone:
+    return CutBackbone(backbone.eval(), example_pixels(backbone, input_size), targets)
 
 
 class CutBackbone:
@@ -59,7 +64,7 @@ class CutBackbone:
     def __init__(self, backbone: nn.Module, example: Tensor, targets: tuple[str, ...] | None = None):
         self.rooted = Rooted(backbone)
         self.input_size = tuple(example.shape[1:])
-        self._arguments = (backbone, example, targets)
+        self._targets = targets
         graph = trace(backbone, example[:1])
         self._nodes = list(graph.nodes)
         self._output = next(node for node in self._nodes if node.op == "output").args[0]
@@ -80,12 +85,11 @@ class CutBackbone:
         return tuple(unit.conv for unit in self.units_spec)
 
     def __reduce__(self) -> tuple:
-        return CutBackbone, self._arguments  # compiled code has no pickle: cut again
+        return _cut_again, (self.rooted.backbone, self.input_size, self._targets)  # compiled code has no pickle
 
     def __deepcopy__(self, memo: dict) -> CutBackbone:
         other = copy.copy(self)
         other.rooted = copy.deepcopy(self.rooted, memo)
-        other._arguments = (other.rooted.backbone, *self._arguments[1:])
         return other
 
     def __copy__(self) -> CutBackbone:
