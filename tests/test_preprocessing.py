@@ -353,3 +353,154 @@ def test_importing_it_brings_in_neither_pillow_nor_torch():
         "assert not {'PIL', 'torch', 'numpy', 'timm', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# -- of timm and transformers ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "nf_resnet26", "mobilenetv3_small_050", "ghostnet_050"])
+def test_a_timm_model_is_fed_as_timms_own_transform_feeds_it(name):
+    import timm
+
+    model = timm.create_model(name, pretrained=False)
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model), is_training=False)
+    for source in ((300, 200), (100, 130)):
+        picture = noise(*source)
+        values = Preprocessing.for_backbone(model)(picture)[0]
+        torch.testing.assert_close(values, transform(picture), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"crop_mode": "border", "crop_pct": 0.9},
+        {"crop_mode": "squash", "crop_pct": 0.95},
+        {"crop_mode": "center", "crop_pct": 1.0},
+        {"input_size": (3, 48, 80)},
+        {"interpolation": "lanczos", "mean": (0.5,) * 3, "std": (0.5,) * 3},
+    ],
+)
+@pytest.mark.parametrize("source", [(300, 200), (57, 130)])
+def test_every_crop_of_timm_is_done(changes, source):
+    from timm.data import create_transform, resolve_data_config
+
+    config = resolve_data_config({"input_size": (3, 64, 64)} | changes)
+    picture = noise(*source)
+    values = Preprocessing.from_timm(config)(picture)[0]
+    torch.testing.assert_close(values, create_transform(**config)(picture), rtol=0, atol=1e-5)
+
+
+def test_a_timm_model_for_gray_pictures_is_fed_gray_ones():
+    import timm
+
+    model = timm.create_model("resnet18", pretrained=False, in_chans=1)
+    preprocessing = Preprocessing.for_backbone(model)
+    assert preprocessing.mode == "L"
+    assert preprocessing.mean == pytest.approx([(0.485 + 0.456 + 0.406) / 3])
+    assert model.eval()(preprocessing.replace(size=(32, 32))(noise())).shape == (1, 1000)
+
+
+PROCESSORS = {
+    "ViT": {"size": {"height": 48, "width": 32}},
+    "BiT": {"size": {"shortest_edge": 40}, "crop_size": {"height": 36, "width": 36}},
+    "ConvNext": {"size": {"shortest_edge": 56}},
+    "ConvNext384": {"size": {"shortest_edge": 384}},
+    "MobileNetV1": {},
+    "MobileNetV2": {"size": {"shortest_edge": 73}, "crop_size": {"height": 64, "width": 64}},
+    "EfficientNet": {},
+    "EfficientNetCropped": {"do_center_crop": True, "rescale_offset": True, "include_top": False},
+    "Levit": {},
+    "PoolFormer": {},
+    "MobileViT": {"size": {"shortest_edge": 72}, "crop_size": {"height": 64, "width": 64}},
+    "Segformer": {"size": {"height": 40, "width": 40}, "do_normalize": False},
+}
+
+
+@pytest.mark.parametrize("source", [(120, 90), (80, 200)])
+@pytest.mark.parametrize("kind", PROCESSORS)
+def test_a_processor_of_transformers_is_followed(kind, source):
+    import transformers
+
+    stem = {"BiT": "Bit"}.get(kind, kind.removesuffix("384").removesuffix("Cropped"))
+    processor = getattr(transformers, f"{stem}ImageProcessorPil")(**PROCESSORS[kind])
+    picture = noise(*source)
+    expected = torch.tensor(np.array(processor(picture)["pixel_values"][0]))
+    preprocessing = Preprocessing.from_image_processor(processor)
+    values = preprocessing(picture)[0]
+    assert values.shape == expected.shape
+    torch.testing.assert_close(values, expected.float(), rtol=0, atol=1e-5)
+
+
+def test_a_processor_that_uses_torchvision_is_followed_to_a_step_of_256():
+    from transformers import ViTImageProcessor
+
+    processor, picture = ViTImageProcessor(size={"height": 40, "width": 40}), noise(90, 120)
+    expected = processor(picture, return_tensors="pt")["pixel_values"]
+    preprocessing = Preprocessing.from_image_processor(processor)
+    assert (preprocessing(picture) - expected).abs().max() * 127.5 < 2.01
+
+
+def test_a_processors_file_and_its_dict_say_the_same(tmp_path):
+    from transformers import ConvNextImageProcessor
+
+    processor = ConvNextImageProcessor(size={"shortest_edge": 224})
+    processor.save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    one, two = Preprocessing.from_image_processor(processor), Preprocessing.from_image_processor(stored)
+    assert one == two
+    assert (one.size, one.crop_mode, one.resample, one.crop_pct) == ((224, 224), "center", "bicubic", 0.875)
+
+
+def test_a_model_of_transformers_finds_the_file_it_was_loaded_with(tmp_path):
+    from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
+
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic")
+    model = ResNetForImageClassification(config)
+    assert Preprocessing.for_backbone(model) is None
+    model.save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 40, "width": 24}).save_pretrained(tmp_path)
+    loaded = ResNetForImageClassification.from_pretrained(tmp_path)
+    assert Preprocessing.for_backbone(loaded).size == (40, 24)
+    (tmp_path / "preprocessor_config.json").unlink()
+    assert Preprocessing.for_backbone(loaded) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"size": {"shortest_edge": 640}, "do_center_crop": False}, "keeps the ratio of the picture and cuts nothing"),
+        ({"size": {"longest_edge": 640}}, "must have 'height' and 'width' or 'shortest_edge'"),
+        ({"size": {"shortest_edge": 64, "longest_edge": 96}}, "must have 'height' and 'width' or 'shortest_edge'"),
+        ({"size": {"height": 8, "width": 8}, "do_pad": True}, "asks for `do_pad`, which `Preprocessing` does not do"),
+        ({"size": {"height": 8, "width": 8}, "do_resize": False}, "does not resize; an encoder needs one size"),
+        ({"size": {"height": 8, "width": 8}, "resample": 17}, "`resample` must be Pillow's number of a filter"),
+        ({"size": {"height": 8, "width": 8}, "image_mean": [0.5]}, "must have three numbers"),
+        (
+            {"size": {"shortest_edge": 8}, "do_center_crop": True, "crop_size": {"height": 9, "width": 9}},
+            "with a black border around",
+        ),
+        (
+            {"size": {"height": 8, "width": 8}, "do_center_crop": True, "crop_size": {"height": 4, "width": 6}},
+            "not one share of both sides",
+        ),
+    ],
+)
+def test_a_processor_that_cannot_be_followed_is_refused(data, message):
+    with pytest.raises(ConfigError, match=message):
+        Preprocessing.from_image_processor(data)
+
+
+def test_a_backbones_own_word_comes_first():
+    import timm
+
+    model = timm.create_model("resnet18", pretrained=False)
+    model.preprocessing = GRAY
+    assert Preprocessing.for_backbone(model) is GRAY
+    model.preprocessing = GRAY.to_dict()
+    assert Preprocessing.for_backbone(model) == GRAY
+
+
+def test_an_image_processor_carried_by_the_backbone_is_followed():
+    model = torch.nn.Conv2d(3, 8, 3)
+    model.image_processor = {"size": {"height": 8, "width": 6}}
+    assert Preprocessing.for_backbone(model).size == (8, 6)

@@ -236,6 +236,8 @@ class Preprocessing:
             (224, 224)
         """
         channels, height, width = data_config["input_size"]
+        if channels not in (1, 3):
+            raise ConfigError(f"A network with {channels} input channels is fed neither gray nor colour pictures.")
         return cls(
             size=(height, width),
             mode="L" if channels == 1 else "RGB",
@@ -250,8 +252,8 @@ class Preprocessing:
     def from_image_processor(cls, processor: Any) -> Preprocessing:
         """What an image processor of transformers does, given as the object, its dict or a `preprocessor_config.json`.
 
-        The same filter on the same grid; transformers shrinks with torchvision by default, which differs from Pillow by
-        about one of 256 steps per pixel.
+        Equal to transformers' processors that use Pillow, but for the place of the crop: where an odd number of pixels
+        is cut off, it may lie one pixel further on. Those that use torchvision differ by a step or two of 256 as well.
 
         Raises:
             ConfigError: it asks for something this class does not do.
@@ -286,9 +288,7 @@ class Preprocessing:
         if timm_config and "timm" in sys.modules:
             from timm.data import resolve_data_config
 
-            # The cfg speaks of 3 channels even where the model was made with another number.
-            given = {"in_chans": chans} if (chans := getattr(backbone, "in_chans", None)) else {}
-            return cls.from_timm(resolve_data_config(given, pretrained_cfg=dict(timm_config)))
+            return cls.from_timm(_with_channels_of(backbone, resolve_data_config(pretrained_cfg=dict(timm_config))))
         if (processor := getattr(backbone, "image_processor", None)) is not None:
             return cls.from_image_processor(processor)
         if (config := getattr(backbone, "config", None)) is not None and "transformers" in sys.modules:
@@ -306,6 +306,19 @@ class Preprocessing:
             (96, 96)
         """
         return dataclasses.replace(self, **changes)
+
+
+def _with_channels_of(model: Any, data_config: dict[str, Any]) -> dict[str, Any]:
+    """timm's data config for the number of channels that the model has, whatever its weights were trained with."""
+    first = model.pretrained_cfg.get("first_conv") or ()
+    for path in (first,) if isinstance(first, str) else first:
+        channels = model.get_submodule(path).weight.shape[1]
+        if channels != data_config["input_size"][0]:
+            # timm adds up the weights of the colours, so that one channel stands for all three.
+            mean, std = (sum(data_config[key]) / len(data_config[key]) for key in ("mean", "std"))
+            changes = {"mean": (mean,) * channels, "std": (std,) * channels}
+            return data_config | changes | {"input_size": (channels, *data_config["input_size"][1:])}
+    return data_config
 
 
 def _resample_name(number: Any) -> str:

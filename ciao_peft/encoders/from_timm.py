@@ -1,0 +1,42 @@
+"""Encoders of timm, under `timm/NAME`."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from torch import nn
+
+from ..errors import EncoderNotFoundError
+from ..preprocessing import Preprocessing
+
+
+def load(name: str, *, pretrained: bool = True, **settings: Any) -> nn.Module:
+    """A model of timm without its classifier, with what an encoder has beside.
+
+    Args:
+        name: As `timm.list_models()` has it, perhaps with a tag of pretrained weights: `resnet18.a1_in1k`.
+        pretrained: Weights from the Hub, or random ones.
+        settings: For `timm.create_model`.
+
+    Raises:
+        EncoderNotFoundError: timm has no such model, or no such weights.
+    """
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        hint = f" Close to it: {', '.join(close)}." if close else ""
+        raise EncoderNotFoundError(f"timm has no model {architecture!r}.{hint} `timm.list_models()` has them all.")
+    if tag and name not in (known := timm.list_pretrained(f"{architecture}.*")):
+        raise EncoderNotFoundError(
+            f"timm has no weights {tag!r} of {architecture!r}; it has: {', '.join(known) or 'none'}."
+        )
+    encoder = timm.create_model(name, pretrained=pretrained, **({"num_classes": 0} | settings))
+    encoder.name = f"timm/{name}"
+    encoder.preprocessing = Preprocessing.for_backbone(encoder)
+    encoder.input_size = encoder.preprocessing.input_size
+    # The full tag of the weights that were chosen: a short name means another one in another version of timm.
+    encoder.revision = encoder.pretrained_cfg.get("tag") or "default" if pretrained else "random"
+    return encoder
