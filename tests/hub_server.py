@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,7 +57,7 @@ class Repo:
     tags: dict[str, str] = field(default_factory=dict)
 
     def commit(
-        self, changes: dict[str, bytes | None], title: str, branch: str = "main", base: str | None = None
+        self, changes: dict[str, bytes | None], title: str = "a commit", branch: str = "main", base: str | None = None
     ) -> str:
         parent = base or self.branches.get(branch)
         files = dict(self.commits[parent].files) if parent else {}
@@ -205,7 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
                     fault = candidate
                     fault.times = None if fault.times is None else fault.times - 1
                     break
-        time.sleep(fault.delay)
+        threading.Event().wait(fault.delay)  # not time.sleep, which tests of the client's retries replace
         if fault.before is not None:
             fault.before()
         try:

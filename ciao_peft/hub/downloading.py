@@ -184,10 +184,15 @@ def look_up(api: HfApi, repo_id: str, revision: str | None) -> tuple[dict[str, i
     from huggingface_hub import constants
 
     timeout = constants.HF_HUB_ETAG_TIMEOUT
-    info = api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout)
-    if not _COMMIT.fullmatch(info.sha or ""):
-        raise HubServerError(f"The Hub names no commit for '{repo_id}'. Is HF_ENDPOINT that of a Hub?")
-    return {file.rfilename: file.size for file in info.siblings or []}, info.sha
+    try:
+        info = api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout)
+        sizes = {file.rfilename: file.size for file in info.siblings or []}
+        commit = info.sha if _COMMIT.fullmatch(info.sha) else None
+    except (AttributeError, KeyError, TypeError):
+        commit = None
+    if commit is None:
+        raise HubServerError(f"What {api.endpoint} says of '{repo_id}' is no answer of a Hub. Check HF_ENDPOINT.")
+    return sizes, commit
 
 
 @dataclass(frozen=True)
