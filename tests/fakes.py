@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from ciao_peft.config import CIAOConfig
+from ciao_peft.model import CIAOModel, get_ciao_model
 
 SIZE = (3, 16, 16)
 """`(C, H, W)` of the pixels that the backbones here take."""
@@ -89,3 +91,58 @@ def small_config(**changes: object) -> CIAOConfig:
 def pixels(batch_size: int = 4, seed: int = 1) -> Tensor:
     """Noise that the backbones here take, `(B, 3, 16, 16)`."""
     return torch.rand((batch_size, *SIZE), generator=torch.Generator().manual_seed(seed))
+
+
+class Undecided(nn.Module):
+    """A network that looks at what it computes: its graph cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chain = tiny_backbone()
+        self.input_size = SIZE
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.chain(x if x.mean() > -100 else -x)
+
+
+def wrap(backbone: nn.Module | None = None, adapter_name: str = "default", **changes: object) -> CIAOModel:
+    """A model with one fresh adapter, of `small_config(**changes)`."""
+    return get_ciao_model(tiny_backbone() if backbone is None else backbone, small_config(**changes), adapter_name)
+
+
+def train(model: CIAOModel, name: str | None = None, steps: int = 3, learning_rate: float = 0.05) -> CIAOModel:
+    """A few real optimiser steps, after which every trained value is another one."""
+    if name is not None:
+        model.train_adapter(name)
+    config = model.peft_config[model.active_adapter]
+    labels = {
+        "single_label_classification": torch.tensor([0, 0, 1, 1, 2, 2]),
+        "regression": torch.rand(6, config.num_labels),
+        "multi_label_classification": (torch.rand(6, config.num_labels) > 0.5).float(),
+    }[config.problem_type]
+    was_training = model.training
+    model.train()
+    optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=learning_rate)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        model(torch.rand(6, *SIZE), labels=labels).loss.backward()
+        optimiser.step()
+    return model.train(was_training)
+
+
+def bits(module: nn.Module) -> dict[str, Tensor]:
+    """What a module holds now."""
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two states have the same keys and the same bits."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+BACKBONES = pytest.mark.parametrize("make", [tiny_backbone, residual_backbone], ids=["chain", "residual"])
+NETWORKS = pytest.mark.parametrize(
+    "network",
+    [{"tuning": t, "inhibition": i} for t in ("decision_layer", "last_conv", "full") for i in (True, False)],
+    ids=lambda n: n["tuning"] + ("" if n["inhibition"] else "-without"),
+)

@@ -1,0 +1,140 @@
+"""The backbone is borrowed, never changed (promises 1 to 6)."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from ciao_peft.model import CIAOModel
+from fakes import (
+    BACKBONES,
+    NETWORKS,
+    Undecided,
+    bits,
+    pixels,
+    residual_backbone,
+    same_bits,
+    small_config,
+    tiny_backbone,
+    train,
+    wrap,
+)
+
+
+def hooks(module):
+    return sum(
+        len(getattr(m, kind))
+        for m in module.modules()
+        for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    )
+
+
+@BACKBONES
+@NETWORKS
+def test_disabled_it_is_the_backbone_bit_for_bit_also_after_training(make, network):  # promise 1
+    expected = make()(pixels())
+    model = wrap(make(), **network).eval()
+    train(model)
+    with model.disable_adapter():
+        assert torch.equal(model(pixels()), expected)
+
+
+def test_what_was_before_comes_back_after_disabling_nested_and_after_an_exception():  # promise 1
+    model = wrap().eval()
+    backbone, adapted = tiny_backbone()(pixels()), model(pixels()).logits
+    with model.disable_adapter():
+        with model.disable_adapter():
+            assert torch.equal(model(pixels()), backbone)
+        assert torch.equal(model(pixels()), backbone)
+    assert torch.equal(model(pixels()).logits, adapted)
+    with pytest.raises(ZeroDivisionError), model.disable_adapter():
+        raise ZeroDivisionError
+    assert torch.equal(model(pixels()).logits, adapted)
+    assert model.active_adapter == "default"
+
+
+def test_disabled_in_one_thread_it_still_reads_in_another():  # promises 1 and 14
+    model = wrap().eval()
+    expected = model(pixels()).logits
+    found = []
+    with model.disable_adapter():
+        reader = threading.Thread(target=lambda: found.append(model(pixels()).logits))
+        reader.start()
+        reader.join()
+    assert torch.equal(found[0], expected)
+
+
+@BACKBONES
+@NETWORKS
+def test_wrapping_and_training_change_no_key_and_no_bit_of_the_backbone(make, network):  # promises 2 and 3
+    backbone = make()
+    before = bits(backbone)
+    model = wrap(backbone, **network, train_batch_norm=True)
+    assert model.backbone is backbone
+    model.train()
+    train(model)
+    model.eval()
+    assert same_bits(bits(backbone), before)
+    assert all(parameter.grad is None for parameter in backbone.parameters())
+    backbone.load_state_dict(make(seed=5).state_dict())  # a plain checkpoint still loads
+    assert same_bits(bits(backbone), bits(make(seed=5)))
+
+
+def test_the_backbone_stays_as_it_is_even_when_it_is_put_into_training_mode():  # promise 3
+    backbone = tiny_backbone()
+    model = wrap(backbone)
+    before = bits(backbone)
+    backbone.train()
+    train(model)
+    assert same_bits(bits(backbone), before)
+
+
+@pytest.mark.parametrize("make", [tiny_backbone, residual_backbone, Undecided])
+def test_unloading_leaves_no_trace(make):  # promise 4
+    backbone = make()
+    backbone.train()
+    [*backbone.modules()][3].eval()
+    next(backbone.parameters()).requires_grad_(False)
+    before = bits(backbone)
+    modes = {name: m.training for name, m in backbone.named_modules()}
+    gradients = {name: p.requires_grad for name, p in backbone.named_parameters()}
+    attributes = {name: sorted(vars(m)) for name, m in backbone.named_modules()}
+    model = wrap(backbone)
+    train(model)
+    assert model.unload() is backbone
+    assert hooks(backbone) == 0
+    assert same_bits(bits(backbone), before)
+    assert {name: m.training for name, m in backbone.named_modules()} == modes
+    assert {name: p.requires_grad for name, p in backbone.named_parameters()} == gradients
+    assert {name: sorted(vars(m)) for name, m in backbone.named_modules()} == attributes
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_training_mode_is_what_the_user_set(training, tmp_path):  # promise 5
+    model = wrap(tiny_backbone().train(training))
+    assert model.training is training
+    model.save_pretrained(tmp_path / "saved")
+    model.add_adapter("other", small_config())
+    model.load_adapter(tmp_path / "saved", "loaded")
+    model.set_adapter("loaded")
+    assert model.training is training
+    assert not any(m.training for m in model.backbone.modules())
+    assert all(adapter.head.training is training for adapter in model.adapters.values())
+    loaded = CIAOModel.from_pretrained(tiny_backbone().train(training), tmp_path / "saved")
+    assert loaded.training is training
+
+
+@pytest.mark.parametrize("make", [tiny_backbone, residual_backbone, Undecided])
+@NETWORKS
+def test_the_global_random_state_stays_where_it_is(make, network, tmp_path):  # promise 6
+    backbone = make()
+    state = torch.get_rng_state()
+    model = wrap(backbone, **network)
+    model.add_adapter("other", small_config())
+    model.save_pretrained(tmp_path / "saved")
+    model.load_adapter(tmp_path / "saved", "loaded")
+    CIAOModel.from_pretrained(backbone, tmp_path / "saved")
+    model.eval()(pixels())
+    assert torch.equal(torch.get_rng_state(), state)
