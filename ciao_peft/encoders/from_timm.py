@@ -34,9 +34,10 @@ def load(name: str, *, pretrained: bool = True, **settings: Any) -> nn.Module:
             f"timm has no weights {tag!r} of {architecture!r}; it has: {', '.join(known) or 'none'}."
         )
     encoder = timm.create_model(name, pretrained=pretrained, **({"num_classes": 0} | settings))
-    encoder.name = f"timm/{name}"
     encoder.preprocessing = Preprocessing.for_backbone(encoder)
     encoder.input_size = encoder.preprocessing.input_size
-    # The full tag of the weights that were chosen: a short name means another one in another version of timm.
-    encoder.revision = encoder.pretrained_cfg.get("tag") or "default" if pretrained else "random"
+    # The full name of the weights that were chosen: without it, another version of timm may choose others.
+    tag = encoder.pretrained_cfg.get("tag")
+    encoder.name = f"timm/{architecture}.{tag}" if pretrained and tag else f"timm/{architecture}"
+    encoder.revision = tag or "default" if pretrained else "random"
     return encoder

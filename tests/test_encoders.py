@@ -1,0 +1,217 @@
+"""Encoders by name: the bundled one as it is shipped, timm's, and names nobody has."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import fx, nn
+
+from ciao_peft import Preprocessing, list_encoders, load_encoder
+from ciao_peft.encoders import SmallFace, small_face
+from ciao_peft.errors import AdapterFileError, ConfigError, EncoderNotFoundError
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return load_encoder("small-face")
+
+
+def painted(number, size=96):
+    """Some pictures of circles and bars, the same ones every time."""
+    generator = torch.Generator().manual_seed(number)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
+    pictures = []
+    for _ in range(number):
+        a, b, c = torch.rand(3, generator=generator)
+        picture = 128 + 100 * torch.sin((3 + 5 * a) * x + 6 * b * y) * torch.cos((2 + 8 * c) * (x * x + y * y))
+        pictures.append(picture.clamp(0, 255).byte().numpy())
+    return pictures
+
+
+# -- small-face --------------------------------------------------------------------------------------------------------
+
+
+def test_it_is_small(encoder):
+    # 3x3 weights of the seven convolutions, two numbers of normalisation per channel, 4x4 maps of 192 to 128 numbers.
+    channels = [3, 24, 24, 64, 64, 128, 128, 192]
+    convolutions = sum(9 * a * b for a, b in itertools.pairwise(channels))
+    expected = convolutions + 2 * sum(channels[1:]) + 16 * 192 * 128 + 2 * 128
+    assert sum(p.numel() for p in encoder.parameters()) == expected < 1_500_000
+    assert small_face.WEIGHTS.stat().st_size <= 3_000_000
+
+
+def test_one_face_costs_less_than_60_million_multiplications(encoder):
+    macs = []
+
+    def count(module, inputs, output):
+        weights = module.weight.numel()
+        macs.append(weights * output.shape[2] * output.shape[3] if isinstance(module, nn.Conv2d) else weights)
+
+    network = copy.deepcopy(encoder)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+    network(torch.zeros(1, 3, 64, 64))
+    assert len(macs) == 8
+    assert sum(macs) < 60_000_000
+
+
+def test_its_last_unit_answers_on_an_8x8_map(encoder):
+    maps = encoder.chain(torch.zeros(1, 3, 64, 64))
+    assert maps.shape == (1, 192, 8, 8)
+    assert [type(module) for module in encoder.chain[-3:]] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    assert encoder.chain[-3].in_channels == 128
+    assert encoder(torch.zeros(2, 3, 64, 64)).shape == (2, 128)
+
+
+def test_it_comes_ready_to_use(encoder):
+    assert not encoder.training
+    assert {p.dtype for p in encoder.parameters()} == {torch.float32}
+    assert encoder.name == "small-face"
+    assert encoder.input_size == (3, 64, 64)
+    assert isinstance(encoder.preprocessing, Preprocessing)
+    assert encoder.preprocessing.size == (64, 64)
+    assert Preprocessing.for_backbone(encoder) is encoder.preprocessing
+
+
+def test_the_same_weights_come_every_time_and_each_call_has_its_own(encoder):
+    other = load_encoder("small-face")
+    assert other.revision == encoder.revision
+    for key, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[key])
+        assert tensor.data_ptr() != other.state_dict()[key].data_ptr()
+
+
+def test_its_weights_are_the_files_and_not_random(encoder):
+    from safetensors.torch import load_file
+
+    stored = load_file(small_face.WEIGHTS)
+    assert {t.dtype for t in stored.values() if t.is_floating_point()} == {torch.float16}
+    random = load_encoder("small-face", pretrained=False)
+    assert random.revision == "random"
+    for key, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, stored[key].to(tensor.dtype))
+        if tensor.ndim > 1:
+            assert not torch.allclose(tensor, random.state_dict()[key])
+
+
+def test_it_traces(encoder):
+    pixel_values = torch.rand(2, 3, 64, 64)
+    traced = fx.symbolic_trace(encoder)
+    with torch.no_grad():
+        assert torch.equal(traced(pixel_values), encoder(pixel_values))
+
+
+def test_tinted_light_changes_an_embedding_less_than_another_picture_does(encoder):
+    import numpy as np
+
+    pictures = [np.stack([picture] * 3, axis=-1) for picture in painted(6)]
+    tinted = [(picture * np.array([1.0, 0.92, 0.85])).astype(np.uint8) for picture in pictures]
+    with torch.no_grad():
+        plain, other = encoder(encoder.preprocessing(pictures)), encoder(encoder.preprocessing(tinted))
+    likeness = nn.functional.normalize(plain) @ nn.functional.normalize(other).T
+    assert torch.equal(likeness.argmax(dim=1), torch.arange(6))
+
+
+def test_the_card_says_what_it_was_trained_on_and_how_well_it_does():
+    card = small_face.training_card()
+    assert card["verification_auc"] > 0.9 > card["verification_auc_of_random_weights"]
+    assert card["parameters"] == sum(p.numel() for p in SmallFace(**card["architecture"]).parameters())
+    assert Preprocessing.from_dict(card["preprocessing"]) == SmallFace.preprocessing
+    assert card["weights_bytes"] == small_face.WEIGHTS.stat().st_size
+    assert card["people"]["training_people"] == 3296
+    assert card["people"]["people_left_out_because_in_both_splits"] == 25
+    assert "examples/pretrain_encoder.py" in card["command"]
+    assert card["settings"]["seed"] == 0
+
+
+def test_unseen_people_are_told_apart_as_the_card_says(encoder, real_faces):
+    import csv
+
+    from sklearn.metrics import roc_auc_score
+
+    def people_of(split):
+        with (real_faces / split / "metadata.csv").open(encoding="utf-8") as file:
+            return {row["file_name"]: row["identity"] for row in csv.DictReader(file)}
+
+    test, known = people_of("test"), set(people_of("train").values())
+    images = [name for name, person in test.items() if person not in known]
+    images = [name for name in images if sum(test[name] == test[other] for other in images) > 1]
+    paths = [real_faces / "test" / name for name in images]
+    card = small_face.training_card()
+    assert len(images) == card["people"]["verification_faces"]
+    with torch.no_grad():
+        parts = [encoder(encoder.preprocessing(paths[i : i + 256])) for i in range(0, len(paths), 256)]
+    embeddings = nn.functional.normalize(torch.cat(parts))
+    first, second = torch.triu_indices(len(images), len(images), offset=1)
+    likeness = (embeddings @ embeddings.T)[first, second]
+    same = [test[a] == test[b] for a, b in itertools.combinations(images, 2)]
+    # Shrunk here by Pillow in 8 bits, in training by torch in floating point: a little apart.
+    assert roc_auc_score(same, likeness.numpy()) == pytest.approx(card["verification_auc"], abs=0.003)
+
+
+def test_another_architecture_has_no_trained_weights():
+    with pytest.raises(ConfigError, match=r"with another 'embedding_size' pass `pretrained=False`"):
+        load_encoder("small-face", embedding_size=64)
+    wider = load_encoder("small-face", pretrained=False, channels=[8, "pool", 16, "pool", 32], embedding_size=64)
+    assert wider(torch.zeros(2, 3, 64, 64)).shape == (2, 64)
+    assert wider.chain(torch.zeros(2, 3, 64, 64)).shape == (2, 32, 8, 8)
+
+
+def test_damaged_bundled_files_are_refused(tmp_path, monkeypatch):
+    weights = tmp_path / "small_face.safetensors"
+    monkeypatch.setattr(small_face, "WEIGHTS", weights)
+    with pytest.raises(AdapterFileError, match=r"small_face\.json' cannot be read: .* Install ciao_peft again"):
+        load_encoder("small-face")
+    content = (small_face.Path(small_face.__file__).parent / "weights" / "small_face.safetensors").read_bytes()
+    card = (small_face.Path(small_face.__file__).parent / "weights" / "small_face.json").read_text()
+    weights.with_suffix(".json").write_text(card)
+    with pytest.raises(AdapterFileError, match=r"small_face\.safetensors' cannot be read"):
+        load_encoder("small-face")
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(AdapterFileError, match="has not the checksum that its card promises"):
+        load_encoder("small-face")
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_name_is_answered_with_the_list():
+    assert list_encoders() == ["small-face"]
+    with pytest.raises(
+        EncoderNotFoundError, match=r"No encoder is named 'small_face'.*Encoders: 'small-face'.*'timm/NAME'"
+    ):
+        load_encoder("small_face")
+
+
+def test_loading_the_bundled_encoder_brings_in_nothing_heavy():
+    code = (
+        "import sys; from ciao_peft import load_encoder; load_encoder('small-face')\n"
+        "heavy = {'transformers', 'timm', 'torchvision', 'datasets', 'accelerate', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_timm_model_comes_without_classifier_and_with_its_preprocessing():
+    encoder = load_encoder("timm/resnet18", pretrained=False)
+    assert encoder(torch.zeros(1, 3, 64, 64)).shape == (1, 512)
+    assert not encoder.training
+    assert encoder.input_size == (3, 224, 224)
+    assert encoder.preprocessing.resample == "bicubic"
+    assert (encoder.name, encoder.revision) == ("timm/resnet18", "random")
+    assert load_encoder("timm/resnet18", pretrained=False, num_classes=7).num_classes == 7
+
+
+def test_unknown_timm_models_and_weights_are_answered_with_what_there_is():
+    with pytest.raises(EncoderNotFoundError, match=r"timm has no model 'resnet81'\. Close to it: .*resnet18"):
+        load_encoder("timm/resnet81")
+    with pytest.raises(
+        EncoderNotFoundError, match=r"timm has no weights 'nobody' of 'resnet18'; it has: .*resnet18\.a1"
+    ):
+        load_encoder("timm/resnet18.nobody")
