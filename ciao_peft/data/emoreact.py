@@ -1,0 +1,286 @@
+"""EmoReact: clips of children who react, with eight labels at once (Nojavanasghari et al. 2016)."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+
+from ..errors import DataError, DataNotFoundError
+from .builder import VIDEO_SUFFIXES, FacesBuilder, LeftOut, in_shards, walk
+from .expressions import EMOREACT
+from .frames import sample_frames
+from .labels import described
+from .localizer import MISSING, FaceLocalizer, crop_faces
+
+_SPLITS = {"train": "Train", "validation": "Validation", "test": "Test"}
+_FILES = {"train": "train", "validation": "val", "test": "test"}
+_COUNTS = {"train": 432, "validation": 303, "test": 367}
+_HOW = (
+    "EmoReact is given to researchers who sign its agreement (repository bnojavan/EmoReact). Point `data_dir` at "
+    "EmoReact_V_1.0, with Data/, Labels/ and the files of names in it."
+)
+
+
+@dataclass
+class EmoReactConfig(datasets.BuilderConfig):
+    """Settings of `EmoReact`.
+
+    Args:
+        frames_per_clip: Face frames per clip, spread evenly over it; 10 in the released code. 0 gives one row per clip
+            with the path of its video and no faces.
+        task: `"labels"`: eight labels, each 0 or 1. `"valence"`: the mean rating, 1 to 7.
+        detector: How faces are found: `"haar"`, a YuNet .onnx or cascade .xml file, or any function (see
+            `FaceLocalizer`).
+        margin: Around the face, in shares of its side.
+        missing: What becomes of frames without a face: `"nearest"`, `"skip"`, `"whole"` or `"error"` (see
+            `crop_faces`).
+        size: Larger faces are scaled down to this many pixels a side.
+    """
+
+    frames_per_clip: int = 10
+    task: str = "labels"
+    detector: Any = "haar"
+    margin: float = 0.15
+    missing: str = "nearest"
+    size: int = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (
+            isinstance(self.frames_per_clip, bool)
+            or not isinstance(self.frames_per_clip, int)
+            or self.frames_per_clip < 0
+        ):
+            raise DataError(f"`frames_per_clip` must be a whole number of 0 or more; got {self.frames_per_clip!r}.")
+        if self.task not in ("labels", "valence"):
+            raise DataError(f"EmoReact has no task {self.task!r}. Tasks: 'labels', 'valence'.")
+        if self.missing not in MISSING:
+            raise DataError(f"`missing` must be one of {', '.join(map(repr, MISSING))}; got {self.missing!r}.")
+
+
+class Clip(NamedTuple):
+    """One row of the label files with its video."""
+
+    name: str
+    path: str
+    labels: list[float]
+    valence: float
+
+
+class EmoReact(FacesBuilder):
+    """The released splits `train`, `validation` and `test`.
+
+    Row i of the label file belongs to row i of the file of names; the order of the videos in their folder means
+    nothing. Nobody published who is in which clip, and the same topics with the same children may occur in several
+    splits.
+
+    Columns: `image` (a face), `label` by `task`, `labels`, `valence`, `clip` (name of the video) and `frame` (its
+        number in the
+    video); or with `frames_per_clip=0`: `video` (a path), `label`, `labels`, `valence` and `clip`. Videos are read
+    with PyAV or OpenCV. `clip_means` turns scores of frames into scores of clips.
+    """
+
+    BUILDER_CONFIG_CLASS = EmoReactConfig
+    HOW_TO_OBTAIN = _HOW
+    DEFAULT_WRITER_BATCH_SIZE = 200
+
+    def _code(self) -> tuple[str, ...]:
+        return (sample_frames.__module__, crop_faces.__module__)
+
+    def _info(self) -> datasets.DatasetInfo:
+        eight = datasets.List(datasets.Value("float32"), length=len(EMOREACT))
+        valence = self.config.task == "valence"
+        rows: dict[str, Any] = {
+            "label": datasets.List(datasets.Value("float32"), length=1) if valence else eight,
+            "labels": eight,
+            "valence": datasets.Value("float32"),
+            "clip": datasets.Value("string"),
+        }
+        if self.config.frames_per_clip:
+            features = {"image": datasets.Image(), **rows, "frame": datasets.Value("int32")}
+        else:
+            features = {"video": datasets.Value("string"), **rows}
+        problem_type = "regression" if valence else "multi_label_classification"
+        names = ["valence"] if valence else EMOREACT
+        description = described("EmoReact: children who react.", problem_type, names)
+        return datasets.DatasetInfo(description=description, features=datasets.Features(features))
+
+    def official_counts(self) -> dict[str, int]:
+        """432, 303 and 367 clips, times the frames of each."""
+        return {split: count * max(1, self.config.frames_per_clip) for split, count in _COUNTS.items()}
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        folder, left_out = Path(self.config.data_dir), LeftOut()
+        files = walk(folder)
+        videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+        generators = []
+        for split in _SPLITS:
+            names, labels = _find(files, split, "names"), _find(files, split, "labels")
+            if names is None and labels is None:
+                continue
+            if names is None or labels is None:
+                there, lacking = (names, "labels") if names else (labels, "names")
+                raise DataNotFoundError(f"Beside {str(there)!r} there is no file with the {lacking} of {split}. {_HOW}")
+            clips = _paired(names, labels, _Videos(videos, split), left_out)
+            # A few clips a shard: one takes a second or more.
+            generators.append(datasets.SplitGenerator(name=split, gen_kwargs={"shards": in_shards(clips, size=8)}))
+        if not generators:
+            raise DataNotFoundError(
+                f"No EmoReact in {str(folder)!r}: looked for Train_names.txt and Labels/train_labels.text (and the "
+                f"same for val and "
+                f"test), found {len(videos)} videos and {len(files) - len(videos)} other files. {_HOW}"
+            )
+        self._report(left_out)
+        return generators
+
+    def _generate_examples(self, shards: list[list[Clip]]) -> Iterator[tuple[str, dict]]:
+        config, left_out = self.config, LeftOut()
+        localizer = None
+        for clip in (clip for shard in shards for clip in shard):
+            row = {"labels": clip.labels, "valence": clip.valence, "clip": clip.name}
+            row["label"] = [clip.valence] if config.task == "valence" else clip.labels
+            if not config.frames_per_clip:
+                yield clip.name, {"video": clip.path, **row}
+                continue
+            localizer = localizer or FaceLocalizer(config.detector, margin=config.margin, size=config.size)
+            try:
+                frames = sample_frames(clip.path, config.frames_per_clip)
+            except DataNotFoundError:
+                raise
+            except DataError:
+                left_out.add("clip that cannot be read as a video", clip.name)
+                continue
+            faces = crop_faces([frame for _, frame in frames], localizer, config.missing)
+            if not faces:
+                left_out.add("clip without a face", clip.name)
+            elif len(faces) < len(frames):
+                left_out.add("frame without a face", clip.name, len(frames) - len(faces))
+            for index, face in faces:
+                png = io.BytesIO()
+                face.save(png, "PNG", compress_level=1)
+                number = frames[index][0]
+                yield (
+                    f"{clip.name} {number}",
+                    {"image": {"bytes": png.getvalue(), "path": None}, **row, "frame": number},
+                )
+        self._report(left_out)
+
+
+def clip_means(scores: Any, clips: Any) -> tuple[np.ndarray, list[str]]:
+    """The mean over the frames of each clip: what a clip is scored by.
+
+    Args:
+        scores: `(frames, L)`, logits or labels.
+        clips: `(frames,)`, the clip of each frame.
+
+    Returns:
+        `(clips, L)` float64 and the names of the clips, in the order of their first frames.
+
+    Raises:
+        DataError: there is not one clip per frame.
+
+    Example:
+        >>> clip_means([[0.0], [1.0], [5.0]], ["a", "a", "b"])
+        (array([[0.5],
+               [5. ]]), ['a', 'b'])
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    names = list(clips)
+    if len(values) != len(names) or not names:
+        raise DataError(f"There must be one clip per frame; got {len(values)} frames and {len(names)} clips.")
+    index = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    rows = np.array([index[name] for name in names])
+    sums = np.zeros((len(index), *values.shape[1:]))
+    np.add.at(sums, rows, values)
+    counts = np.bincount(rows).reshape(-1, *[1] * (values.ndim - 1))
+    return sums / counts, list(index)
+
+
+def _find(files: list[Path], split: str, kind: str) -> Path | None:
+    """The file of names or labels of a split: `Val_names.txt`, `val_labels.text`; nearest to the top first."""
+    stems = {f"{name}_{kind}" for name in (_FILES[split], split)}
+    found = [path for path in files if path.stem.lower() in stems and path.suffix.lower() in (".txt", ".text")]
+    return min(found, key=lambda path: (len(path.parts), path), default=None)
+
+
+class _Videos:
+    """Finds a video by its name: in the split's own folder, or in one for all of them."""
+
+    def __init__(self, videos: list[Path], split: str):
+        own = [path for path in videos if path.parent.name.lower() in (_SPLITS[split].lower(), _FILES[split])]
+        foreign = {name.lower() for other in _SPLITS for name in (_SPLITS[other], _FILES[other]) if other != split}
+        shared = [path for path in videos if path.parent.name.lower() not in foreign]
+        self.exact: dict[str, Path] = {}
+        self.plain: dict[str, Path] = {}
+        for path in (*own, *shared):
+            self.exact.setdefault(path.name, path)
+            self.plain.setdefault(_plain(path.name), path)
+
+    def __getitem__(self, name: str) -> Path | None:
+        return self.exact.get(name) or self.exact.get(f"{name}.mp4") or self.plain.get(_plain(name))
+
+
+def _plain(name: str) -> str:
+    """Without apostrophes, case and ending: some users strip them from the files."""
+    stem = name[: name.rindex(".")] if name.lower().endswith(VIDEO_SUFFIXES) else name
+    return stem.replace("'", "").replace("\u2019", "").lower()
+
+
+def _unquoted(line: str) -> str:
+    """The name that MATLAB wrote: `'80''sTOYS105_2.mp4'` is 80'sTOYS105_2.mp4."""
+    line = line.strip()
+    if len(line) >= 2 and line[0] == line[-1] == "'":
+        return line[1:-1].replace("''", "'")
+    return line
+
+
+def _paired(names: Path, labels: Path, videos: _Videos, left_out: LeftOut) -> list[Clip]:
+    """Row i of the names with row i of the labels.
+
+    Raises:
+        DataError: they have different numbers of rows, so that no pairing can be trusted.
+    """
+    rows = {
+        path: path.read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines() for path in (names, labels)
+    }
+    if len(rows[names]) != len(rows[labels]):
+        raise DataError(
+            f"{str(names)!r} has {len(rows[names])} names but {str(labels)!r} has {len(rows[labels])} rows: which "
+            f"label "
+            "belongs to which clip cannot be told. Take both files from the release again."
+        )
+    clips: list[Clip] = []
+    seen = set()
+    for number, (line, text) in enumerate(zip(rows[names], rows[labels], strict=True), start=1):
+        name, values = _unquoted(line), _values(text)
+        path = videos[name]
+        if values is None:
+            left_out.add(f"malformed row of {labels.name}", f"line {number}")
+        elif path is None:
+            left_out.add(f"name in {names.name} without its video", name)
+        elif path in seen:
+            left_out.add(f"repeated name in {names.name}", name)
+        else:
+            seen.add(path)
+            clips.append(Clip(path.name, str(path), values[:-1], values[-1]))
+    if not clips:
+        raise DataError(f"No clip of {str(names)!r} can be used. Left out: {left_out}.")
+    return clips
+
+
+def _values(text: str) -> list[float] | None:
+    """Eight labels of 0 or 1 and the valence, or `None`."""
+    try:
+        values = [float(field) for field in text.split(",")]
+    except ValueError:
+        return None
+    if len(values) != len(EMOREACT) + 1 or any(value not in (0.0, 1.0) for value in values[:-1]):
+        return None
+    return values if math.isfinite(values[-1]) and 1 <= values[-1] <= 7 else None
