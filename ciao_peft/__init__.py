@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .auto import AutoCIAOModel
     from .config import CIAOConfig
     from .data import load_faces
     from .encoders import list_encoders, load_encoder
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AutoCIAOModel",
     "CIAOConfig",
     "CIAOError",
     "CIAOModel",
@@ -43,6 +45,7 @@ __all__ = [
 ]
 
 _ROOM_OF = {
+    "AutoCIAOModel": "auto",
     "CIAOConfig": "config",
     "CIAOError": "errors",
     "CIAOModel": "model",
