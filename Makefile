@@ -36,9 +36,9 @@ docs:  ## write the pages that scripts write
 	@.ci/environment $(VENV) dev
 	set -e; for script in docs/make_*.py; do $(PYTHON_IN) $$script; done
 
-bench:  ## measure, and write docs/performance.md
+bench:  ## run every benchmarks/bench_*.py, which write docs/performance.md
 	@.ci/environment $(VENV) bench,dev
-	set -e; for script in $(sort $(wildcard benchmarks/*.py)); do $(PYTHON_IN) $$script; done
+	set -e; for script in $(sort $(wildcard benchmarks/bench_*.py)); do $(PYTHON_IN) $$script; done
 
 clean:  ## forget environments and build products
 	rm -rf $(VENV) build dist *.egg-info
