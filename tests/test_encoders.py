@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import subprocess
 import sys
 
@@ -12,8 +13,8 @@ import torch
 from torch import fx, nn
 
 from ciao_peft import Preprocessing, list_encoders, load_encoder
-from ciao_peft.encoders import SmallFace, small_face
-from ciao_peft.errors import AdapterFileError, ConfigError, EncoderNotFoundError
+from ciao_peft.encoders import SmallFace, save_encoder, small_face
+from ciao_peft.errors import AdapterConfigError, AdapterFileError, ConfigError, EncoderNotFoundError
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +216,105 @@ def test_unknown_timm_models_and_weights_are_answered_with_what_there_is():
         EncoderNotFoundError, match=r"timm has no weights 'nobody' of 'resnet18'; it has: .*resnet18\.a1"
     ):
         load_encoder("timm/resnet18.nobody")
+
+
+# -- folders -----------------------------------------------------------------------------------------------------------
+
+
+def random_encoder(kind):
+    if kind == "timm":
+        return load_encoder("timm/resnet10t", pretrained=False, in_chans=1, num_classes=3)
+    return load_encoder("small-face", pretrained=False, channels=[8, "pool", 16, "pool", 8], embedding_size=16)
+
+
+@pytest.mark.parametrize("kind", ["small-face", "timm"])
+def test_a_saved_encoder_reads_back_equal(kind, tmp_path):
+    encoder = random_encoder(kind)
+    if kind == "small-face":
+        encoder.preprocessing = encoder.preprocessing.replace(resample="bicubic")
+    folder = save_encoder(encoder, tmp_path / "mine", training={"seed": 3})
+    other = load_encoder(folder)
+    assert {p.name for p in folder.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "README.md",
+    }
+    assert json.loads((folder / "config.json").read_text())["training"] == {"seed": 3}
+    assert encoder.state_dict().keys() == other.state_dict().keys()
+    for key, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[key])
+    assert other.preprocessing == encoder.preprocessing
+    assert other.input_size == encoder.input_size
+    assert not other.training
+    assert other.name == str(folder)
+    pixel_values = other.preprocessing(painted(2))
+    with torch.no_grad():
+        assert torch.equal(encoder(pixel_values), other(pixel_values))
+    again = save_encoder(other, tmp_path / "again")
+    assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_other_weights_have_another_revision(tmp_path):
+    one, two = (load_encoder(save_encoder(random_encoder("small-face"), tmp_path / name)) for name in ("one", "two"))
+    assert one.revision != two.revision != "random"
+    assert load_encoder(tmp_path / "one", pretrained=False).revision == "random"
+
+
+def test_a_card_by_others_stays_when_an_encoder_is_saved_again(tmp_path):
+    folder = save_encoder(random_encoder("small-face"), tmp_path)
+    (folder / "README.md").write_text("mine")
+    save_encoder(random_encoder("small-face"), folder)
+    assert (folder / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("encoder", [nn.Conv2d(3, 8, 3), nn.Sequential(nn.Conv2d(3, 8, 3))])
+def test_a_network_that_no_name_builds_again_is_not_saved(encoder, tmp_path):
+    with pytest.raises(ConfigError, match="is no encoder that `load_encoder` made"):
+        save_encoder(encoder, tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+
+
+def changed(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ciao_encoder": None}, r"is not of an encoder of this library\. Give a folder that `save_encoder` wrote"),
+        ({"ciao_encoder": None, "model_type": "resnet"}, "It is a model of transformers"),
+        ({"ciao_encoder": None, "architecture": "resnet18"}, "It is a model of timm"),
+        (
+            {"ciao_encoder": "os:system"},
+            r"an encoder of type 'os:system' in format 1; this version reads 'small-face', 'timm'",
+        ),
+        ({"format_version": 2}, "in format 2; .* up to format 1"),
+        ({"colour": "red"}, "must have exactly 'architecture'.* it has .*'colour'"),
+        ({"architecture": {"depth": 3}}, "No encoder can be built from"),
+        ({"architecture": {"embedding_size": 17}}, "does not fit the encoder that its config describes"),
+        ({"weights_sha256": "0"}, "has not the checksum that its config promises"),
+    ],
+)
+def test_a_config_that_cannot_be_right_is_refused(changes, message, tmp_path):
+    folder = save_encoder(random_encoder("small-face"), tmp_path / "mine")
+    changed(folder, **changes)
+    with pytest.raises(AdapterFileError, match=message):
+        load_encoder(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "preprocessor_config.json"])
+def test_a_missing_file_is_named(name, tmp_path):
+    folder = save_encoder(random_encoder("small-face"), tmp_path / "mine")
+    (folder / name).unlink()
+    with pytest.raises(AdapterFileError, match=name.replace(".", r"\.")):
+        load_encoder(folder)
+
+
+def test_a_preprocessing_with_an_unknown_key_is_refused(tmp_path):
+    folder = save_encoder(random_encoder("small-face"), tmp_path / "mine")
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"do_flip": True}))
+    with pytest.raises(AdapterConfigError, match="unknown keys 'do_flip'"):
+        load_encoder(folder)

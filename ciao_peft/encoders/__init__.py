@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import EncoderNotFoundError, listed
+from ..hub import is_hub_id
 
 _ENCODERS = {
     "small-face": "small_face:load",
@@ -18,7 +19,7 @@ __all__ = ["list_encoders", "load_encoder", *_HERE]
 
 
 def list_encoders() -> list[str]:
-    """Names that `load_encoder` knows, beside `timm/NAME` and folders.
+    """Names that `load_encoder` knows, beside `timm/NAME`, folders and repositories.
 
     Example:
         >>> list_encoders()
@@ -34,16 +35,19 @@ def load_encoder(name: str | os.PathLike, *, pretrained: bool = True, **settings
     given here and `revision` says which weights these are (`"random"`: nobody trained them).
 
     Args:
-        name: One of `list_encoders()`; `timm/NAME` for a model of timm; or a folder written by `save_encoder`.
+        name: One of `list_encoders()`; `timm/NAME` for a model of timm; a folder written by `save_encoder`, or
+            `user/name` for one on the Hub.
         pretrained: Trained weights, or random ones to train.
-        settings: The encoder's own: for `small-face` those of `SmallFace`, for timm those of `timm.create_model`.
+        settings: The encoder's own: for `small-face` those of `SmallFace`, for timm those of `timm.create_model`, for
+            folders and repositories `revision`, `token` and the like of `ciao_peft.hub.read_pretrained`.
 
     Returns:
         A network whose last convolutions an adapter can mask.
 
     Raises:
         EncoderNotFoundError: no encoder goes by this name.
-        AdapterFileError: the folder holds no encoder, or a damaged one.
+        AdapterFileError: the folder or repository holds no encoder, or a damaged one.
+        HubError: the Hub does not give the files.
 
     Example:
         >>> import torch
@@ -61,7 +65,7 @@ def load_encoder(name: str | os.PathLike, *, pretrained: bool = True, **settings
         from .from_timm import load
 
         encoder = load(text.removeprefix("timm/"), pretrained=pretrained, **settings)
-    elif os.path.isdir(text):
+    elif os.path.isdir(text) or is_hub_id(text):
         from .folder import load
 
         encoder = load(text, pretrained=pretrained, **settings)

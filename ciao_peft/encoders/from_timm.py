@@ -33,11 +33,22 @@ def load(name: str, *, pretrained: bool = True, **settings: Any) -> nn.Module:
         raise EncoderNotFoundError(
             f"timm has no weights {tag!r} of {architecture!r}; it has: {', '.join(known) or 'none'}."
         )
-    encoder = timm.create_model(name, pretrained=pretrained, **({"num_classes": 0} | settings))
-    encoder.preprocessing = Preprocessing.for_backbone(encoder)
-    encoder.input_size = encoder.preprocessing.input_size
+    encoder = build(name, pretrained=pretrained, **settings)
     # The full name of the weights that were chosen: without it, another version of timm may choose others.
     tag = encoder.pretrained_cfg.get("tag")
     encoder.name = f"timm/{architecture}.{tag}" if pretrained and tag else f"timm/{architecture}"
     encoder.revision = tag or "default" if pretrained else "random"
+    return encoder
+
+
+def build(name: str, *, pretrained: bool = False, **settings: Any) -> nn.Module:
+    """What `timm.create_model` makes, without classifier unless `num_classes` asks for one, and its preprocessing."""
+    import timm
+
+    settings = {"num_classes": 0} | settings
+    encoder = timm.create_model(name, pretrained=pretrained, **settings)
+    encoder.encoder_type, encoder.architecture = "timm", {"name": name, **settings}
+    encoder.preprocessing = Preprocessing.for_backbone(encoder)
+    encoder.input_size = encoder.preprocessing.input_size
+    encoder.revision = "random"
     return encoder

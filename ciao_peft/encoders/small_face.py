@@ -38,7 +38,7 @@ class SmallFace(nn.Module):
         torch.Size([2, 128])
     """
 
-    name = "small-face"
+    name = encoder_type = "small-face"
     revision = "random"
     preprocessing = Preprocessing(size=(64, 64), mode="RGB", mean=(0.5,) * 3, std=(0.25,) * 3)
 
@@ -124,3 +124,6 @@ def load(*, pretrained: bool = True, **architecture: Any) -> SmallFace:
     encoder.load_state_dict(parse(content))
     encoder.revision = digest[:16]
     return encoder
+
+
+build = SmallFace

@@ -1,0 +1,176 @@
+"""An encoder as a folder, on disk or on the Hub: config, weights, preprocessing and card."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..checkpoints import (
+    CARD_FILE,
+    MAX_JSON_BYTES,
+    PREPROCESSOR_FILE,
+    library_versions,
+    parse_tensors,
+    read_json,
+    to_json,
+    write_folder,
+)
+from ..errors import AdapterConfigError, AdapterFileError, ConfigError, listed
+from ..hub import MAX_WEIGHTS_BYTES, RepoFile, read_pretrained
+from ..preprocessing import Preprocessing
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+FORMAT_VERSION = 1
+# What goes by these names is built by the function; no name in a config is ever imported.
+_TYPES = {"small-face": "small_face:build", "timm": "from_timm:build"}
+_FILES = (
+    RepoFile(PREPROCESSOR_FILE, MAX_JSON_BYTES),
+    RepoFile(CONFIG_FILE, MAX_JSON_BYTES),
+    RepoFile(WEIGHTS_FILE, MAX_WEIGHTS_BYTES),
+)
+_KEYS = {"ciao_encoder", "format_version", "architecture", "weights_sha256", "versions", "training"}
+_CARD = """\
+---
+library_name: ciao_peft
+tags: [ciao_peft, face-encoder]
+---
+
+# A face encoder for CIAO adapters
+
+```python
+from ciao_peft import load_encoder
+
+encoder = load_encoder("{name}")  # input: {input_size}, prepared by encoder.preprocessing
+```
+"""
+
+
+def save_encoder(encoder: nn.Module, folder: str | os.PathLike, *, training: Mapping[str, Any] | None = None) -> Path:
+    """Writes an encoder that `load_encoder(folder)` reads back equal, bit for bit.
+
+    Whoever reads meanwhile sees the old folder or the new one. A README.md that is already there stays.
+
+    Args:
+        encoder: One that `load_encoder` made; its weights may have been trained since.
+        folder: Made where it is missing.
+        training: What it was trained on and how, as plain data; kept in `config.json`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: the network is no encoder of this library, so that no name says how to build it again.
+        AdapterFileError: the folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from ciao_peft import load_encoder
+        >>> folder = save_encoder(load_encoder("small-face"), tempfile.mkdtemp() + "/mine")
+        >>> load_encoder(folder).input_size
+        (3, 64, 64)
+    """
+    from safetensors.torch import save
+
+    kind, preprocessing = getattr(encoder, "encoder_type", None), getattr(encoder, "preprocessing", None)
+    if kind not in _TYPES or not isinstance(preprocessing, Preprocessing):
+        raise ConfigError(
+            f"{type(encoder).__name__} is no encoder that `load_encoder` made, and cannot be built again from a "
+            "config. Save its weights yourself, build it yourself, and give it to `get_ciao_model`."
+        )
+    tensors = {key: value.detach().to("cpu").contiguous().clone() for key, value in encoder.state_dict().items()}
+    weights = save(tensors, metadata={"format": "pt"})
+    config = {
+        "ciao_encoder": kind,
+        "format_version": FORMAT_VERSION,
+        "architecture": encoder.architecture,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "versions": library_versions(),
+        "training": dict(training or {}),
+    }
+    try:
+        files = {
+            CONFIG_FILE: to_json(config),
+            WEIGHTS_FILE: weights,
+            PREPROCESSOR_FILE: to_json(preprocessing.to_dict()),
+        }
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"The encoder's settings cannot be written as JSON: {error}") from error
+    if not (Path(folder) / CARD_FILE).exists():
+        card = _CARD.format(name=os.fspath(folder), input_size=preprocessing.input_size)
+        files[CARD_FILE] = card.encode()
+    return write_folder(folder, files)
+
+
+def load(source: str, *, pretrained: bool = True, **hub: Any) -> nn.Module:
+    """The encoder in a folder or repository.
+
+    Args:
+        source: A folder that `save_encoder` wrote, or `user/name` on the Hub.
+        pretrained: Its weights, or random ones.
+        hub: `revision`, `token` and the like, as `ciao_peft.hub.read_pretrained` takes them.
+
+    Raises:
+        AdapterFileError: a file is missing, damaged or no encoder's.
+        HubError: the Hub does not give the files.
+    """
+    encoder, snapshot = read_pretrained(source, lambda folder: _read(folder, pretrained), _FILES, **hub)
+    encoder.name = source
+    if snapshot.revision and pretrained:
+        encoder.revision = snapshot.revision
+    return encoder
+
+
+def _read(folder: Path, pretrained: bool) -> nn.Module:
+    path = folder / CONFIG_FILE
+    config = read_json(path)
+    kind = config.get("ciao_encoder")
+    if kind is None:
+        raise AdapterConfigError(f"'{path}' is not of an encoder of this library.{_instead(config)}")
+    version = config.get("format_version")
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION or kind not in _TYPES:
+        raise AdapterConfigError(
+            f"'{path}' is of an encoder of type {kind!r} in format {version!r}; this version reads {listed(_TYPES)} "
+            f"up to format {FORMAT_VERSION}. Upgrade: pip install -U ciao_peft."
+        )
+    if set(config) != _KEYS or not isinstance(config["architecture"], dict):
+        raise AdapterConfigError(f"'{path}' must have exactly {listed(_KEYS)}; it has {listed(config)}.")
+    module, function = _TYPES[kind].split(":")
+    build = getattr(importlib.import_module(f".{module}", __package__), function)
+    try:
+        encoder = build(**config["architecture"])
+        encoder.preprocessing = Preprocessing.from_dict(read_json(folder / PREPROCESSOR_FILE))
+    except (ConfigError, TypeError, ValueError, RuntimeError) as error:
+        raise AdapterConfigError(f"No encoder can be built from '{path}': {error}") from error
+    if not pretrained:
+        return encoder
+    path = folder / WEIGHTS_FILE
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise AdapterFileError(f"'{path}' cannot be read: {error}.") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != config["weights_sha256"]:
+        raise AdapterFileError(
+            f"'{path}' has not the checksum that its config promises: it was damaged or replaced. Save the encoder "
+            "again, or download it anew."
+        )
+    try:
+        encoder.load_state_dict(parse_tensors(content, path))
+    except RuntimeError as error:
+        raise AdapterFileError(f"'{path}' does not fit the encoder that its config describes: {error}") from error
+    encoder.revision = digest[:16]
+    return encoder
+
+
+def _instead(config: Mapping[str, Any]) -> str:
+    if "model_type" in config:
+        return " It is a model of transformers: load it there and give it to `get_ciao_model`."
+    if isinstance(config.get("architecture"), str):
+        return " It is a model of timm: load it with `timm.create_model('hf-hub:...')` and give it to `get_ciao_model`."
+    return " Give a folder that `save_encoder` wrote."
