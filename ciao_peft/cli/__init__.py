@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
-from . import __version__
+from .. import __version__
+from ..errors import CIAOError
+from . import data, sharing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command line and returns the exit status.
+    """Runs a command line and returns the exit status: 0, or 1 after an error, whose text goes to stderr.
 
     Args:
         arguments: Words after `ciao`; those of the process when left out.
 
     Example:
-        >>> main(["datasets"])
-        imagefolder
-        painted_faces
+        >>> main(["encoders"])
+        small-face
         0
     """
     parser = argparse.ArgumentParser(prog="ciao", description="Many affective worlds on one frozen face encoder.")
@@ -28,17 +30,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("encoders", _print_encoders, "names that load_encoder knows"),
     ):
         commands.add_parser(name, help=what, description=f"Prints the {what}.").set_defaults(run=run)
-    parser.parse_args(arguments).run()
+    data.add_commands(commands)
+    sharing.add_commands(commands)
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except CIAOError as error:
+        print(f"ciao: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
-def _print_datasets() -> None:
-    from .data import list_faces
+def _print_datasets(options: argparse.Namespace) -> None:
+    from ..data import list_faces
 
     print("\n".join(list_faces()))
 
 
-def _print_encoders() -> None:
-    from .encoders import list_encoders
+def _print_encoders(options: argparse.Namespace) -> None:
+    from ..encoders import list_encoders
 
     print("\n".join(list_encoders()))

@@ -1,0 +1,126 @@
+"""`ciao publish`, `ciao pull` and `ciao inspect`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Adds the three to a parser's commands."""
+    publish = commands.add_parser(
+        "publish",
+        help="put a saved adapter on the Hub",
+        description="Publishes a saved adapter in one commit, with its model card. Log in before with `hf auth login`.",
+    )
+    publish.add_argument("folder", help="where `save_pretrained` wrote it")
+    publish.add_argument("repo_id", help="user/name; made if there is none")
+    publish.add_argument("--private", action="store_true", default=None, help="a new repository is its owner's alone")
+    publish.add_argument("--create-pr", action="store_true", help="propose it instead")
+    publish.add_argument("--message", default="Upload with ciao_peft", help="of the commit")
+    publish.set_defaults(run=_publish)
+    pull = commands.add_parser(
+        "pull", help="fetch an adapter into the cache", description="Fetches and checks an adapter; prints its folder."
+    )
+    pull.add_argument("repo_id", help="user/name")
+    pull.add_argument("--force-download", action="store_true", help="distrust the cache")
+    pull.set_defaults(run=_pull)
+    inspect = commands.add_parser(
+        "inspect",
+        help="what an adapter is",
+        description="Checks an adapter and prints its config, sizes, checksum, backbone and metrics.",
+    )
+    inspect.add_argument("source", help="a folder, or user/name on the Hub")
+    inspect.set_defaults(run=_inspect)
+    for command in (publish, pull, inspect):
+        command.add_argument("--revision", help="branch, tag or commit")
+        command.add_argument("--subfolder", help="where in the repository")
+        command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _publish(options: argparse.Namespace) -> None:
+    from ..sharing import publish_adapter
+
+    commit = publish_adapter(
+        options.folder,
+        options.repo_id,
+        subfolder=options.subfolder,
+        private=options.private,
+        revision=options.revision,
+        create_pr=options.create_pr,
+        commit_message=options.message,
+    )
+    url = commit.pr_url or commit.commit_url
+    _print(options, {"repo_id": options.repo_id, "revision": commit.oid, "url": url}, url)
+
+
+def _pull(options: argparse.Namespace) -> None:
+    from ..errors import HubNotFoundError
+    from ..hub import is_hub_id
+    from ..sharing import read_adapter
+
+    if not is_hub_id(options.repo_id):
+        raise HubNotFoundError(f"{options.repo_id!r} is no name of a repository; give `user/name`.")
+    _, snapshot = read_adapter(
+        options.repo_id,
+        subfolder=options.subfolder,
+        revision=options.revision,
+        force_download=options.force_download,
+    )
+    facts = {"repo_id": snapshot.repo_id, "revision": snapshot.revision, "folder": str(snapshot.folder)}
+    _print(options, facts, facts["folder"])
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from ..checkpoints import CONFIG_FILE, read_json
+    from ..sharing import read_adapter
+
+    saved, snapshot = read_adapter(options.source, subfolder=options.subfolder, revision=options.revision)
+    record = read_json(snapshot.folder / CONFIG_FILE)
+    facts = {
+        "source": str(options.source),
+        "revision": snapshot.revision,
+        "folder": str(snapshot.folder),
+        "backbone": {"name": saved.backbone_name, "revision": saved.backbone_revision, **saved.backbone_signature},
+        "input_size": list(saved.input_size),
+        "config": saved.config.to_dict(),
+        "convolutions": saved.convolutions,
+        "trained_parameters": saved.trained_parameters,
+        "tensors": {key: [*tensor.shape] for key, tensor in saved.tensors.items()},
+        "weights_bytes": record["weights_bytes"],
+        "weights_sha256": record["weights_sha256"],
+        "preprocessing": saved.preprocessing,
+        "training": saved.training,
+        "versions": saved.versions,
+    }
+    _print(options, facts, _for_people(facts))
+
+
+def _for_people(facts: dict[str, Any]) -> str:
+    config, backbone, training = facts["config"], facts["backbone"], facts["training"]
+    at = f" at {facts['revision']}" if facts["revision"] else ""
+    labels = ", ".join(config["id2label"].values())
+    lines = {
+        "adapter": f"{facts['source']}{at}",
+        "backbone": f"{backbone['name']}" + (f" at {backbone['revision']}" if backbone["revision"] else ""),
+        "pixels": " x ".join(map(str, facts["input_size"])),
+        "problem": f"{config['problem_type']}: {labels}",
+        "trains": f"{config['tuning']}" + ("" if config["inhibition"] else ", without inhibition"),
+        "mask after": ", ".join(config["target_modules"]),
+        "parameters": f"{facts['trained_parameters'] or 0:,} trained, in {len(facts['tensors'])} tensors",
+        "weights": f"{facts['weights_bytes']:,} bytes",
+        "checksum": f"{facts['weights_sha256']} (checked)",
+    }
+    for name, value in training.get("metrics", {}).items() if isinstance(training.get("metrics"), dict) else ():
+        lines[name] = json.dumps(value, ensure_ascii=False)
+    for name, value in training.items():
+        if name != "metrics":
+            lines.setdefault(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    lines["made with"] = ", ".join(f"{name} {version}" for name, version in sorted(facts["versions"].items()))
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
+
+
+def _print(options: argparse.Namespace, facts: dict[str, Any], text: str) -> None:
+    print(json.dumps(facts, indent=2, ensure_ascii=False) if options.json else text)
