@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ CARD_FILE = "README.md"
 PICTURE_FILE = "saliency.png"
 MAX_JSON_BYTES = 4 * 2**20
 MAX_HEADER_BYTES = 16 * 2**20
+_PATIENCE = 100  # times a folder is read that is saved again and again meanwhile
 
 _REQUIRED = {
     "peft_type": str,
@@ -87,6 +88,9 @@ def save_adapter(
 
     Returns:
         The folder.
+
+    Raises:
+        AdapterFileError: the folder is a file, the disk refuses, or `training` is no plain data; what was there stays.
     """
     from safetensors.torch import save
 
@@ -107,7 +111,14 @@ def save_adapter(
         "versions": adapter.versions,
         "training": adapter.training,
     }
-    files = {CONFIG_FILE: to_json(record), WEIGHTS_FILE: weights, **(extra_files(record) if extra_files else {})}
+    try:
+        config = to_json(record)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise AdapterFileError(
+            f"What is to be recorded of the adapter is no plain data: {error}. Nothing was saved; `training` "
+            "takes finite numbers, text, true, false, None, lists and dicts."
+        ) from None
+    files = {CONFIG_FILE: config, WEIGHTS_FILE: weights, **(extra_files(record) if extra_files else {})}
     if adapter.preprocessing is not None:
         files[PREPROCESSOR_FILE] = to_json(adapter.preprocessing)
     return write_folder(folder, files, replacing=(PREPROCESSOR_FILE, PICTURE_FILE))
@@ -126,6 +137,31 @@ def load_adapter(folder: str | os.PathLike) -> SavedAdapter:
         AdapterConfigError: `adapter_config.json` is not one this version can read.
     """
     folder = Path(folder)
+    for _ in range(_PATIENCE):
+        before = _generation(folder)
+        try:
+            saved = _load(folder)
+        except OSError as error:
+            if _generation(folder) != before:
+                continue
+            if isinstance(error, AdapterFileError):
+                raise
+            raise AdapterFileError(f"The adapter in '{folder}' cannot be read: {error}.") from error
+        if _generation(folder) == before:
+            return saved
+    raise AdapterFileError(f"'{folder}' changed each of the {_PATIENCE} times it was read. Wait until it is written.")
+
+
+def _generation(folder: Path) -> tuple[int, ...] | None:
+    """What changes when another save takes the folder's place; files of two saves must not be read together."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _load(folder: Path) -> SavedAdapter:
     if not folder.is_dir():
         raise AdapterFileError(f"No adapter folder at '{folder}'. Give a folder that `save_pretrained` wrote.")
     path = folder / CONFIG_FILE
@@ -169,7 +205,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise AdapterConfigError(
-            f"'{path}' is no JSON: {error}. Save the adapter again, or download it anew."
+            f"'{path}' is no JSON{_what_is(path)}: {error}. Save the adapter again, or download it anew."
         ) from None
     if not isinstance(value, dict):
         raise AdapterConfigError(f"'{path}' holds a {type(value).__name__} where an object was expected.")
@@ -206,9 +242,11 @@ def _check_record(record: dict[str, Any], path: Path) -> CIAOConfig:
     size, signature = record["input_size"], record["backbone_signature"]
     if len(size) != 3 or not all(type(n) is int and 1 <= n <= 65_536 for n in size):
         refuse(f"has the input_size {size!r}; three whole numbers were expected.")
-    numbers = [*signature.get("weights", [None]), *signature.get("tensors", [None])]
-    plain = isinstance(signature.get("architecture"), str) and all(type(n) in (int, float) for n in numbers)
-    if not plain or len(numbers) != 32:
+    numbers = [signature.get("weights"), signature.get("tensors")]
+    plain = all(isinstance(row, list) and len(row) == 16 for row in numbers) and all(
+        type(n) in (int, float) and abs(n) < 1e9 for row in numbers for n in row
+    )
+    if not plain or not isinstance(signature.get("architecture"), str):
         refuse("has a backbone_signature that is none.")
     try:
         config = CIAOConfig.from_dict(record["config"])
@@ -267,13 +305,13 @@ def parse_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
         raise AdapterFileError(f"'{path}' is no safetensors file: its header does not fit{_what_is(path)}.")
     try:
         tensors = load(content)
+        broken = [k for k, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
         raise AdapterFileError(f"'{path}' is no valid safetensors file: {error}.") from error
-    for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise AdapterFileError(
-                f"'{path}' holds NaN or infinite values in {key!r}; training diverged before saving."
-            )
+    if broken:
+        raise AdapterFileError(
+            f"'{path}' holds NaN or infinite values in {listed(broken)}; training diverged before saving."
+        )
     return tensors
 
 
@@ -291,10 +329,14 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
     for key in sorted(set(expected) & set(tensors)):
         if tensors[key].shape != expected[key].shape:
             problems.append(f"has {key!r} of shape {tuple(tensors[key].shape)} for {tuple(expected[key].shape)}")
-        elif tensors[key].is_floating_point() != expected[key].is_floating_point():
+        elif not _same_kind(tensors[key].dtype, expected[key].dtype):
             problems.append(f"has {key!r} in {tensors[key].dtype} for {expected[key].dtype}")
     if problems:
         raise AdapterFileError(f"The adapter in '{where}' {'; '.join(problems)}. Nothing was loaded.")
+
+
+def _same_kind(one: torch.dtype, other: torch.dtype) -> bool:
+    return one == other or (one.is_floating_point and other.is_floating_point)
 
 
 def write_folder(folder: str | os.PathLike, files: Mapping[str, bytes], replacing: Iterable[str] = ()) -> Path:
@@ -318,21 +360,22 @@ def write_folder(folder: str | os.PathLike, files: Mapping[str, bytes], replacin
     try:
         target = folder.resolve()  # a link to a folder stays one
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        aside.mkdir()
         for name, content in files.items():
             with (aside / name).open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        aside.chmod(0o777 & ~_umask())
         _sync(aside)
-        if target.exists():
-            _exchange(aside, target)
-            for entry in aside.iterdir():  # the old folder now: what is not ours goes on living in the new one
-                if entry.name not in (*files, *replacing):
-                    entry.rename(target / entry.name)
-        else:
-            aside.rename(target)
+        try:
+            if not target.exists():
+                aside.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise  # else another process made it meanwhile
+        if aside.exists():
+            _take_place(aside, target, {*files, *replacing})
         _sync(target.parent)
     except OSError as error:
         raise AdapterFileError(f"'{folder}' cannot be written: {error}. What was there is unchanged.") from error
@@ -342,10 +385,20 @@ def write_folder(folder: str | os.PathLike, files: Mapping[str, bytes], replacin
     return folder
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _take_place(aside: Path, target: Path, ours: set[str]) -> None:
+    """The folder aside becomes the target, and the target's files that are not ours go on living in it; or nothing."""
+    _exchange(aside, target)
+    moved = []
+    try:
+        for entry in [*aside.iterdir()]:  # the old folder now
+            if entry.name not in ours:
+                entry.rename(target / entry.name)
+                moved.append(entry.name)
+    except BaseException:
+        for name in moved:
+            (target / name).rename(aside / name)
+        _exchange(aside, target)
+        raise
 
 
 def _sync(folder: Path) -> None:
@@ -373,7 +426,11 @@ def _exchange(one: Path, other: Path) -> None:
         pass
     between = one.with_name(one.name + ".old")
     other.rename(between)
-    one.rename(other)
+    try:
+        one.rename(other)
+    except BaseException:
+        between.rename(other)
+        raise
     between.rename(one)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -37,6 +38,7 @@ from .errors import (
     InputError,
     MergeError,
     NoActiveAdapterError,
+    TargetModulesError,
     listed,
 )
 from .heads import pool_map
@@ -149,13 +151,14 @@ class CIAOModel(nn.Module):
         try:
             size = tuple(input_size) if input_size is not None else find_input_size(backbone)
             opened = {None: open_backbone(backbone, size)}
+            known = preprocessing if preprocessing is not None else Preprocessing.for_backbone(backbone)
         except BaseException:
             _restore_modes(backbone, modes)
             raise
         self.backbone = backbone
         self.adapters = AdapterDict()
         self.input_size: tuple[int, int, int] = size
-        self.preprocessing = preprocessing if preprocessing is not None else Preprocessing.for_backbone(backbone)
+        self.preprocessing = known
         self._opened: dict[tuple[str, ...] | None, CutBackbone | HookedBackbone] = opened
         self._modes = modes
         self._grads = {name: parameter.requires_grad for name, parameter in backbone.named_parameters()}
@@ -248,7 +251,7 @@ class CIAOModel(nn.Module):
         except BackboneMismatchError as error:
             if check_backbone:
                 raise
-            warnings.warn(f"Loading all the same: {error}", stacklevel=3)
+            warnings.warn(f"Loading all the same: {error}", stacklevel=_level_of_the_caller())
         if saved.input_size != self.input_size:
             raise BackboneMismatchError(
                 f"The adapter in '{where}' takes pixels of {saved.input_size}; this model {self.input_size}. Wrap the "
@@ -263,7 +266,10 @@ class CIAOModel(nn.Module):
                 "its "
                 "preprocessing, or pass `check_preprocessing=False`."
             )
-        opened = self._open(saved.config.target_modules)
+        try:
+            opened = self._open(saved.config.target_modules)
+        except TargetModulesError as error:
+            raise BackboneMismatchError(f"The adapter in '{where}' has no place on this backbone: {error}") from error
         geometry = [spec.geometry(self.backbone) for spec in opened.units_spec]
         if geometry != saved.convolutions and check_backbone:
             raise BackboneMismatchError(
@@ -730,6 +736,14 @@ class CIAOModel(nn.Module):
         trainable, every = self.get_nb_trainable_parameters()
         share = 100 * trainable / every
         print(f"trainable params: {trainable:,} || all params: {every:,} || trainable%: {share:.4f}")
+
+
+def _level_of_the_caller() -> int:
+    """The `stacklevel` at which a warning shows the line that called this library."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(f"{__package__}."):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _restore_modes(backbone: nn.Module, modes: dict[str, bool]) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from ciao_peft.checkpoints import CONFIG_FILE, WEIGHTS_FILE
 from ciao_peft.config import CIAOConfig
 from ciao_peft.model import CIAOModel, get_ciao_model
 
@@ -146,3 +151,14 @@ NETWORKS = pytest.mark.parametrize(
     [{"tuning": t, "inhibition": i} for t in ("decision_layer", "last_conv", "full") for i in (True, False)],
     ids=lambda n: n["tuning"] + ("" if n["inhibition"] else "-without"),
 )
+
+
+def forge(folder: Path, tensors: dict[str, Tensor] | bytes | None = None, **entries: object) -> None:
+    """Puts other tensors or config entries into a saved adapter, and the checksum that belongs to them."""
+    record = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
+    if tensors is not None:
+        weights = tensors if isinstance(tensors, bytes) else save(tensors)
+        (folder / WEIGHTS_FILE).write_bytes(weights)
+        record |= {"weights_sha256": hashlib.sha256(weights).hexdigest(), "weights_bytes": len(weights)}
+    record = {name: value for name, value in (record | entries).items() if value is not ...}
+    (folder / CONFIG_FILE).write_text(json.dumps(record), encoding="utf-8")
