@@ -250,6 +250,14 @@ def test_added_removed_and_replaced_images_are_seen_at_the_next_load(load, folde
     assert load(folder)["train"].num_rows == 1
 
 
+def test_links_to_nowhere_and_links_back_up_do_no_harm(load, folder, caplog):
+    class_folders(folder, {"train/calm": 2})
+    (folder / "train" / "calm" / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "train" / "calm" / "up").symlink_to(folder)
+    assert load(folder)["train"].num_rows == 2
+    assert "1 x missing file" in caplog.text
+
+
 def test_a_changed_label_is_seen_even_if_size_and_time_of_the_table_stay(load, folder):
     table(folder, [{"file_name": "0.png", "label": "glad"}, {"file_name": "1.png", "label": "calm"}])
     path = folder / "metadata.csv"

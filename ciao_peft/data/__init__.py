@@ -32,6 +32,8 @@ _HERE = {
     "FaceLocalizer": "localizer",
     "crop_faces": "localizer",
     "clip_means": "emoreact",
+    "contact_sheet": "inspect",
+    "inspect_faces": "inspect",
     "read_frames": "frames",
     "sample_frames": "frames",
     "PROTOCOLS": "protocols",

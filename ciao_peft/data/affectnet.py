@@ -120,6 +120,13 @@ class AffectNet(FacesBuilder):
         validation = sum(_VALIDATION[:classes]) - (1 if newer and classes == 8 else 0)
         return {"train": sum(_TRAINING[:classes]), "validation": validation}
 
+    def official_labels(self) -> dict[str, tuple[int, ...]]:
+        """By the lists of 2017."""
+        if self.config.task == "dimensional" or self._newer_folders():
+            return {}
+        classes = self.config.num_classes
+        return {"train": _TRAINING[:classes], "validation": _VALIDATION[:classes]}
+
     def _newer_folders(self) -> dict[str, Path]:
         """`train_set` and `val_set` by split, also one level deeper, as some archives unpack."""
         found = {}

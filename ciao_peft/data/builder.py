@@ -153,6 +153,10 @@ class FacesBuilder(datasets.GeneratorBasedBuilder):
         """Rows per split of the released files under this config; empty where nobody published them."""
         return {}
 
+    def official_labels(self) -> dict[str, tuple[int, ...]]:
+        """Faces per label and split of the released files under this config, in the order of the labels."""
+        return {}
+
     def _compare_with_official(self) -> None:
         here = {name: split.num_examples for name, split in self.info.splits.items()}
         official = self.official_counts()
@@ -169,7 +173,11 @@ def fingerprint(folder: str | os.PathLike) -> str:
     """
     digest = hashlib.sha256()
     for path in walk(folder):
-        status = path.stat()
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # a link to nowhere
+            digest.update(f"{path.relative_to(folder).as_posix()}\0gone\0".encode(errors="surrogateescape"))
+            continue
         digest.update(f"{path.relative_to(folder).as_posix()}\0{status.st_size}\0".encode(errors="surrogateescape"))
         if path.suffix.lower() in _BINARY_SUFFIXES or status.st_size > _LARGE:
             digest.update(f"{status.st_mtime_ns}\0{status.st_ctime_ns}\0".encode())
@@ -191,7 +199,12 @@ def _sha256(file: Any) -> bytes:
 def walk(folder: str | os.PathLike) -> list[Path]:
     """Every file below a folder in sorted order, without hidden ones (`.DS_Store`, `._x.jpg`) and their folders."""
     found: list[str] = []
+    seen: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:  # a link back up would never end
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
         found += [os.path.join(parent, name) for name in files if not name.startswith(".")]
     return [Path(path) for path in sorted(found)]

@@ -55,7 +55,7 @@ class Shared:
     total: int
 
     def __str__(self) -> str:
-        what = "identical pictures" if self.kind == "pictures" else f"values of {self.kind!r}"
+        what = {"pictures": "identical pictures", "identity": "identities"}.get(self.kind, f"values of {self.kind!r}")
         rows = f"{self.rows} of {self.total} rows of {self.second}"
         return f"{self.count} {what} are in both {self.first} and {self.second} ({rows})"
 

@@ -22,6 +22,11 @@ from .localizer import MISSING, FaceLocalizer, crop_faces
 _SPLITS = {"train": "Train", "validation": "Validation", "test": "Test"}
 _FILES = {"train": "train", "validation": "val", "test": "test"}
 _COUNTS = {"train": 432, "validation": 303, "test": 367}
+_POSITIVES = {
+    "train": (148, 132, 144, 224, 114, 60, 17, 53),
+    "validation": (106, 97, 93, 169, 79, 31, 13, 40),
+    "test": (131, 115, 118, 211, 105, 46, 20, 38),
+}
 _HOW = (
     "EmoReact is given to researchers who sign its agreement (repository bnojavan/EmoReact). Point `data_dir` at "
     "EmoReact_V_1.0, with Data/, Labels/ and the files of names in it."
@@ -115,6 +120,13 @@ class EmoReact(FacesBuilder):
     def official_counts(self) -> dict[str, int]:
         """432, 303 and 367 clips, times the frames of each."""
         return {split: count * max(1, self.config.frames_per_clip) for split, count in _COUNTS.items()}
+
+    def official_labels(self) -> dict[str, tuple[int, ...]]:
+        """Clips with the label on, times the frames of each."""
+        if self.config.task == "valence":
+            return {}
+        times = max(1, self.config.frames_per_clip)
+        return {split: tuple(times * count for count in counts) for split, counts in _POSITIVES.items()}
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         folder, left_out = Path(self.config.data_dir), LeftOut()

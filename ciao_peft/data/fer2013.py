@@ -72,6 +72,14 @@ class Fer2013(FacesBuilder):
         """Of the contest: 28,709, 3,589 and 3,589."""
         return {"train": 28709, "validation": 3589, "test": 3589}
 
+    def official_labels(self) -> dict[str, tuple[int, ...]]:
+        """Of the contest."""
+        return {
+            "train": (3995, 436, 4097, 7215, 4830, 3171, 4965),
+            "validation": (467, 56, 496, 895, 653, 415, 607),
+            "test": (491, 55, 528, 879, 594, 416, 626),
+        }
+
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         folder = Path(self.config.data_dir)
         left_out = LeftOut()

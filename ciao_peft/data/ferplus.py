@@ -206,6 +206,16 @@ class FerPlus(FacesBuilder):
         whole = self.config.contempt and find_table(Path(self.config.data_dir), (_TABLE,)) and not self._prepared()
         return dict(zip(("train", "validation", "test"), _OFFICIAL[self.config.mode], strict=True)) if whole else {}
 
+    def official_labels(self) -> dict[str, tuple[int, ...]]:
+        """By majority, of the released `fer2013new.csv`."""
+        if self.config.mode != "majority" or not self.official_counts():
+            return {}
+        return {
+            "train": (8740, 7287, 3149, 3014, 2100, 119, 532, 119),
+            "validation": (1182, 865, 415, 351, 287, 24, 62, 13),
+            "test": (1090, 893, 396, 384, 273, 18, 83, 16),
+        }
+
     def _prepared(self) -> dict[str, Path]:
         """Folders by split that hold a `label.csv`."""
         folder = Path(self.config.data_dir)
