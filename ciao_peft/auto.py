@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,19 @@ def _from_timm(saved: SavedAdapter) -> nn.Module:
     def make(pretrained: bool, choice: dict[str, Any]) -> nn.Module:
         return load_encoder(name, pretrained=pretrained, **choice)
 
-    return _same_architecture(saved, make, choices)
+    with _named(name):
+        return _same_architecture(saved, make, choices)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """What other libraries raise, as an error that says which backbone it is about."""
+    try:
+        yield
+    except CIAOError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise BackboneError(f"The adapter's backbone {name!r} cannot be loaded: {error}") from error
 
 
 def _from_repository(saved: SavedAdapter, options: dict[str, Any]) -> nn.Module:
@@ -108,26 +121,23 @@ def _from_repository(saved: SavedAdapter, options: dict[str, Any]) -> nn.Module:
         return load_encoder(name, **pinned, **options)
     from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
-    config = AutoConfig.from_pretrained(name, trust_remote_code=False, **pinned, **options)
+    with _named(name):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **pinned, **options)
 
     def make(pretrained: bool, kind: Any) -> nn.Module:
         if not pretrained:
             return kind.from_config(config, trust_remote_code=False)
         return kind.from_pretrained(name, trust_remote_code=False, use_safetensors=True, **pinned, **options).eval()
 
-    return _same_architecture(saved, make, [AutoModel, AutoModelForImageClassification])
+    with _named(name):
+        return _same_architecture(saved, make, [AutoModel, AutoModelForImageClassification])
 
 
 def _same_architecture(saved: SavedAdapter, make: Callable[[bool, Any], nn.Module], choices: list[Any]) -> nn.Module:
     """The first choice whose tensors have the names and shapes that the adapter knows, else the first."""
     wanted = saved.backbone_signature["architecture"]
-    try:
-        fitting = (choice for choice in choices if _empty_architecture(make, choice) == wanted)
-        return make(True, next(fitting, choices[0]))
-    except CIAOError:
-        raise
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        raise BackboneError(f"The adapter's backbone {saved.backbone_name!r} cannot be loaded: {error}") from error
+    fitting = (choice for choice in choices if _empty_architecture(make, choice) == wanted)
+    return make(True, next(fitting, choices[0]))
 
 
 def _empty_architecture(make: Callable[[bool, Any], nn.Module], choice: Any) -> str:

@@ -1,0 +1,65 @@
+"""Encoders on the Hub, in one commit and with a card."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ..cards import encoder_card, prose
+from ..checkpoints import CARD_FILE, PREPROCESSOR_FILE, read_json
+from ..hub import RepoHead, publish
+from .folder import CONFIG_FILE, WEIGHTS_FILE, load, save_encoder
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
+
+def push_encoder(
+    encoder: nn.Module, repo_id: str, *, training: Mapping[str, Any] | None = None, **hub: Any
+) -> CommitInfo:
+    """Publishes an encoder, so that `load_encoder(repo_id)` gives it bit for bit.
+
+    Args:
+        encoder: One that `load_encoder` made; its weights may have been trained since.
+        repo_id: `user/name`; made if there is none.
+        training: What it was trained on and how, as plain data; `adapter_card` says what the card understands.
+        **hub: `private`, `revision`, `create_pr`, `commit_message` and `token`, as `ciao_peft.hub.publish` takes them.
+
+    Returns:
+        The commit.
+
+    Raises:
+        ConfigError: the network is no encoder of this library.
+        HubError: in one of its kinds, when the Hub does not take it.
+    """
+    with tempfile.TemporaryDirectory() as aside:
+        folder = save_encoder(encoder, Path(aside) / "encoder", training=training)
+        (folder / CARD_FILE).unlink(missing_ok=True)
+        return publish_encoder(folder, repo_id, **hub)
+
+
+def publish_encoder(folder: str | os.PathLike, repo_id: str, **hub: Any) -> CommitInfo:
+    """Publishes a folder that `save_encoder` wrote. What is damaged is refused before anything is sent.
+
+    Raises:
+        AdapterFileError: the folder is damaged or incomplete.
+        HubError: in one of its kinds, when the Hub does not take it.
+    """
+    folder = Path(folder)
+    encoder = load(str(folder))
+    record = read_json(folder / CONFIG_FILE)
+    files = {name: (folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE)}
+    local = folder / CARD_FILE
+    mine = local.read_text(encoding="utf-8", errors="replace") if local.is_file() else ""
+    size = sum(parameter.numel() for parameter in encoder.parameters())
+
+    def change(head: RepoHead) -> dict[str, bytes | None]:
+        existing = mine if prose(mine) else head.read(CARD_FILE)
+        return {**files, CARD_FILE: encoder_card(record, repo_id, existing=existing, num_parameters=size).encode()}
+
+    return publish(repo_id, change, **hub)
