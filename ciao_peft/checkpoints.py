@@ -352,7 +352,7 @@ def write_folder(folder: str | os.PathLike, files: Mapping[str, bytes], replacin
     """
     folder = Path(folder)
     for name in files:
-        if Path(name).name != name:
+        if Path(name).name != name or name == "..":
             raise AdapterFileError(f"{name!r} is no plain file name.")
     if folder.exists() and not folder.is_dir():
         raise AdapterFileError(f"'{folder}' is a file; give a folder to save into.")
