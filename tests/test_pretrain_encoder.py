@@ -1,0 +1,125 @@
+"""The parts of examples/pretrain_encoder.py that its result hangs on."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from PIL import Image
+
+from ciao_peft import Preprocessing
+
+
+@pytest.fixture(scope="module")
+def script():
+    path = Path(__file__).parents[1] / "examples" / "pretrain_encoder.py"
+    spec = importlib.util.spec_from_file_location("pretrain_encoder", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_margin_is_taken_from_the_own_cosine_before_it_is_scaled(script):
+    head = script.MarginSoftmax(2, 2, scale=3.0)
+    head.directions.data = torch.tensor([[1.0, 0.0], [0.0, 5.0]])
+    # 60 degrees from the first direction, which is the own one, and 30 from the second.
+    embedding = torch.tensor([[2 * math.cos(math.pi / 3), 2 * math.sin(math.pi / 3)]])
+    own, other = 3 * (0.5 - 0.2), 3 * math.cos(math.pi / 6)
+    expected = -math.log(math.exp(own) / (math.exp(own) + math.exp(other)))
+    assert head(embedding, torch.tensor([0]), margin=0.2).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_auc_is_that_of_sklearn_over_all_pairs_ties_included(script):
+    from sklearn.metrics import roc_auc_score
+
+    embeddings = torch.nn.functional.normalize(torch.randint(-1, 2, (30, 3)).float() + 0.1)
+    people = [f"p{i % 7}" for i in range(30)]
+    pairs = [(i, j) for i in range(30) for j in range(i + 1, 30)]
+    same = [people[i] == people[j] for i, j in pairs]
+    likeness = [(embeddings[i] * embeddings[j]).sum().item() for i, j in pairs]
+    assert len(set(likeness)) < len(likeness)
+    assert script.verification_auc(embeddings, people) == pytest.approx(roc_auc_score(same, likeness), abs=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_augmented_faces_have_the_encoders_shape_and_hang_on_the_generator_alone(script, mode):
+    channels = 3 if mode == "RGB" else 1
+    preprocessing = Preprocessing(size=(24, 32), mode=mode, mean=(0.5,) * channels, std=(0.25,) * channels)
+    pixels = torch.randint(0, 256, (6, 1, 36, 48), dtype=torch.uint8)
+
+    def augmented(seed):
+        return script.augment(pixels, preprocessing, torch.Generator().manual_seed(seed))
+
+    values = augmented(1)
+    assert values.shape == (6, channels, 24, 32)
+    assert values.isfinite().all()
+    assert values.abs().max() <= 2  # (0 - 0.5) / 0.25 to (1 - 0.5) / 0.25
+    torch.rand(3)
+    assert torch.equal(values, augmented(1))
+    assert not torch.equal(values, augmented(2))
+
+
+def painted(number, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (number, 8, 8), generator=generator, dtype=torch.uint8)
+    return [Image.fromarray(picture.numpy()) for picture in pixels]
+
+
+@pytest.fixture
+def faces(script, monkeypatch):
+    """Sixteen people in training; in the test split one of them, one with a single picture, and two who count."""
+    train = {"image": painted(48), "identity": [f"p{i % 16}" for i in range(48)], "label": [0] * 48}
+    test = {"image": painted(8, 1), "identity": ["p0", "p0", "x", "y", "y", "y", "z", "z"], "label": [0] * 8}
+    splits = DatasetDict({"train": Dataset.from_dict(train), "test": Dataset.from_dict(test)})
+    monkeypatch.setattr(script, "load_faces", lambda *args, **kwargs: DatasetDict(splits))
+    return splits
+
+
+def test_people_seen_in_training_and_people_with_one_picture_do_not_verify(script, faces):
+    _, verification, people = script.split_people(script.parse_args(["--output_dir", "unused"]))
+    assert verification["person"] == ["y", "y", "y", "z", "z"]
+    assert people == {
+        "training_faces": 48,
+        "training_people": 16,
+        "verification_faces": 5,
+        "verification_people": 2,
+        "people_left_out_because_in_both_splits": 1,
+    }
+
+
+def test_without_a_test_split_every_tenth_person_is_held_out(script, faces):
+    del faces["test"]
+    train, verification, people = script.split_people(script.parse_args(["--output_dir", "unused"]))
+    assert {*verification["person"]} == {"p0", "p4"}  # first and eleventh: p0, p1, p10 to p15, p2, p3, p4
+    assert not {*verification["person"]} & {*train["person"]}
+    assert people["training_people"] == 14
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(script, faces, tmp_path, monkeypatch):
+    def run(folder):
+        script.main(script.parse_args(f"--output_dir {folder} --num_train_epochs 3 --batch_size 16 --cpu".split()))
+        return (folder / "small_face.safetensors").read_bytes()
+
+    whole = run(tmp_path / "whole")
+    save = script.save_checkpoint
+
+    def save_once(accelerator, folder, epoch):
+        save(accelerator, folder, epoch)
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "save_checkpoint", save_once)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut")
+    monkeypatch.setattr(script, "save_checkpoint", save)
+    torch.rand(7)
+    assert run(tmp_path / "cut") == whole
+    assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == ["checkpoint-3"]
+    card = json.loads((tmp_path / "cut" / "small_face.json").read_text())
+    assert card["settings"]["seed"] == 0
+    assert 0 <= card["verification_auc"] <= 1
