@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from ..errors import BackboneError, TargetModulesError, UntraceableBackboneError
+from ..errors import TargetModulesError, UntraceableBackboneError
 from .identity import example_pixels
-from .tracing import Rooted, is_normalisation, trace
-from .units import UnitSpec, activation_step, check_targets, is_activation
-
-_PREFIX = "backbone."
-_BATCH_SIZE = object()
+from .pieces import make_piece, per_row
+from .places import PREFIX, Places, ancestors, descendants, find_places, is_tensor
+from .tracing import Rooted, trace
 
 Mask = Callable[[int, Tensor, Callable[[], Tensor]], Tensor]
 """From a unit's number, its input and a function that gives the frozen unit's answer, to what goes on in its place."""
 
 Request = tuple[Tensor | None, Mask | None]
 """Rows of the batch (None for all of it) and their mask (None for the backbone's own output)."""
-
-
-def _tensor(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("value"), Tensor)
-
-
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    return tuple(node.meta["value"].shape)
-
-
-def _is_map(shape: Sequence[int]) -> bool:
-    return len(shape) == 4 and shape[2] * shape[3] > 1
 
 
 def _cut_again(backbone: nn.Module, input_size: tuple[int, ...], targets: tuple[str, ...] | None) -> CutBackbone:
@@ -65,19 +51,21 @@ class CutBackbone:
         self.rooted = Rooted(backbone)
         self.input_size = tuple(example.shape[1:])
         self._targets = targets
-        graph = trace(backbone, example[:1])
-        self._nodes = list(graph.nodes)
-        self._output = next(node for node in self._nodes if node.op == "output").args[0]
-        if not isinstance(self._output, fx.Node):
-            raise UntraceableBackboneError("The backbone's output does not depend on its input.")
-        self._below = self._ancestors([self._output])
-        convs = self._choose(backbone, targets)
-        self._after = self._descendants(convs)
-        self.units_spec, self._ends = self._find_units(backbone, convs)
-        self._map = self._final_map()
-        self._split(convs, example)
-        del self._nodes, self._output, self._below, self._after, self._ends, self._map
-        self._check(example)
+        nodes = list(trace(backbone, example[:1].clone()).nodes)
+        silent: set[fx.Node] = set()
+        while True:
+            places = find_places(backbone, nodes, targets, silent)
+            self.units_spec, self._layout = places.units, places.layout
+            self._split(nodes, places, example)
+            more = [conv for conv, heard in zip(places.convs, self._check(example), strict=True) if not heard]
+            if not more:
+                break
+            if targets is not None:
+                raise TargetModulesError(
+                    f"`target_modules` names {more[0].target.removeprefix(PREFIX)!r}, whose answer changes nothing in "
+                    "the backbone's output. Leave it out."
+                )
+            silent.update(more)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -97,208 +85,69 @@ class CutBackbone:
         vars(other).update(vars(self))
         return other
 
-    # -- finding ---------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-        seen, todo = set(), list(nodes)
-        while todo:
-            node = todo.pop()
-            if node not in seen:
-                seen.add(node)
-                todo.extend(node.all_input_nodes)
-        return seen
-
-    @staticmethod
-    def _descendants(nodes: Iterable[fx.Node], avoiding: fx.Node | None = None, tensors: bool = False) -> set[fx.Node]:
-        """Nodes that depend on the given ones (these included), on paths that avoid one node and go by tensors only."""
-        seen, todo = set(), list(nodes)
-        while todo:
-            node = todo.pop()
-            if node not in seen and node is not avoiding and (_tensor(node) or not tensors):
-                seen.add(node)
-                todo.extend(node.users)
-        return seen
-
-    def _choose(self, backbone: nn.Module, targets: tuple[str, ...] | None) -> list[fx.Node]:
-        spatial = [
-            node
-            for node in self._nodes
-            if node in self._below and node.op == "call_module" and _tensor(node) and _is_map(_shape(node))
-            if isinstance(backbone.get_submodule(node.target.removeprefix(_PREFIX)), nn.Conv2d)
-        ]
-        paths = [node.target.removeprefix(_PREFIX) for node in spatial]
-        if not spatial:
-            raise BackboneError(
-                f"{type(backbone).__name__} has no convolution with an output larger than 1x1 on the way to its "
-                "output; "
-                "CIAO masks the last convolution of a convolutional network. Is `input_size` the one it was made for?"
-            )
-        if targets is None:
-            chosen = [c for c in spatial if not any(o in self._descendants(c.users) for o in spatial)]
-            if len({node.target for node in chosen}) < len(chosen):
-                raise TargetModulesError(
-                    f"The last convolution of {type(backbone).__name__} runs more than once in one pass; choose "
-                    f"`target_modules` from: {', '.join(paths)}."
-                )
-            return chosen
-        check_targets(backbone, targets, {path: paths.count(path) for path in paths})
-        chosen = [spatial[paths.index(path)] for path in targets]
-        for first in chosen:
-            later = self._descendants(first.users)
-            for second in chosen:
-                if second in later:
-                    one, two = (node.target.removeprefix(_PREFIX) for node in (first, second))
-                    raise TargetModulesError(
-                        f"`target_modules` names {one!r}, which feeds {two!r}, named as well; masks sit side by side. "
-                        f"Keep one of the two."
-                    )
-        return chosen
-
-    def _find_units(self, backbone: nn.Module, convs: list[fx.Node]) -> tuple[list[UnitSpec], list[fx.Node]]:
-        units, ends = [], []
-        for conv in convs:
-            path = conv.target.removeprefix(_PREFIX)
-            steps: dict[str, Any] = {"conv": path}
-            end = here = conv
-            while len(here.users) == 1:
-                here = next(iter(here.users))
-                if here.op == "call_module":
-                    name = here.target.removeprefix(_PREFIX)
-                    module = backbone.get_submodule(name)
-                    if type(module) is nn.Identity:
-                        continue
-                    kind = "norm" if is_normalisation(module) else "act" if is_activation(module) else None
-                    step = name
-                else:
-                    kwargs = dict(here.kwargs)
-                    step = activation_step(here.target, kwargs) if len(here.args) == 1 else None
-                    kind = "act" if step else None
-                if kind is None or kind in steps or not _tensor(here) or not _is_map(_shape(here)):
-                    break
-                steps[kind] = step
-                end = here
-            in_shape, out_shape = _shape(conv.args[0])[1:], _shape(end)[1:]
-            units.append(UnitSpec(path, tuple(steps.items()), in_shape, out_shape))
-            ends.append(end)
-        return units, ends
-
-    def _final_map(self) -> fx.Node:
-        """The last node that everything after the masks passes through, before positions are pooled away."""
-        candidates = [node for node in self._nodes if node in self._below and node in self._after and _tensor(node)]
-        candidates = candidates[candidates.index(self._ends[0]) :] if self._ends[0] in candidates else candidates
-
-        def is_gate(node: fx.Node) -> bool:
-            starts = [user for end in self._ends for user in end.users] if node not in self._ends else []
-            if node in self._ends:
-                return len(self._ends) == 1
-            return self._output not in self._descendants(starts, avoiding=node, tensors=True)
-
-        def last(fits: Callable[[tuple[int, ...]], bool]) -> fx.Node | None:
-            return next((n for n in reversed(candidates) if fits(_shape(n)) and is_gate(n)), None)
-
-        height, width = self.units_spec[0].out_shape[1:]
-
-        def is_image(shape: tuple[int, ...]) -> bool:  # attention's (B, heads, N, d) has four dimensions as well
-            sides = [] if not _is_map(shape) else [shape[2:], shape[1:3]]
-            return any(
-                h <= height and h * w > 1 and abs(h * width - w * height) <= max(height, width) for h, w in sides
-            )
-
-        found = last(is_image) or last(lambda shape: len(shape) == 3 and shape[1] > 1)
-        if found is None:  # a classifier over vectors: its input
-            found = last(lambda shape: len(shape) >= 2)
-            if found is not None and found.op == "call_module" and found.all_input_nodes[0] in candidates:
-                found = found.all_input_nodes[0]
-        if found is None:
-            raise UntraceableBackboneError("No part of the backbone after its last convolutions is one map.")
-        return found
-
     # -- cutting ---------------------------------------------------------------------------------------------------
 
-    def _split(self, convs: list[fx.Node], example: Tensor) -> None:
-        nodes, after, ends = self._nodes, self._after, self._ends
+    def _split(self, nodes: list[fx.Node], places: Places, example: Tensor) -> None:
         pixels = next(node for node in nodes if node.op == "placeholder")
-        from_pixels = self._descendants([pixels])
-        inputs = [conv.args[0] for conv in convs]
-        inside = self._ancestors(ends) & after
-        needed = self._ancestors([self._output, self._map])
-        outer = [node for node in nodes if node in after and node in needed and node not in inside]
-        crossing = [n for n in nodes if n in from_pixels and n not in after]
-        crossing = [n for n in crossing if n in inputs or any(n in o.all_input_nodes for o in outer)]
-        tensors = [n for n in crossing if _tensor(n)]
-        scalars = [n for n in crossing if not _tensor(n)]
-        self._input_index = [tensors.index(node) for node in inputs]
+        output = next(node for node in nodes if node.op == "output").args[0]
+        data, after = descendants([pixels], by_data=True), descendants(places.convs)
+        # What depends on the pixels' shape alone is computed again after the cut; it needs no more than numbers.
+        crossing, seen = set(), set()
+        todo = [node for node in ancestors([output, places.map]) if node in after]
+        while todo:
+            for node in todo.pop().all_input_nodes:
+                if node in seen or node in after:
+                    continue
+                seen.add(node)
+                if node in data or any(given in data for given in node.all_input_nodes):
+                    crossing.add(node)
+                else:
+                    todo.append(node)
+        tensors = [node for node in nodes if node in crossing and node in data]
+        scalars = [node for node in nodes if node in crossing and node not in data]
+        if not all(map(is_tensor, tensors)):
+            raise UntraceableBackboneError("Several tensors cross the cut as one value.")
+        self._input_index = [tensors.index(conv.all_input_nodes[0]) for conv in places.convs]
 
-        self._trunk = self._piece([pixels], [*tensors, *scalars])
         with torch.no_grad():
-            values = self._trunk(self.rooted, example)
-        # A number of 1 on the batch of one and 2 on the batch of two is the batch size; an equal one is a constant.
-        known = {}
-        for node, value in zip(scalars, values[len(tensors) :], strict=True):
-            if value != node.meta["value"] and (node.meta["value"], value) != (1, 2):
-                raise UntraceableBackboneError("A number that depends on the batch crosses the cut.")
-            known[node] = value if value == node.meta["value"] else _BATCH_SIZE
-        if scalars:
-            self._trunk = self._piece([pixels], tensors)
+            values = make_piece(self.rooted, nodes, [pixels], [*tensors, *scalars])(self.rooted, example.clone())
         # Attention folds heads into the batch: keep such tensors as (B, heads, ...), so that rows are samples.
         self._folds = []
         for value in values[: len(tensors)]:
-            if value.ndim == 0 or len(value) % 2:
+            if value.ndim == 0 or len(value) % len(example):
                 raise UntraceableBackboneError("A tensor without a batch dimension crosses the cut.")
-            self._folds.append(len(value) // 2)
+            self._folds.append(len(value) // len(example))
         self.feature_shapes = [
             tuple(v.shape[1:]) if k == 1 else (k, *v.shape[1:])
             for v, k in zip(values[: len(tensors)], self._folds, strict=True)
         ]
-        self._units = self._piece(tensors, ends, known)
-        self._tail = self._piece([*tensors, *ends], [self._map], known)
-        self._rest = self._piece([*tensors, *ends], [self._output], known)
-        shape = _shape(self._map)
-        height, width = self.units_spec[0].out_shape[1:]
-        looks_so = len(shape) == 4 and abs(shape[1] * width - shape[2] * height) <= max(height, width) >= shape[1]
-        self._channels_last = looks_so and shape[2:] != (height, width)
-        self.map_shape = tuple(self._as_map(self._map.meta["value"]).shape[1:])
-
-    def _piece(self, inputs: list[fx.Node], outputs: list[fx.Node], known: dict | None = None) -> Callable:
-        """The part of the graph from some nodes to others, as a function of a `Rooted` and the inputs' values."""
-        known = known or {}
-        graph, env = fx.Graph(), {}
-        for index, node in enumerate(inputs):
-            env[node] = graph.placeholder(f"input_{index}")
-        rows = graph.call_function(len, (env[inputs[0]],)) if _BATCH_SIZE in known.values() else None
-        wanted = set()
-        todo = list(outputs)
-        while todo:
-            node = todo.pop()
-            if node not in wanted and node not in env and node not in known:
-                wanted.add(node)
-                todo.extend(node.all_input_nodes)
-        for node in self._nodes:
-            if node in known:
-                env[node] = rows if known[node] is _BATCH_SIZE else known[node]
-            elif node in wanted:
-                env[node] = graph.node_copy(node, lambda n: env[n])
-        graph.output(tuple(env[node] for node in outputs))
-        for node in graph.nodes:
-            node.meta.clear()
-        # The module made here only compiles the code; it runs on the backbone's own modules, whatever moves them.
-        return type(fx.GraphModule(self.rooted, graph)).forward
+        known = {
+            node: per_row(node.meta["value"], value, len(example))
+            for node, value in zip(scalars, values[len(tensors) :], strict=True)
+        }
+        both, fold = [*tensors, *places.ends], self._folds[0]
+        self._trunk = make_piece(self.rooted, nodes, [pixels], tensors)
+        self._units = make_piece(self.rooted, nodes, tensors, places.ends, known, fold)
+        self._tail = make_piece(self.rooted, nodes, both, [places.map], known, fold)
+        self._rest = make_piece(self.rooted, nodes, both, [output], known, fold)
+        self.map_shape = tuple(self._layout.as_map(places.map.meta["value"]).shape[1:])
 
     @torch.no_grad()
-    def _check(self, example: Tensor) -> None:
-        """Compares the pieces with the backbone, and notes which tensors they write into."""
+    def _check(self, example: Tensor) -> list[bool]:
+        """Compares the pieces with the backbone, notes which tensors they write into, and says which unit is heard."""
         self._written = [False] * len(self._folds)
         self._writes_masks = False
-        reference = self.rooted(example)
-        features = [f.clone() for f in self._trunk(self.rooted, example)]
+        reference = self.rooted(example.clone())
 
         def written(tensors: Sequence[Tensor], run: Callable[[], Any]) -> tuple[list[bool], Any]:
             versions = [t._version for t in tensors]
             result = run()
             return [t._version != v for t, v in zip(tensors, versions, strict=True)], result
 
-        flags, answers = written(features, lambda: self._units(self.rooted, *features))
+        pixels = example.clone()
+        (self._writes_pixels,), features = written([pixels], lambda: self._trunk(self.rooted, pixels))
+        fresh = [f.clone() for f in features]
+        flags, answers = written(fresh, lambda: self._units(self.rooted, *fresh))
         answers = [a.clone() for a in answers]
         self._written = [a | b for a, b in zip(self._written, flags, strict=True)]
         for piece in (self._tail, self._rest):
@@ -311,11 +160,19 @@ class CutBackbone:
         ):
             raise UntraceableBackboneError("The traced graph computes something else than the backbone.")
 
+        def heard(index: int) -> bool:
+            # NaN passes gains of zero, so this is about the network's shape and not about its values.
+            given = [a.clone() for a in answers]
+            given[index].fill_(float("nan"))
+            return not torch.equal(self._rest(self.rooted, *[f.clone() for f in features], *given)[0], result)
+
+        return [heard(index) for index in range(len(answers))]
+
     # -- running ---------------------------------------------------------------------------------------------------
 
     def features(self, rooted: Rooted, pixel_values: Tensor) -> tuple[Tensor, ...]:
         """The tensors that cross the cut, a row per sample."""
-        features = self._trunk(rooted, pixel_values)
+        features = self._trunk(rooted, pixel_values.clone() if self._writes_pixels else pixel_values)
         return tuple(f.unflatten(0, (-1, k)) if k > 1 else f for f, k in zip(features, self._folds, strict=True))
 
     def run(
@@ -374,7 +231,7 @@ class CutBackbone:
             ]
             if self._writes_masks:  # without inhibition the mask is u itself, which others may still read
                 masks = [m.clone() for m in masks]
-            results.append(self._as_map(self._tail(rooted, *self._safe(chosen), *masks)[0]))
+            results.append(self._layout.as_map(self._tail(rooted, *self._safe(chosen), *masks)[0]))
         return results
 
     def _unfolded(self, features: Sequence[Tensor]) -> list[Tensor]:
@@ -383,8 +240,3 @@ class CutBackbone:
     def _safe(self, features: Sequence[Tensor]) -> list[Tensor]:
         features = self._unfolded(features)
         return [f.clone() if w else f for f, w in zip(features, self._written, strict=True)]
-
-    def _as_map(self, result: Tensor) -> Tensor:
-        if result.ndim == 4:
-            return result.permute(0, 3, 1, 2) if self._channels_last else result
-        return result.transpose(1, 2).unsqueeze(3) if result.ndim == 3 else result[:, :, None, None]

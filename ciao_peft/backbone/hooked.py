@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BackboneError, TargetModulesError, UntraceableBackboneError
-from .cut import Request, _is_map
+from .cut import Request
+from .maps import Layout, find_layout, is_map, tokens_layout, vector_layout
 from .tracing import Rooted, first_tensor, is_normalisation
-from .units import UnitSpec, check_targets, is_activation
+from .units import UnitSpec, check_targets, is_activation, no_convolution
 
 
 @dataclass
@@ -57,13 +58,9 @@ class HookedBackbone:
         self._lock = threading.RLock()
         calls, output = _watch(self.rooted, example)
         below = _reached(output.grad_fn)
-        convs = [c for c in calls if isinstance(c.module, nn.Conv2d) and _is_map(c.shape) and c.node in below]
+        convs = [c for c in calls if isinstance(c.module, nn.Conv2d) and is_map(c.shape) and c.node in below]
         if not convs:
-            raise BackboneError(
-                f"{type(backbone).__name__} has no convolution with an output larger than 1x1 on the way to its "
-                "output; "
-                "CIAO masks the last convolution of a convolutional network. Is `input_size` the one it was made for?"
-            )
+            raise BackboneError(no_convolution(backbone))
         before = {id(c): _reached(c.node_in) for c in convs}  # what each convolution depends on
         if targets is None:
             chosen = [c for c in convs if not any(c.node in before[id(other)] for other in convs)]
@@ -80,32 +77,40 @@ class HookedBackbone:
             steps, end = {"conv": conv.path}, conv
             for call in calls[calls.index(conv) + 1 :]:
                 kind = "norm" if is_normalisation(call.module) else "act" if is_activation(call.module) else None
-                if kind is None or kind in steps or call.node_in is not end.node or not _is_map(call.shape):
+                if kind is None or kind in steps or call.node_in is not end.node or not is_map(call.shape):
                     break
                 steps[kind], end = call.path, call
             self.units_spec.append(UnitSpec(conv.path, tuple(steps.items()), conv.shape_in[1:], end.shape[1:]))
             self._lasts.append(end.path)
             ends.append(end)
-        self._map, shape = self._final_map(calls, ends, output)
-        self.map_shape = shape if len(shape) == 3 else (shape[-1], shape[0] if len(shape) == 2 else 1, 1)
+        last = self._final_map(calls, ends, output)
+        self._map, self._layout = last[0].path, last[1]
+        self.map_shape = tuple(self._layout.as_map(torch.empty(last[0].shape, device="meta")).shape[1:])
 
     @property
     def targets(self) -> tuple[str, ...]:
         """Paths of the masked convolutions."""
         return tuple(unit.conv for unit in self.units_spec)
 
-    @staticmethod
-    def _final_map(calls: list[_Call], ends: list[_Call], output: Tensor) -> tuple[str, tuple[int, ...]]:
-        for wanted in (4, 3, 2):
+    def _final_map(self, calls: list[_Call], ends: list[_Call], output: Tensor) -> tuple[_Call, Layout]:
+        """The last module's call that everything after the masks passes through, before positions are pooled away."""
+
+        def last(layout_of: Callable[[tuple[int, ...]], Layout | None]) -> tuple[_Call, Layout] | None:
             for call in reversed(calls):
-                fits = _is_map(call.shape) if wanted == 4 else len(call.shape) == wanted
+                layout = layout_of(call.shape)
                 alone = sum(other.path == call.path for other in calls) == 1
-                if not fits or not alone or call.node is output.grad_fn or call.node is None:
+                if layout is None or not alone or call.node in (None, output.grad_fn):
                     continue
                 is_end = len(ends) == 1 and call is ends[0]
                 if is_end or not any(end.node in _reached(output.grad_fn, call.node) for end in ends):
-                    return call.path, call.shape[1:]
-        raise UntraceableBackboneError("No module of the backbone after its last convolutions gives one map.")
+                    return call, layout
+            return None
+
+        like = self.units_spec[0].out_shape[1:]
+        found = last(lambda shape: find_layout(shape, like)) or last(tokens_layout) or last(vector_layout)
+        if found is None:
+            raise UntraceableBackboneError("No module of the backbone after its last convolutions gives one map.")
+        return found
 
     def features(self, rooted: Rooted, pixel_values: Tensor) -> tuple[Tensor, ...]:
         """Refused: there is no cut.
@@ -184,10 +189,7 @@ class HookedBackbone:
             raise UntraceableBackboneError(
                 f"The backbone did not run {self._map!r} this time; its way through its modules depends on the input."
             )
-        result = found[0]
-        if result.ndim == 4:
-            return result
-        return result.transpose(1, 2).unsqueeze(3) if result.ndim == 3 else result[:, :, None, None]
+        return self._layout.as_map(found[0])
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_lock"}

@@ -43,7 +43,7 @@ def first_tensor(output: Any) -> Any:
 def is_normalisation(module: nn.Module) -> bool:
     """Whether it is a normalisation layer, with or without an activation inside, by the name of its type."""
     named_so = "Norm" in type(module).__name__
-    return named_so and not any(isinstance(part, nn.Conv2d) for part in module.modules())  # NormFreeNet is none
+    return named_so and not any(any(True for _ in part.parameters()) for part in module.children())
 
 
 class _ValueProxy(fx.Proxy):
@@ -84,8 +84,9 @@ class ValueTracer(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
         # Weight-standardised convolutions and normalisations with an activation inside are one unit to us.
-        is_unit = isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, *self.leaf_modules)) or is_normalisation(module)
-        return is_unit or super().is_leaf_module(module, path)
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or is_normalisation(module):
+            return True
+        return isinstance(module, self.leaf_modules) or super().is_leaf_module(module, path)
 
     def create_node(self, kind: str, target: Any, args: tuple, kwargs: dict, *rest: Any, **named: Any) -> fx.Node:
         node = super().create_node(kind, target, args, kwargs, *rest, **named)
@@ -144,15 +145,20 @@ def trace(backbone: nn.Module, example: Tensor) -> fx.Graph:
         UntraceableBackboneError: the graph depends on the content of tensors, or `torch.fx` cannot follow it.
     """
     modules, functions = _timm_leaves(backbone)
-    tracer = ValueTracer(example, modules, functions)
-    try:
-        with torch.no_grad():
-            graph = tracer.trace(Rooted(backbone))
-    except UntraceableBackboneError:
-        raise
-    except Exception as error:  # whatever a network's own code raises when it meets a proxy
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UntraceableBackboneError(f"torch.fx cannot follow {type(backbone).__name__}: {reason}") from error
+    opened = tuple(kind for kind in modules if not any(_hides_convolutions(m, kind) for m in backbone.modules()))
+    for leaves in dict.fromkeys((opened, modules)):
+        tracer = ValueTracer(example, leaves, functions)
+        try:
+            with torch.no_grad():
+                graph = tracer.trace(Rooted(backbone))
+            break
+        except UntraceableBackboneError:
+            if leaves == modules:
+                raise
+        except Exception as error:  # whatever a network's own code raises when it meets a proxy
+            if leaves == modules:
+                reason = str(error).strip().split("\n")[0] or type(error).__name__
+                raise UntraceableBackboneError(f"torch.fx cannot follow {type(backbone).__name__}: {reason}") from error
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     return graph
 
@@ -163,3 +169,8 @@ def _timm_leaves(backbone: nn.Module) -> tuple[tuple[type, ...], tuple[Any, ...]
         return (), ()
     layers = sys.modules["timm.layers"]
     return tuple(layers.get_notrace_modules()), tuple(layers.get_notrace_functions())
+
+
+def _hides_convolutions(module: nn.Module, kind: type) -> bool:
+    """Whether it would, as a leaf: then tracing into it is tried first."""
+    return isinstance(module, kind) and any(isinstance(part, nn.Conv2d) for part in module.modules())

@@ -88,6 +88,14 @@ def activation_step(target: str | Callable, kwargs: dict[str, Any]) -> FunctionS
     return FunctionStep(name, kwargs) if name and plain else None
 
 
+def no_convolution(backbone: nn.Module) -> str:
+    """What to say of a network that has nothing to mask."""
+    return (
+        f"{type(backbone).__name__} has no convolution with an output larger than 1x1 on the way to its output; CIAO "
+        "masks the last convolution of a convolutional network. Is `input_size` the one it was made for?"
+    )
+
+
 def check_targets(backbone: nn.Module, targets: tuple[str, ...], spatial: dict[str, int]) -> None:
     """Refuses `target_modules` that cannot all carry a mask.
 

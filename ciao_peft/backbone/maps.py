@@ -1,0 +1,85 @@
+"""Which axes of a tensor are the positions of a picture: maps and tokens, read as `(B, C, H, W)`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+_MOST_PREFIX_TOKENS = 8  # class, distillation and register tokens before the patches
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How to read a tensor as a map.
+
+    Args:
+        axes: Which axes of the tensor are channels, height and width; of tokens, channels and positions; of a vector,
+            channels.
+        grid: `(H, W)` of the map.
+        prefix: Tokens without a position, before those that have one. They are no part of the map.
+
+    Example:
+        >>> import torch
+        >>> layout = find_layout((2, 50, 192), like=(7, 7))  # a class token and 49 patches
+        >>> layout.grid, layout.prefix, layout.as_map(torch.rand(2, 50, 192)).shape
+        ((7, 7), 1, torch.Size([2, 192, 7, 7]))
+    """
+
+    axes: tuple[int, ...]
+    grid: tuple[int, int]
+    prefix: int = 0
+
+    def as_map(self, tensor: Tensor) -> Tensor:
+        """The tensor as `(B, C, H, W)`."""
+        tensor = tensor.permute(0, *self.axes)
+        if tensor.ndim == 4:
+            return tensor
+        if tensor.ndim == 3:
+            tensor = tensor[:, :, self.prefix :]
+        return tensor.reshape(*tensor.shape[:2], *self.grid)
+
+
+def is_map(shape: Sequence[int]) -> bool:
+    """Whether it is that of a picture with more than one position, channels first."""
+    return len(shape) == 4 and shape[2] * shape[3] > 1
+
+
+def find_layout(shape: Sequence[int], like: tuple[int, int]) -> Layout | None:
+    """How a tensor of this shape is a map, if it is one: of the sides of another, or smaller in the same proportion.
+
+    Args:
+        shape: Of a map, channels first or last, or of tokens, `(B, N, C)` or `(B, C, N)`.
+        like: `(H, W)` of the map that it was computed from.
+    """
+    height, width = like
+
+    def fits(h: int, w: int) -> bool:
+        return 1 < h * w <= height * width and abs(h * width - w * height) <= max(height, width)
+
+    if len(shape) == 4:
+        options = [Layout((1, 2, 3), (shape[2], shape[3])), Layout((3, 1, 2), (shape[1], shape[2]))]
+        options = [option for option in options if fits(*option.grid)]
+        return next((option for option in options if option.grid == like), options[0] if options else None)
+    if len(shape) != 3:
+        return None
+    grids = [(-(-height // k), -(-width // k)) for k in (1, 2, 4, 8)]
+    for h, w in (grid for grid in grids if fits(*grid)):
+        for axes in ((2, 1), (1, 2)):
+            prefix = shape[axes[1]] - h * w
+            if 0 <= prefix <= (_MOST_PREFIX_TOKENS if axes == (2, 1) else 0):
+                return Layout(axes, (h, w), prefix)
+    return None
+
+
+def tokens_layout(shape: Sequence[int]) -> Layout | None:
+    """How to read tokens of no known grid as a map of one column."""
+    return Layout((2, 1), (shape[1], 1)) if len(shape) == 3 and shape[1] > 1 else None
+
+
+def vector_layout(shape: Sequence[int]) -> Layout | None:
+    """How to read vectors as a map of one position; tokens of one, too."""
+    if len(shape) == 4 and shape[2] * shape[3] == 1:
+        return Layout((1, 2, 3), (1, 1))
+    return Layout((1,), (1, 1)) if len(shape) == 2 else None

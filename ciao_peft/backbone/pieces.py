@@ -1,0 +1,115 @@
+"""Parts of a traced graph as functions."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..errors import UntraceableBackboneError
+from .tracing import Rooted
+
+
+@dataclass(frozen=True)
+class PerRow:
+    """A number that is so many times the batch size."""
+
+    times: int
+
+
+def per_row(at_one: Any, at_more: Any, batch_size: int) -> Any:
+    """What a number or shape is at any batch size, from what it is at one and at another.
+
+    Raises:
+        UntraceableBackboneError: it is neither constant nor proportional to the batch size.
+
+    Example:
+        >>> per_row((1, 3, 49), (2, 3, 49), batch_size=2)
+        (PerRow(times=1), 3, 49)
+    """
+    if isinstance(at_one, (tuple, list)) and len(at_one) == len(at_more):
+        return tuple(per_row(a, b, batch_size) for a, b in zip(at_one, at_more, strict=True))
+    if isinstance(at_one, (bool, int, str, slice, type(None), torch.dtype, torch.device, torch.layout)):
+        if at_one == at_more:
+            return at_one
+        if isinstance(at_one, int) and at_more == at_one * batch_size:
+            return PerRow(at_one)
+    raise UntraceableBackboneError(f"A {type(at_one).__name__} that depends on the pixels crosses the cut.")
+
+
+def make_piece(
+    rooted: Rooted,
+    nodes: list[fx.Node],
+    inputs: list[fx.Node],
+    outputs: list[fx.Node],
+    known: dict[fx.Node, Any] | None = None,
+    fold: int = 1,
+) -> Callable[..., tuple[Any, ...]]:
+    """The part of a graph from some nodes to others, as a function of a `Rooted` and the inputs' values.
+
+    Args:
+        rooted: What was traced, or a copy.
+        nodes: Of the graph, in order, with values.
+        inputs: Where the part begins.
+        outputs: Where it ends.
+        known: What `per_row` says of numbers that come from before the inputs.
+        fold: How many rows of the first input make one sample.
+    """
+    known = known or {}
+    graph, env, constants = fx.Graph(), {}, []
+    wanted = set()
+    todo = [node for node in outputs if node not in inputs]
+    while todo:
+        node = todo.pop()
+        if node not in wanted:
+            wanted.add(node)
+            todo.extend(n for n in node.all_input_nodes if node not in known and n not in inputs)
+    for index, node in enumerate(inputs):
+        env[node] = graph.placeholder(f"input_{index}")
+    for node in nodes:
+        if node in wanted and node.op == "get_attr" and not _has(rooted, node.target):
+            env[node] = graph.placeholder(f"constant_{len(constants)}")
+            constants.append(node.meta["value"])
+    first = env[inputs[0]]
+    for node in nodes:
+        if node in known and node in wanted:
+            env[node] = _write(known[node], graph, first, fold)
+        elif node in wanted and node not in env:
+            env[node] = graph.node_copy(node, lambda n: env[n])
+    graph.output(tuple(env[node] for node in outputs))
+    for node in graph.nodes:
+        node.meta.clear()
+    # The module made here only compiles the code; it runs on the backbone's own modules, whatever moves them.
+    forward = type(fx.GraphModule(rooted, graph)).forward
+    if not constants:
+        return forward
+    return lambda rooted, *given: forward(rooted, *given, *[c.to(given[0].device) for c in constants])
+
+
+def _has(rooted: Rooted, path: str) -> bool:
+    """Whether there is such an attribute; constants made on the way were put on another root."""
+    try:
+        operator.attrgetter(path)(rooted)
+    except AttributeError:
+        return False
+    return True
+
+
+def _write(value: Any, graph: fx.Graph, first: fx.Node, fold: int) -> Any:
+    """Puts what computes a known value into a graph, from the first input: its rows, its device and its dtype."""
+    if isinstance(value, PerRow):
+        rows = graph.call_function(operator.floordiv, (graph.call_function(len, (first,)), fold))
+        return graph.call_function(operator.mul, (rows, value.times))
+    if isinstance(value, torch.device):
+        return graph.call_function(getattr, (first, "device"))
+    if isinstance(value, torch.dtype) and value.is_floating_point:
+        return graph.call_function(getattr, (first, "dtype"))
+    if isinstance(value, tuple):
+        parts = tuple(_write(part, graph, first, fold) for part in value)
+        numbers = all(isinstance(part, (int, PerRow)) for part in value)
+        return graph.call_function(torch.Size, (parts,)) if numbers else parts
+    return value
