@@ -14,7 +14,13 @@ from torch import fx, nn
 
 from ciao_peft import Preprocessing, list_encoders, load_encoder
 from ciao_peft.encoders import SmallFace, save_encoder, small_face
-from ciao_peft.errors import AdapterConfigError, AdapterFileError, ConfigError, EncoderNotFoundError
+from ciao_peft.errors import (
+    AdapterConfigError,
+    AdapterFileError,
+    ConfigError,
+    EncoderNotFoundError,
+    HubNotFoundError,
+)
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +271,7 @@ def test_a_card_by_others_stays_when_an_encoder_is_saved_again(tmp_path):
     folder = save_encoder(random_encoder("small-face"), tmp_path)
     (folder / "README.md").write_text("mine")
     save_encoder(random_encoder("small-face"), folder)
-    assert (folder / "README.md").read_text() == "mine"
+    assert (folder / "README.md").read_text().endswith("\n\nmine")
 
 
 @pytest.mark.parametrize("encoder", [nn.Conv2d(3, 8, 3), nn.Sequential(nn.Conv2d(3, 8, 3))])
@@ -318,3 +324,19 @@ def test_a_preprocessing_with_an_unknown_key_is_refused(tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"do_flip": True}))
     with pytest.raises(AdapterConfigError, match="unknown keys 'do_flip'"):
         load_encoder(folder)
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+def test_an_encoder_on_the_hub_is_loaded_by_its_repository(hub, tmp_path):
+    from huggingface_hub import HfApi
+
+    encoder = random_encoder("small-face")
+    api = HfApi(endpoint=hub.url, token="hf_ann")
+    api.create_repo("ann/encoder")
+    commit = api.upload_folder(repo_id="ann/encoder", folder_path=save_encoder(encoder, tmp_path / "mine")).oid
+    other = load_encoder("ann/encoder", token="hf_ann", revision=commit)
+    assert (other.name, other.revision) == ("ann/encoder", commit)
+    for key, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[key])
+    with pytest.raises(HubNotFoundError):
+        load_encoder("ann/nothing", token="hf_ann")

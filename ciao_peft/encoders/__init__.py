@@ -14,7 +14,12 @@ from ..hub import is_hub_id
 _ENCODERS = {
     "small-face": "small_face:load",
 }
-_HERE = {"save_encoder": "folder", "SmallFace": "small_face"}
+_HERE = {
+    "push_encoder": "publishing",
+    "publish_encoder": "publishing",
+    "save_encoder": "folder",
+    "SmallFace": "small_face",
+}
 __all__ = ["list_encoders", "load_encoder", *_HERE]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from ..cards import encoder_card
 from ..checkpoints import (
     CARD_FILE,
     MAX_JSON_BYTES,
@@ -35,26 +36,12 @@ _FILES = (
     RepoFile(WEIGHTS_FILE, MAX_WEIGHTS_BYTES),
 )
 _KEYS = {"ciao_encoder", "format_version", "architecture", "weights_sha256", "versions", "training"}
-_CARD = """\
----
-library_name: ciao_peft
-tags: [ciao_peft, face-encoder]
----
-
-# A face encoder for CIAO adapters
-
-```python
-from ciao_peft import load_encoder
-
-encoder = load_encoder("{name}")  # input: {input_size}, prepared by encoder.preprocessing
-```
-"""
 
 
 def save_encoder(encoder: nn.Module, folder: str | os.PathLike, *, training: Mapping[str, Any] | None = None) -> Path:
     """Writes an encoder that `load_encoder(folder)` reads back equal, bit for bit.
 
-    Whoever reads meanwhile sees the old folder or the new one. A README.md that is already there stays.
+    Whoever reads meanwhile sees the old folder or the new one. What people wrote on its card stays.
 
     Args:
         encoder: One that `load_encoder` made; its weights may have been trained since.
@@ -101,9 +88,10 @@ def save_encoder(encoder: nn.Module, folder: str | os.PathLike, *, training: Map
         }
     except (TypeError, ValueError) as error:
         raise ConfigError(f"The encoder's settings cannot be written as JSON: {error}") from error
-    if not (Path(folder) / CARD_FILE).exists():
-        card = _CARD.format(name=os.fspath(folder), input_size=preprocessing.input_size)
-        files[CARD_FILE] = card.encode()
+    card = Path(folder) / CARD_FILE
+    existing = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
+    size = sum(parameter.numel() for parameter in encoder.parameters())
+    files[CARD_FILE] = encoder_card(config, os.fspath(folder), existing=existing, num_parameters=size).encode()
     return write_folder(folder, files)
 
 

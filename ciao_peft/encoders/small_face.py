@@ -6,12 +6,15 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from ..errors import AdapterFileError, ConfigError, listed
 from ..preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 POOL = "pool"
 WEIGHTS = Path(__file__).parent / "weights" / "small_face.safetensors"
@@ -76,6 +79,12 @@ class SmallFace(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """An embedding of who it is, `(B, embedding_size)`: the larger the cosine, the likelier one person."""
         return self.embedding(self.pool(self.chain(pixel_values)))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
+        """Publishes this encoder under `user/name`; see `push_encoder`."""
+        from .publishing import push_encoder
+
+        return push_encoder(self, repo_id, **options)
 
 
 def training_card() -> dict[str, Any]:
