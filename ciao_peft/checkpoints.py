@@ -331,6 +331,8 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
             problems.append(f"has {key!r} of shape {tuple(tensors[key].shape)} for {tuple(expected[key].shape)}")
         elif not _same_kind(tensors[key].dtype, expected[key].dtype):
             problems.append(f"has {key!r} in {tensors[key].dtype} for {expected[key].dtype}")
+        elif not tensors[key].to(expected[key].dtype).isfinite().all():
+            problems.append(f"has {key!r} with values that {expected[key].dtype} cannot hold")
     if problems:
         raise AdapterFileError(f"The adapter in '{where}' {'; '.join(problems)}. Nothing was loaded.")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -192,7 +192,8 @@ class CIAOModel(nn.Module):
             TargetModulesError: `config.target_modules` does not fit the backbone.
         """
         self._check_free(adapter_name)
-        self.adapters[adapter_name] = self._build(config)
+        with self._cuts_kept_only_on_success():
+            self.adapters[adapter_name] = self._build(config)
 
     def load_adapter(
         self,
@@ -225,8 +226,18 @@ class CIAOModel(nn.Module):
         name = name_from(source, hub.get("subfolder")) if adapter_name is None else adapter_name
         self._check_free(name)
         saved, snapshot = read_adapter(source, **hub)
-        self.adapters[name] = self._restore(saved, str(snapshot), check_backbone, check_preprocessing)
+        with self._cuts_kept_only_on_success():
+            self.adapters[name] = self._restore(saved, str(snapshot), check_backbone, check_preprocessing)
         return name
+
+    @contextmanager
+    def _cuts_kept_only_on_success(self) -> Iterator[None]:
+        before = dict(self._opened)
+        try:
+            yield
+        except BaseException:
+            self._opened = before
+            raise
 
     def _check_free(self, name: str) -> None:
         check_adapter_name(name)
