@@ -23,6 +23,7 @@ class FeatureDataset:
         tensors: The features in memory, `(views * samples, ...)` each; or
         folder: where they lie.
         rows: Numbers of the samples it shows, for a part of what is stored.
+        label_names: Of the classes in the order of their ids, where known.
 
     Attributes:
         views: Stored views of each sample; view 0 is the picture as it is, and what indexing gives.
@@ -36,11 +37,13 @@ class FeatureDataset:
         tensors: tuple[Tensor, ...] | None = None,
         folder: Path | None = None,
         rows: Tensor | None = None,
+        label_names: list[str] | None = None,
     ):
         self.key = key
         self.layout = layout
         self.labels = labels
         self.folder = folder
+        self.label_names = label_names
         self.views: int = key["views"]
         self._stored: int = key["num_samples"]
         self._rows = rows
@@ -95,7 +98,7 @@ class FeatureDataset:
         indices = torch.as_tensor(list(indices), dtype=torch.long)
         rows = indices if self._rows is None else self._rows[indices]
         labels = None if self.labels is None else self.labels[indices]
-        return FeatureDataset(self.key, self.layout, labels, self._tensors, self.folder, rows)
+        return FeatureDataset(self.key, self.layout, labels, self._tensors, self.folder, rows, self.label_names)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, FeatureCacheError, UntraceableBackboneError, listed
 from ..model import CIAOModel
+from ..preprocessing import Preprocessing
 from .cached import FeatureDataset
 from .processes import Processes
 from .samples import Samples
@@ -139,7 +140,7 @@ def store_features(
     files = FeatureFiles(folder, key)
     if not files.complete:
         files = _fill(files, samples, extract, batch_size, processes, disable_tqdm)
-    return FeatureDataset(key, files.layout, samples.labels(), folder=files.folder)
+    return FeatureDataset(key, files.layout, samples.labels(), folder=files.folder, label_names=samples.label_names)
 
 
 def model_key(model: CIAOModel) -> dict[str, Any]:
@@ -200,7 +201,9 @@ def _as_model(model_or_encoder: CIAOModel | nn.Module, dataset: Any) -> Iterator
         return
     first = dataset[0] if hasattr(dataset, "__getitem__") and len(dataset) else None
     pixels = first.get("pixel_values") if isinstance(first, Mapping) else None
-    model = CIAOModel(model_or_encoder, input_size=None if pixels is None else tuple(torch.as_tensor(pixels).shape))
+    preprocessing = Preprocessing.for_backbone(model_or_encoder)
+    size = preprocessing.input_size if preprocessing is not None else None
+    model = CIAOModel(model_or_encoder, input_size=size if pixels is None else tuple(torch.as_tensor(pixels).shape))
     try:
         yield model
     finally:
@@ -309,4 +312,4 @@ def _in_memory(
             for tensor, part in zip(stored, extract(view, [row % len(samples) for row in rows]), strict=True):
                 tensor[rows[0] : rows[-1] + 1] = part.to(tensor.device, tensor.dtype)
             bar.update(len(rows))
-    return FeatureDataset(key, layout, samples.labels(), stored)
+    return FeatureDataset(key, layout, samples.labels(), stored, label_names=samples.label_names)

@@ -53,7 +53,9 @@ class Samples:
         if len(dataset) == 0:
             raise DataError(f"{name} is empty.")
         self._is_table = hasattr(dataset, "with_format") and hasattr(dataset, "features")
-        if self._is_table and dataset.format["type"] != "custom":
+        self._is_plain = self._is_table and dataset.format["type"] != "custom"
+        self._columns: dict[str, Any] = {}
+        if self._is_plain:
             dataset = dataset.with_format(None)
         self.dataset = dataset
         first = dataset[0]
@@ -75,10 +77,16 @@ class Samples:
     def _batch(self, indices: Sequence[int], key: str) -> list[Any]:
         indices = [int(index) for index in indices]
         if self._is_table:
-            return list(self.dataset[indices][key])
+            return list((self._only(key) if self._is_plain else self.dataset)[indices][key])
         if hasattr(self.dataset, "__getitems__"):
             return [item[key] for item in self.dataset.__getitems__(indices)]
         return [self.dataset[index][key] for index in indices]
+
+    def _only(self, key: str) -> Any:
+        """The table without its other columns, which would be decoded as well."""
+        if key not in self._columns:
+            self._columns[key] = self.dataset.select_columns([key])
+        return self._columns[key]
 
     def pixels(self, indices: Sequence[int]) -> Tensor:
         """`(B, C, H, W)` as the encoder is fed.
@@ -107,28 +115,14 @@ class Samples:
             values = self._batch(range(len(self)), self.label_key)
         return _as_tensor(values, self.name)
 
-    def checked_labels(self, config: CIAOConfig) -> Tensor:
-        """Labels of all samples, if an adapter with this config can learn them.
-
-        Raises:
-            TrainingError: there are none, or their names come in another order than the config's.
-            InputError: one of them is out of range or not finite; says which row.
-        """
-        labels = self.labels()
-        if labels is None:
-            raise TrainingError(f"{self.name} has no labels: a sample needs 'labels' or 'label' beside its pixels.")
-        names = getattr(self.dataset.features.get(self.label_key), "names", None) if self._is_table else None
-        expected = list(config.id2label.values())
-        if names is not None and names != expected and sorted(names) == sorted(expected):
-            raise TrainingError(
-                f"{self.name} numbers its classes in another order ({', '.join(names)}) than the adapter "
-                f"({', '.join(expected)}). Cast its label column to `ClassLabel(names=list(config.id2label.values()))`."
-            )
-        return check_labels_of(labels, config, self.name)
+    @property
+    def label_names(self) -> list[str] | None:
+        """Names of the classes in the order of their ids, where the dataset has any."""
+        return getattr(self.dataset.features.get(self.label_key), "names", None) if self._is_table else None
 
     def digest(self, index: int) -> bytes:
         """16 bytes that change with what the sample shows; its label does not count."""
-        if self._is_table and self.source == "image" and self.dataset.format["type"] != "custom":
+        if self._is_plain and self.source == "image":
             value = self._undecoded()[index]["image"]
             mode = getattr(self.dataset.features["image"], "mode", None)
             if isinstance(value, Mapping):
@@ -141,21 +135,40 @@ class Samples:
             from datasets import Image
 
             feature = self.dataset.features["image"]
-            self._raw = self.dataset.select_columns(["image"])
+            self._raw = self._only("image")
             if isinstance(feature, Image):
                 self._raw = self._raw.cast_column("image", Image(mode=feature.mode, decode=False))
         return self._raw
 
     def shows_the_same_twice(self) -> bool:
         """Whether a sample asked for twice is the same: no, where the dataset augments on the fly."""
-        if self._is_table and self.dataset.format["type"] != "custom":
+        if self._is_plain:
             return True
         few = range(min(len(self), 4))
         return [self.digest(index) for index in few] == [self.digest(index) for index in few]
 
 
-def check_labels_of(labels: Tensor, config: CIAOConfig, name: str) -> Tensor:
-    """`check_labels`, with the dataset's name in the message."""
+def check_labels_of(data: Any, config: CIAOConfig, name: str) -> Tensor:
+    """Labels of all samples, if an adapter with this config can learn them.
+
+    Args:
+        data: `Samples` or a `FeatureDataset`.
+        config: Of the adapter.
+        name: What to call the dataset in messages.
+
+    Raises:
+        TrainingError: there are none, or their names come in another order than the config's.
+        InputError: one of them is out of range or not finite; says which row.
+    """
+    labels, names, expected = data.labels, data.label_names, list(config.id2label.values())
+    labels = labels() if callable(labels) else labels
+    if labels is None:
+        raise TrainingError(f"{name} has no labels: a sample needs 'labels' or 'label' beside its pixels.")
+    if names is not None and names != expected and sorted(names) == sorted(expected):
+        raise TrainingError(
+            f"{name} numbers its classes in another order ({', '.join(names)}) than the adapter "
+            f"({', '.join(expected)}). Cast its label column to `ClassLabel(names=list(config.id2label.values()))`."
+        )
     try:
         return check_labels(labels, config)
     except CIAOError as error:

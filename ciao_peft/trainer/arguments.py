@@ -203,7 +203,8 @@ class CIAOTrainingArguments:
             ("report_to", (str, tuple)),
         ):
             value = getattr(self, name)
-            if not isinstance(value, kinds) or value == "" or not all(isinstance(one, str) for one in self.trackers):
+            parts = value if isinstance(value, tuple) else ()
+            if not isinstance(value, kinds) or value == "" or not all(isinstance(part, str) for part in parts):
                 raise ConfigError(f"`{name}` must be text; got {value!r}.")
 
     def _check_together(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import CIAOConfig
-from ..errors import ConfigError, listed
+from ..errors import ConfigError, LaunchError, listed
 from ..features import check_launch
 from .arguments import CIAOTrainingArguments
 
@@ -23,11 +23,11 @@ def make_accelerator(args: CIAOTrainingArguments, config: CIAOConfig) -> Acceler
 
     Raises:
         ConfigError: fp16 without a GPU, or a tracker that is not installed.
-        LaunchError: several processes were started that do not see one another.
+        LaunchError: several processes were started that do not see one another, or parallelism that does not apply.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
-    from accelerate.utils import ProjectConfiguration
+    from accelerate.utils import DistributedType, ProjectConfiguration
 
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else None
     wanted = precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -35,19 +35,23 @@ def make_accelerator(args: CIAOTrainingArguments, config: CIAOConfig) -> Acceler
         AcceleratorState._reset_state()  # an earlier training's precision; the processes stay as they are
     trackers = _known_trackers(args)
     folder = args.output_dir
-    try:
-        accelerator = Accelerator(
-            mixed_precision=precision,
-            log_with=trackers or None,
-            project_config=ProjectConfiguration(project_dir=folder, logging_dir=folder and str(Path(folder) / "runs")),
-            # Frozen buffers are the same everywhere; only statistics that follow the data have to be kept together.
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=config.train_batch_norm)],
-        )
-    except ValueError as error:
-        if args.fp16:
-            raise ConfigError(f"`fp16` cannot be had here: {error} Use `bf16=True`.") from error
-        raise
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        log_with=trackers or None,
+        project_config=ProjectConfiguration(project_dir=folder, logging_dir=folder and str(Path(folder) / "runs")),
+        # Frozen buffers are the same everywhere; only statistics that follow the data have to be kept together.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=config.train_batch_norm)],
+    )
+    if accelerator.mixed_precision == "fp16" and accelerator.scaler is None:  # Accelerate would ignore it
+        raise ConfigError(f"`fp16` needs a GPU; this training runs on {accelerator.device.type}. Use `bf16=True`.")
     check_launch(accelerator.num_processes)
+    kind = accelerator.distributed_type
+    if kind != DistributedType.NO and not kind.startswith("MULTI_"):
+        raise LaunchError(
+            f"The launcher asks for {kind.value}, which shards what an adapter does not have. Launch with plain data "
+            "parallelism: `accelerate launch --multi_gpu`."
+        )
+    accelerator.gradient_accumulation_steps = 1  # the launcher's would divide the loss a second time
     return accelerator
 
 

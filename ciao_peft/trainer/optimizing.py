@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -57,15 +58,19 @@ def losses(logits: Tensor, embeddings: Tensor, labels: Tensor, config: CIAOConfi
     return task + config.contrastive_weight * contrastive, task, contrastive
 
 
-def batch_losses(reader: nn.Module, batch: Batch, config: CIAOConfig) -> tuple[Tensor, Tensor, Tensor]:
+def batch_losses(
+    reader: nn.Module, batch: Batch, config: CIAOConfig, autocast: AbstractContextManager[None]
+) -> tuple[Tensor, Tensor, Tensor]:
     """The losses of a micro-batch over the samples of all processes, the same on each of them.
 
     Args:
         reader: A `Reader`, possibly wrapped.
         batch: What this process has of it.
         config: Of the adapter.
+        autocast: Mixed precision for the model; the losses take full precision.
     """
-    logits, embeddings = reader(**batch.inputs)
+    with autocast:
+        logits, embeddings = reader(**batch.inputs)
     width = logits.shape[1]
     both = gather_rows(torch.cat([logits.float(), embeddings.float()], dim=1), batch.counts)
     return losses(both[:, :width], both[:, width:], gather_rows(batch.labels, batch.counts), config)

@@ -29,7 +29,7 @@ from .resuming import (
     restore_optimizer,
     save_checkpoint,
 )
-from .sampling import plan_epoch, positive_groups, seed_of
+from .sampling import plan_epoch, positive_groups, seed_of, seed_torch
 
 if TYPE_CHECKING:
     from .trainer import CIAOTrainer
@@ -106,9 +106,12 @@ class Run:
         self.history = History(self.output_dir if writes_log else None, self.history.entries)
         if self.output_dir is not None and self.accelerator.is_main_process:
             clean_up(self.output_dir, None)
-        wrapped, self.optimizer = self.accelerator.prepare(Reader(self.model), self.optimizer)
-        if resumed is not None and self.accelerator.scaler is not None and resumed.get("scaler"):
-            self.accelerator.scaler.load_state_dict(resumed["scaler"])
+        several = self.accelerator.num_processes > 1
+        wrapped = self.accelerator.prepare(Reader(self.model)) if several else Reader(self.model)
+        if self.accelerator.scaler is not None:
+            self.optimizer = self.accelerator.prepare(self.optimizer)
+            if resumed is not None and resumed["scaler"]:
+                self.accelerator.scaler.load_state_dict(resumed["scaler"])
         self._start_trackers()
         started, first = time.perf_counter(), self.step
         self.model.train()
@@ -129,7 +132,8 @@ class Run:
             for tracker in self.accelerator.trackers:
                 tracker.finish()
             self.accelerator.trackers = []
-            self.accelerator.free_memory()
+            if several or self.accelerator.scaler is not None:
+                self.accelerator.free_memory()
 
     def _updates(self, wrapped: torch.nn.Module) -> Iterator[None]:
         args, rank = self.args, self.accelerator.process_index
@@ -157,17 +161,19 @@ class Run:
         found = torch.zeros_like(self.window)
         for index, seed in enumerate(seeds):
             batch = next(stream)
-            torch.manual_seed(seed_of(seed, 1))
+            seed_torch(seed_of(seed, 1))
             last = index == len(seeds) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(wrapped):
-                loss, task, contrastive = batch_losses(wrapped, batch, self.config)
+                loss, task, contrastive = batch_losses(wrapped, batch, self.config, self.accelerator.autocast())
                 self.accelerator.backward(loss / len(seeds))
             found[:3] += torch.stack([loss, task, contrastive]).detach() / len(seeds)
         found[3] = 1
         self.window += found
         self.sums += found
         if self.args.max_grad_norm > 0:
-            self.grad_norm = self.accelerator.clip_grad_norm_(self.trained, self.args.max_grad_norm)
+            if self.accelerator.scaler is not None:
+                self.accelerator.unscale_gradients(self.optimizer)
+            self.grad_norm = torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
         factor = self.args.rate_factor(self.step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor

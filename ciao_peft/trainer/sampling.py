@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import zlib
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..config import CIAOConfig
@@ -23,7 +25,6 @@ def positive_groups(labels: Tensor, config: CIAOConfig) -> np.ndarray:
         `(N,)` integers from 0 on.
 
     Example:
-        >>> import torch
         >>> config = CIAOConfig(problem_type="multi_label_classification", num_labels=2)
         >>> positive_groups(torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 0.0]]), config).tolist()
         [0, 1, 0]
@@ -119,10 +120,19 @@ def seed_everything(seed: int) -> None:
     Done before every micro-batch: what is random in it then depends on its number alone, and training resumes exactly
     without any generator's state.
     """
-    import random
-
-    import torch
-
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - for datasets that draw from the global generator
-    torch.manual_seed(seed)
+    seed_torch(seed)
+
+
+def seed_torch(seed: int) -> None:
+    """Sets the generators of torch on the devices in use.
+
+    `torch.manual_seed` also notes the call, with a stack trace, for every kind of device that was never used: half a
+    millisecond, and a list that grows with every step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)

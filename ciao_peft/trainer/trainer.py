@@ -135,8 +135,8 @@ class CIAOTrainer:
         if eval_dataset is None and (self.args.load_best_model_at_end or self.args.early_stopping_patience is not None):
             what = "load_best_model_at_end" if self.args.load_best_model_at_end else "early_stopping_patience"
             raise TrainingError(f"`{what}` needs evaluations: give `train` an `eval_dataset`.")
-        self.model.train_adapter(self.adapter_name)
         with self._left_as_it_was(), random_state_kept():
+            self.model.train_adapter(self.adapter_name)
             several = self.args.max_steps > 0 or self.args.num_train_epochs > 1
             evaluates = eval_dataset is not None and self.args.eval_strategy != "no"
             source = self._source(train_dataset, "train_dataset", several)
@@ -203,13 +203,8 @@ class CIAOTrainer:
 
     def _source(self, dataset: Any, name: str, several_passes: bool, needs_labels: bool = True) -> BatchSource:
         data = self._data(dataset, name, several_passes)
-        if isinstance(data, FeatureDataset):
-            labels = data.labels if data.labels is None else check_labels_of(data.labels, self.config, name)
-        else:
-            labels = data.checked_labels(self.config) if needs_labels or data.label_key is not None else None
-        if labels is None and needs_labels:
-            raise TrainingError(f"{name} has no labels; `predict` reads it without.")
-        return BatchSource(data, labels)
+        has_labels = (data.labels if isinstance(data, FeatureDataset) else data.label_key) is not None
+        return BatchSource(data, check_labels_of(data, self.config, name) if has_labels or needs_labels else None)
 
     def _data(self, dataset: Any, name: str, several_passes: bool) -> Samples | FeatureDataset:
         if isinstance(dataset, FeatureDataset):
