@@ -7,13 +7,15 @@ around a part owns it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .checkpoints import CARD_FILE, PICTURE_FILE
 
 LIBRARY = "ciao_peft"
 
+_SCORE = re.compile("eval_|test_")
+_COURSE = re.compile(r"train_|epoch$|\w*(runtime|_per_second)$")  # of the training itself, no score
 _PROBLEMS = {
     "single_label_classification": "one of {} classes",
     "multi_label_classification": "any of {} labels",
@@ -34,8 +36,10 @@ def adapter_card(record: Mapping[str, Any], name: str, *, existing: str | None =
 
     Args:
         record: The content of its `adapter_config.json`. Under `"training"` it understands `dataset` (a name, or a dict
-            with `name`, `id`, `license`, `url`), `license`, `seed` or `seeds`, `arguments`, and `metrics`: a number by
-            name, or a dict with `value` or `mean`, and any of `sd`, `interval`, `values`, `split`. All else is listed.
+            with `name`, `id`, `license`, `url`), `license`, `world` (a sentence on how these people label), `seed` or
+            `seeds`, `arguments`, and `metrics`: a number by name, or a dict with `value` or `mean`, and any of `sd`,
+            `interval`, `values`, `split`; `eval_NAME` and `test_NAME` are metrics wherever they stand. All else is
+            listed.
         name: What to load it by: a repository or folder.
         existing: The card that is there; its prose and its own metadata stay.
         picture: Whether `saliency.png` lies beside it.
@@ -135,11 +139,11 @@ def _adapter_facts(record: Mapping[str, Any], name: str, picture: bool) -> str:
     base = record["base_model_name_or_path"]
     at = f" at `{record['revision']}`" if record.get("revision") else ""
     rows = {
-        "reads": f"{_PROBLEMS[config['problem_type']].format(config['num_labels'])}: {', '.join(labels)}",
+        "reads": f"{_PROBLEMS[config['problem_type']].format(config['num_labels'])}: {', '.join(map(_plain, labels))}",
         "backbone": f"`{_plain(base)}`{at}, frozen",
         "pixels": " x ".join(str(n) for n in record.get("input_size", ())),
         "trains": f"`{config['tuning']}`" + ("" if config["inhibition"] else ", without inhibition"),
-        "mask after": ", ".join(f"`{target}`" for target in config["target_modules"] or ()),
+        "mask after": ", ".join(f"`{_plain(target)}`" for target in config["target_modules"] or ()),
     }
     if record.get("trained_parameters") is not None:
         rows["trained parameters"] = f"{record['trained_parameters']:,}"
@@ -164,21 +168,27 @@ def _training_sections(
     training: Mapping[str, Any], data: Mapping[str, Any], versions: Mapping[str, str] | None
 ) -> Iterator[str]:
     if metrics := list(_metrics(training)):
-        seeds = training.get("seeds", training.get("seed"))
+        seeds = _seeds(training)
         about = "" if seeds is None else f"\n\nSeeds: {_plain(seeds)}."
-        rows = [(m["name"], m.get("split", ""), m["text"], m.get("interval", ""), m.get("runs", "")) for m in metrics]
+        rows = [
+            (_plain(m["name"]), _plain(m.get("split", "")), m["text"], m.get("interval", ""), m.get("runs", ""))
+            for m in metrics
+        ]
         yield "## Results\n\n" + _table(("metric", "split", "value", "interval", "runs"), rows) + about
     told = {key: value for key, value in data.items() if value}
-    known = {"dataset", "metrics", "seed", "seeds", "arguments", "license"}
+    known = {"dataset", "metrics", "seed", "seeds", "arguments", "license", "world"}
     rows = [("dataset", f"{_plain(value)}") for value in [told.pop("name", None)] if value]
-    rows += [(f"dataset: {key}", _plain(value)) for key, value in told.items()]
-    rows += [(key, _plain(value)) for key, value in training.items() if key not in known]
+    rows += [(f"dataset: {_plain(key)}", _plain(value)) for key, value in told.items()]
+    rows += [
+        (_plain(key), _plain(value)) for key, value in training.items() if key not in known and not _SCORE.match(key)
+    ]
     arguments = training.get("arguments")
     rows += [
-        (f"`{key}`", _plain(value)) for key, value in (arguments.items() if isinstance(arguments, Mapping) else ())
+        (f"`{_plain(key)}`", _plain(value))
+        for key, value in (arguments.items() if isinstance(arguments, Mapping) else ())
     ]
-    if not metrics and training.get("seed", training.get("seeds")) is not None:
-        rows.append(("seed", _plain(training.get("seed", training.get("seeds")))))
+    if not metrics and _seeds(training) is not None:
+        rows.append(("seed", _plain(_seeds(training))))
     if rows:
         yield "## Training\n\n" + _table(("", ""), rows)
     if versions:
@@ -191,6 +201,12 @@ def _limits(data: Mapping[str, Any], training: Mapping[str, Any]) -> str:
     return _LIMITS.format(data=name, world=f"Its world: {_plain(world)}. " if world else "")
 
 
+def _seeds(training: Mapping[str, Any]) -> Any:
+    arguments = training.get("arguments")
+    of_arguments = arguments.get("seed") if isinstance(arguments, Mapping) else None
+    return training.get("seeds", training.get("seed", of_arguments))
+
+
 def _dataset(training: Mapping[str, Any]) -> dict[str, Any]:
     data = training.get("dataset")
     if isinstance(data, Mapping):
@@ -198,19 +214,30 @@ def _dataset(training: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": str(data)} if data else {}
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _metrics(training: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Each metric with `name`, `value`, `text`, and what else is known of it."""
+    """Each score with `name`, `value`, `text`, and what else is known of it."""
     metrics = training.get("metrics")
-    for name, given in metrics.items() if isinstance(metrics, Mapping) else ():
-        known = dict(given) if isinstance(given, Mapping) else {"value": given}
+    given = dict(metrics) if isinstance(metrics, Mapping) else {}
+    given |= {key: value for key, value in training.items() if _SCORE.match(key)}
+    for key, score in given.items():
+        known = dict(score) if isinstance(score, Mapping) else {"value": score}
         value = known.pop("value", known.pop("mean", None))
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if not _is_number(value) or _COURSE.match(key):
             continue
-        metric: dict[str, Any] = {"name": str(name), "value": value, "text": f"{value:.4g}", "args": known}
-        if isinstance(known.get("sd"), (int, float)):
+        name = str(key)
+        if found := _SCORE.match(name):  # what a trainer calls its scores
+            name = name[found.end() :]
+            known.setdefault("split", {"eval_": "evaluation", "test_": "test"}[found[0]])
+        metric: dict[str, Any] = {"name": name, "value": value, "text": f"{value:.4g}", "args": known}
+        if _is_number(known.get("sd")):
             metric["text"] += f" ± {known['sd']:.2g}"
-        if isinstance(known.get("interval"), (list, tuple)) and len(known["interval"]) == 2:
-            metric["interval"] = "[{:.4g}, {:.4g}]".format(*known["interval"])
+        interval = known.get("interval")
+        if isinstance(interval, (list, tuple)) and len(interval) == 2 and all(map(_is_number, interval)):
+            metric["interval"] = "[{:.4g}, {:.4g}]".format(*interval)
         if isinstance(known.get("values"), (list, tuple)):
             metric["runs"] = str(len(known["values"]))
         if known.get("split"):
@@ -227,7 +254,7 @@ def _shared_metadata(training: Mapping[str, Any], data: Mapping[str, Any], title
     metrics = list(_metrics(training))
     if metrics:
         metadata["metrics"] = sorted({m["name"] for m in metrics})
-        seeds = training.get("seeds", training.get("seed"))
+        seeds = _seeds(training)
         where = {
             "name": str(data.get("name") or "unnamed"),
             "type": str(data.get("id") or data.get("name") or "unnamed"),
@@ -254,9 +281,9 @@ def _plain(value: Any) -> str:
     return " ".join(str(value).split()).replace("<", "&lt;").replace("|", "\\|")
 
 
-def _table(head: tuple[str, ...], rows: Any) -> str:
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
-    lines += [f"| {' | '.join(cell if '`' in cell else _plain(cell) for cell in row)} |" for row in rows]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join(lines)
 
 

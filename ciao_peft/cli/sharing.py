@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 
@@ -11,10 +13,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Adds the three to a parser's commands."""
     publish = commands.add_parser(
         "publish",
-        help="put a saved adapter on the Hub",
-        description="Publishes a saved adapter in one commit, with its model card. Log in before with `hf auth login`.",
+        help="put a saved adapter or encoder on the Hub",
+        description="Publishes a saved adapter or encoder in one commit, with its card. Log in with `hf auth login`.",
     )
-    publish.add_argument("folder", help="where `save_pretrained` wrote it")
+    publish.add_argument("folder", help="where `save_pretrained` or `save_encoder` wrote it")
     publish.add_argument("repo_id", help="user/name; made if there is none")
     publish.add_argument("--private", action="store_true", default=None, help="a new repository is its owner's alone")
     publish.add_argument("--create-pr", action="store_true", help="propose it instead")
@@ -40,12 +42,16 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _publish(options: argparse.Namespace) -> None:
+    from ..checkpoints import CONFIG_FILE
+    from ..encoders import publish_encoder
     from ..sharing import publish_adapter
 
-    commit = publish_adapter(
+    is_encoder = not options.subfolder and not (Path(options.folder) / CONFIG_FILE).exists()
+    is_encoder = is_encoder and (Path(options.folder) / "config.json").exists()
+    publish = publish_encoder if is_encoder else partial(publish_adapter, subfolder=options.subfolder)
+    commit = publish(
         options.folder,
         options.repo_id,
-        subfolder=options.subfolder,
         private=options.private,
         revision=options.revision,
         create_pr=options.create_pr,
