@@ -118,7 +118,8 @@ def test_prose_and_own_metadata_stay_while_facts_are_written_anew():
     mine = mine.replace("<!-- ciao: use", "We painted them ourselves.\n\n<!-- ciao: use") + "\nThanks, Ann.\n"
     again = adapter_card(RECORD | {"trained_parameters": 5, "training": {}}, "ann/faces", existing=mine)
     metadata = yaml.safe_load(again.split("---")[1])
-    assert prose(again) == "We painted them ourselves.\n\n\n\n\nThanks, Ann." == prose(mine)
+    assert prose(again) == prose(mine)
+    assert prose(again).split() == "We painted them ourselves. Thanks, Ann.".split()
     assert "| trained parameters | 5 |" in again
     assert "9,876" not in again
     assert (metadata["license"], metadata["language"]) == ("mit", "en")
