@@ -119,7 +119,7 @@ def test_prose_and_own_metadata_stay_while_facts_are_written_anew():
     again = adapter_card(RECORD | {"trained_parameters": 5, "training": {}}, "ann/faces", existing=mine)
     metadata = yaml.safe_load(again.split("---")[1])
     assert prose(again) == prose(mine)
-    assert prose(again).split() == "We painted them ourselves. Thanks, Ann.".split()
+    assert " ".join(prose(again).split()) == "We painted them ourselves. Thanks, Ann."
     assert "| trained parameters | 5 |" in again
     assert "9,876" not in again
     assert (metadata["license"], metadata["language"]) == ("mit", "en")
