@@ -379,7 +379,10 @@ def test_hub_errors_are_the_builtins_that_callers_expect():
         ("GET /objects", {"status": 500}, HubServerError, "the Hub answered 500"),
         ("GET /objects", {"cut_after": 900}, HubOfflineError, "the connection to .* failed"),
     ],
-    ids=lambda value: str(value) if isinstance(value, (str, dict)) else "",
+    ids=[
+        *("info-reset", "info-cut", "info-slow", "info-500", "info-429", "info-html", "info-other-json"),
+        *("head-reset", "head-503", "config-500", "weights-500", "weights-cut"),
+    ],
 )
 def test_every_fault_on_the_way_is_an_error_and_changes_nothing(
     hub, published, pattern, fault, error, message, monkeypatch, no_waiting
