@@ -21,6 +21,11 @@ EXAMPLES: dict[str, list[str]] = {
     "quickstart.py": [
         "--output_dir {tmp}/quickstart --num_train 48 --num_test 16 --num_train_epochs 1",
     ],
+    "train.py": [
+        "--dataset imagefolder --data_dir {faces} --label_column expression --min_images_per_class 2 "
+        "--num_train_epochs 2 --output_dir {tmp}/run --tuning last_conv --save_strategy epoch",
+        "--world affect --num_train 24 --num_test 8 --num_train_epochs 1 --output_dir {tmp}/run --no_inhibition",
+    ],
 }
 
 

@@ -1,0 +1,93 @@
+"""Train one adapter and save it.
+
+    accelerate launch examples/train.py --dataset painted_faces --world eight --output_dir runs/eight
+    accelerate launch examples/train.py --dataset imagefolder --data_dir ../shared/faces --label_column expression
+
+On several processes of a machine without GPU start it with `ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2`
+(`accelerate launch --cpu --num_processes 2` starts a single one). What to expect on real faces is in docs/results.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+
+from ciao_peft import CIAOConfig, CIAOTrainer, CIAOTrainingArguments, get_ciao_model, load_encoder, load_faces
+from ciao_peft.data import labels_of
+from ciao_peft.metrics import confusion_matrix
+
+OF_DATASETS = {"world": str, "num_train": int, "num_test": int, "label_column": str, "min_images_per_class": int}
+
+
+def main(args: argparse.Namespace) -> None:
+    # A setting that was not given stays away: the defaults are the library's.
+    settings = {name: getattr(args, name) for name in OF_DATASETS if getattr(args, name) is not None}
+    faces = load_faces(args.dataset, args.data_dir, **settings)
+    names = [field.name for field in fields(CIAOTrainingArguments) if getattr(args, field.name, None) is not None]
+    arguments = CIAOTrainingArguments(**{name: getattr(args, name) for name in names})
+    config = CIAOConfig(
+        **labels_of(faces["train"]).as_config(),
+        tuning=args.tuning,
+        inhibition=not args.no_inhibition,
+        init_seed=arguments.seed,
+    )
+    model = get_ciao_model(load_encoder(args.encoder), config, adapter_name=args.adapter_name)
+    trainer = CIAOTrainer(model, arguments)
+    trainer.print(f"{len(faces['train'])} faces to learn from, {len(faces['test'])} to be tested on.")
+    if trainer.accelerator.is_main_process:
+        model.print_trainable_parameters()
+
+    trainer.train(faces["train"], faces.get("validation"))
+    output = trainer.predict(faces["test"])
+    for name, value in output.metrics.items():
+        trainer.print(f"{name.removeprefix('test_'):>20} {value:.4f}")
+    folder = trainer.save_adapter(Path(args.output_dir) / "adapter")
+    trainer.print(f"Saved the adapter in '{folder}'.")
+    if trainer.accelerator.is_main_process and config.problem_type == "single_label_classification":
+        draw_confusions(output, config, Path(args.output_dir) / "confusion_matrix.png")
+    trainer.end_training()  # without it, several processes may abort at their exit
+
+
+def draw_confusions(output, config: CIAOConfig, path: Path) -> None:
+    """For each class, the shares of its faces that were taken for each class."""
+    from matplotlib.figure import Figure
+
+    labels = output.labels if output.labels.ndim == 1 else output.labels.argmax(dim=1)
+    counts = confusion_matrix(output.logits.argmax(dim=1), labels, config.num_labels)
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
+    names = list(config.id2label.values())
+    figure = Figure(figsize=(2 + 0.7 * len(names),) * 2, layout="constrained")
+    axes = figure.add_subplot(xlabel="read as", ylabel="is")
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    for row, line in enumerate(shares):
+        for column, share in enumerate(line):
+            axes.text(column, row, f"{share:.2f}", ha="center", va="center", color="white" if share > 0.5 else "black")
+    figure.savefig(path, dpi=120)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="painted_faces", help="a name `load_faces` knows (default: %(default)s)")
+    parser.add_argument("--data_dir", help="folder of the dataset, with train and test")
+    for name, kind in OF_DATASETS.items():
+        parser.add_argument(f"--{name}", type=kind, help="a setting of the dataset, where it has it")
+    parser.add_argument("--encoder", default="small-face", help="as `load_encoder` takes it (default: %(default)s)")
+    parser.add_argument("--adapter_name", default="default")
+    parser.add_argument("--tuning", choices=["decision_layer", "last_conv", "full"], default="decision_layer")
+    parser.add_argument("--no_inhibition", action="store_true", help="without the mask: the rival")
+    parser.add_argument("--output_dir", default="runs/train", help="default: %(default)s")
+    for name, kind in (
+        *(("num_train_epochs", float), ("max_steps", int), ("per_device_train_batch_size", int), ("seed", int)),
+        *(("learning_rate", float), ("mask_learning_rate", float), ("encoder_learning_rate", float)),
+        *(("save_strategy", str), ("resume_from_checkpoint", str), ("report_to", str), ("feature_cache", str)),
+    ):
+        parser.add_argument(f"--{name}", type=kind, help="as in CIAOTrainingArguments")
+    parser.add_argument("--bf16", action="store_true", help="mixed precision")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main(parse_args())
