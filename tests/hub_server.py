@@ -128,7 +128,9 @@ class LocalHub:
 
     def __enter__(self) -> LocalHub:
         self._servers = [self._serve("hub"), self._serve("cdn")]
-        self.url, self.cdn = (f"http://127.0.0.1:{server.server_address[1]}" for server in self._servers)
+        hub, cdn = (server.server_address[1] for server in self._servers)
+        # Another name, since not every version of the client takes another port for another host.
+        self.url, self.cdn = f"http://127.0.0.1:{hub}", f"http://localhost:{cdn}"
         return self
 
     def _serve(self, port: str) -> ThreadingHTTPServer:
