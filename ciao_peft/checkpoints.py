@@ -361,6 +361,8 @@ def write_folder(folder: str | os.PathLike, files: Mapping[str, bytes], replacin
     aside = None
     try:
         target = folder.resolve()  # a link to a folder stays one
+        if target == Path.cwd():
+            raise AdapterFileError(f"'{folder}' is the working folder, which cannot be replaced; give a folder in it.")
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
         aside.mkdir()
@@ -379,6 +381,8 @@ def write_folder(folder: str | os.PathLike, files: Mapping[str, bytes], replacin
         if aside.exists():
             _take_place(aside, target, {*files, *replacing})
         _sync(target.parent)
+    except AdapterFileError:
+        raise
     except OSError as error:
         raise AdapterFileError(f"'{folder}' cannot be written: {error}. What was there is unchanged.") from error
     finally:

@@ -184,6 +184,18 @@ def test_a_relative_folder_is_one_of_the_working_folder(monkeypatch, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["saved"]
 
 
+def test_the_working_folder_itself_is_not_replaced(monkeypatch, tmp_path):
+    """It would be gone under the feet of the process."""
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "", tmp_path):
+        with pytest.raises(
+            AdapterFileError, match="is the working folder, which cannot be replaced; give a folder in it"
+        ):
+            wrap().save_pretrained(folder)
+    assert content(tmp_path) == {}
+    assert Path.cwd() == tmp_path
+
+
 def test_a_file_in_the_way_is_not_overwritten(tmp_path):
     (tmp_path / "saved").write_text("mine")
     with pytest.raises(AdapterFileError, match="saved' is a file; give a folder to save into"):
