@@ -115,14 +115,14 @@ class CIAOConfig:
     inhibition: bool = True
     target_modules: tuple[str, ...] | None = None
     decay_init: float = 1.0
-    pooling: Pooling = "max"
+    pooling: Pooling = "flatten"
     hidden_sizes: tuple[int, ...] = (256,)
     dropout: float = 0.5
     temperature: float = 0.1
-    contrastive_weight: float = 1.0
+    contrastive_weight: float = 0.1
     contrastive_denominator: Denominator = "all"
     contrastive_reduction: Reduction = "mean"
-    embedding_source: EmbeddingSource = "hidden"
+    embedding_source: EmbeddingSource = "features"
     num_bins: int = 10
     label_range: tuple[float, float] = (-1.0, 1.0)
     multi_label_positives: MultiLabelPositives = "jaccard"

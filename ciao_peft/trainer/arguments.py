@@ -15,7 +15,7 @@ Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["linear", "cosine", "constant"]
 Strategy = Literal["no", "steps", "epoch"]
 
-MASK_RATE_FACTOR = 10.0
+MASK_RATE_FACTOR = 5.0
 """`mask_learning_rate` over `learning_rate` where it is left out: divided features move that much slower."""
 
 ENCODER_RATE_FACTOR = {"last_conv": 1.0, "full": 0.1}
@@ -41,7 +41,7 @@ class CIAOTrainingArguments:
         gradient_accumulation_steps: Micro-batches per update. They share no pairs: accumulation gives a larger batch to
             the task loss, but not to the contrastive loss.
         learning_rate: Of the decision head, at its highest.
-        mask_learning_rate: Of the inhibitory units and their decay; ten times `learning_rate` when left out, because
+        mask_learning_rate: Of the inhibitory units and their decay; five times `learning_rate` when left out, because
             the division makes them move an order of magnitude slower.
         encoder_learning_rate: Of the adapter's own copy of the last convolution (`learning_rate` when left out) or of
             the whole encoder (a tenth of it).
