@@ -241,6 +241,8 @@ def test_every_problem_is_learned(kind):
     output = trainer.train(data, data)
     assert trainer.evaluate(data)["eval_loss"] < before
     assert output.global_step == 8 * 4
+    rates = [entry["learning_rate"] for entry in trainer.log_history if "loss" in entry]
+    assert rates == [0.01 * trainer.args.rate_factor(step, 32) for step in range(32)]
     first = trainer.log_history[0].keys()
     assert {"loss", "task_loss", "contrastive_loss", "learning_rate", "mask_learning_rate"} <= first
     assert "grad_norm" not in first
@@ -485,22 +487,31 @@ def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(tmp_path):
     CIAOModel.from_pretrained(tiny_backbone(), tmp_path / "killed" / "checkpoint-4")
 
 
-def test_ctrl_c_saves_the_last_whole_update_and_says_where(tmp_path, capsys):
+class Interrupted(list):
+    """Ctrl-C while the eleventh face of the second epoch is read: in the middle of update 5."""
+
+    reads = 0
+
+    def __getitem__(self, index):
+        if isinstance(index, int):
+            self.reads += 1
+            if self.reads == 1 + 22 + 22 + 11:  # a first look, all labels, one epoch
+                os.kill(os.getpid(), signal.SIGINT)
+        return super().__getitem__(index)
+
+
+def test_ctrl_c_waits_for_the_update_saves_it_and_says_where(tmp_path, capsys):
     data = killed.faces()
-    whole = killed.training(tmp_path / "whole", save_strategy="no", save_steps=None)
+    changes = {"save_strategy": "no", "save_steps": None, "feature_cache": "never", "class_balanced_batches": False}
+    whole = killed.training(tmp_path / "whole", **changes)
     whole.train(data, data[:6])
-
-    def on_log(entry):
-        if entry["step"] == 4 and "loss" in entry:
-            os.kill(os.getpid(), signal.SIGINT)
-
     handler = signal.getsignal(signal.SIGINT)
-    stopped = killed.training(tmp_path / "run", on_log=on_log, save_strategy="no", save_steps=None)
-    with pytest.raises(KeyboardInterrupt, match=r"Stopped after update 4 of 9. Saved '.*checkpoint-4'"):
-        stopped.train(data, data[:6])
-    assert "checkpoint-4" in capsys.readouterr().err
+    stopped = killed.training(tmp_path / "run", **changes)
+    with pytest.raises(KeyboardInterrupt, match=r"Stopped after update 5 of 9. Saved '.*checkpoint-5'"):
+        stopped.train(Interrupted(data), data[:6])
+    assert "checkpoint-5" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is handler
-    resumed = killed.training(tmp_path / "run", resume="auto", save_strategy="no", save_steps=None)
+    resumed = killed.training(tmp_path / "run", resume="auto", **changes)
     resumed.train(data, data[:6])
     assert_same(weights(resumed.model), weights(whole.model))
 
