@@ -413,6 +413,7 @@ def test_a_commit_in_the_middle_of_loading_is_not_mixed_in(hub, published):
     with hub.failing("HEAD .*/adapter_model", before=overtake, times=1):
         model = CIAOModel.from_pretrained(tiny_backbone(), "ann/faces").eval()
     assert torch.equal(model(PIXELS).logits, published(PIXELS).logits)
+    assert len(hub.asked(f"GET .*/{CONFIG}")) == 1
     newer = CIAOModel.from_pretrained(tiny_backbone(), "ann/faces").eval()
     assert torch.equal(newer(PIXELS).logits, other(PIXELS).logits)
 
