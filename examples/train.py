@@ -44,6 +44,8 @@ def main(args: argparse.Namespace) -> None:
         trainer.print(f"{name.removeprefix('test_'):>20} {value:.4f}")
     folder = trainer.save_adapter(Path(args.output_dir) / "adapter")
     trainer.print(f"Saved the adapter in '{folder}'.")
+    if trainer.accelerator.is_main_process and args.push_to_hub:
+        print(model.push_to_hub(args.push_to_hub, training=trainer.training_record()).commit_url)
     if trainer.accelerator.is_main_process and config.problem_type == "single_label_classification":
         draw_confusions(output, config, Path(args.output_dir) / "confusion_matrix.png")
     trainer.end_training()  # without it, several processes may abort at their exit
@@ -78,6 +80,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--adapter_name", default="default")
     parser.add_argument("--tuning", choices=["decision_layer", "last_conv", "full"], default="decision_layer")
     parser.add_argument("--no_inhibition", action="store_true", help="without the mask: the rival")
+    parser.add_argument("--push_to_hub", help="repository for the adapter, as user/name")
     parser.add_argument("--output_dir", default="runs/train", help="default: %(default)s")
     for name, kind in (
         *(("num_train_epochs", float), ("max_steps", int), ("per_device_train_batch_size", int), ("seed", int)),

@@ -30,6 +30,7 @@ from ciao_peft.errors import (
     NoActiveAdapterError,
     TrainingError,
 )
+from ciao_peft.trainer.arguments import MASK_RATE_FACTOR
 from ciao_peft.trainer.batches import Batch, Batches, BatchSource
 from ciao_peft.trainer.gathering import rows_per_process
 from ciao_peft.trainer.optimizing import Reader, batch_losses, make_optimizer
@@ -291,9 +292,13 @@ def test_rates_and_weight_decay_by_part():
         is_weight = model.adapters["default"].get_parameter(name).ndim > 1
         assert decay == (0.5 if is_weight else 0.0), name
     assert {name for name, (_, decay) in rates.items() if not decay} > {"head.0.bias", "inhibition.0.raw_decay"}
-    assert CIAOTrainingArguments(learning_rate=0.1).learning_rates("full") == pytest.approx(
-        {"head": 0.1, "mask": 1.0, "encoder": 0.01}
-    )
+    left_out = CIAOTrainingArguments(learning_rate=0.1)
+    assert left_out.learning_rates("full") == {
+        "head": 0.1,
+        "mask": 0.1 * MASK_RATE_FACTOR,
+        "encoder": pytest.approx(0.01),
+    }
+    assert MASK_RATE_FACTOR > 1
 
 
 def test_accumulated_micro_batches_give_the_update_of_one_batch_where_no_pairs_matter():
@@ -452,7 +457,7 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
 
 
 def test_a_saved_adapter_answers_as_the_trained_one(tmp_path):
-    trainer = make_trainer()
+    trainer = make_trainer(output_dir=tmp_path / "run")
     trainer.train(faces(), faces(6, seed=1))
     trainer.save_adapter(tmp_path / "adapter")
     again = CIAOModel.from_pretrained(tiny_backbone(), tmp_path / "adapter")
@@ -461,6 +466,9 @@ def test_a_saved_adapter_answers_as_the_trained_one(tmp_path):
     record = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["training"]
     assert record["global_step"] == 6
     assert record["arguments"]["seed"] == 42
+    scores = [entry for entry in trainer.log_history if "eval_accuracy" in entry][-1]
+    assert record["eval_accuracy"] == scores["eval_accuracy"]
+    assert str(tmp_path) not in json.dumps(record)  # it may be published
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------------

@@ -266,6 +266,13 @@ class Run:
         patience = self.args.early_stopping_patience
         self.stopped_early = patience is not None and self.evaluations_without_gain >= patience
 
+    def scores_of_the_result(self) -> dict[str, float]:
+        """What the last evaluation said of the adapter that training ended with, if one did."""
+        back_at_best = self.args.load_best_model_at_end and self.best_tensors is not None
+        step = self.best["step"] if back_at_best else self.step
+        found = [entry for entry in self.history.entries if entry["step"] == step and "eval_loss" in entry]
+        return {name: value for name, value in found[-1].items() if name.startswith("eval_")} if found else {}
+
     def _keep_best(self, metrics: dict[str, Any]) -> None:
         state = self.model.adapters[self.name].state_dict()
         self.best_tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}

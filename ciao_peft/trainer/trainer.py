@@ -31,6 +31,7 @@ from ..model import CIAOModel
 from .arguments import CIAOTrainingArguments
 from .batches import Batches, BatchSource
 from .gathering import gather_rows
+from .history import plain
 from .launching import make_accelerator, random_state_kept
 from .run import Run, TrainOutput
 
@@ -113,6 +114,7 @@ class CIAOTrainer:
         self.accelerator = make_accelerator(self.args, self.config)
         self.log_history: list[dict[str, Any]] = []
         self._last: TrainOutput | None = None
+        self._newest_scores: dict[str, float] = {}
         self._stored: list[tuple[Any, FeatureDataset]] = []
 
     # -- public ------------------------------------------------------------------------------------------------------
@@ -142,9 +144,11 @@ class CIAOTrainer:
             source = self._source(train_dataset, "train_dataset", several)
             eval_source = self._source(eval_dataset, "eval_dataset", several) if evaluates else None
             self._check_training_data(source)
+            self._newest_scores = {}
             run = Run(self, source, eval_source)
             try:
                 self._last = run.go()
+                self._newest_scores = run.scores_of_the_result()
             finally:
                 self.log_history = run.history.entries
         return self._last
@@ -167,21 +171,26 @@ class CIAOTrainer:
         metrics = {} if source.labels is None else self._scores(logits, source.labels, "test_")
         return PredictionOutput(logits, source.labels, metrics)
 
-    def save_adapter(self, folder: str | os.PathLike) -> Path:
+    def training_record(self) -> dict[str, Any]:
+        """How the adapter was made, as plain data for `save_pretrained` and `push_to_hub`.
+
+        Settings that decide the weights, updates, and the newest scores of the adapter as it is, by `eval_NAME` and
+        `test_NAME`. No path of this machine is in it.
+        """
+        record: dict[str, Any] = {"seed": self.args.seed, "arguments": self.args.what_decides_the_weights()}
+        if self._last is not None:
+            record |= {"global_step": self._last.global_step, "train_loss": self._last.training_loss}
+        return plain(record | self._newest_scores)
+
+    def save_adapter(self, folder: str | os.PathLike, training: dict[str, Any] | None = None) -> Path:
         """Saves the adapter as `CIAOModel.save_pretrained` does, once for all processes.
 
-        How it was trained is recorded beside it: arguments, updates and the last scores.
+        Args:
+            folder: Where.
+            training: What to record beside `training_record`, such as the dataset and its licence.
         """
         if self.accelerator.is_main_process:
-            record: dict[str, Any] = {"arguments": self.args.to_dict()}
-            if self._last is not None:
-                scores = [entry for entry in self.log_history if "eval_loss" in entry]
-                record |= {
-                    "global_step": self._last.global_step,
-                    "metrics": self._last.metrics,
-                    **(scores[-1] if scores else {}),
-                }
-            self.model.save_pretrained(folder, self.adapter_name, training=record)
+            self.model.save_pretrained(folder, self.adapter_name, training=self.training_record() | (training or {}))
         self.accelerator.wait_for_everyone()
         return Path(folder)
 
@@ -335,4 +344,6 @@ class CIAOTrainer:
         else:
             scores = compute_metrics(logits, labels, self.config)
         loss = task_loss(logits, labels, self.config).item()
-        return {f"{prefix}loss": loss, **{f"{prefix}{name}": float(value) for name, value in scores.items()}}
+        named = {f"{prefix}loss": loss, **{f"{prefix}{name}": float(value) for name, value in scores.items()}}
+        self._newest_scores = {k: v for k, v in self._newest_scores.items() if not k.startswith(prefix)} | named
+        return named
