@@ -108,8 +108,8 @@ class Adapter(nn.Module):
         """From the final map `(B, C, H, W)` to logits `(B, num_labels)` and embeddings z `(B, D)`."""
         pooled = pool_map(feature_map, self.config.pooling)
         logits, hidden = self.head(pooled)
-        embeddings = {"features": pooled, "hidden": hidden, "logits": logits}[self.config.embedding_source]
-        return logits, embeddings
+        z = {"features": pooled, "hidden": hidden, "logits": logits}[self.config.embedding_source]
+        return logits, z.to(next(self.head.parameters()).dtype)
 
 
 class AdapterDict(nn.Module, Mapping):

@@ -88,9 +88,21 @@ def residual_backbone(seed: int = 0) -> Residual:
 
 
 def small_config(**changes: object) -> CIAOConfig:
-    """Three classes, a head of one layer of sixteen units; change what a test is about."""
-    settings = {"problem_type": "single_label_classification", "num_labels": 3, "hidden_sizes": (16,), **changes}
-    return CIAOConfig(**settings)
+    """Three classes, a head of one layer of sixteen units; change what a test is about.
+
+    What the library chooses by measuring is fixed here, so that no test depends on the choice.
+    """
+    settings = {
+        "problem_type": "single_label_classification",
+        "num_labels": 3,
+        "hidden_sizes": (16,),
+        "pooling": "max",
+        "embedding_source": "hidden",
+        "contrastive_weight": 1.0,
+        "temperature": 0.1,
+        "decay_init": 1.0,
+    }
+    return CIAOConfig(**(settings | changes))
 
 
 def pixels(batch_size: int = 4, seed: int = 1) -> Tensor:

@@ -20,7 +20,7 @@ EVERYTHING_CHANGED = {
     "inhibition": False,
     "target_modules": ("features.28", "branch.0.conv"),
     "decay_init": 0.25,
-    "pooling": "flatten",
+    "pooling": "avg",
     "hidden_sizes": (),
     "dropout": 0.0,
     "temperature": 0.005,
