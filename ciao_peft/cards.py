@@ -151,7 +151,7 @@ def _adapter_facts(record: Mapping[str, Any], name: str, picture: bool) -> str:
         rows["weights"] = f"{record['weights_bytes']:,} bytes, SHA-256 `{record['weights_sha256']}`"
     load = f"""```python
 from {LIBRARY} import AutoCIAOModel  # pip install {LIBRARY}
-model = AutoCIAOModel.from_pretrained("{_plain(name)}").eval()
+model = AutoCIAOModel.from_pretrained("{_plain(name)}")
 print(model.predict("face.jpg"))
 ```"""
     blocks = [
@@ -186,6 +186,7 @@ def _training_sections(
     rows += [
         (f"`{_plain(key)}`", _plain(value))
         for key, value in (arguments.items() if isinstance(arguments, Mapping) else ())
+        if value is not None
     ]
     if not metrics and _seeds(training) is not None:
         rows.append(("seed", _plain(_seeds(training))))
@@ -251,20 +252,21 @@ def _shared_metadata(training: Mapping[str, Any], data: Mapping[str, Any], title
         metadata["license"] = str(training["license"])
     if isinstance(data.get("id"), str):
         metadata["datasets"] = [data["id"]]
-    metrics = list(_metrics(training))
+    # The Hub wants a dataset beside each score, and compares scores, not losses.
+    metrics = [metric for metric in _metrics(training) if metric["name"] != "loss"] if data.get("name") else []
     if metrics:
         metadata["metrics"] = sorted({m["name"] for m in metrics})
-        seeds = _seeds(training)
-        where = {
-            "name": str(data.get("name") or "unnamed"),
-            "type": str(data.get("id") or data.get("name") or "unnamed"),
-        }
-        results = []
+        where = {"name": str(data["name"]), "type": str(data.get("id") or data["name"])}
+        seeds = {} if _seeds(training) is None else {"seeds": _seeds(training)}
+        by_split: dict[str | None, list[dict[str, Any]]] = {}
         for metric in metrics:
-            args = {**metric["args"], **({} if seeds is None else {"seeds": seeds})}
+            args = {key: value for key, value in metric["args"].items() if key != "split"} | seeds
             entry = {"type": metric["name"], "value": metric["value"], **({"args": args} if args else {})}
-            dataset = {**where, **({"split": metric["split"]} if "split" in metric else {})}
-            results.append({"task": {"type": task}, "dataset": dataset, "metrics": [entry]})
+            by_split.setdefault(metric.get("split"), []).append(entry)
+        results = [
+            {"task": {"type": task}, "dataset": {**where, **({"split": split} if split else {})}, "metrics": entries}
+            for split, entries in by_split.items()
+        ]
         metadata["model-index"] = [{"name": title, "results": results}]
     return metadata
 

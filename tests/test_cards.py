@@ -85,11 +85,22 @@ def test_what_a_trainer_calls_its_scores_is_understood():
         "metrics": {"train_loss": 1.0, "train_runtime": 9.0},
         "eval_accuracy": 0.75,
         "test_macro_f1": 0.5,
-        "arguments": {"seed": 7},
+        "eval_loss": 1.5,
+        "arguments": {"seed": 7, "max_steps": None},
+        "dataset": "painted_faces",
     }
     card = ModelCard(adapter_card(RECORD | {"training": record}, "ann/faces"))
     found = [(r.metric_type, r.metric_value, r.dataset_split, r.metric_args["seeds"]) for r in card.data.eval_results]
     assert found == [("accuracy", 0.75, "evaluation", 7), ("macro_f1", 0.5, "test", 7)]
+    assert "| loss | evaluation | 1.5 |" in card.text
+    assert "max_steps" not in card.text
+
+
+def test_scores_without_a_dataset_are_no_claim_on_the_hub():
+    record = {"training": {"metrics": {"accuracy": 0.5}}}
+    text = adapter_card(RECORD | record, "ann/faces")
+    assert "model-index" not in text
+    assert "| accuracy |  | 0.5 |" in text
 
 
 @pytest.mark.parametrize(
