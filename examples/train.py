@@ -42,10 +42,11 @@ def main(args: argparse.Namespace) -> None:
     output = trainer.predict(faces["test"])
     for name, value in output.metrics.items():
         trainer.print(f"{name.removeprefix('test_'):>20} {value:.4f}")
-    folder = trainer.save_adapter(Path(args.output_dir) / "adapter")
+    about = {"dataset": " ".join(filter(None, [args.dataset, args.world]))}  # for the model card
+    folder = trainer.save_adapter(Path(args.output_dir) / "adapter", about)
     trainer.print(f"Saved the adapter in '{folder}'.")
     if trainer.accelerator.is_main_process and args.push_to_hub:
-        print(model.push_to_hub(args.push_to_hub, training=trainer.training_record()).commit_url)
+        print(model.push_to_hub(args.push_to_hub, training=trainer.training_record() | about).commit_url)
     if trainer.accelerator.is_main_process and config.problem_type == "single_label_classification":
         draw_confusions(output, config, Path(args.output_dir) / "confusion_matrix.png")
     trainer.end_training()  # without it, several processes may abort at their exit
