@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -124,6 +125,7 @@ class LocalHub:
         self.objects: dict[str, bytes] = {}
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
+        self.xet_folder = ""  # where the client's own simulation of Xet puts what is uploaded
         self.lock = threading.RLock()
 
     def __enter__(self) -> LocalHub:
@@ -316,6 +318,10 @@ class _Calls:
                 for kind, names in kinds.items()
             }
             return as_json({**refs, "converts": []})
+        if method == "GET" and call == "xet-write-token":
+            token = {"casUrl": f"local://{self.hub.xet_folder}", "accessToken": "xet", "exp": int(time.time()) + 3600}
+            headers = {"Cas-Url": token["casUrl"], "Access-Token": "xet", "Token-Expiration": str(token["exp"])}
+            return 200, {f"X-Xet-{name}": value for name, value in headers.items()}, json.dumps(token).encode()
         if method == "GET":
             raise Refused(404)
         if "create_pr" not in self.query:

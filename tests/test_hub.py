@@ -29,6 +29,7 @@ from ciao_peft.errors import (
     HubTokenError,
 )
 from ciao_peft.hub import RepoFile, download, publish, read_pretrained
+from ciao_peft.sharing import publish_adapter
 from fakes import SIZE, tiny_backbone
 
 # The client's own way of sending a body; what it sends is checked by the server.
@@ -565,8 +566,6 @@ def test_a_failed_push_says_so(hub, published, pattern, fault, error, no_waiting
 
 
 def test_a_damaged_folder_is_not_published(hub, tmp_path):
-    from ciao_peft.sharing import publish_adapter
-
     folder = trained_model().save_pretrained(tmp_path / "adapter")
     (folder / WEIGHTS).write_bytes(flip((folder / WEIGHTS).read_bytes()))
     with pytest.raises(AdapterFileError, match="checksum"):
@@ -619,6 +618,22 @@ def test_threads_that_publish_at_once_leave_one_whole_adapter(hub, published):
     assert len(failed) < len(models)
     loaded = CIAOModel.from_pretrained(tiny_backbone(), "ann/faces").eval()(PIXELS).logits
     assert any(loaded.shape == m(PIXELS).logits.shape and torch.equal(loaded, m(PIXELS).logits) for m in models)
+
+
+def test_through_xet_it_is_one_whole_commit_too(hub, tmp_path, monkeypatch):
+    pytest.importorskip("hf_xet")
+    folder = trained_model().save_pretrained(tmp_path / "faces")
+    weights = (folder / WEIGHTS).read_bytes()
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    hub.xet_folder = tmp_path / "xet"
+    hub.xet_folder.mkdir()
+    hub.objects[hashlib.sha256(weights).hexdigest()] = weights  # with Xet the bytes do not pass through the Hub
+    publish_adapter(folder, "ann/faces", token="hf_ann")
+    assert any(path.is_file() for path in hub.xet_folder.rglob("*"))
+    assert not hub.asked("^PUT|/lfs/")
+    assert len(hub.asked("POST .*/commit/")) == 1
+    assert set(hub.files("ann/faces")) == {CONFIG, WEIGHTS, CARD}
+    fresh_model().load_adapter("ann/faces")
 
 
 # -- files of any kind -------------------------------------------------------------------------------------------------
