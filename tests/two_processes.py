@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from ciao_peft import CIAOTrainer, CIAOTrainingArguments, cache_features, get_ciao_model
 from ciao_peft.trainer.batches import Batch
+from ciao_peft.trainer.launching import data_parallel
 from ciao_peft.trainer.optimizing import Reader, batch_losses
 from fakes import SIZE, small_config, tiny_backbone
 
@@ -40,7 +41,7 @@ def arguments(**changes: object) -> CIAOTrainingArguments:
 def gradients(trainer: CIAOTrainer, batch: Batch) -> dict[str, torch.Tensor]:
     """Of the loss of one batch, to everything that is trained."""
     trainer.model.train_adapter("default")
-    wrapped = trainer.accelerator.prepare(Reader(trainer.model))
+    wrapped = data_parallel(Reader(trainer.model), trainer.accelerator, False)
     loss = batch_losses(wrapped, batch, trainer.config, trainer.accelerator.autocast())[0]
     trainer.accelerator.backward(loss)
     found = {n: p.grad.clone() for n, p in trainer.model.adapters["default"].named_parameters() if p.requires_grad}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
 from collections.abc import Iterator
@@ -9,7 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config import CIAOConfig
+import numpy as np
+import torch
+from torch import nn
+
 from ..errors import ConfigError, LaunchError, listed
 from ..features import check_launch
 from .arguments import CIAOTrainingArguments
@@ -18,14 +22,14 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def make_accelerator(args: CIAOTrainingArguments, config: CIAOConfig) -> Accelerator:
+def make_accelerator(args: CIAOTrainingArguments) -> Accelerator:
     """An accelerator for one training after another.
 
     Raises:
         ConfigError: fp16 without a GPU, or a tracker that is not installed.
         LaunchError: several processes were started that do not see one another, or parallelism that does not apply.
     """
-    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedType, ProjectConfiguration
 
@@ -39,8 +43,6 @@ def make_accelerator(args: CIAOTrainingArguments, config: CIAOConfig) -> Acceler
         mixed_precision=precision,
         log_with=trackers or None,
         project_config=ProjectConfiguration(project_dir=folder, logging_dir=folder and str(Path(folder) / "runs")),
-        # Frozen buffers are the same everywhere; only statistics that follow the data have to be kept together.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=config.train_batch_norm)],
     )
     if accelerator.mixed_precision == "fp16" and accelerator.scaler is None:  # Accelerate would ignore it
         raise ConfigError(f"`fp16` needs a GPU; this training runs on {accelerator.device.type}. Use `bf16=True`.")
@@ -70,12 +72,27 @@ def _known_trackers(args: CIAOTrainingArguments) -> list[str]:
     return wanted
 
 
+def data_parallel(module: nn.Module, accelerator: Accelerator, sync_buffers: bool) -> nn.Module:
+    """The module with gradients averaged over the processes; itself where there is one process.
+
+    Args:
+        module: On its device already.
+        accelerator: Says which processes there are.
+        sync_buffers: Whether every pass starts from the first process's buffers. Frozen ones are the same everywhere.
+    """
+    if accelerator.num_processes == 1:
+        return module
+    wrapper = nn.parallel.DistributedDataParallel
+    known = inspect.signature(wrapper).parameters
+    # It was `broadcast_buffers` before torch 2.14.
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    devices = None if accelerator.device.type == "cpu" else [accelerator.device]
+    return wrapper(module, device_ids=devices, **{name: sync_buffers})
+
+
 @contextmanager
 def random_state_kept() -> Iterator[None]:
     """Leaves the generators of Python, NumPy and torch as they were found."""
-    import numpy as np
-    import torch
-
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=list(devices)):

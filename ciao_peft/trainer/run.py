@@ -19,6 +19,7 @@ from ..metrics import main_metric
 from .batches import Batch, Batches, BatchSource
 from .history import CURVE_FILE, History, draw_learning_curve, plain
 from .interrupting import Interrupts
+from .launching import data_parallel
 from .optimizing import Reader, batch_losses, make_optimizer
 from .resuming import (
     clean_up,
@@ -106,8 +107,7 @@ class Run:
         self.history = History(self.output_dir if writes_log else None, self.history.entries)
         if self.output_dir is not None and self.accelerator.is_main_process:
             clean_up(self.output_dir, None)
-        several = self.accelerator.num_processes > 1
-        wrapped = self.accelerator.prepare(Reader(self.model)) if several else Reader(self.model)
+        wrapped = data_parallel(Reader(self.model), self.accelerator, self.config.train_batch_norm)
         if self.accelerator.scaler is not None:
             self.optimizer = self.accelerator.prepare(self.optimizer)
             if resumed is not None and resumed["scaler"]:
@@ -132,7 +132,7 @@ class Run:
             for tracker in self.accelerator.trackers:
                 tracker.finish()
             self.accelerator.trackers = []
-            if several or self.accelerator.scaler is not None:
+            if self.accelerator.num_processes > 1 or self.accelerator.scaler is not None:
                 self.accelerator.free_memory()
 
     def _updates(self, wrapped: torch.nn.Module) -> Iterator[None]:

@@ -111,7 +111,7 @@ class CIAOTrainer:
         self.config = model.peft_config[name]
         self.compute_metrics = compute_metrics
         self.on_log = on_log
-        self.accelerator = make_accelerator(self.args, self.config)
+        self.accelerator = make_accelerator(self.args)
         self.log_history: list[dict[str, Any]] = []
         self._last: TrainOutput | None = None
         self._newest_scores: dict[str, float] = {}
