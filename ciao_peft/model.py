@@ -402,8 +402,7 @@ class CIAOModel(nn.Module):
             AdapterNotFoundError: a name in `adapter_names` is not loaded.
             NoActiveAdapterError: no adapter is active.
         """
-        if self.backbone.training:
-            self.backbone.eval()
+        self._calm_backbone()
         if adapter_names is not None:
             return self._mixed(pixel_values, labels, features, adapter_names)
         if self._selection.is_off:
@@ -453,6 +452,7 @@ class CIAOModel(nn.Module):
             InputError: the model is in training mode, or the pixels do not fit.
             AdapterNotFoundError: a name is not loaded.
         """
+        self._calm_backbone()
         self._refuse_training("read")
         names = list(self.adapters) if adapter_names is None else [self._check_known(name) for name in adapter_names]
         source = self._checked_source(pixel_values, features)
@@ -500,8 +500,16 @@ class CIAOModel(nn.Module):
         shared: dict[int, tuple[CutBackbone | HookedBackbone, list[int]]] = {}
         for index, (rows, name) in enumerate(requests):
             adapter = None if name == BASE_ADAPTER else self.adapters[name]
-            opened = self._open(None if adapter is None else adapter.config.target_modules)
+            if adapter is None and features is not None:
+                opened = self._opened_for_features()
+            else:
+                opened = self._open(None if adapter is None else adapter.config.target_modules)
             if adapter is None or adapter.encoder is None:
+                if features is not None and opened is not self._opened_for_features():
+                    raise InputError(
+                        f"The adapter {name!r} masks {listed(opened.targets)}, and `features` are those before "
+                        f"{listed(self._opened_for_features().targets)}; give `pixel_values`."
+                    )
                 shared.setdefault(id(opened), (opened, []))[1].append(index)
                 continue
             if pixel_values is None:
@@ -533,8 +541,13 @@ class CIAOModel(nn.Module):
             UntraceableBackboneError: the backbone could not be cut.
             InputError: the pixels do not fit.
         """
+        self._calm_backbone()
         opened = self._opened_for_features()
         return opened.features(opened.rooted, self._checked_pixels(pixel_values))
+
+    def _calm_backbone(self) -> None:
+        if self.backbone.training:  # somebody called its own train()
+            self.backbone.eval()
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -64,6 +64,21 @@ def test_training_changes_everything_of_one_adapter_and_nothing_of_another(make,
 
 
 @NETWORKS
+@pytest.mark.parametrize("train_batch_norm", [True, False])
+def test_statistics_of_an_adapters_copies_follow_its_data_only_when_asked_to(network, train_batch_norm):
+    model = wrap(**network, train_batch_norm=train_batch_norm)
+    before = bits(model.adapters["default"])
+    train(model)
+    after = bits(model.adapters["default"])
+    statistics = [name for name in before if "running_" in name or "num_batches" in name]
+    moved = {name for name in statistics if not torch.equal(before[name], after[name])}
+    assert moved == (set(statistics) if train_batch_norm else set())
+    train(model.eval(), steps=0)
+    model(pixels())
+    assert same_bits(bits(model.adapters["default"]), after)  # not when reading
+
+
+@NETWORKS
 def test_every_parameter_that_requires_a_gradient_gets_one(network):  # promise 7: DistributedDataParallel waits for all
     model = wrap(**network)
     model.add_adapter("mine", small_config(**network, contrastive_weight=0.0))

@@ -82,13 +82,29 @@ def test_wrapping_and_training_change_no_key_and_no_bit_of_the_backbone(make, ne
     assert same_bits(bits(backbone), bits(make(seed=5)))
 
 
-def test_the_backbone_stays_as_it_is_even_when_it_is_put_into_training_mode():  # promise 3
-    backbone = tiny_backbone()
-    model = wrap(backbone)
-    before = bits(backbone)
-    backbone.train()
-    train(model)
-    assert same_bits(bits(backbone), before)
+@pytest.mark.parametrize("make", [tiny_backbone, residual_backbone, Undecided])
+def test_the_backbone_stays_as_it_is_even_when_somebody_puts_it_into_training_mode(make):  # promise 3
+    backbone = make()
+    model = wrap(backbone).eval()
+    before, expected = bits(backbone), model(pixels()).logits
+    uses = [
+        lambda: model(pixels()),
+        lambda: model.read(pixels()),
+        lambda: model(pixels(2), adapter_names=["default", "__base__"]),
+        lambda: train(model, steps=1),
+    ]
+    if model.traceable:
+        features = model.extract_features(pixels())
+        uses += [lambda: model.extract_features(pixels()), lambda: model.read(features=features)]
+    for use in uses:
+        backbone.train()
+        use()
+        assert same_bits(bits(backbone), before)
+        assert not any(m.training for m in backbone.modules())
+    with model.disable_adapter():
+        backbone.train()
+        assert torch.equal(model(pixels()), make()(pixels()))
+    assert not torch.equal(model(pixels()).logits, expected)  # trained
 
 
 @pytest.mark.parametrize("make", [tiny_backbone, residual_backbone, Undecided])

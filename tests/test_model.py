@@ -116,6 +116,24 @@ def test_features_of_another_cut_are_refused(change, message):
             use()
 
 
+def test_features_before_another_convolution_are_refused_for_whoever_masks_that():
+    model = wrap().eval()
+    model.add_adapter("early", small_config(target_modules=("0",)))
+    features = model.extract_features(pixels())
+    message = r"The adapter 'early' masks '0', and `features` are those before '3'; give `pixel_values`"
+    for use in (
+        lambda: model.read(features=features),
+        lambda: model(features=features, adapter_names=["default", "early", "default", "default"]),
+    ):
+        with pytest.raises(InputError, match=message):
+            use()
+    assert set(model.read(features=features, adapter_names=["default"])) == {"default"}
+    model.set_adapter("early")
+    mixed = model(features=model.extract_features(pixels()), adapter_names=["__base__", "early", "early", "early"])
+    torch.testing.assert_close(mixed.logits[0], tiny_backbone()(pixels())[0])
+    torch.testing.assert_close(mixed.logits[1], model(pixels()).logits[1])
+
+
 def test_labels_of_another_batch_or_problem_are_refused():
     model = wrap()
     before = bits(model)
