@@ -114,12 +114,12 @@ class CIAOConfig:
     tuning: Tuning = "decision_layer"
     inhibition: bool = True
     target_modules: tuple[str, ...] | None = None
-    decay_init: float = 1.0
+    decay_init: float = 3.0
     pooling: Pooling = "flatten"
     hidden_sizes: tuple[int, ...] = (256,)
     dropout: float = 0.5
     temperature: float = 0.1
-    contrastive_weight: float = 0.1
+    contrastive_weight: float = 1.0
     contrastive_denominator: Denominator = "all"
     contrastive_reduction: Reduction = "mean"
     embedding_source: EmbeddingSource = "features"

@@ -15,10 +15,10 @@ Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["linear", "cosine", "constant"]
 Strategy = Literal["no", "steps", "epoch"]
 
-MASK_RATE_FACTOR = 5.0
+MASK_RATE_FACTOR = 10.0
 """`mask_learning_rate` over `learning_rate` where it is left out: divided features move that much slower."""
 
-ENCODER_RATE_FACTOR = {"last_conv": 1.0, "full": 0.1}
+ENCODER_RATE_FACTOR = {"last_conv": 2.0, "full": 0.3}
 """`encoder_learning_rate` over `learning_rate` where it is left out, by `tuning`."""
 
 _CHOICES = {"optim": Optimizer, "lr_scheduler_type": Schedule, "eval_strategy": Strategy, "save_strategy": Strategy}
@@ -41,10 +41,10 @@ class CIAOTrainingArguments:
         gradient_accumulation_steps: Micro-batches per update. They share no pairs: accumulation gives a larger batch to
             the task loss, but not to the contrastive loss.
         learning_rate: Of the decision head, at its highest.
-        mask_learning_rate: Of the inhibitory units and their decay; five times `learning_rate` when left out, because
+        mask_learning_rate: Of the inhibitory units and their decay; ten times `learning_rate` when left out, because
             the division makes them move an order of magnitude slower.
-        encoder_learning_rate: Of the adapter's own copy of the last convolution (`learning_rate` when left out) or of
-            the whole encoder (a tenth of it).
+        encoder_learning_rate: Of the adapter's own copy of the last convolution (twice `learning_rate` when left out)
+            or of the whole encoder (three tenths of it).
         weight_decay: For weights; never for biases, gains and the decay `a`.
         optim: `"adamw"` or `"sgd"` (with Nesterov's momentum).
         adam_beta1, adam_beta2, adam_epsilon: Of AdamW.
