@@ -15,6 +15,7 @@ import torch
 from ciao_peft.checkpoints import CONFIG_FILE, WEIGHTS_FILE, load_adapter, write_folder
 from ciao_peft.errors import AdapterFileError
 from ciao_peft.model import CIAOModel
+from ciao_peft.preprocessing import Preprocessing
 from fakes import bits, same_bits, tiny_backbone, train, wrap
 
 
@@ -37,6 +38,8 @@ def way(request, monkeypatch):
 
 def test_a_reader_never_meets_half_a_save(tmp_path):
     models = two_models()
+    for model, mean in zip(models, (0.5, 0.25), strict=True):
+        model.preprocessing = Preprocessing(size=(16, 16), mode="RGB", mean=(mean,) * 3, std=(1.0,) * 3)
     wanted = [bits(model.adapters["default"]) for model in models]
     folder = models[0].save_pretrained(tmp_path / "saved")
     done, reads = threading.Event(), []
@@ -46,7 +49,11 @@ def test_a_reader_never_meets_half_a_save(tmp_path):
             try:
                 saved = load_adapter(folder)
                 place = 0 if saved.config.temperature == 0.1 else 1
-                whole = saved.config == models[place].peft_config["default"] and same_bits(saved.tensors, wanted[place])
+                whole = (
+                    saved.config == models[place].peft_config["default"]
+                    and same_bits(saved.tensors, wanted[place])
+                    and saved.preprocessing == models[place].preprocessing.to_dict()
+                )
                 reads.append("whole" if whole else "mixed")
             except Exception as error:
                 reads.append(repr(error))
@@ -89,6 +96,22 @@ def test_concurrent_savers_leave_one_of_their_adapters_whole(there_before, tmp_p
     assert [entry.name for entry in tmp_path.iterdir()] == ["saved"]
     if there_before:
         assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_another_saver_may_make_the_folder_first(monkeypatch, tmp_path):
+    one, other = two_models()
+    rename = Path.rename
+
+    def late(path, target):
+        if not Path(target).exists():
+            monkeypatch.setattr(Path, "rename", rename)
+            other.save_pretrained(target)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    folder = one.save_pretrained(tmp_path / "saved")
+    assert same_bits(load_adapter(folder).tensors, bits(one.adapters["default"]))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["saved"]
 
 
 def test_what_is_not_the_adapters_stays(way, tmp_path):
