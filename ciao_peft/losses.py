@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,6 +32,7 @@ def supervised_contrastive_loss(
     temperature: float = 0.1,
     denominator: Denominator = "all",
     reduction: Reduction = "mean",
+    block_size: int = 256,
 ) -> Tensor:
     r"""Draws embeddings of one class together and drives the classes apart (Eq. 2-4).
 
@@ -49,6 +54,9 @@ def supervised_contrastive_loss(
         temperature: τ, above 0.
         denominator: `"all"` or `"negatives"`.
         reduction: `"mean"` or `"sum"`.
+        block_size: With class ids, similarities of this many samples to this many others are held at a time, computed
+            again for the gradient; none are kept. Changes no result. Pair weights, and a τ so small that its powers do
+            not fit (below 0.003 in float64), take `(B, B)` matrices.
 
     Returns:
         A scalar in float32 (float64 for float64 embeddings). The sums run in float64 wherever the device has it:
@@ -56,7 +64,7 @@ def supervised_contrastive_loss(
 
     Raises:
         InputError: shapes that do not fit together.
-        ConfigError: an unknown denominator or reduction, or a temperature of 0 or less.
+        ConfigError: an unknown denominator or reduction, a temperature of 0 or less, or a `block_size` below 1.
 
     Example:
         >>> pairs = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
@@ -76,27 +84,140 @@ def supervised_contrastive_loss(
             f"`embeddings` must be (B, D), with `labels` of (B,) class ids or (B, B) pair weights; "
             f"got {tuple(embeddings.shape)} and {tuple(labels.shape)}."
         )
+    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1:
+        raise ConfigError(f"`block_size` must be a whole number of 1 or more; got {block_size!r}.")
     result_dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
-    exact = _widest(embeddings)
-    # Mixed precision would take this product in half precision.
+    settings = (float(temperature), denominator == "negatives", reduction == "sum")
+    # Mixed precision would take the products in half precision.
     with torch.autocast(embeddings.device.type, enabled=False):
-        z = _unit_length(embeddings.to(exact))
-        similarity = z @ z.T / temperature  # (B, B)
+        # exp((cos - 1) / τ) down to cos = -1, with room for a sum of them and its inverse.
+        fits = 2.2 / temperature < math.log(torch.finfo(_widest(embeddings)).max)
+        if labels.ndim == 1 and fits:
+            return _BlockedLoss.apply(embeddings, _group_ids(labels), settings, block_size).to(result_dtype)
+        return _dense_loss(embeddings, labels, *settings).to(result_dtype)
 
+
+def _dense_loss(embeddings: Tensor, labels: Tensor, temperature: float, negatives_only: bool, summed: bool) -> Tensor:
+    """The loss from whole `(B, B)` matrices, in the widest floating point."""
+    exact = _widest(embeddings)
+    z = _unit_length(embeddings.to(exact))
+    similarity = z @ z.T / temperature  # (B, B)
     same_sample = torch.eye(len(z), dtype=torch.bool, device=z.device)
     weights = labels if labels.ndim == 2 else labels[:, None] == labels[None, :]
     weights = weights.to(exact).masked_fill(same_sample, 0.0)
-    counted = ~same_sample if denominator == "all" else (weights == 0) & ~same_sample
+    counted = (weights == 0) & ~same_sample if negatives_only else ~same_sample
     total_weight = weights.sum(dim=1)
     is_anchor = (total_weight > 0) & counted.any(dim=1)
 
     # A large number rather than -inf: a row that counts nobody would be a row of -inf, whose gradient is NaN.
     log_prob = similarity - similarity.masked_fill(~counted, -1e30).logsumexp(dim=1, keepdim=True)
     per_anchor = -torch.where(is_anchor, (log_prob * weights).sum(dim=1), 0.0)
-    if reduction == "sum":
-        return (per_anchor.sum() / max(len(z) - 1, 1)).to(result_dtype)
+    if summed:
+        return per_anchor.sum() / max(len(z) - 1, 1)
     per_anchor = per_anchor / torch.where(is_anchor, total_weight, 1.0)
-    return (per_anchor.sum() / is_anchor.sum().clamp(min=1)).to(result_dtype)
+    return per_anchor.sum() / is_anchor.sum().clamp(min=1)
+
+
+def _group_ids(labels: Tensor) -> Tensor:
+    """`(B,)` numbers below B, equal exactly where the labels are; unlike `torch.unique`, in a known shape."""
+    ordered, order = labels.sort()
+    is_new = torch.ones_like(order)
+    is_new[1:] = ordered[1:] != ordered[:-1]
+    return torch.empty_like(order).scatter_(0, order, is_new.cumsum(dim=0) - 1)
+
+
+class _BlockedLoss(torch.autograd.Function):
+    """The loss without a `(B, B)` matrix: block by block, and once more for the gradient.
+
+    Let `E_ij = exp((z_i . z_j - 1) / τ)` where j counts for i, else 0; it is symmetric, so that blocks on and above
+    the diagonal do. With `Z_i` its row sums, `P_i` the number of positives and `c_i` the weight of `L_i` over `P_i`,
+    the loss is
+
+        sum_i c_i (P_i (log Z_i + 1 / τ) - z_i . (S_i - z_i) / τ),     S_i the sum of all z of i's class,
+
+    and, c being the same for a whole class, its gradient to `z_i` is, with `a_i = c_i P_i / Z_i`,
+
+        (sum_j E_ij (a_i + a_j) z_j - 2 c_i (S_i - z_i)) / τ.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, embeddings: Tensor, group: Tensor, settings: tuple[float, bool, bool], block_size: int
+    ) -> Tensor:
+        temperature, negatives_only, summed = settings
+        z, _ = _directions(embeddings)
+        positives, weight = _anchors(group, z.dtype, negatives_only, summed)
+        totals = z.new_zeros(len(z))
+        for rows, columns, powers in _blocks(z, group, temperature, negatives_only, block_size):
+            totals[rows] += powers.sum(dim=1)
+            if rows != columns:
+                totals[columns] += powers.sum(dim=0)
+        totals = torch.where(totals > 0, totals, 1.0)  # of a sample that counts nobody: no anchor
+        class_weight = weight.new_zeros(len(z)).scatter_(0, group, weight)
+        sums = torch.zeros_like(z).index_add_(0, group, z)
+        attraction = class_weight @ sums.norm(dim=1).square_() - weight @ z.norm(dim=1).square_()
+        ctx.save_for_backward(embeddings, group, totals)
+        ctx.settings, ctx.block_size = settings, block_size
+        return (weight * positives) @ (totals.log() + 1 / temperature) - attraction / temperature
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        embeddings, group, totals = ctx.saved_tensors
+        temperature, negatives_only, summed = ctx.settings
+        with torch.autocast(embeddings.device.type, enabled=False):
+            if torch.is_grad_enabled():  # somebody wants the gradient of the gradient
+                loss = _dense_loss(embeddings, group, *ctx.settings)
+                return *torch.autograd.grad(loss, embeddings, grad, create_graph=True), None, None, None
+            z, length = _directions(embeddings)
+            positives, weight = _anchors(group, z.dtype, negatives_only, summed)
+            pull = weight * positives / totals
+            to_z = torch.zeros_like(z).index_add_(0, group, z).index_select(0, group)
+            to_z.sub_(z).mul_(-2 * weight[:, None])
+            for rows, columns, powers in _blocks(z, group, temperature, negatives_only, ctx.block_size):
+                powers.mul_(pull[rows, None] + pull[columns])
+                to_z[rows].addmm_(powers, z[columns])
+                if rows != columns:
+                    to_z[columns].addmm_(powers.T, z[rows])
+            # Through the scaling to unit length: what points along z changes nothing.
+            to_z.addcmul_(torch.linalg.vecdot(to_z, z)[:, None], z, value=-1)
+            scale = torch.where(length > 0, grad / temperature / torch.where(length > 0, length, 1.0), 0.0)
+            return to_z.mul_(scale).to(embeddings.dtype), None, None, None
+
+
+def _directions(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """`_unit_length` of the rows in the widest floating point, and their lengths `(B, 1)`; without a gradient."""
+    z = embeddings.detach().to(_widest(embeddings), copy=True)
+    length = z.norm(dim=1, keepdim=True)
+    return z.div_(torch.where(length > 0, length, 1.0)), length
+
+
+def _anchors(group: Tensor, dtype: torch.dtype, negatives_only: bool, summed: bool) -> tuple[Tensor, Tensor]:
+    """Of each sample: its number of positives, and the weight of the sum over them, 0 where it is no anchor."""
+    size = len(group)
+    in_group = torch.zeros(size, dtype=dtype, device=group.device)
+    positives = in_group.scatter_add_(0, group, torch.ones_like(in_group))[group] - 1
+    is_anchor = (positives > 0) & (positives + 1 < size) if negatives_only else positives > 0
+    if summed:
+        return positives, is_anchor.to(dtype) / max(size - 1, 1)
+    each = positives.clamp(min=1) * is_anchor.sum().clamp(min=1)
+    return positives, is_anchor.to(dtype) / each
+
+
+def _blocks(
+    z: Tensor, group: Tensor, temperature: float, negatives_only: bool, block_size: int
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Rows, columns and the powers E there, for the blocks on and above the diagonal."""
+    largest = z.new_full((1, 1), -1 / temperature)
+    for row in range(0, len(z), block_size):
+        rows = slice(row, min(row + block_size, len(z)))
+        for column in range(row, len(z), block_size):
+            columns = slice(column, min(column + block_size, len(z)))
+            powers = torch.addmm(largest, z[rows], z[columns].T, alpha=1 / temperature).exp_()
+            if rows == columns:
+                powers.fill_diagonal_(0.0)
+            if negatives_only:
+                powers.masked_fill_(group[rows, None] == group[columns], 0.0)
+            yield rows, columns, powers
 
 
 def discretise(values: Tensor, num_bins: int, label_range: tuple[float, float]) -> Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ciao_peft.config import CIAOConfig
 from ciao_peft.errors import ConfigError, InputError
@@ -100,6 +101,55 @@ def test_gradcheck(denominator, reduction):
     z = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     settings = {"temperature": 0.3, "denominator": denominator, "reduction": reduction}
     assert torch.autograd.gradcheck(lambda z: supervised_contrastive_loss(z, labels, **settings), (z,))
+
+
+@pytest.mark.parametrize(("denominator", "reduction"), VARIANTS)
+def test_gradients_have_gradients(denominator, reduction):
+    labels = torch.tensor([0, 0, 1, 1, 2])
+    z = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    settings = {"temperature": 0.3, "denominator": denominator, "reduction": reduction}
+    assert torch.autograd.gradgradcheck(lambda z: supervised_contrastive_loss(z, labels, **settings), (z,))
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 0.005, 0.1])
+@pytest.mark.parametrize(("denominator", "reduction"), VARIANTS)
+@pytest.mark.parametrize("block_size", [1, 3, 7, 20, 21, 64])
+def test_no_block_size_changes_the_result(block_size, denominator, reduction, temperature):
+    z, labels = torch.randn(21, 5, dtype=torch.float64), torch.randint(0, 6, (21,)) - 2
+    settings = {"temperature": temperature, "denominator": denominator, "reduction": reduction}
+    weights = (labels[:, None] == labels[None, :]).double()  # pair weights know no blocks
+    expected = value_and_gradient(lambda z: supervised_contrastive_loss(z, weights, **settings), z)
+    settings["block_size"] = block_size
+    found = value_and_gradient(lambda z: supervised_contrastive_loss(z, labels, **settings), z)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 / temperature)
+
+
+class Sizes(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor that any operation inside makes."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        found = [t.numel() for t in (result if isinstance(result, (tuple, list)) else [result]) if torch.is_tensor(t)]
+        self.largest = max(self.largest, *found, 0)
+        return result
+
+
+@pytest.mark.parametrize("denominator", ["all", "negatives"])
+def test_with_class_ids_no_matrix_of_all_pairs_is_made_or_kept(denominator):
+    embeddings, labels = torch.randn(300, 16, requires_grad=True), torch.arange(300) % 7
+    kept = []
+    with Sizes() as sizes, torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        supervised_contrastive_loss(embeddings, labels, denominator=denominator, block_size=32).backward()
+    assert sizes.largest == 300 * 16  # the embeddings in float64
+    assert sum(kept) <= 300 * 16 + 2 * 300 + 2
+
+
+@pytest.mark.parametrize("block_size", [0, -1, 2.5, True, None])
+def test_block_sizes_that_are_none_are_refused(block_size):
+    with pytest.raises(ConfigError, match="`block_size` must be a whole number of 1 or more; got"):
+        supervised_contrastive_loss(torch.randn(2, 2), torch.tensor([0, 0]), block_size=block_size)
 
 
 def test_two_opposite_pairs_worked_by_hand():  # one positive at cosine 1, two negatives at cosine -1
