@@ -44,7 +44,7 @@ from .errors import (
 from .heads import pool_map
 from .inputs import check_features, check_pixels
 from .losses import check_labels, contrastive_targets, supervised_contrastive_loss, task_loss
-from .prediction import named_answers
+from .prediction import is_folder, pictures_in, read_pictures
 from .preprocessing import Preprocessing
 from .selection import Selection
 from .sharing import name_from, publish_adapter, read_adapter, save_with_card
@@ -574,20 +574,30 @@ class CIAOModel(nn.Module):
         name = self.active_adapter
         return self._open(None if name is None else self.adapters[name].config.target_modules)
 
-    def predict(self, images: Any, *, adapter_names: Sequence[str] | None = None, batch_size: int = 32) -> Any:
+    def predict(
+        self,
+        images: Any,
+        *,
+        adapter_names: Sequence[str] | None = None,
+        batch_size: int = 32,
+        disable_tqdm: bool | None = None,
+    ) -> Any:
         """Reads pictures with the active adapter, from files to named answers.
 
         Args:
-            images: A path, a PIL image, an array `(H, W)` or `(H, W, 3)` of uint8, or a list of them.
+            images: A path, a PIL image, an array `(H, W)` or `(H, W, 3)` of uint8, or a list of them; or a folder, for
+                the pictures that lie in it.
             adapter_names: Read in these worlds instead; the answers come by world.
             batch_size: Pictures read at once.
+            disable_tqdm: No progress bar; when left out, none unless a terminal is there to show it.
 
         Returns:
             For each picture `{label: probability}`, likeliest first (`{name: value}` for regression); for one picture
-            not in a list, its own.
+            not in a list, its own; for a folder `{path: answer}`, in the order of the file names.
 
         Raises:
             InputError: the model is in training mode or has no preprocessing.
+            DataError: a picture cannot be read, or the folder has none.
             NoActiveAdapterError: no adapter is active and none was named.
         """
         self._refuse_training("predict")
@@ -599,20 +609,22 @@ class CIAOModel(nn.Module):
         names = [self.active_adapter] if adapter_names is None else list(adapter_names)
         if names == [None]:
             raise NoActiveAdapterError(self.adapters)
-        several = isinstance(images, (list, tuple))
-        todo = list(images) if several else [images]
-        answers: list[Any] = []
+        todo = images if isinstance(images, (list, tuple)) else [images]
+        todo = pictures_in(images) if is_folder(images) else list(todo)
         device = next(self.backbone.parameters()).device
-        for start in range(0, len(todo), batch_size):
-            pixels = self.preprocessing(todo[start : start + batch_size]).to(device)
-            with torch.inference_mode():
-                logits = self.read(pixels, adapter_names=names)
-            by_world = {name: named_answers(logits[name], self.adapters[name].config) for name in names}
-            rows = by_world[names[0]]
-            if adapter_names is not None:
-                rows = [{name: by_world[name][row] for name in names} for row in range(len(pixels))]
-            answers.extend(rows)
-        return answers if several else answers[0]
+        answers: list[Any] = read_pictures(
+            todo,
+            self.preprocessing,
+            lambda pixels: self.read(pixels.to(device), adapter_names=names),
+            {name: self.adapters[self._check_known(name)].config for name in names},
+            batch_size=batch_size,
+            disable_tqdm=disable_tqdm,
+        )
+        if adapter_names is None:
+            answers = [answer[names[0]] for answer in answers]
+        if is_folder(images):
+            return {str(path): answer for path, answer in zip(todo, answers, strict=True)}
+        return answers if isinstance(images, (list, tuple)) else answers[0]
 
     # -- on disk ---------------------------------------------------------------------------------------------------
 

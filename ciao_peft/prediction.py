@@ -1,10 +1,91 @@
-"""From logits to named answers."""
+"""From pictures to logits, batch by batch, and from logits to named answers."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from .config import CIAOConfig
+from .errors import DataError, DataNotFoundError, InputError
+from .preprocessing import Preprocessing
+
+
+def is_folder(images: Any) -> bool:
+    """Whether what is to be read is a folder of pictures."""
+    return isinstance(images, (str, os.PathLike)) and Path(images).is_dir()
+
+
+def pictures_in(folder: str | os.PathLike) -> list[Path]:
+    """The pictures that lie directly in a folder, in the order of their names. Hidden files are left out.
+
+    Raises:
+        DataNotFoundError: there is none; says what is there instead.
+    """
+    from PIL import Image
+
+    known = set(Image.registered_extensions())
+    entries = sorted(entry for entry in Path(folder).iterdir() if not entry.name.startswith("."))
+    pictures = [entry for entry in entries if entry.suffix.lower() in known and entry.is_file()]
+    if not pictures:
+        folders = sum(entry.is_dir() for entry in entries)
+        raise DataNotFoundError(
+            f"There is no picture in '{folder}': {len(entries) - folders} other files, {folders} folders. Give the "
+            "folder that holds the pictures, or a list of paths."
+        )
+    return pictures
+
+
+def read_pictures(
+    pictures: Sequence[Any],
+    preprocessing: Preprocessing,
+    read: Callable[[Tensor], Mapping[str, Tensor]],
+    configs: Mapping[str, CIAOConfig],
+    *,
+    batch_size: int,
+    disable_tqdm: bool | None = None,
+) -> list[dict[str, dict[str, float]]]:
+    """What each world says of each picture.
+
+    Args:
+        pictures: Whatever `preprocessing` takes, one by one.
+        preprocessing: Makes them pixels.
+        read: From pixels `(B, C, H, W)` to logits by world.
+        configs: Of the worlds to read in.
+        batch_size: Pictures read at once.
+        disable_tqdm: No progress bar; when left out, none unless a terminal is there to show it.
+
+    Raises:
+        InputError: `batch_size` is no whole number of 1 or more.
+        DataError: a picture cannot be read; says which.
+    """
+    from tqdm.auto import tqdm
+
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"`batch_size` must be a whole number of 1 or more; got {batch_size!r}.")
+    quiet = not sys.stderr.isatty() if disable_tqdm is None else disable_tqdm
+    answers = []
+    with tqdm(total=len(pictures), unit="picture", disable=quiet) as progress:
+        for start in range(0, len(pictures), batch_size):
+            pixels = []
+            for index in range(start, min(start + batch_size, len(pictures))):
+                try:
+                    pixels.append(preprocessing(pictures[index]))
+                except DataError as error:
+                    if len(pictures) == 1:
+                        raise
+                    raise type(error)(f"Picture {index} of {len(pictures)}: {error}") from error
+            with torch.inference_mode():
+                logits = read(torch.cat(pixels))
+            worlds = {name: named_answers(logits[name], config) for name, config in configs.items()}
+            answers.extend({name: rows[row] for name, rows in worlds.items()} for row in range(len(pixels)))
+            progress.update(len(pixels))
+    return answers
 
 
 def named_answers(logits: Tensor, config: CIAOConfig) -> list[dict[str, float]]:
@@ -18,7 +99,6 @@ def named_answers(logits: Tensor, config: CIAOConfig) -> list[dict[str, float]]:
         For each row `{label: probability}`, likeliest first, or `{name: value}` in order for regression.
 
     Example:
-        >>> import torch
         >>> config = CIAOConfig(problem_type="regression", num_labels=2, id2label={0: "arousal", 1: "valence"})
         >>> named_answers(torch.tensor([[0.5, -0.25]]), config)
         [{'arousal': 0.5, 'valence': -0.25}]
