@@ -163,7 +163,7 @@ def _fold(name: str, faces: DatasetDict, protocol: str, fold: int | str) -> Data
 
     names = []
     for number, candidate in enumerate(protocol_folds(name, faces, protocol)):
-        if fold in (number, candidate.name):
+        if str(fold) in (str(number), candidate.name):  # command lines give text
             return candidate.splits
         names.append(candidate.name)
     shown = ", ".join(f"{number} ({label})" for number, label in enumerate(names))
