@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,33 +17,28 @@ from .adapters import Adapter, AdapterDict
 from .backbone import (
     CutBackbone,
     HookedBackbone,
-    Rooted,
     backbone_name,
     backbone_revision,
     backbone_signature,
-    check_same_backbone,
-    find_input_size,
-    open_backbone,
 )
-from .checkpoints import SavedAdapter, check_tensors, library_versions
+from .borrowing import BorrowedBackbone
+from .checkpoints import SavedAdapter, library_versions
 from .config import BASE_ADAPTER, CIAOConfig, check_adapter_name
 from .errors import (
-    AdapterFileError,
     AdapterNameError,
     AdapterNotFoundError,
     BackboneError,
-    BackboneMismatchError,
     InputError,
     MergeError,
     NoActiveAdapterError,
-    TargetModulesError,
     listed,
 )
-from .heads import pool_map
 from .inputs import check_features, check_pixels
 from .losses import check_labels, contrastive_targets, supervised_contrastive_loss, task_loss
 from .prediction import is_folder, pictures_in, read_pictures
 from .preprocessing import Preprocessing
+from .reading import read_maps, rows_by_adapter
+from .restoring import restore_adapter
 from .selection import Selection
 from .sharing import name_from, publish_adapter, read_adapter, save_with_card
 
@@ -141,30 +134,17 @@ class CIAOModel(nn.Module):
                 f"A backbone is an nn.Module without adapters; got {type(backbone).__name__}. "
                 "More adapters go onto a CIAOModel with `add_adapter`."
             )
-        if next(backbone.parameters(), None) is None:
-            raise BackboneError(
-                f"{type(backbone).__name__} has no parameters, so nothing that a mask could be copied from."
-            )
-        modes = {name: module.training for name, module in backbone.named_modules()}
-        mode = backbone.training
-        backbone.eval()
+        self._borrowed = BorrowedBackbone(backbone, input_size)
         try:
-            size = tuple(input_size) if input_size is not None else find_input_size(backbone)
-            opened = {None: open_backbone(backbone, size)}
             known = preprocessing if preprocessing is not None else Preprocessing.for_backbone(backbone)
         except BaseException:
-            _restore_modes(backbone, modes)
+            self._borrowed.give_back()
             raise
         self.backbone = backbone
         self.adapters = AdapterDict()
-        self.input_size: tuple[int, int, int] = size
         self.preprocessing = known
-        self._opened: dict[tuple[str, ...] | None, CutBackbone | HookedBackbone] = opened
-        self._modes = modes
-        self._grads = {name: parameter.requires_grad for name, parameter in backbone.named_parameters()}
         self._selection = Selection()
-        backbone.requires_grad_(False)
-        self.train(mode)
+        self.train(self._borrowed.training)
 
     # -- adapters --------------------------------------------------------------------------------------------------
 
@@ -182,7 +162,18 @@ class CIAOModel(nn.Module):
     @property
     def traceable(self) -> bool:
         """Whether the backbone could be cut, so that its features can be cached."""
-        return self._open(None).traceable
+        return self._borrowed.open().traceable
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """`(C, H, W)` of the pixels."""
+        return self._borrowed.input_size
+
+    @property
+    def opened(self) -> CutBackbone | HookedBackbone:
+        """The backbone, opened where the active adapter masks it; at its terminal convolutions if none is active."""
+        name = self.active_adapter
+        return self._borrowed.open(None if name is None else self.adapters[name].config.target_modules)
 
     def add_adapter(self, adapter_name: str, config: CIAOConfig) -> None:
         """Adds a fresh, trainable adapter; the active one stays active.
@@ -192,8 +183,10 @@ class CIAOModel(nn.Module):
             TargetModulesError: `config.target_modules` does not fit the backbone.
         """
         self._check_free(adapter_name)
-        with self._cuts_kept_only_on_success():
-            self.adapters[adapter_name] = self._build(config)
+        with self._borrowed.opened_only_on_success():
+            opened = self._borrowed.open(config.target_modules)
+            adapter = Adapter(replace(config, target_modules=opened.targets), opened)
+        self.adapters[adapter_name] = adapter.train(self.training)
 
     def load_adapter(
         self,
@@ -226,94 +219,21 @@ class CIAOModel(nn.Module):
         name = name_from(source, hub.get("subfolder")) if adapter_name is None else adapter_name
         self._check_free(name)
         saved, snapshot = read_adapter(source, **hub)
-        with self._cuts_kept_only_on_success():
-            self.adapters[name] = self._restore(saved, str(snapshot), check_backbone, check_preprocessing)
+        self._hold(name, saved, str(snapshot), check_backbone, check_preprocessing)
         return name
 
-    @contextmanager
-    def _cuts_kept_only_on_success(self) -> Iterator[None]:
-        before = dict(self._opened)
-        try:
-            yield
-        except BaseException:
-            self._opened = before
-            raise
+    def _hold(self, name: str, saved: SavedAdapter, where: str, *checks: bool) -> None:
+        with self._borrowed.opened_only_on_success():
+            adapter, preprocessing = restore_adapter(saved, where, self._borrowed, self.preprocessing, *checks)
+        self.adapters[name], self.preprocessing = adapter.train(self.training), preprocessing
 
     def _check_free(self, name: str) -> None:
         check_adapter_name(name)
         if name in self.adapters:
             raise AdapterNameError(
                 f"An adapter named {name!r} is loaded already. Loaded adapters: {listed(self.adapters)}. Choose "
-                "another "
-                f"name, or free this one with `model.delete_adapter({name!r})`."
+                f"another name, or free this one with `model.delete_adapter({name!r})`."
             )
-
-    def _build(self, config: CIAOConfig) -> Adapter:
-        opened = self._open(config.target_modules)
-        return Adapter(replace(config, target_modules=opened.targets), opened).train(self.training)
-
-    def _restore(
-        self, saved: SavedAdapter, where: str, check_backbone: bool = True, check_preprocessing: bool = True
-    ) -> Adapter:
-        import warnings
-
-        try:
-            check_same_backbone(saved.backbone_signature, saved.backbone_name, self.backbone)
-        except BackboneMismatchError as error:
-            if check_backbone:
-                raise
-            warnings.warn(f"Loading all the same: {error}", stacklevel=_level_of_the_caller())
-        if saved.input_size != self.input_size:
-            raise BackboneMismatchError(
-                f"The adapter in '{where}' takes pixels of {saved.input_size}; this model {self.input_size}. Wrap the "
-                f"backbone with `input_size={saved.input_size}`."
-            )
-        mine = None if self.preprocessing is None else self.preprocessing.to_dict()
-        if check_preprocessing and None not in (mine, saved.preprocessing) and mine != saved.preprocessing:
-            keys = [k for k in sorted({*mine, *saved.preprocessing}) if mine.get(k) != saved.preprocessing.get(k)]
-            changed = "; ".join(f"{k}: {saved.preprocessing.get(k)!r} there, {mine.get(k)!r} here" for k in keys)
-            raise BackboneMismatchError(
-                f"The adapter in '{where}' was trained on pixels prepared in another way ({changed}). Give the model "
-                "its "
-                "preprocessing, or pass `check_preprocessing=False`."
-            )
-        try:
-            opened = self._open(saved.config.target_modules)
-        except TargetModulesError as error:
-            raise BackboneMismatchError(f"The adapter in '{where}' has no place on this backbone: {error}") from error
-        geometry = [spec.geometry(self.backbone) for spec in opened.units_spec]
-        if geometry != saved.convolutions and check_backbone:
-            raise BackboneMismatchError(
-                f"The adapter in '{where}' sits on convolutions of another geometry: {saved.convolutions} there, "
-                f"{geometry} here."
-            )
-        # Before anything of the config's sizes is made: a few bytes could ask for all memory there is.
-        pooled = pool_map(torch.empty(1, *opened.map_shape, device="meta"), saved.config.pooling)
-        widths = (pooled.shape[1], *saved.config.hidden_sizes, saved.config.num_labels)
-        if sum(a * b for a, b in pairwise(widths)) > sum(tensor.numel() for tensor in saved.tensors.values()):
-            raise AdapterFileError(
-                f"The adapter in '{where}' lacks numbers for a head of widths {widths}, its config's."
-            )
-        adapter = Adapter(saved.config, opened)
-        expected = adapter.state_dict()
-        check_tensors(saved.tensors, expected, where)
-        adapter.load_state_dict(saved.tensors)
-        if self.preprocessing is None and saved.preprocessing is not None:
-            theirs = Preprocessing.from_dict(saved.preprocessing)
-            if theirs.input_size != self.input_size:
-                raise AdapterFileError(
-                    f"The preprocessing in '{where}' makes pixels of {theirs.input_size}, not its own."
-                )
-            self.preprocessing = theirs
-        adapter.set_trainable(False)
-        return adapter.train(self.training)
-
-    def _open(self, targets: tuple[str, ...] | None) -> CutBackbone | HookedBackbone:
-        if targets is not None and targets == self._opened[None].targets:
-            targets = None
-        if targets not in self._opened:
-            self._opened[targets] = open_backbone(self.backbone, self.input_size, targets)
-        return self._opened[targets]
 
     def _check_known(self, name: str) -> str:
         if name not in self.adapters:
@@ -349,7 +269,7 @@ class CIAOModel(nn.Module):
         config = self.adapters[self._check_known(adapter_name)].config
         del self.adapters[adapter_name]
         if not any(other.target_modules == config.target_modules for other in self.peft_config.values()):
-            self._opened = {t: o for t, o in self._opened.items() if t is None or t != config.target_modules}
+            self._borrowed.close(config.target_modules)
         self._selection.forget(adapter_name)
 
     def disable_adapter(self) -> AbstractContextManager[None]:
@@ -358,10 +278,7 @@ class CIAOModel(nn.Module):
 
     def unload(self) -> nn.Module:
         """The original module object as it was given: no hook, no attribute, modes and `requires_grad` as before."""
-        _restore_modes(self.backbone, self._modes)
-        for name, parameter in self.backbone.named_parameters():
-            parameter.requires_grad_(self._grads[name])
-        return self.backbone
+        return self._borrowed.give_back()
 
     def merge_and_unload(self) -> nn.Module:
         """Impossible: M = u / (a + I) is not linear in the input, so no convolution computes it.
@@ -371,8 +288,7 @@ class CIAOModel(nn.Module):
         """
         raise MergeError(
             "An adapter of CIAO cannot be merged into the backbone: M = u / (a + I) is no convolution. `unload()` "
-            "gives "
-            "the backbone back; `save_pretrained` keeps the adapter."
+            "gives the backbone back; `save_pretrained` keeps the adapter."
         )
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -402,7 +318,7 @@ class CIAOModel(nn.Module):
             AdapterNotFoundError: a name in `adapter_names` is not loaded.
             NoActiveAdapterError: no adapter is active.
         """
-        self._calm_backbone()
+        self._borrowed.calm()
         if adapter_names is not None:
             return self._mixed(pixel_values, labels, features, adapter_names)
         if self._selection.is_off:
@@ -452,7 +368,7 @@ class CIAOModel(nn.Module):
             InputError: the model is in training mode, or the pixels do not fit.
             AdapterNotFoundError: a name is not loaded.
         """
-        self._calm_backbone()
+        self._borrowed.calm()
         self._refuse_training("read")
         names = list(self.adapters) if adapter_names is None else [self._check_known(name) for name in adapter_names]
         source = self._checked_source(pixel_values, features)
@@ -468,17 +384,9 @@ class CIAOModel(nn.Module):
         self._refuse_training("A mixed batch")
         if labels is not None:
             raise InputError("A mixed batch has no loss: its rows belong to different heads. Leave `labels` out.")
-        if isinstance(names, str):
-            raise InputError(f"`adapter_names` takes one name per row, a list; got the text {names!r}.")
         source = self._checked_source(pixels, features)
         batch = pixels if pixels is not None else features[0]
-        if len(names) != len(batch):
-            raise InputError(
-                f"`adapter_names` must name an adapter for each of the {len(batch)} rows; got {len(names)}."
-            )
-        rows: dict[str, list[int]] = {}
-        for row, name in enumerate(names):
-            rows.setdefault(name if name == BASE_ADAPTER else self._check_known(name), []).append(row)
+        rows = rows_by_adapter(names, len(batch), self.adapters)
         if self._selection.is_off:
             rows = {BASE_ADAPTER: list(range(len(names)))}
         indices = {name: torch.tensor(own, device=batch.device) for name, own in rows.items()}
@@ -492,44 +400,8 @@ class CIAOModel(nn.Module):
                 embeddings[row] = None if z is None else z[place].float()
         return CIAOOutput(logits=logits, embeddings=embeddings)
 
-    def _maps(
-        self, requests: list[tuple[Tensor | None, str]], pixel_values: Tensor | None, features: Sequence[Tensor] | None
-    ) -> list[Tensor]:
-        """The final map of each request, one trunk pass for all that run on the same frozen cut."""
-        results: list[Any] = [None] * len(requests)
-        shared: dict[int, tuple[CutBackbone | HookedBackbone, list[int]]] = {}
-        for index, (rows, name) in enumerate(requests):
-            adapter = None if name == BASE_ADAPTER else self.adapters[name]
-            if adapter is None and features is not None:
-                opened = self._opened_for_features()
-            else:
-                opened = self._open(None if adapter is None else adapter.config.target_modules)
-            if adapter is None or adapter.encoder is None:
-                if features is not None and opened is not self._opened_for_features():
-                    raise InputError(
-                        f"The adapter {name!r} masks {listed(opened.targets)}, and `features` are those before "
-                        f"{listed(self._opened_for_features().targets)}; give `pixel_values`."
-                    )
-                shared.setdefault(id(opened), (opened, []))[1].append(index)
-                continue
-            if pixel_values is None:
-                raise InputError(
-                    f"The adapter {name!r} owns its whole encoder (tuning='full'), so features of the frozen trunk "
-                    "mean "
-                    "nothing to it; give `pixel_values`."
-                )
-            own = pixel_values.to(next(adapter.encoder.parameters()).dtype)
-            request = [(rows, adapter.mask)]
-            results[index] = opened.run(Rooted(adapter.encoder), request, pixel_values=own, train_encoder=True)[0]
-        for opened, members in shared.values():
-            masks = [
-                (rows, None if n == BASE_ADAPTER else self.adapters[n].mask)
-                for rows, n in (requests[i] for i in members)
-            ]
-            maps = opened.run(opened.rooted, masks, pixel_values=pixel_values, features=features)
-            for index, feature_map in zip(members, maps, strict=True):
-                results[index] = feature_map
-        return results
+    def _maps(self, requests: list[tuple[Tensor | None, str]], **source: Any) -> list[Tensor]:
+        return read_maps(requests, self.adapters, self._borrowed, features_of=self.opened, **source)
 
     @torch.no_grad()
     def extract_features(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
@@ -541,17 +413,13 @@ class CIAOModel(nn.Module):
             UntraceableBackboneError: the backbone could not be cut.
             InputError: the pixels do not fit.
         """
-        self._calm_backbone()
-        opened = self._opened_for_features()
+        self._borrowed.calm()
+        opened = self.opened
         return opened.features(opened.rooted, self._checked_pixels(pixel_values))
-
-    def _calm_backbone(self) -> None:
-        if self.backbone.training:  # somebody called its own train()
-            self.backbone.eval()
 
     @property
     def _dtype(self) -> torch.dtype:
-        return next(self.backbone.parameters()).dtype
+        return self._borrowed.dtype
 
     def _refuse_training(self, what: str) -> None:
         if self.training:
@@ -564,15 +432,11 @@ class CIAOModel(nn.Module):
             raise InputError("Give either `pixel_values` or `features`.")
         if features is None:
             return {"pixel_values": self._checked_pixels(pixel_values), "features": None}
-        shapes = self._opened_for_features().feature_shapes
+        shapes = self.opened.feature_shapes
         return {"pixel_values": None, "features": check_features(features, shapes, self._dtype)}
 
     def _checked_pixels(self, pixel_values: Tensor) -> Tensor:
         return check_pixels(pixel_values, self.input_size, self._dtype)
-
-    def _opened_for_features(self) -> CutBackbone | HookedBackbone:
-        name = self.active_adapter
-        return self._open(None if name is None else self.adapters[name].config.target_modules)
 
     def predict(
         self,
@@ -660,7 +524,7 @@ class CIAOModel(nn.Module):
         if name is None:
             raise NoActiveAdapterError(self.adapters)
         adapter = self.adapters[name]
-        opened = self._open(adapter.config.target_modules)
+        opened = self._borrowed.open(adapter.config.target_modules)
         saved = SavedAdapter(
             config=adapter.config,
             backbone_name=backbone_name(self.backbone),
@@ -741,7 +605,7 @@ class CIAOModel(nn.Module):
     def _from_saved(cls, backbone: nn.Module, name: str, saved: SavedAdapter, where: str, *checks: bool) -> CIAOModel:
         model = cls(backbone, input_size=saved.input_size)
         try:
-            model.adapters[name] = model._restore(saved, where, *checks)
+            model._hold(name, saved, where, *checks)
         except BaseException:
             model.unload()
             raise
@@ -772,16 +636,3 @@ class CIAOModel(nn.Module):
         trainable, every = self.get_nb_trainable_parameters()
         share = 100 * trainable / every
         print(f"trainable params: {trainable:,} || all params: {every:,} || trainable%: {share:.4f}")
-
-
-def _level_of_the_caller() -> int:
-    """The `stacklevel` at which a warning shows the line that called this library."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(f"{__package__}."):
-        level, frame = level + 1, frame.f_back
-    return level
-
-
-def _restore_modes(backbone: nn.Module, modes: dict[str, bool]) -> None:
-    for name, module in backbone.named_modules():
-        module.training = modes.get(name, backbone.training)

@@ -39,7 +39,7 @@ def state_of(model):
             model.training,
             [m.training for m in model.modules()],
             {name: p.requires_grad for name, p in model.named_parameters()},
-            set(model._opened),
+            set(model._borrowed._opened),
             model.preprocessing,
             sorted(vars(model)),
         ),

@@ -149,7 +149,7 @@ def model_key(model: CIAOModel) -> dict[str, Any]:
     Raises:
         UntraceableBackboneError: the backbone could not be cut.
     """
-    opened = model._opened_for_features()
+    opened = model.opened
     if not opened.traceable:
         raise UntraceableBackboneError(
             f"{type(model.backbone).__name__} could not be cut in two, so there are no features to keep "

@@ -249,7 +249,7 @@ class CIAOTrainer:
             return False
         if chosen:
             model_key(self.model)  # says why, where there is no cut
-        elif not self.model._opened_for_features().traceable:
+        elif not self.model.opened.traceable:
             return False
         if chosen or samples.shows_the_same_twice():
             return True
