@@ -165,7 +165,9 @@ def test_load_faces_gives_one_fold_by_number_or_name(whole, tmp_path, caplog):
     assert set(first["test"]["identity"]) == {"KA"}
     assert first.num_rows == {"train": 190, "test": 23}
     third = load_faces("jaffe", whole, cache_dir=tmp_path / "cache", fold="KM")
-    assert third["test"]["number"] == load_faces("jaffe", whole, cache_dir=tmp_path / "cache", fold="2")["test"]["number"]
+    assert (
+        third["test"]["number"] == load_faces("jaffe", whole, cache_dir=tmp_path / "cache", fold="2")["test"]["number"]
+    )
     assert "in both" not in caplog.text
     with pytest.raises(DataError, match=r"'leave-one-subject-out' of jaffe has no fold 10. It has: 0 \(KA\), 1 \(KL\)"):
         load_faces("jaffe", whole, cache_dir=tmp_path / "cache", fold=10)
