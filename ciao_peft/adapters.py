@@ -21,6 +21,7 @@ class Adapter(nn.Module):
     Args:
         config: Its settings.
         opened: The backbone with places for its masks.
+        empty: Without initial values, for those that `take` brings; it computes nothing until then.
 
     Attributes:
         inhibition: An `InhibitoryLayer` for each masked convolution; empty with `inhibition=False`.
@@ -29,11 +30,11 @@ class Adapter(nn.Module):
         head: From the masked map to logits.
     """
 
-    def __init__(self, config: CIAOConfig, opened: CutBackbone | HookedBackbone):
+    def __init__(self, config: CIAOConfig, opened: CutBackbone | HookedBackbone, empty: bool = False):
         super().__init__()
         backbone = opened.rooted.backbone
         self.config = config
-        units = [spec.build(backbone) for spec in opened.units_spec]
+        units = [spec.build(backbone, empty) for spec in opened.units_spec]
         self.inhibition = nn.ModuleList(
             InhibitoryLayer(unit, spec.out_shape[0], config.decay_init)
             for unit, spec in zip(units, opened.units_spec, strict=True)
@@ -43,9 +44,10 @@ class Adapter(nn.Module):
         self.excitation = nn.ModuleList(unit.float().requires_grad_(True) for unit in own_units)
         self.encoder = copy.deepcopy(backbone).float() if config.tuning == "full" else None
         in_features = pool_map(torch.empty(1, *opened.map_shape), config.pooling).shape[1]
-        self.head = DecisionHead(in_features, config)
-        device = next(backbone.parameters()).device
-        self.to(device)
+        self.head = DecisionHead(in_features, config, empty)
+        self._device = next(backbone.parameters()).device
+        if not empty:
+            self.to(self._device)
         if self.encoder is not None:
             self._train_what_reaches_the_head(opened)
         self.trainable = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
@@ -74,6 +76,17 @@ class Adapter(nn.Module):
                 is_batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
                 module.training = mode and is_batch_norm and self.config.train_batch_norm
         return self
+
+    def take(self, tensors: Mapping[str, Tensor]) -> Adapter:
+        """Makes tensors the adapter's own, in its dtypes and on its device; copied only where they are not.
+
+        Args:
+            tensors: As many as `state_dict` has, by its keys and in its shapes. Nobody else's.
+        """
+        dtypes = {key: tensor.dtype for key, tensor in self.state_dict().items()}
+        own = {key: tensor.to(self._device, dtypes.get(key)) for key, tensor in tensors.items()}
+        self.load_state_dict(own, assign=True)
+        return self.to(self._device)
 
     def set_trainable(self, trainable: bool) -> None:
         """Switches `requires_grad` of what this adapter trains."""

@@ -41,6 +41,7 @@ class DecisionHead(nn.Module):
     Args:
         in_features: `F`, the size of what `pool_map` returns.
         config: Gives `hidden_sizes`, `dropout` and `num_labels`.
+        empty: On the meta device, for values that are loaded into their places.
 
     Shapes:
         pooled: `(B, F)`; returns logits `(B, num_labels)` and the last hidden answers `(B, hidden_sizes[-1])`, which
@@ -52,14 +53,16 @@ class DecisionHead(nn.Module):
         [(5, 2), (5, 64)]
     """
 
-    def __init__(self, in_features: int, config: CIAOConfig):
+    def __init__(self, in_features: int, config: CIAOConfig, empty: bool = False):
         super().__init__()
         sizes = (in_features, *config.hidden_sizes, config.num_labels)
         self.dropout = config.dropout
         for index, (size, next_size) in enumerate(pairwise(sizes)):
-            self.add_module(str(index), nn.utils.skip_init(nn.Linear, size, next_size))
+            linear = nn.Linear(size, next_size, device="meta")
+            self.add_module(str(index), linear if empty else linear.to_empty(device="cpu"))
         self.num_layers = len(sizes) - 1
-        self.reset(torch.Generator().manual_seed(config.init_seed))
+        if not empty:
+            self.reset(torch.Generator().manual_seed(config.init_seed))
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:

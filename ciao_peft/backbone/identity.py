@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import zlib
@@ -104,18 +105,23 @@ def backbone_signature(backbone: nn.Module) -> dict[str, Any]:
             continue
         flat = tensor.detach().flatten()
         values = flat[:: max(1, flat.numel() // _ENTRIES)][:_ENTRIES].to("cpu", torch.float64)
-        # A generator of its own for each name, so that neither order nor number of the other tensors matters.
-        noise = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-        signs = torch.randint(0, 2, values.shape, generator=noise, dtype=torch.float64) * 2 - 1
-        norm = values.norm()
+        product, norm = torch.dot(values, _signs(name, len(values)).double()), values.norm()
         bucket = zlib.crc32(name.encode()[::-1]) % _BUCKETS
-        weights[bucket] += float((values * signs).sum() / norm) if norm > 0 else 0.0
+        weights[bucket] += float(product / norm) if norm > 0 else 0.0
         counts[bucket] += 1
     return {
         "architecture": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16],
         "weights": [round(value, 3) for value in weights],
         "tensors": counts,
     }
+
+
+@functools.lru_cache(maxsize=4096)
+def _signs(name: str, count: int) -> Tensor:
+    # A generator of its own for each name, so that neither order nor number of the other tensors matters.
+    noise = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    signs = torch.randint(0, 2, (count,), generator=noise, dtype=torch.float64) * 2 - 1
+    return signs.to(torch.int8)
 
 
 def same_backbone(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -143,6 +149,5 @@ def check_same_backbone(saved: dict[str, Any], name: str, present: nn.Module) ->
     what = "other weights" if saved["architecture"] == signature["architecture"] else "another architecture"
     raise BackboneMismatchError(
         f"The adapter was trained on {name!r}; the backbone given, {backbone_name(present)!r}, has {what}. Load it "
-        "onto "
-        "the backbone it was trained on, or pass `check_backbone=False` to use it here all the same."
+        "onto the backbone it was trained on, or pass `check_backbone=False` to use it here all the same."
     )

@@ -49,11 +49,12 @@ class UnitSpec:
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
 
-    def build(self, backbone: nn.Module) -> nn.Sequential:
-        """A copy of the unit with the backbone's values, in eval mode."""
+    def build(self, backbone: nn.Module, empty: bool = False) -> nn.Sequential:
+        """A copy of the unit with the backbone's values, or without any (`empty`, on the meta device), in eval mode."""
         modules = OrderedDict()
         for name, step in self.steps:
-            modules[name] = copy.deepcopy(backbone.get_submodule(step) if isinstance(step, str) else step)
+            module = backbone.get_submodule(step) if isinstance(step, str) else step
+            modules[name] = copy.deepcopy(module, _without_values(module) if empty else None)
         return nn.Sequential(modules).eval()
 
     def geometry(self, backbone: nn.Module) -> dict[str, Any]:
@@ -72,6 +73,16 @@ class UnitSpec:
             "in_shape": list(self.in_shape),
             "out_shape": list(self.out_shape),
         }
+
+
+def _without_values(module: nn.Module) -> dict[int, Any]:
+    """What `deepcopy` is to put in the place of whatever a state dict holds."""
+    memo: dict[int, Any] = {}
+    for tensor in module.state_dict(keep_vars=True).values():
+        empty = torch.empty_like(tensor, device="meta")
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad) if is_parameter else empty
+    return memo
 
 
 def is_activation(module: nn.Module) -> bool:
