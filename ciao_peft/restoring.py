@@ -64,9 +64,9 @@ def restore_adapter(
             f"{geometry} here."
         )
     _check_head_fits(saved, where, opened)
-    adapter = Adapter(saved.config, opened)
+    adapter = Adapter(saved.config, opened, empty=True)
     check_tensors(saved.tensors, adapter.state_dict(), where)
-    adapter.load_state_dict(saved.tensors)
+    adapter.take(saved.tensors)
     if preprocessing is None and saved.preprocessing is not None:
         preprocessing = Preprocessing.from_dict(saved.preprocessing)
         if preprocessing.input_size != borrowed.input_size:
