@@ -189,9 +189,9 @@ def test_damaged_bundled_files_are_refused(tmp_path, monkeypatch):
 
 
 def test_an_unknown_name_is_answered_with_the_list():
-    assert list_encoders() == ["small-face"]
+    assert list_encoders() == ["prior_knowledge", "small-face", "vggface2"]
     with pytest.raises(
-        EncoderNotFoundError, match=r"No encoder is named 'small_face'.*Encoders: 'small-face'.*'timm/NAME'"
+        EncoderNotFoundError, match=r"No encoder is named 'small_face'.*: 'prior_knowledge', 'small-face'.*'timm/NAME'"
     ):
         load_encoder("small_face")
 
@@ -294,7 +294,7 @@ def changed(folder, **changes):
         ({"ciao_encoder": None, "architecture": "resnet18"}, "It is a model of timm"),
         (
             {"ciao_encoder": "os:system"},
-            r"an encoder of type 'os:system' in format 1; this version reads 'small-face', 'timm'",
+            r"an encoder of type 'os:system' in format 1; this version reads 'prior_knowledge', 'small-face', 'timm'",
         ),
         ({"format_version": 2}, "in format 2; .* up to format 1"),
         ({"colour": "red"}, "must have exactly 'architecture'.* it has .*'colour'"),

@@ -19,7 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Example:
         >>> main(["encoders"])
+        prior_knowledge
         small-face
+        vggface2
         0
     """
     parser = argparse.ArgumentParser(prog="ciao", description="Many affective worlds on one frozen face encoder.")

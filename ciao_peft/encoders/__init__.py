@@ -12,13 +12,17 @@ from ..errors import EncoderNotFoundError, listed
 from ..hub import is_hub_id
 
 _ENCODERS = {
+    "prior_knowledge": "prior_knowledge:load",
     "small-face": "small_face:load",
+    "vggface2": "vggface2:load",
 }
 _HERE = {
+    "PriorKnowledge": "prior_knowledge",
     "push_encoder": "publishing",
     "publish_encoder": "publishing",
     "save_encoder": "folder",
     "SmallFace": "small_face",
+    "VGGFace2": "vggface2",
 }
 __all__ = ["list_encoders", "load_encoder", *_HERE]
 
@@ -28,7 +32,7 @@ def list_encoders() -> list[str]:
 
     Example:
         >>> list_encoders()
-        ['small-face']
+        ['prior_knowledge', 'small-face', 'vggface2']
     """
     return sorted(_ENCODERS)
 
@@ -43,14 +47,17 @@ def load_encoder(name: str | os.PathLike, *, pretrained: bool = True, **settings
         name: One of `list_encoders()`; `timm/NAME` for a model of timm; a folder written by `save_encoder`, or
             `user/name` for one on the Hub.
         pretrained: Trained weights, or random ones to train.
-        settings: The encoder's own: for `small-face` those of `SmallFace`, for timm those of `timm.create_model`, for
-            folders and repositories `revision`, `token` and the like of `ciao_peft.hub.read_pretrained`.
+        settings: The encoder's own: for `vggface2` and `prior_knowledge`, which ship without weights, `weights`, a
+            folder or repository that holds them; for `small-face` those of `SmallFace`, for timm those of
+            `timm.create_model`, for folders and repositories `revision`, `token` and the like of
+            `ciao_peft.hub.read_pretrained`.
 
     Returns:
         A network whose last convolutions an adapter can mask.
 
     Raises:
         EncoderNotFoundError: no encoder goes by this name.
+        ConfigError: trained weights of an encoder that ships without were asked for, and none were given.
         AdapterFileError: the folder or repository holds no encoder, or a damaged one.
         HubError: the Hub does not give the files.
 

@@ -23,13 +23,18 @@ from ..checkpoints import (
     write_folder,
 )
 from ..errors import AdapterConfigError, AdapterFileError, ConfigError, listed
-from ..hub import MAX_WEIGHTS_BYTES, RepoFile, read_pretrained
+from ..hub import MAX_WEIGHTS_BYTES, RepoFile, is_hub_id, read_pretrained
 from ..preprocessing import Preprocessing
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT_VERSION = 1
 # What goes by these names is built by the function; no name in a config is ever imported.
-_TYPES = {"small-face": "small_face:build", "timm": "from_timm:build"}
+_TYPES = {
+    "prior_knowledge": "prior_knowledge:build",
+    "small-face": "small_face:build",
+    "timm": "from_timm:build",
+    "vggface2": "vggface2:build",
+}
 _FILES = (
     RepoFile(PREPROCESSOR_FILE, MAX_JSON_BYTES),
     RepoFile(CONFIG_FILE, MAX_JSON_BYTES),
@@ -111,6 +116,30 @@ def load(source: str, *, pretrained: bool = True, **hub: Any) -> nn.Module:
     encoder.name = source
     if snapshot.revision and pretrained:
         encoder.revision = snapshot.revision
+    return encoder
+
+
+def load_weights(kind: str, source: str | os.PathLike, **settings: Any) -> nn.Module:
+    """The encoder in a folder or repository, which must be of this type.
+
+    Raises:
+        ConfigError: `source` is neither a folder nor `user/name`.
+        AdapterFileError: a file is missing, damaged, no encoder's or another encoder's.
+        HubError: the Hub does not give the files.
+    """
+    text = os.fspath(source)
+    if not os.path.isdir(text) and (os.path.isfile(text) or not is_hub_id(text)):
+        is_what = "is a file" if os.path.isfile(text) else "is neither a folder nor `user/name`"
+        raise ConfigError(
+            f"`weights` must be an encoder's folder or repository; {text!r} {is_what}. Weights of VGG16 in other "
+            "layouts become a folder with `ciao convert-encoder SOURCE FOLDER`."
+        )
+    encoder = load(text, **settings)
+    if encoder.encoder_type != kind:
+        raise AdapterConfigError(
+            f"'{text}' holds an encoder of type {encoder.encoder_type!r}, not {kind!r}; `load_encoder({text!r})` "
+            "loads whatever it is."
+        )
     return encoder
 
 

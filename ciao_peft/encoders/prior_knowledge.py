@@ -1,0 +1,84 @@
+"""`prior_knowledge` (PK): the paper's second encoder, trained as a conditional adversarial autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
+
+class PriorKnowledge(nn.Module):
+    """5x5 convolutions of stride 2, each with a ReLU; the last one's map is the representation.
+
+    Args:
+        channels: Answers of each convolution.
+
+    Shapes:
+        pixel_values: `(B, 3, 96, 96)` in [-1, 1]; output: `(B, 18432)`, the map of 512x6x6, flattened.
+
+    Example:
+        >>> import torch
+        >>> PriorKnowledge(channels=[4, 8, 16, 32])(torch.rand(2, 3, 96, 96)).shape  # 32 * 6 * 6
+        torch.Size([2, 1152])
+    """
+
+    name = encoder_type = "prior_knowledge"
+    revision = "random"
+    preprocessing = Preprocessing(size=(96, 96), mode="RGB", mean=(0.5,) * 3, std=(0.5,) * 3)
+
+    def __init__(self, channels: Sequence[int] = (64, 128, 256, 512)):
+        super().__init__()
+        self.chain, last = nn.Sequential(), 3
+        for step in channels:
+            self.chain.extend([nn.Conv2d(last, step, 5, stride=2, padding=2), nn.ReLU()])
+            last = step
+        self.architecture = {"channels": list(channels)}
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of `pixel_values`."""
+        return self.preprocessing.input_size
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """The last map, flattened: `(B, 18432)`."""
+        return self.chain(pixel_values).flatten(1)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
+        """Publishes this encoder under `user/name`; see `push_encoder`."""
+        from .publishing import push_encoder
+
+        return push_encoder(self, repo_id, **options)
+
+
+def load(*, pretrained: bool = True, weights: Any = None, **settings: Any) -> nn.Module:
+    """PK with weights from a folder or repository; or, with `pretrained=False`, with random ones.
+
+    Args:
+        pretrained: Whether the weights must be trained ones.
+        weights: A folder that `examples/pretrain_pk.py` or `save_encoder` wrote, or `user/name` on the Hub.
+        settings: With `weights`, `revision`, `token` and the like; without, those of `PriorKnowledge`.
+
+    Raises:
+        ConfigError: trained weights were asked for and none were given.
+        AdapterFileError: the folder or repository holds no `prior_knowledge`.
+    """
+    if weights is not None:
+        from .folder import load_weights
+
+        return load_weights("prior_knowledge", weights, pretrained=pretrained, **settings)
+    if pretrained:
+        raise ConfigError(
+            "prior_knowledge comes without weights. Train them on any folder of faces with `examples/pretrain_pk.py`; "
+            'then `load_encoder("prior_knowledge", weights=FOLDER)`. Random weights: `pretrained=False`.'
+        )
+    return PriorKnowledge(**settings)
+
+
+build = PriorKnowledge

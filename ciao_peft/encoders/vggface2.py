@@ -1,0 +1,102 @@
+"""`vggface2`: the paper's first encoder, VGG16 up to conv5_3 on 96x96 faces. Its weights are the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
+POOL = "pool"
+VGG16 = (64, 64, POOL, 128, 128, POOL, 256, 256, 256, POOL, 512, 512, 512, POOL, 512, 512, 512)
+
+
+class VGGFace2(nn.Module):
+    """VGG16 without its dense layers: 3x3 convolutions with ReLU, halved by pooling, a last pooling after conv5_3.
+
+    The places in `chain` are those of torchvision's `vgg16().features`: conv5_3 is `chain.28`.
+
+    Args:
+        channels: Answers of each convolution, with `"pool"` between them where 2x2 maxima are taken.
+
+    Shapes:
+        pixel_values: `(B, 3, 96, 96)`; output: `(B, 4608)`, the pooled map of 512x3x3, flattened.
+
+    Example:
+        >>> import torch
+        >>> encoder = VGGFace2(channels=[8, "pool", 8, "pool", 16, "pool", 16, "pool", 32])
+        >>> encoder(torch.rand(2, 3, 96, 96)).shape  # 32 * 3 * 3
+        torch.Size([2, 288])
+    """
+
+    name = encoder_type = "vggface2"
+    revision = "random"
+    # The mean face of VGGFace2. Converted weights bring the numbers that they were trained with.
+    preprocessing = Preprocessing(
+        size=(96, 96), mode="RGB", mean=(131.0912 / 255, 103.8827 / 255, 91.4953 / 255), std=(0.25,) * 3
+    )
+
+    def __init__(self, channels: Sequence[int | str] = VGG16):
+        super().__init__()
+        self.chain, last = nn.Sequential(), 3
+        for step in channels:
+            if step == POOL:
+                self.chain.append(nn.MaxPool2d(2))
+                continue
+            convolution = nn.Conv2d(last, step, 3, padding=1)
+            # Without normalisation, torch's own start would let the signal fade over thirteen layers.
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+            nn.init.zeros_(convolution.bias)
+            self.chain.extend([convolution, nn.ReLU()])
+            last = step
+        self.pool = nn.MaxPool2d(2)
+        self.architecture = {"channels": list(channels)}
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of `pixel_values`."""
+        return self.preprocessing.input_size
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """The pooled map of conv5_3, flattened: `(B, 4608)`."""
+        return self.pool(self.chain(pixel_values)).flatten(1)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
+        """Publishes this encoder under `user/name`; see `push_encoder`."""
+        from .publishing import push_encoder
+
+        return push_encoder(self, repo_id, **options)
+
+
+def load(*, pretrained: bool = True, weights: Any = None, **settings: Any) -> nn.Module:
+    """`vggface2` with weights from a folder or repository; or, with `pretrained=False`, with random ones.
+
+    Args:
+        pretrained: Whether the weights must be trained ones.
+        weights: A folder that `ciao convert-encoder` or `save_encoder` wrote, or `user/name` on the Hub.
+        settings: With `weights`, `revision`, `token` and the like; without, those of `VGGFace2`.
+
+    Raises:
+        ConfigError: trained weights were asked for and none were given.
+        AdapterFileError: the folder or repository holds no `vggface2`.
+    """
+    if weights is not None:
+        from .folder import load_weights
+
+        return load_weights("vggface2", weights, pretrained=pretrained, **settings)
+    if pretrained:
+        raise ConfigError(
+            "vggface2 comes without weights. Convert a file of VGG16 or VGGFace weights with `ciao convert-encoder "
+            "SOURCE FOLDER`, or train them with `examples/pretrain_encoder.py --encoder vggface2`; then "
+            '`load_encoder("vggface2", weights=FOLDER)`. Random weights: `pretrained=False`.'
+        )
+    return VGGFace2(**settings)
+
+
+build = VGGFace2
