@@ -278,6 +278,17 @@ def test_the_fingerprint_depends_on_content_and_names_only(tmp_path):
     assert fingerprint(first) != fingerprint(second)
 
 
+def test_a_picture_replaced_by_another_of_the_same_length_and_time_changes_the_fingerprint(tmp_path):
+    path = draw(tmp_path / "faces" / "0.png")
+    content, status = path.read_bytes(), path.stat()
+    before = fingerprint(tmp_path / "faces")
+    assert fingerprint(tmp_path / "faces") == before
+    path.write_bytes(content[:-20] + bytes(reversed(content[-20:])))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
+    assert fingerprint(tmp_path / "faces") != before
+
+
 def test_streaming_and_two_processes_give_the_same_rows(load, folder, tmp_path):
     class_folders(folder, {"train/calm": 3, "train/glad": 2})
     alone = load(folder)["train"]
