@@ -17,7 +17,10 @@ from ciao_peft import CIAOConfig, CIAOTrainer, CIAOTrainingArguments, get_ciao_m
 from ciao_peft.data import labels_of
 from ciao_peft.metrics import confusion_matrix
 
-OF_DATASETS = {"world": str, "num_train": int, "num_test": int, "label_column": str, "min_images_per_class": int}
+OF_DATASETS = {
+    **dict.fromkeys(("world", "task", "mode", "protocol", "fold", "label_column"), str),
+    **dict.fromkeys(("num_train", "num_test", "min_images_per_class", "frames_per_clip"), int),
+}
 
 
 def main(args: argparse.Namespace) -> None:
