@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .losses import supervised_contrastive_loss
     from .model import CIAOModel, CIAOOutput, get_ciao_model
     from .preprocessing import Preprocessing
+    from .saliency import draw_saliency, gradcam_plus_plus, mask_strength, saliency_picture
     from .trainer import CIAOTrainer, CIAOTrainingArguments
 
 __version__ = "0.1.0"
@@ -37,10 +38,14 @@ __all__ = [
     "CIAOTrainingArguments",
     "Preprocessing",
     "cache_features",
+    "draw_saliency",
     "get_ciao_model",
+    "gradcam_plus_plus",
     "list_encoders",
     "load_encoder",
     "load_faces",
+    "mask_strength",
+    "saliency_picture",
     "supervised_contrastive_loss",
 ]
 
@@ -54,10 +59,14 @@ _ROOM_OF = {
     "CIAOTrainingArguments": "trainer",
     "Preprocessing": "preprocessing",
     "cache_features": "features",
+    "draw_saliency": "saliency",
     "get_ciao_model": "model",
+    "gradcam_plus_plus": "saliency",
     "list_encoders": "encoders",
     "load_encoder": "encoders",
     "load_faces": "data",
+    "mask_strength": "saliency",
+    "saliency_picture": "saliency",
     "supervised_contrastive_loss": "losses",
 }
 
