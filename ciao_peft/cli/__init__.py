@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import CIAOError
-from . import data, sharing
+from . import data, encoders, sharing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         commands.add_parser(name, help=what, description=f"Prints the {what}.").set_defaults(run=run)
     data.add_commands(commands)
     sharing.add_commands(commands)
+    encoders.add_commands(commands)
     options = parser.parse_args(arguments)
     try:
         options.run(options)

@@ -18,6 +18,7 @@ _ENCODERS = {
 }
 _HERE = {
     "PriorKnowledge": "prior_knowledge",
+    "convert_encoder": "conversion",
     "push_encoder": "publishing",
     "publish_encoder": "publishing",
     "save_encoder": "folder",

@@ -1,0 +1,295 @@
+"""Weights of VGG16 in the layouts people have, converted into a `vggface2` folder and checked by running both."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+
+from ..checkpoints import parse_tensors
+from ..errors import AdapterFileError, ConfigError, listed
+from ..preprocessing import Preprocessing
+from .vggface2 import POOL, VGG16, VGGFace2
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Layout = Literal["auto", "torchvision", "vggface", "keras"]
+ChannelOrder = Literal["auto", "rgb", "bgr"]
+
+# Means in RGB, deviations likewise, of pixels from 0 to 255.
+_IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+_IMAGENET_CAFFE = ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
+_VGGFACE = ((129.1863, 104.7624, 93.5940), (1.0, 1.0, 1.0))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A file as it is: thirteen kernels and biases in its own order of axes, and how pixels are fed to them."""
+
+    layout: str
+    axes: str  # of a kernel
+    kernels: list[torch.Tensor]
+    biases: list[torch.Tensor]
+    channel_order: str
+    mean: tuple[float, ...]  # in RGB, of pixels from 0 to 255
+    std: tuple[float, ...]
+    left_out: list[str]
+
+
+def convert_encoder(
+    source: str | os.PathLike,
+    folder: str | os.PathLike,
+    *,
+    layout: Layout = "auto",
+    channel_order: ChannelOrder = "auto",
+    mean: Sequence[float] | None = None,
+) -> Path:
+    """Writes a `vggface2` encoder from a file of VGG16 or VGGFace weights.
+
+    Nothing is written unless all thirteen convolutions are there in VGG16's shapes, and the encoder gives a picture the
+    answer that the source's own kernels give, in their own order of axes and channels. Dense layers are left out.
+
+    Args:
+        source: Safetensors, a PyTorch state dict (read with `weights_only`) or a Keras file in HDF5 (needs h5py).
+        folder: Made where it is missing; `load_encoder("vggface2", weights=folder)` reads it.
+        layout: `"torchvision"` (`features.0.weight`), `"vggface"` (`conv1_1.weight`, PyTorch) or `"keras"` (layers
+            `block1_conv1` or `conv1_1`, kernels height x width x in x out); found out by default.
+        channel_order: Of the pixels that the source was trained on. Known for `torchvision` (`"rgb"`) and `keras`
+            (`"bgr"`); files with names as `conv1_1.weight` exist in both, so say it there.
+        mean: Red, green and blue from 0 to 255, subtracted from the pixels; by default what the layout is known for:
+            ImageNet's, or VGGFace's for names as `conv1_1`. Networks of VGGFace2 had 131.0912 103.8827 91.4953.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: the file's layout is not known or not the one given, or what it cannot say was not said.
+        AdapterFileError: the file is missing, damaged, or holds no VGG16.
+    """
+    from .folder import save_encoder
+
+    path = Path(source)
+    if channel_order not in get_args(ChannelOrder):
+        raise ConfigError(f"`channel_order` must be one of {listed(get_args(ChannelOrder))}; got {channel_order!r}.")
+    content = _content(path)
+    found = _parse(_tensors(path, content), path, layout, channel_order, mean)
+    encoder = VGGFace2()
+    state = {}
+    places = [i for i, module in enumerate(encoder.chain) if isinstance(module, torch.nn.Conv2d)]
+    for place, kernel, bias in zip(places, found.kernels, found.biases, strict=True):
+        kernel = kernel.permute([found.axes.index(axis) for axis in "OIHW"])
+        if place == 0 and found.channel_order == "bgr":
+            kernel = kernel.flip(1)
+        state |= {f"chain.{place}.weight": kernel, f"chain.{place}.bias": bias}
+    _check_shapes(state, encoder.state_dict(), path)
+    encoder.load_state_dict(state)
+    encoder.eval().preprocessing = VGGFace2.preprocessing.replace(
+        mean=tuple(value / 255 for value in found.mean), std=tuple(value / 255 for value in found.std)
+    )
+    difference = _difference(encoder, found)
+    training = {
+        "converted_from": {
+            "file": path.name,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "layout": found.layout,
+            "channel_order": found.channel_order,
+            "left_out": found.left_out,
+            "largest_difference_of_answers": difference,
+        }
+    }
+    return save_encoder(encoder, folder, training=training)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AdapterFileError(f"'{path}' cannot be read: {error}.") from error
+
+
+def _tensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
+    if content.startswith(b"\x89HDF"):
+        return _from_hdf5(path)
+    if path.suffix == ".safetensors":
+        return parse_tensors(content, path)
+    try:
+        # Never without `weights_only`: a pickle runs whatever it says.
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise AdapterFileError(
+            f"'{path}' is no state dict that can be read without running code from it: {str(error).splitlines()[0]} "
+            "Save `model.state_dict()` where the model can be loaded, and convert that."
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
+            data = data[key]
+    if not isinstance(data, Mapping) or not all(isinstance(value, torch.Tensor) for value in data.values()):
+        raise AdapterFileError(f"'{path}' holds {type(data).__name__}, not a state dict of tensors alone.")
+    return {str(key): value for key, value in data.items()}
+
+
+def _from_hdf5(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ConfigError(f"'{path}' is HDF5, which needs h5py: pip install 'ciao_peft[convert]'.") from error
+    tensors = {}
+
+    def take(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.dtype.kind == "f" and not name.startswith("optimizer_weights"):
+            tensors[name] = torch.from_numpy(item[()].astype("float32"))
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(take)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise AdapterFileError(f"'{path}' cannot be read as HDF5: {error}.") from error
+    return tensors
+
+
+# -- layouts -----------------------------------------------------------------------------------------------------------
+
+_UNITS = [(block, i) for block, count in enumerate((2, 2, 3, 3, 3), start=1) for i in range(1, count + 1)]
+_TORCHVISION = dict(zip((0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28), _UNITS, strict=True))
+
+
+def _torchvision(name: str) -> tuple[tuple[int, int], str] | None:
+    match = re.fullmatch(r"(?:.+\.)?features\.(\d+)\.(weight|bias)", name)
+    return (_TORCHVISION[int(match[1])], match[2]) if match and int(match[1]) in _TORCHVISION else None
+
+
+def _vggface(name: str) -> tuple[tuple[int, int], str] | None:
+    match = re.fullmatch(r"(?:.+\.)?conv_?([1-5])_([1-3])\.(weight|bias)", name)
+    return ((int(match[1]), int(match[2])), match[3]) if match else None
+
+
+def _keras(name: str) -> tuple[tuple[int, int], str] | None:
+    # `block1_conv1/block1_conv1/kernel:0`, or `block1_conv1/block1_conv1_W_1:0` as Keras 1 wrote it.
+    match = re.search(
+        r"(?:^|/)(?:block([1-5])_conv|conv([1-5])_)([1-3])/(?:.*[/_])?(kernel|bias|W|b)(?:_\d+)?(?::0)?$", name
+    )
+    if not match:
+        return None
+    return (int(match[1] or match[2]), int(match[3])), "weight" if match[4] in ("kernel", "W") else "bias"
+
+
+_NAMES = {"torchvision": _torchvision, "vggface": _vggface, "keras": _keras}
+
+
+def _parse(
+    tensors: Mapping[str, torch.Tensor],
+    path: Path,
+    layout: str,
+    channel_order: str,
+    mean: Sequence[float] | None,
+) -> _Source:
+    if layout not in get_args(Layout):
+        raise ConfigError(f"`layout` must be one of {listed(get_args(Layout))}; got {layout!r}.")
+    found: dict[str, dict[tuple, str]] = {}
+    for candidate in _NAMES if layout == "auto" else [layout]:
+        units: dict[tuple, str] = {}
+        for name in tensors:
+            if unit := _NAMES[candidate](name):
+                if unit in units:
+                    raise AdapterFileError(f"'{path}' holds two networks: both {units[unit]!r} and {name!r} fit.")
+                units[unit] = name
+        found[candidate] = units
+    layout, units = max(found.items(), key=lambda item: len(item[1]))
+    missing = [f"conv{b}_{i}.{part}" for b, i in _UNITS for part in ("weight", "bias") if ((b, i), part) not in units]
+    if missing:
+        known = "no layout known here" if len(missing) == 26 else f"layout {layout!r}, but lacks {_few(missing)}"
+        raise AdapterFileError(
+            f"'{path}' is in {known}. It holds {_few(tensors)}. Known are VGG16's convolutions as `features.0.weight` "
+            "(torchvision), `conv1_1.weight` (vggface) and Keras layers `block1_conv1` or `conv1_1`."
+        )
+    faces = layout == "vggface" or (layout == "keras" and "block" not in units[(1, 1), "weight"])
+    if channel_order == "auto":
+        if layout == "vggface":
+            raise ConfigError(
+                f"'{path}' does not say whether its network was fed RGB or BGR, and files with these names exist in "
+                "both (Caffe's own are BGR, those by way of MatConvNet RGB). Say `channel_order` ('rgb' or 'bgr'; on "
+                "the command line --channel-order)."
+            )
+        channel_order = "bgr" if layout == "keras" else "rgb"
+    means, std = _VGGFACE if faces else _IMAGENET_CAFFE if layout == "keras" else _IMAGENET
+    if mean is not None:
+        if len(mean) != 3 or not all(0 <= value <= 255 for value in mean):
+            raise ConfigError(f"`mean` must be red, green and blue from 0 to 255; got {list(mean)}.")
+        means = tuple(map(float, mean))
+    return _Source(
+        layout=layout,
+        axes="HWIO" if layout == "keras" else "OIHW",
+        kernels=[tensors[units[unit, "weight"]].float() for unit in _UNITS],
+        biases=[tensors[units[unit, "bias"]].float() for unit in _UNITS],
+        channel_order=channel_order,
+        mean=means,
+        std=std,
+        left_out=sorted(set(tensors) - set(units.values())),
+    )
+
+
+def _few(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(map(repr, names[:4])) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "nothing"
+
+
+# -- checks ------------------------------------------------------------------------------------------------------------
+
+
+def _check_shapes(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: Path) -> None:
+    for name, tensor in expected.items():
+        if state[name].shape != tensor.shape:
+            raise AdapterFileError(
+                f"'{path}' is no VGG16: {name} would be {tuple(state[name].shape)}, must be {tuple(tensor.shape)}."
+            )
+        if not state[name].isfinite().all():
+            raise AdapterFileError(f"'{path}' holds NaN or infinite values in what becomes {name}.")
+
+
+def _difference(encoder: VGGFace2, source: _Source) -> float:
+    """How far the encoder's answer to a picture is from that of the source's own kernels, relative to the largest."""
+    import numpy as np
+
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    preprocessing: Preprocessing = encoder.preprocessing.replace(size=picture.shape[:2])
+    with torch.no_grad():
+        answer = encoder(preprocessing(picture))[0].numpy()
+    expected = _source_forward(source, picture).transpose(2, 0, 1).ravel()
+    largest = float(np.abs(expected).max())
+    difference = float(np.abs(answer - expected).max()) / (largest or 1.0)
+    if not difference < 1e-3:
+        raise AdapterFileError(
+            f"The converted encoder's answers differ from the source's by {difference:.2g} of the largest one."
+        )
+    return difference
+
+
+def _source_forward(source: _Source, picture: np.ndarray) -> np.ndarray:
+    """The source network in NumPy, on pixels in its own channel order, by its kernels as they lie in the file."""
+    import numpy as np
+
+    values = (picture.astype(np.float32) - np.float32(source.mean)) / np.float32(source.std)  # (H, W, RGB)
+    if source.channel_order == "bgr":
+        values = values[:, :, ::-1]
+    convolutions = zip(source.kernels, source.biases, strict=True)
+    for step in [*VGG16, POOL]:
+        if step == POOL:
+            height, width = values.shape[0] // 2, values.shape[1] // 2
+            values = values.reshape(height, 2, width, 2, -1).max(axis=(1, 3))
+            continue
+        kernel, bias = next(convolutions)
+        windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, ((1, 1), (1, 1), (0, 0))), (3, 3), (0, 1))
+        axes = [source.axes.index(axis) for axis in "IHW"]  # windows are (H, W, I, 3, 3)
+        values = np.maximum(np.tensordot(windows, kernel.numpy(), axes=([2, 3, 4], axes)) + bias.numpy(), 0)
+    return values

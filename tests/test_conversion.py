@@ -1,0 +1,204 @@
+"""Files of VGG16 weights, written in foreign layouts from one network, all become that network again."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ciao_peft import load_encoder
+from ciao_peft.cli import main
+from ciao_peft.encoders import conversion, convert_encoder
+from ciao_peft.errors import AdapterFileError, ConfigError
+
+UNITS = ["1_1", "1_2", "2_1", "2_2", "3_1", "3_2", "3_3", "4_1", "4_2", "4_3", "5_1", "5_2", "5_3"]
+IMAGENET_RGB = np.float32([123.68, 116.779, 103.939])  # what Keras subtracts for VGG16, in BGR there
+
+
+@pytest.fixture(scope="module")
+def network():
+    """torchvision's own VGG16 convolutions, fed RGB; biases that matter."""
+    from torchvision.models import vgg16
+
+    torch.manual_seed(1)
+    features = vgg16(weights=None).features.eval()
+    for layer in features:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.uniform_(layer.bias, -0.1, 0.1)
+    return features
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return np.random.default_rng(3).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+
+
+def convolutions(network):
+    return [layer for layer in network if isinstance(layer, nn.Conv2d)]
+
+
+def expected(network, picture, mean, std=1.0):
+    """Its answer to a picture: RGB pixels without their mean."""
+    values = (picture.astype(np.float32) - np.float32(mean)) / np.float32(std)
+    with torch.no_grad():
+        return network(torch.from_numpy(values).permute(2, 0, 1)[None]).flatten(1)
+
+
+def answer(folder, picture):
+    encoder = load_encoder("vggface2", weights=folder)
+    with torch.no_grad():
+        return encoder(encoder.preprocessing(picture))
+
+
+def write_keras(network, path, name_of):
+    """As Keras saves it: kernels height x width x in x out, and a first convolution that wants BGR."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w") as file:
+        for number, layer in enumerate(convolutions(network)):
+            kernel, bias = layer.weight.detach(), layer.bias.detach()
+            if number == 0:
+                kernel = kernel[:, [2, 1, 0]]
+            kernel_name, bias_name = name_of(UNITS[number])
+            file[kernel_name], file[bias_name] = kernel.numpy().transpose(2, 3, 1, 0), bias.numpy()
+        file["predictions/predictions/kernel:0"] = np.zeros((8, 2), np.float32)
+
+
+def tf2(unit):
+    layer = f"block{unit[0]}_conv{unit[2]}"
+    return f"{layer}/{layer}/kernel:0", f"{layer}/{layer}/bias:0"
+
+
+def inside_a_whole_model(unit):
+    return tuple(f"model_weights/vgg16/{name.split('/', 1)[1]}" for name in tf2(unit))
+
+
+def keras1(unit):
+    layer = f"block{unit[0]}_conv{unit[2]}"
+    return f"{layer}/{layer}_W_1:0", f"{layer}/{layer}_b_1:0"
+
+
+def vggface_names(unit):
+    return f"conv{unit}/conv{unit}/kernel:0", f"conv{unit}/conv{unit}/bias:0"
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_torchvisions_state_dict(prefix, network, picture, tmp_path):
+    state = {f"{prefix}features.{key}": value for key, value in network.state_dict().items()}
+    state[f"{prefix}classifier.0.weight"] = torch.zeros(4, 4)
+    torch.save({"state_dict": state} if prefix else state, tmp_path / "vgg16.pth")
+    folder = convert_encoder(tmp_path / "vgg16.pth", tmp_path / "mine")
+    mean, std = np.float32([0.485, 0.456, 0.406]) * 255, np.float32([0.229, 0.224, 0.225]) * 255
+    torch.testing.assert_close(answer(folder, picture), expected(network, picture, mean, std), atol=1e-4, rtol=1e-3)
+    record = json.loads((folder / "config.json").read_text())["training"]["converted_from"]
+    assert record["left_out"] == [f"{prefix}classifier.0.weight"]
+    assert (record["file"], record["layout"], record["channel_order"]) == ("vgg16.pth", "torchvision", "rgb")
+
+
+@pytest.mark.parametrize("name_of", [tf2, inside_a_whole_model, keras1])
+def test_keras_vgg16(name_of, network, picture, tmp_path):
+    write_keras(network, tmp_path / "vgg16.h5", name_of)
+    folder = convert_encoder(tmp_path / "vgg16.h5", tmp_path / "mine")
+    torch.testing.assert_close(answer(folder, picture), expected(network, picture, IMAGENET_RGB), atol=1e-2, rtol=1e-3)
+    # Byte for byte the same numbers, whatever way they came.
+    for layer, other in zip(convolutions(network), convolutions(load_encoder(folder).chain), strict=True):
+        assert torch.equal(layer.weight, other.weight)
+        assert torch.equal(layer.bias, other.bias)
+
+
+def test_keras_vggface_with_the_means_of_faces(network, picture, tmp_path):
+    write_keras(network, tmp_path / "vggface.h5", vggface_names)
+    folder = convert_encoder(tmp_path / "vggface.h5", tmp_path / "mine", layout="keras")
+    mean = [129.1863, 104.7624, 93.5940]
+    torch.testing.assert_close(answer(folder, picture), expected(network, picture, mean), atol=1e-2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+@pytest.mark.parametrize("name", ["conv{}.{}", "conv_{}.{}"])
+def test_vggface_in_pytorch(order, name, network, picture, tmp_path):
+    from safetensors.torch import save_file
+
+    state = {}
+    for unit, layer in zip(UNITS, convolutions(network), strict=True):
+        for part in ("weight", "bias"):
+            state[name.format(unit, part)] = getattr(layer, part).detach().clone()
+    if order == "bgr":
+        first = name.format("1_1", "weight")
+        state[first] = state[first].flip(1).contiguous()
+    save_file(state, tmp_path / "vggface.safetensors")
+    with pytest.raises(ConfigError, match="does not say whether its network was fed RGB or BGR"):
+        convert_encoder(tmp_path / "vggface.safetensors", tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+    mean = [131.0912, 103.8827, 91.4953]
+    folder = convert_encoder(tmp_path / "vggface.safetensors", tmp_path / "mine", channel_order=order, mean=mean)
+    torch.testing.assert_close(answer(folder, picture), expected(network, picture, mean), atol=1e-2, rtol=1e-3)
+
+
+def test_on_the_command_line(network, tmp_path, capsys):
+    torch.save({f"features.{key}": value for key, value in network.state_dict().items()}, tmp_path / "vgg16.pth")
+    assert main(["convert-encoder", str(tmp_path / "vgg16.pth"), str(tmp_path / "mine")]) == 0
+    assert "torchvision" in capsys.readouterr().out
+    assert load_encoder(tmp_path / "mine").encoder_type == "vggface2"
+    assert main(["convert-encoder", str(tmp_path / "nothing.pth"), str(tmp_path / "other")]) == 1
+    assert "nothing.pth' cannot be read" in capsys.readouterr().err
+
+
+class Command:
+    def __reduce__(self):
+        return (open, ("ran.txt", "w"))
+
+
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"features.0.weight": Command()}, tmp_path / "evil.pth")
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Command(), protocol=2))
+    for name in ("evil.pth", "plain.pkl"):
+        with pytest.raises(AdapterFileError, match="no state dict that can be read without running code"):
+            convert_encoder(tmp_path / name, tmp_path / "mine")
+    assert not (tmp_path / "ran.txt").exists()
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features.28.weight": torch.zeros(512, 512, 5, 5)}, r"is no VGG16: chain\.28\.weight would be .*5, 5"),
+        ({"features.5.bias": torch.full((128,), torch.nan)}, r"NaN or infinite values in what becomes chain\.5\.bias"),
+        ({"features.28.bias": None}, r"is in layout 'torchvision', but lacks 'conv5_3\.bias'"),
+        ({"other.features.0.weight": torch.zeros(64, 3, 3, 3)}, "holds two networks"),
+    ],
+)
+def test_what_is_no_vgg16_is_refused(change, message, network, tmp_path):
+    state = {f"features.{key}": value for key, value in network.state_dict().items()} | change
+    torch.save({key: value for key, value in state.items() if value is not None}, tmp_path / "vgg.pth")
+    with pytest.raises(AdapterFileError, match=message):
+        convert_encoder(tmp_path / "vgg.pth", tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_file_of_something_else_is_answered_with_what_it_holds_and_what_is_known(tmp_path):
+    torch.save({"layer1.weight": torch.zeros(2)}, tmp_path / "resnet.pth")
+    with pytest.raises(AdapterFileError, match=r"in no layout known here\. It holds 'layer1\.weight'\. Known are"):
+        convert_encoder(tmp_path / "resnet.pth", tmp_path / "mine")
+    with pytest.raises(ConfigError, match=r"`layout` must be one of 'auto', 'keras'.*got 'caffe'"):
+        convert_encoder(tmp_path / "resnet.pth", tmp_path / "mine", layout="caffe")
+
+
+def test_without_h5py_the_message_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    (tmp_path / "vgg.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    with pytest.raises(ConfigError, match=r"needs h5py: pip install 'ciao_peft\[convert\]'"):
+        convert_encoder(tmp_path / "vgg.h5", tmp_path / "mine")
+
+
+def test_a_conversion_that_changes_the_answers_writes_nothing(network, tmp_path, monkeypatch):
+    torch.save({f"features.{key}": value for key, value in network.state_dict().items()}, tmp_path / "vgg.pth")
+    forward = conversion._source_forward
+    monkeypatch.setattr(conversion, "_source_forward", lambda source, picture: forward(source, picture[:, :, ::-1]))
+    with pytest.raises(AdapterFileError, match="answers differ from the source's by"):
+        convert_encoder(tmp_path / "vgg.pth", tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
