@@ -11,9 +11,18 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 
-from ciao_peft import CIAOConfig, CIAOTrainer, CIAOTrainingArguments, get_ciao_model, load_encoder, load_faces
+from ciao_peft import (
+    CIAOConfig,
+    CIAOTrainer,
+    CIAOTrainingArguments,
+    get_ciao_model,
+    load_encoder,
+    load_faces,
+    saliency_picture,
+)
 from ciao_peft.data import labels_of
 from ciao_peft.metrics import confusion_matrix
 
@@ -48,8 +57,16 @@ def main(args: argparse.Namespace) -> None:
     about = {"dataset": " ".join(filter(None, [args.dataset, args.world]))}  # for the model card
     folder = trainer.save_adapter(Path(args.output_dir) / "adapter", about)
     trainer.print(f"Saved the adapter in '{folder}'.")
-    if trainer.accelerator.is_main_process and args.push_to_hub:
-        print(model.push_to_hub(args.push_to_hub, training=trainer.training_record() | about).commit_url)
+    if trainer.accelerator.is_main_process:
+        record, picture = trainer.training_record() | about, None
+        # A card shows faces only where nobody's is shown: painted ones.
+        if args.dataset == "painted_faces" and find_spec("matplotlib"):
+            picture = saliency_picture(
+                model, faces["test"][:3]["image"], [args.adapter_name], views=("saliency", "mask")
+            )
+            model.save_pretrained(folder, args.adapter_name, training=record, picture=picture)
+        if args.push_to_hub:
+            print(model.push_to_hub(args.push_to_hub, training=record, picture=picture).commit_url)
     if trainer.accelerator.is_main_process and config.problem_type == "single_label_classification":
         draw_confusions(output, config, Path(args.output_dir) / "confusion_matrix.png")
     trainer.end_training()  # without it, several processes may abort at their exit

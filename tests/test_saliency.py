@@ -41,13 +41,13 @@ class Branches(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, 4, 3, padding=1)
         self.fine = nn.Conv2d(4, 5, 3, padding=1)
-        self.act = nn.ReLU()  # part of the unit; a function is not
+        self.act = nn.ReLU()
         self.coarse = nn.Conv2d(4, 3, 4, stride=2, padding=1)
         self.input_size = SIZE
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.stem(x))
-        return torch.cat([F.max_pool2d(self.act(self.fine(x)), 2), F.relu(self.coarse(x))], dim=1)
+        return torch.cat([F.avg_pool2d(self.act(self.fine(x)), 2), F.relu(self.coarse(x) + 0.1)], dim=1)
 
 
 class Following(nn.Module):
@@ -69,7 +69,7 @@ class Following(nn.Module):
 
 def of_branches(**changes) -> nn.Module:
     torch.manual_seed(0)
-    return wrap(Branches().eval(), hidden_sizes=(), **changes)
+    return wrap(Branches().eval(), hidden_sizes=(), pooling="flatten", **changes)
 
 
 def masked_maps(model, x: Tensor) -> list[Tensor]:
@@ -78,7 +78,10 @@ def masked_maps(model, x: Tensor) -> list[Tensor]:
     with torch.no_grad():
         if isinstance(net, Branches):
             inputs = F.relu(net.stem(x))
-            answers = {"fine": F.relu(net.fine(inputs)), "coarse": net.coarse(inputs)}
+            answers = {
+                "fine": F.relu(net.fine(inputs)),
+                "coarse": net.coarse(inputs),
+            }  # the unit ends where 0.1 is added
             places = adapter.config.target_modules
             return [layer(inputs, answers[place]) for layer, place in zip(adapter.inhibition, places, strict=True)]
         inputs = net[:3](x)
@@ -161,7 +164,7 @@ def test_maps_of_several_masked_convolutions_are_added_at_the_size_of_the_pixels
     assert (masks[1].sum(dim=(2, 3)) < 0).any()
 
     def decide(masks):
-        joined = torch.cat([F.max_pool2d(masks[0], 2), masks[1].relu()], dim=1)
+        joined = torch.cat([F.avg_pool2d(masks[0], 2), (masks[1] + 0.1).relu()], dim=1)
         return model.adapters["default"].decide(joined)[0][:, 2].detach()
 
     expected = torch.zeros(SIZE[1:], dtype=torch.float64)
