@@ -68,6 +68,8 @@ def main(args: argparse.Namespace) -> None:
             )
     print("\nThe same faces, the same encoder, on people never seen in training:\n")
     print("\n".join(lines))
+    if args.table:
+        Path(args.table).write_text("\n".join(lines) + "\n")
 
     model = CIAOModel.from_pretrained(load_encoder("small-face"), folders[WORLDS[0]])
     for world in WORLDS[1:]:
@@ -83,10 +85,11 @@ def main(args: argparse.Namespace) -> None:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", default="runs/quickstart")
-    parser.add_argument("--num_train", type=int, default=3000, help="painted faces to learn from (%(default)s)")
+    parser.add_argument("--num_train", type=int, default=2400, help="painted faces to learn from (%(default)s)")
     parser.add_argument("--num_test", type=int, default=900)
-    parser.add_argument("--num_train_epochs", type=int, default=12)
+    parser.add_argument("--num_train_epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--table", help="a file to write the table to as well")
     return parser.parse_args(argv)
 
 
