@@ -68,8 +68,7 @@ def open_backbone(
     except Exception as error:
         raise BackboneError(
             f"{type(backbone).__name__} cannot be called on pixels of {tuple(input_size)}: {error}. Give the size it "
-            "was "
-            "made for as `input_size=(channels, height, width)`."
+            "was made for as `input_size=(channels, height, width)`."
         ) from error
     try:
         return CutBackbone(backbone, example, targets)

@@ -51,7 +51,7 @@ class CutBackbone:
         self.rooted = Rooted(backbone)
         self.input_size = tuple(example.shape[1:])
         self._targets = targets
-        nodes = list(trace(backbone, example[:1].clone()).nodes)
+        nodes = list(trace(backbone, example[:1]).nodes)
         silent: set[fx.Node] = set()
         while True:
             places = find_places(backbone, nodes, targets, silent)

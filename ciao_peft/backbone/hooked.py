@@ -106,8 +106,8 @@ class HookedBackbone:
                     return call, layout
             return None
 
-        like = self.units_spec[0].out_shape[1:]
-        found = last(lambda shape: find_layout(shape, like)) or last(tokens_layout) or last(vector_layout)
+        like = (self.units_spec[0].out_shape[1:], self.units_spec[0].in_shape[1:])
+        found = last(lambda shape: find_layout(shape, *like)) or last(tokens_layout) or last(vector_layout)
         if found is None:
             raise UntraceableBackboneError("No module of the backbone after its last convolutions gives one map.")
         return found

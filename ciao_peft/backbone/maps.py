@@ -22,7 +22,7 @@ class Layout:
 
     Example:
         >>> import torch
-        >>> layout = find_layout((2, 50, 192), like=(7, 7))  # a class token and 49 patches
+        >>> layout = find_layout((2, 50, 192), (7, 7))  # a class token and 49 patches
         >>> layout.grid, layout.prefix, layout.as_map(torch.rand(2, 50, 192)).shape
         ((7, 7), 1, torch.Size([2, 192, 7, 7]))
     """
@@ -46,14 +46,14 @@ def is_map(shape: Sequence[int]) -> bool:
     return len(shape) == 4 and shape[2] * shape[3] > 1
 
 
-def find_layout(shape: Sequence[int], like: tuple[int, int]) -> Layout | None:
+def find_layout(shape: Sequence[int], *like: tuple[int, int]) -> Layout | None:
     """How a tensor of this shape is a map, if it is one: of the sides of another, or smaller in the same proportion.
 
     Args:
         shape: Of a map, channels first or last, or of tokens, `(B, N, C)` or `(B, C, N)`.
-        like: `(H, W)` of the map that it was computed from.
+        *like: `(H, W)` of maps that it was computed from, the likeliest first.
     """
-    height, width = like
+    height, width = max(like, key=lambda sides: sides[0] * sides[1])
 
     def fits(h: int, w: int) -> bool:
         return 1 < h * w <= height * width and abs(h * width - w * height) <= max(height, width)
@@ -61,15 +61,16 @@ def find_layout(shape: Sequence[int], like: tuple[int, int]) -> Layout | None:
     if len(shape) == 4:
         options = [Layout((1, 2, 3), (shape[2], shape[3])), Layout((3, 1, 2), (shape[1], shape[2]))]
         options = [option for option in options if fits(*option.grid)]
-        return next((option for option in options if option.grid == like), options[0] if options else None)
+        return next((option for option in options if option.grid in like), options[0] if options else None)
     if len(shape) != 3:
         return None
-    grids = [(-(-height // k), -(-width // k)) for k in (1, 2, 4, 8)]
-    for h, w in (grid for grid in grids if fits(*grid)):
-        for axes in ((2, 1), (1, 2)):
-            prefix = shape[axes[1]] - h * w
-            if 0 <= prefix <= (_MOST_PREFIX_TOKENS if axes == (2, 1) else 0):
-                return Layout(axes, (h, w), prefix)
+    smaller = [(-(-h // k), -(-w // k)) for k in (2, 4, 8) for h, w in like]
+    for grids in (like, smaller):
+        for axes, most_prefix in (((2, 1), _MOST_PREFIX_TOKENS), ((1, 2), 0)):
+            for h, w in grids:
+                prefix = shape[axes[1]] - h * w
+                if fits(h, w) and 0 <= prefix <= most_prefix and shape[axes[0]] > 1:
+                    return Layout(axes, (h, w), prefix)
     return None
 
 

@@ -180,7 +180,7 @@ def _final_map(
                 return node, layout
         return None
 
-    found = last(lambda shape: find_layout(shape, like=unit.out_shape[1:])) or last(tokens_layout)
+    found = last(lambda shape: find_layout(shape, unit.out_shape[1:], unit.in_shape[1:])) or last(tokens_layout)
     if found is None:
         found = last(vector_layout)
         given = found[0].all_input_nodes[:1] if found is not None and found[0].op == "call_module" else []

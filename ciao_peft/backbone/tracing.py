@@ -145,9 +145,13 @@ def trace(backbone: nn.Module, example: Tensor) -> fx.Graph:
         UntraceableBackboneError: the graph depends on the content of tensors, or `torch.fx` cannot follow it.
     """
     modules, functions = _timm_leaves(backbone)
-    opened = tuple(kind for kind in modules if not any(_hides_convolutions(m, kind) for m in backbone.modules()))
+    # A leaf hides the convolutions inside: tracing into those that have any is tried first.
+    hiding = [
+        m for m in backbone.modules() if isinstance(m, modules) and any(isinstance(p, nn.Conv2d) for p in m.modules())
+    ]
+    opened = tuple(kind for kind in modules if not any(isinstance(module, kind) for module in hiding))
     for leaves in dict.fromkeys((opened, modules)):
-        tracer = ValueTracer(example, leaves, functions)
+        tracer = ValueTracer(example.clone(), leaves, functions)  # a network may write into its input
         try:
             with torch.no_grad():
                 graph = tracer.trace(Rooted(backbone))
@@ -159,8 +163,20 @@ def trace(backbone: nn.Module, example: Tensor) -> fx.Graph:
             if leaves == modules:
                 reason = str(error).strip().split("\n")[0] or type(error).__name__
                 raise UntraceableBackboneError(f"torch.fx cannot follow {type(backbone).__name__}: {reason}") from error
+    for node in graph.nodes:
+        if not node.users and _writes(node, backbone):
+            raise UntraceableBackboneError(f"The backbone writes into a tensor in passing ({node.format_node()}).")
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     return graph
+
+
+def _writes(node: fx.Node, backbone: nn.Module) -> bool:
+    """Whether it changes its input, by its name and its settings."""
+    if node.op == "call_module":
+        return bool(getattr(backbone.get_submodule(node.target.partition(".")[2]), "inplace", False))
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    by_name = node.op.startswith("call") and name.endswith("_") and not name.endswith("__")
+    return by_name or node.kwargs.get("inplace") is True
 
 
 def _timm_leaves(backbone: nn.Module) -> tuple[tuple[type, ...], tuple[Any, ...]]:
@@ -169,8 +185,3 @@ def _timm_leaves(backbone: nn.Module) -> tuple[tuple[type, ...], tuple[Any, ...]
         return (), ()
     layers = sys.modules["timm.layers"]
     return tuple(layers.get_notrace_modules()), tuple(layers.get_notrace_functions())
-
-
-def _hides_convolutions(module: nn.Module, kind: type) -> bool:
-    """Whether it would, as a leaf: then tracing into it is tried first."""
-    return isinstance(module, kind) and any(isinstance(part, nn.Conv2d) for part in module.modules())
