@@ -312,8 +312,9 @@ def _with_channels_of(model: Any, data_config: dict[str, Any]) -> dict[str, Any]
     """timm's data config for the number of channels that the model has, whatever its weights were trained with."""
     first = model.pretrained_cfg.get("first_conv") or ()
     for path in (first,) if isinstance(first, str) else first:
-        channels = model.get_submodule(path).weight.shape[1]
-        if channels != data_config["input_size"][0]:
+        channels = model.get_submodule(path).in_channels
+        # TResNet's first convolution takes 48 channels: squares of 4x4 colour pixels, still fed colour pictures.
+        if channels in (1, 3) and channels != data_config["input_size"][0]:
             # timm adds up the weights of the colours, so that one channel stands for all three.
             mean, std = (sum(data_config[key]) / len(data_config[key]) for key in ("mean", "std"))
             changes = {"mean": (mean,) * channels, "std": (std,) * channels}
