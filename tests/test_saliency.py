@@ -56,15 +56,16 @@ class Following(nn.Module):
     def __init__(self, in_place: bool) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.conv, self.in_place, self.input_size = nn.Conv2d(3, 6, 3, padding=1), in_place, SIZE
+        self.conv, self.act = nn.Conv2d(3, 6, 3, padding=1), nn.ReLU()
+        self.in_place, self.input_size = in_place, SIZE
         nn.init.constant_(self.conv.bias, 2.0)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv(x if x.mean() < 100 else -x)  # cannot be traced
         if not self.in_place:
-            return F.relu(out + 0.5)
+            return self.act(out + 0.5).mean(dim=(2, 3))
         out += 0.5
-        return F.relu(out, inplace=True)
+        return self.act(out).mean(dim=(2, 3))
 
 
 def of_branches(**changes) -> nn.Module:
@@ -497,6 +498,8 @@ def test_the_picture_shows_every_world_and_only_masks_there_are(monkeypatch):
     monkeypatch.setattr("ciao_peft.saliency.draw_saliency", lambda faces, maps, captions: drawn.update(maps))
     saliency_picture(model, painted())
     assert list(drawn) == ["affect", "plain"]
+    for name, shown in drawn.items():
+        assert torch.equal(shown, gradcam_plus_plus(model, model.preprocessing(painted()), adapter_name=name))
     drawn.clear()
     saliency_picture(model, painted(), views=("saliency", "mask"))
     assert list(drawn) == ["affect: saliency", "affect: mask", "plain: saliency"]
