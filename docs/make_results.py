@@ -71,8 +71,8 @@ def networks() -> str:
     text = f"""{sizes[0]:,} training and {sizes[1]:,} test faces in six very unequal classes (`fear` and `contempt`,
 with fewer than 20 training faces, are left out), {first[0]["epochs"]:g} epochs, settings as the library has them;
 nothing was chosen by the test faces. Some people are in both splits (`load_faces` says how many), so every row
-is a little too good. Mean ± standard deviation over seeds, in percent. Seconds are the median of one training on a busy machine,
-from stored features except for `full`: they compare within the table only.
+is a little too good. Mean ± standard deviation over seeds, in percent. Seconds are the median of one training on a busy
+machine, from stored features except for `full`: they compare within the table only.
 
 """
     text += table(["network", "accuracy", "balanced accuracy", "macro F1", "trained", "s", "seeds"], rows)
