@@ -39,6 +39,7 @@ docs:  ## write the pages that scripts write
 bench:  ## run every benchmarks/bench_*.py, which write docs/performance.md
 	@.ci/environment $(VENV) bench,dev
 	set -e; for script in $(sort $(wildcard benchmarks/bench_*.py)); do $(PYTHON_IN) $$script; done
+	$(PYTHON_IN) docs/make_performance.py
 
 clean:  ## forget environments and build products
 	rm -rf $(VENV) build dist *.egg-info

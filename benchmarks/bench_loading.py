@@ -1,0 +1,81 @@
+"""Loading one saved adapter after another onto the same backbone, here and in PEFT.
+
+    python benchmarks/bench_loading.py
+
+Takes less than a minute and up to 0.6 GB of memory. Every load reads the folder, checks checksum, backbone and every
+value, and holds the adapter under a name of its own; the files are in the page cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+from statistics import median
+
+from measuring import processor_seconds, recorded, small_face, vgg16
+
+from ciao_peft import CIAOConfig, get_ciao_model
+
+CONFIG = CIAOConfig(problem_type="single_label_classification", num_labels=7)
+CASES = {"VGG16, 96x96": (vgg16, (3, 96, 96), 32), "small-face": (small_face, None, 64)}
+
+
+def times(load, count: int) -> list[float]:
+    seconds = []
+    for number in range(count + 1):
+        start = processor_seconds()
+        load(f"loaded-{number}")
+        seconds.append(processor_seconds() - start)
+    return seconds[1:]  # the first one imports and warms up
+
+
+def ours(make, size, count: int, folder: Path) -> dict:
+    model = get_ciao_model(make(), CONFIG, "first", input_size=size).eval()
+    model.save_pretrained(folder / "first")
+    seconds = times(lambda name: model.load_adapter(folder / "first", name), count)
+    weights = (folder / "first" / "adapter_model.safetensors").read_bytes()
+    hashing = []
+    for _ in range(9):
+        start = processor_seconds()
+        hashlib.sha256(weights).hexdigest()
+        hashing.append(processor_seconds() - start)
+    return {"bytes": len(weights), "checksum": median(hashing)} | summary(seconds)
+
+
+def theirs(make, count: int, folder: Path) -> dict | None:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        return None
+    model = get_peft_model(make(), LoraConfig(r=16, target_modules=["28"]))
+    model.save_pretrained(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return summary(times(lambda name: model.load_adapter(str(folder), adapter_name=name), count))
+
+
+def summary(seconds: list[float]) -> dict:
+    eighth = max(1, len(seconds) // 8)
+    return {
+        "loads": len(seconds),
+        "first": median(seconds[:eighth]),
+        "last": median(seconds[-eighth:]),
+        "median": median(seconds),
+        "seconds_each": [round(s, 5) for s in seconds],
+    }
+
+
+def main() -> None:
+    logging.disable(logging.WARNING)
+    with recorded("loading") as record, tempfile.TemporaryDirectory() as folder:
+        record["cases"] = {}
+        for name, (make, size, count) in CASES.items():
+            record["cases"][name] = ours(make, size, count, Path(folder) / name)
+        record["peft"] = theirs(vgg16, 32, Path(folder) / "peft")
+
+
+if __name__ == "__main__":
+    main()

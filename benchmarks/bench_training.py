@@ -1,0 +1,77 @@
+"""A training step from stored features against the same step from pixels, and what the features take on disk.
+
+    python benchmarks/bench_training.py
+
+Takes a minute or two. A step is forward, both losses, backward and an update by AdamW (fused, as the trainer's), of one
+adapter with the library's default settings; the frozen trunk keeps nothing for gradients in either.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+
+import torch
+from measuring import in_turns, medians, ratio, recorded, resnet50, small_face, vgg16
+from torch.utils.flop_counter import FlopCounterMode
+
+from ciao_peft import CIAOConfig, get_ciao_model
+
+CASES = {
+    "VGG16, 96x96": (vgg16, (3, 96, 96), 32, 3),
+    "ResNet-50, 224x224": (resnet50, (3, 224, 224), 4, 3),
+    "small-face": (small_face, None, 64, 7),
+}
+CONFIG = CIAOConfig(problem_type="single_label_classification", num_labels=7)
+
+
+def measured(make, size, batch_size: int, turns: int) -> dict:
+    model = get_ciao_model(make(), CONFIG, input_size=size).train()
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand((batch_size, *model.input_size), generator=generator)
+    labels = torch.arange(batch_size) % 7
+    features = model.extract_features(pixels)
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+
+    def step(**given) -> None:
+        optimiser.zero_grad()
+        model(**given, labels=labels).loss.backward()
+        optimiser.step()
+
+    def update() -> None:
+        optimiser.step()
+
+    runs = {
+        "live": lambda: step(pixel_values=pixels),
+        "cached": lambda: step(features=features),
+        "update": update,
+        "trunk": lambda: model.extract_features(pixels),
+    }
+    seconds = in_turns(runs, turns)
+    operations = {}
+    for name in ("live", "cached", "trunk"):
+        with FlopCounterMode(display=False) as counter:
+            runs[name]()
+        operations[name] = counter.get_total_flops() / batch_size
+    numbers = sum(f[0].numel() for f in features)
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {
+        "batch_size": batch_size,
+        "seconds": medians(seconds),
+        "ratio": ratio(seconds, "live", "cached"),
+        "flop_per_sample": operations,
+        "limit": operations["live"] / operations["cached"],
+        # A step from features without its update, at the speed the trunk ran at: how far from that bound it is.
+        "flops_per_second": median(operations["trunk"] * batch_size / s for s in seconds["trunk"]),
+        "feature_numbers": numbers,
+        "pixel_bytes": pixels[0].numel(),
+        "trained_parameters": parameters,
+    }
+
+
+def main() -> None:
+    with recorded("training") as record:
+        record["cases"] = {name: measured(*case) for name, case in CASES.items()}
+
+
+if __name__ == "__main__":
+    main()
