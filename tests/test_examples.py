@@ -18,6 +18,10 @@ EXAMPLES: dict[str, list[str]] = {
     "pretrain_encoder.py": [
         "--data_dir {faces} --output_dir {tmp}/encoder --num_train_epochs 1 --batch_size 8 --cpu",
     ],
+    "pretrain_pk.py": [
+        "--data_dir {faces} --output_dir {tmp}/pk --num_train_epochs 1 --batch_size 14 --channels 4 4 4 8 "
+        "--widths 8 8 4 4 4 --cpu",
+    ],
     "quickstart.py": [
         "--output_dir {tmp}/quickstart --num_train 48 --num_test 16 --num_train_epochs 1",
     ],

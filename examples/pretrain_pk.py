@@ -1,0 +1,218 @@
+"""Train `prior_knowledge` (PK) as a conditional adversarial autoencoder, on any folder of faces.
+
+    ACCELERATE_USE_CPU=true accelerate launch examples/pretrain_pk.py \\
+        --data_dir ../shared/faces/train --output_dir runs/pk --num_train_epochs 2 --mixed_precision bf16
+
+No label is needed. With a metadata.csv that has the columns `file_name`, `arousal` and `valence` (both in [-1, 1]),
+`--conditional` draws faces that are to show them. Pictures beside what became of them are in `reconstructions/`; the
+trained encoder is the folder `encoder/`, for `load_encoder`. Given again, a command that was cut off goes on where it
+was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shutil
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from ciao_peft import Preprocessing, load_encoder
+from ciao_peft.encoders import save_encoder
+from ciao_peft.encoders.adversarial import Autoencoder, IdentityDistance, Judges, dense_judge, told_apart
+
+PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
+
+
+def find_faces(folder: Path, conditional: bool) -> tuple[list[Path], Tensor | None]:
+    """All pictures in a folder and below it; with `conditional`, those of metadata.csv with arousal and valence."""
+    if not conditional:
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+        if not paths:
+            raise SystemExit(f"No pictures in '{folder}' or below it.")
+        return paths, None
+    with (folder / "metadata.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if missing := {"file_name", "arousal", "valence"} - {*(rows[0] if rows else ())}:
+        raise SystemExit(f"'{folder / 'metadata.csv'}' lacks {', '.join(sorted(missing))}. Leave out --conditional.")
+    conditions = torch.tensor([[float(row["arousal"]), float(row["valence"])] for row in rows])
+    if not conditions.abs().le(1).all():
+        raise SystemExit(f"Arousal and valence in '{folder / 'metadata.csv'}' must lie between -1 and 1.")
+    return [folder / row["file_name"] for row in rows], conditions
+
+
+def load_pixels(paths: list[Path], preprocessing: Preprocessing) -> Tensor:
+    """All faces as the encoder sees them, in whole numbers: `(N, 3, 96, 96)` uint8."""
+    batches = [paths[i : i + 64] for i in range(0, len(paths), 64)]
+    return torch.cat([to_bytes(preprocessing(batch)) for batch in tqdm(batches, "reading", disable=None)])
+
+
+def to_bytes(values: Tensor) -> Tensor:
+    """From [-1, 1] to 0 to 255."""
+    return ((values.detach().float() + 1) * 127.5).round().clamp(0, 255).to("cpu", torch.uint8)
+
+
+@torch.no_grad()
+def save_grid(network: Autoencoder, faces: Tensor, conditions: Tensor | None, path: Path) -> None:
+    """Faces, and below them drawn again; where arousal and valence are known, also calm or aroused, sad or pleased."""
+    network.eval()
+    drawn, z = network(faces, conditions)
+    rows = [faces, drawn]
+    if conditions is not None:
+        for arousal in (-1.0, 1.0):
+            for valence in (-1.0, 1.0):
+                rows.append(network.generate(z, conditions.new_tensor([[arousal, valence]]).expand(len(z), -1)))
+    grid = torch.cat([torch.cat([*to_bytes(row)], dim=2) for row in rows], dim=1)
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(grid.permute(1, 2, 0).numpy()).save(path)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    return max(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+
+
+def save_checkpoint(accelerator: Accelerator, folder: Path, epoch: int) -> None:
+    """Under its name only once it is whole; the one before goes afterwards."""
+    aside, before = folder / "checkpoint-unfinished", newest_checkpoint(folder)
+    accelerator.save_state(str(aside))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        aside.rename(folder / f"checkpoint-{epoch}")
+        if before is not None:
+            shutil.rmtree(before)
+    accelerator.wait_for_everyone()
+
+
+def main(args: argparse.Namespace) -> None:
+    accelerator = Accelerator(mixed_precision=args.mixed_precision, cpu=args.cpu)
+    set_seed(args.seed)
+    output = Path(args.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    settings = {"channels": args.channels} if args.channels else {}
+    encoder = load_encoder("prior_knowledge", pretrained=False, **settings)
+    paths, conditions = find_faces(Path(args.data_dir), args.conditional)
+    pixels = load_pixels(paths[: args.max_faces], encoder.preprocessing)
+    num_conditions = 0 if conditions is None else conditions.shape[1]
+    steps_per_epoch = len(pixels) // (args.batch_size * accelerator.num_processes)
+    if not steps_per_epoch:
+        raise SystemExit(f"{len(pixels)} faces do not fill one batch of {args.batch_size}. Lower --batch_size.")
+
+    network = Autoencoder(encoder, args.latent_size, num_conditions, args.widths)
+    if num_conditions:
+        network.emotion = dense_judge(args.latent_size, num_conditions)  # D_em: learns with z, not against it
+    judges = Judges(encoder.input_size, args.latent_size, num_conditions)
+    identity = IdentityDistance(load_encoder(args.face_network), encoder.preprocessing).to(accelerator.device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=args.learning_rate, betas=(0.5, 0.999))
+    judges_optimizer = torch.optim.Adam(judges.parameters(), lr=args.learning_rate, betas=(0.5, 0.999))
+    network, judges, optimizer, judges_optimizer = accelerator.prepare(network, judges, optimizer, judges_optimizer)
+    judge, done = accelerator.unwrap_model(judges), 0
+    if checkpoint := newest_checkpoint(output):
+        accelerator.load_state(str(checkpoint))
+        done = int(checkpoint.name.removeprefix("checkpoint-"))
+        accelerator.print(f"resumed from '{checkpoint}'")
+
+    means: dict[str, float] = {}
+    for epoch in range(done, args.num_train_epochs):
+        network.train(), judges.train()
+        # All that is drawn depends on seed, epoch and process alone: a resumed run goes on as the first would have.
+        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(1000 * args.seed + epoch))
+        batches = order[accelerator.process_index :: accelerator.num_processes].split(args.batch_size)[:steps_per_epoch]
+        own_seed = (1000 * args.seed + epoch) * accelerator.num_processes + accelerator.process_index
+        generator = torch.Generator().manual_seed(own_seed)
+        sums: dict[str, float] = {}
+        for rows in tqdm(batches, f"epoch {epoch + 1}", disable=not accelerator.is_main_process or None):
+            faces = pixels[rows].float() / 127.5 - 1
+            flipped = torch.rand(len(rows), generator=generator) < 0.5
+            faces = torch.where(flipped.view(-1, 1, 1, 1), faces.flip(3), faces).to(accelerator.device)
+            wanted = None if conditions is None else conditions[rows].to(accelerator.device)
+            uniform = (torch.rand(len(rows), args.latent_size, generator=generator) * 2 - 1).to(accelerator.device)
+            drawn, z = network(faces, wanted)
+
+            # The judges learn to tell uniform numbers from z, and photographs from drawings.
+            both = None if wanted is None else torch.cat([wanted, wanted])
+            seen = torch.cat([faces, drawn.detach().float()]), torch.cat([uniform, z.detach().float()]), both
+            by_prior, by_image = (logits.chunk(2) for logits in judges(*seen))
+            against = sum(told_apart(real, True) + told_apart(made, False) for real, made in (by_prior, by_image))
+            accelerator.backward(against)
+            judges_optimizer.step()
+            judges_optimizer.zero_grad()
+
+            # The autoencoder learns to be taken for them, to draw what it saw, and whom it saw.
+            judge.requires_grad_(False)
+            with accelerator.autocast():
+                as_prior, as_image = judge(drawn, z, wanted)
+                losses = {
+                    "reconstruction": F.l1_loss(drawn.float(), faces),
+                    "identity": identity(faces, drawn.float()),
+                    "prior": told_apart(as_prior, True),
+                    "image": told_apart(as_image, True),
+                }
+                if wanted is not None:
+                    losses["emotion"] = F.mse_loss(accelerator.unwrap_model(network).emotion(z).float(), wanted)
+            accelerator.backward(sum(getattr(args, f"{name}_weight") * loss for name, loss in losses.items()))
+            judge.requires_grad_(True)
+            optimizer.step()
+            optimizer.zero_grad()
+            for name, loss in {**losses, "judges": against}.items():
+                sums[name] = sums.get(name, 0.0) + loss.item()
+        means = {name: total / len(batches) for name, total in sums.items()}
+        save_checkpoint(accelerator, output, epoch + 1)
+        if accelerator.is_main_process:
+            shown = pixels[:8].float().to(accelerator.device) / 127.5 - 1
+            asked = None if conditions is None else conditions[:8].to(accelerator.device)
+            path = output / "reconstructions" / f"epoch-{epoch + 1}.png"
+            save_grid(accelerator.unwrap_model(network), shown, asked, path)
+            accelerator.print(f"epoch {epoch + 1}: " + ", ".join(f"{name} {x:.4f}" for name, x in means.items()))
+
+    if accelerator.is_main_process:
+        training = {
+            "trained_for": "drawing faces again (conditional adversarial autoencoder)",
+            "labels": "arousal and valence, as condition" if num_conditions else "none",
+            "faces": len(pixels),
+            "losses_of_the_last_epoch": means,
+            "settings": {key: value for key, value in vars(args).items() if not key.endswith("_dir")},
+        }
+        network = accelerator.unwrap_model(network)
+        print(f"saved to '{save_encoder(network.encoder.cpu(), output / 'encoder', training=training)}'")
+    accelerator.end_training()
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", required=True, help="faces, in it and below it")
+    parser.add_argument("--output_dir", required=True, help="for checkpoints, pictures and the encoder; resumes")
+    parser.add_argument("--conditional", action="store_true", help="with arousal and valence from metadata.csv")
+    parser.add_argument("--face_network", default="small-face", help="judges identity (default: %(default)s)")
+    parser.add_argument("--num_train_epochs", type=int, default=20, help="default: %(default)s")
+    parser.add_argument("--max_faces", type=int, help="use the first ones only")
+    parser.add_argument("--batch_size", type=int, default=49, help="faces per process (default: %(default)s)")
+    parser.add_argument("--learning_rate", type=float, default=2e-4, help="of both sides (default: %(default)s)")
+    parser.add_argument("--latent_size", type=int, default=50, help="numbers in z (default: %(default)s)")
+    parser.add_argument("--channels", type=int, nargs=4, help="of the encoder (default: 64 128 256 512)")
+    parser.add_argument(
+        "--widths", type=int, nargs=5, default=[512, 256, 128, 64, 32], help="of the generator (default: %(default)s)"
+    )
+    for name, weight in (
+        ("reconstruction", 1.0),
+        ("identity", 0.3),
+        ("prior", 0.01),
+        ("image", 0.01),
+        ("emotion", 0.001),
+    ):
+        parser.add_argument(f"--{name}_weight", type=float, default=weight, help="of its loss (default: %(default)s)")
+    parser.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="no", help="default: %(default)s")
+    parser.add_argument("--cpu", action="store_true", help="even where there is a GPU")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main(parse_args())

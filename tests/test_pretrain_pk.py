@@ -1,0 +1,109 @@
+"""The parts of examples/pretrain_pk.py that its result hangs on, on painted noise and with few channels."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from ciao_peft import load_encoder
+
+TINY = "--channels 4 4 4 8 --widths 8 8 4 4 4 --batch_size 4 --latent_size 6 --cpu"
+
+
+@pytest.fixture(scope="module")
+def script():
+    path = Path(__file__).parents[1] / "examples" / "pretrain_pk.py"
+    spec = importlib.util.spec_from_file_location("pretrain_pk", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def faces(tmp_path):
+    """Ten pictures in two folders, and arousal and valence of eight of them."""
+    generator = torch.Generator().manual_seed(0)
+    folder, lines = tmp_path / "faces", ["file_name,valence,arousal"]
+    for number in range(10):
+        path = folder / ("ab"[number % 2]) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(torch.randint(0, 256, (20, 16), generator=generator, dtype=torch.uint8).numpy()).save(path)
+        if number < 8:
+            lines.append(f"{path.relative_to(folder)},{number / 10},-0.5")
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    return folder
+
+
+def test_any_folder_of_pictures_will_do(script, faces):
+    paths, conditions = script.find_faces(faces, conditional=False)
+    assert [path.name for path in paths] == [f"{n}.png" for n in (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)]
+    assert conditions is None
+    with pytest.raises(SystemExit, match="No pictures"):
+        script.find_faces(faces / "c", conditional=False)
+
+
+def test_arousal_comes_before_valence_whatever_the_table_says(script, faces):
+    paths, conditions = script.find_faces(faces, conditional=True)
+    assert len(paths) == 8
+    assert conditions[3].tolist() == pytest.approx([-0.5, 0.3])
+    (faces / "metadata.csv").write_text("file_name,valence\na/0.png,0")
+    with pytest.raises(SystemExit, match="lacks arousal"):
+        script.find_faces(faces, conditional=True)
+    (faces / "metadata.csv").write_text("file_name,valence,arousal\na/0.png,0,7")
+    with pytest.raises(SystemExit, match="between -1 and 1"):
+        script.find_faces(faces, conditional=True)
+
+
+def test_pixels_survive_the_way_into_bytes_and_back(script):
+    values = torch.arange(256).float() / 127.5 - 1
+    assert torch.equal(script.to_bytes(values), torch.arange(256, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(script, conditional, faces, tmp_path, monkeypatch):
+    words = f"--data_dir {faces} --num_train_epochs 2 {TINY}" + " --conditional" * conditional
+
+    def run(folder):
+        script.main(script.parse_args(f"{words} --output_dir {folder}".split()))
+        return (folder / "encoder" / "model.safetensors").read_bytes()
+
+    whole = run(tmp_path / "whole")
+    save = script.save_checkpoint
+
+    def save_and_stop(accelerator, folder, epoch):
+        save(accelerator, folder, epoch)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "save_checkpoint", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut")
+    monkeypatch.setattr(script, "save_checkpoint", save)
+    torch.rand(7)
+    assert run(tmp_path / "cut") == whole
+    assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == ["checkpoint-2"]
+
+    encoder = load_encoder("prior_knowledge", weights=tmp_path / "whole" / "encoder")
+    assert encoder.architecture == {"channels": [4, 4, 4, 8]}
+    training = json.loads((tmp_path / "whole" / "encoder" / "config.json").read_text())["training"]
+    assert training["faces"] == 8 if conditional else 10
+    assert ("emotion" in training["losses_of_the_last_epoch"]) == conditional
+    with Image.open(tmp_path / "whole" / "reconstructions" / "epoch-2.png") as grid:
+        assert grid.size == (8 * 96, (6 if conditional else 2) * 96)
+
+
+def test_training_draws_one_face_closer_to_itself(script, faces, tmp_path):
+    (faces / "metadata.csv").unlink()
+    for path in sorted(faces.rglob("*.png"))[1:]:
+        Image.new("RGB", (16, 16), (200, 120, 60)).save(path)
+    losses = []
+    for epochs in (1, 12):
+        words = f"--data_dir {faces} --output_dir {tmp_path / 'run'} --num_train_epochs {epochs} {TINY}"
+        script.main(script.parse_args([*words.split(), "--learning_rate", "0.003"]))
+        record = json.loads((tmp_path / "run" / "encoder" / "config.json").read_text())
+        losses.append(record["training"]["losses_of_the_last_epoch"]["reconstruction"])
+    assert losses[1] < 0.7 * losses[0]
