@@ -432,8 +432,10 @@ class CIAOModel(nn.Module):
             raise InputError("Give either `pixel_values` or `features`.")
         if features is None:
             return {"pixel_values": self._checked_pixels(pixel_values), "features": None}
-        shapes = self.opened.feature_shapes
-        return {"pixel_values": None, "features": check_features(features, shapes, self._dtype)}
+        opened = self.opened
+        if not opened.traceable:
+            opened.features(opened.rooted, features)  # says why there are none
+        return {"pixel_values": None, "features": check_features(features, opened.feature_shapes, self._dtype)}
 
     def _checked_pixels(self, pixel_values: Tensor) -> Tensor:
         return check_pixels(pixel_values, self.input_size, self._dtype)
