@@ -5,8 +5,8 @@
 
 Took 17 minutes on two busy cores and reached a verification AUC of 0.964 on 227 people it had never seen (0.565 with
 random weights); the learning rate, margin and scale were settled on by a few epochs of four other runs, judged by the
-same people. These are the weights of `small-face`; `--encoder timm/NAME` trains a model of timm. Given again, a command
-that was cut off goes on where it was.
+same people. These are the weights of `small-face`; `--encoder vggface2` or `timm/NAME` trains another network. The
+folder `encoder/` is for `load_encoder`. Given again, a command that was cut off goes on where it was.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ciao_peft import Preprocessing, load_encoder, load_faces
+from ciao_peft.encoders import save_encoder
 
 
 class MarginSoftmax(nn.Module):
@@ -307,6 +308,10 @@ def main(args: argparse.Namespace) -> None:
             "python": platform.python_version(),
         }
         path = save_weights(network, card, output)
+        kept = ("trained_for", "people", "verification_auc", "verification_auc_of_random_weights", "training_seconds")
+        training = {key: card[key] for key in kept}
+        training["settings"] = {key: value for key, value in vars(args).items() if not key.endswith("_dir")}
+        save_encoder(network, output / "encoder", training=training)
         print(f"verification AUC {card['verification_auc']:.4f} ({untrained_auc:.4f} untrained), saved to '{path}'")
     accelerator.end_training()
 
@@ -320,7 +325,7 @@ def launcher(accelerator: Accelerator) -> list[str]:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--encoder", default="small-face", help="what to train from random weights; `timm/NAME` as well"
+        "--encoder", default="small-face", help="what to train from random weights: `vggface2`, `timm/NAME`"
     )
     parser.add_argument("--dataset", default="imagefolder", help="a name `load_faces` knows (default: %(default)s)")
     parser.add_argument("--data_dir", help="train/ and perhaps test/, each with a metadata.csv or a folder per person")

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
-from ciao_peft import Preprocessing
+from ciao_peft import Preprocessing, load_encoder
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +123,6 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(script, faces, tmp_p
     card = json.loads((tmp_path / "cut" / "small_face.json").read_text())
     assert card["settings"]["seed"] == 0
     assert 0 <= card["verification_auc"] <= 1
+    one, two = ((tmp_path / name / "encoder" / "model.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert one == two
+    assert load_encoder(tmp_path / "cut" / "encoder").encoder_type == "small-face"
