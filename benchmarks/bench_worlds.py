@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ciao_peft import CIAOConfig, get_ciao_model
 
 CONFIG = CIAOConfig(problem_type="single_label_classification", num_labels=7)
-CASES = {"VGG16, 96x96": (vgg16, (3, 96, 96), 4, 3), "small-face": (small_face, None, 16, 9)}
+CASES = {"VGG16, 96x96": (vgg16, (3, 96, 96), 8, 3), "small-face": (small_face, None, 16, 9)}
 WORLDS = (1, 4, 16)
 
 

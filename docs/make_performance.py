@@ -64,7 +64,13 @@ def verdicts() -> str:
         found = worlds["ratio"][f"read {count}"]
         bound = f"{flop[f'read {count}'] / flop['read 1']:.2f}x by operations"
         rows.append(
-            [f"reading in {count} worlds against one", f"{found:.2f}x", f"{target}x", judged(found, target), bound]
+            [
+                f"reading {worlds['batch_size']} faces in {count} worlds against one",
+                f"{found:.2f}x",
+                f"{target}x",
+                judged(found, target),
+                bound,
+            ]
         )
     found = worlds["ratio"]["one adapter"]
     bound = f"{flop['read 1'] / flop['encoder']:.2f}x by operations"
