@@ -56,8 +56,14 @@ class CutBackbone:
         while True:
             places = find_places(backbone, nodes, targets, silent)
             self.units_spec, self._layout = places.units, places.layout
-            self._split(nodes, places, example)
-            more = [conv for conv, heard in zip(places.convs, self._check(example), strict=True) if not heard]
+            try:
+                self._split(nodes, places, example)
+                heard = self._check(example)
+            except UntraceableBackboneError:
+                raise
+            except Exception as error:  # a batch size, or what follows from it, that the graph holds for good
+                raise UntraceableBackboneError(f"The graph runs on one batch size only: {error}") from error
+            more = [conv for conv, is_heard in zip(places.convs, heard, strict=True) if not is_heard]
             if not more:
                 break
             if targets is not None:

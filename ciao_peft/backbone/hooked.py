@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,24 +70,34 @@ class HookedBackbone:
             paths = [c.path for c in convs]
             check_targets(backbone, targets, {path: paths.count(path) for path in paths})
             chosen = [convs[paths.index(path)] for path in targets]
+        if len({c.path for c in chosen}) < len(chosen):
+            raise TargetModulesError(
+                f"The last convolution of {type(backbone).__name__} runs more than once side by side; choose "
+                f"`target_modules` from: {', '.join(c.path for c in convs)}."
+            )
         for first in chosen:
             if any(first.node in before[id(second)] for second in chosen):
                 raise TargetModulesError(f"`target_modules` names {first.path!r}, which feeds another of them.")
-        self.units_spec, self._lasts = [], []
+        users = Counter(parent for node in below for parent, _ in node.next_functions)
+        self.units_spec, self._turns = [], []
         ends = []
         for conv in chosen:
             steps, end = {"conv": conv.path}, conv
             for call in calls[calls.index(conv) + 1 :]:
+                if call.node is end.node:  # a container or an identity, which hands on what it was given
+                    continue
                 kind = "norm" if is_normalisation(call.module) else "act" if is_activation(call.module) else None
-                if kind is None or kind in steps or call.node_in is not end.node or not is_map(call.shape):
+                follows = call.node_in is end.node and users[end.node] == 1
+                if kind is None or kind in steps or not follows or not is_map(call.shape):
                     break
                 steps[kind], end = call.path, call
             self.units_spec.append(UnitSpec(conv.path, tuple(steps.items()), conv.shape_in[1:], end.shape[1:]))
-            self._lasts.append(end.path)
             ends.append(end)
-        last = self._final_map(calls, ends, output)
-        self._map, self._layout = last[0].path, last[1]
-        self.map_shape = tuple(self._layout.as_map(torch.empty(last[0].shape, device="meta")).shape[1:])
+            # Which of the calls of a module that runs more than once: the mask sits on one.
+            self._turns.append([_turn(conv, calls), _turn(end, calls)])
+        last, self._layout = self._final_map(calls, ends, output)
+        self._map = _turn(last, calls)
+        self.map_shape = tuple(self._layout.as_map(torch.empty(last.shape, device="meta")).shape[1:])
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -98,8 +110,7 @@ class HookedBackbone:
         def last(layout_of: Callable[[tuple[int, ...]], Layout | None]) -> tuple[_Call, Layout] | None:
             for call in reversed(calls):
                 layout = layout_of(call.shape)
-                alone = sum(other.path == call.path for other in calls) == 1
-                if layout is None or not alone or call.node in (None, output.grad_fn):
+                if layout is None or call.shape[0] != len(output) or call.node in (None, output.grad_fn):
                     continue
                 is_end = len(ends) == 1 and call is ends[0]
                 if is_end or not any(end.node in _reached(output.grad_fn, call.node) for end in ends):
@@ -152,21 +163,26 @@ class HookedBackbone:
         found: list[Tensor] = []
         handles = []
 
-        def here(hook: Any) -> Any:  # another thread may be calling the backbone itself
-            return lambda *args: hook(*args) if threading.get_ident() == mine else None
+        def at(turn: int, hook: Any) -> Any:
+            count = itertools.count()
+
+            def here(*args: Any) -> Any:  # another thread may be calling the backbone itself
+                return hook(*args) if threading.get_ident() == mine and next(count) == turn else None
+
+            return here
 
         def keep_input(index: int) -> Any:
             def hook(module: nn.Module, args: tuple) -> None:
                 inputs[index] = args[0]
 
-            return here(hook)
+            return hook
 
         def replace(index: int) -> Any:
             def hook(module: nn.Module, args: tuple, u: Tensor) -> Tensor:
                 u = u if train_encoder else u.detach()
                 return mask(index, inputs[index], lambda: u)
 
-            return here(hook)
+            return hook
 
         def stop(module: nn.Module, args: tuple, output: Any) -> None:
             found.append(first_tensor(output))
@@ -174,11 +190,13 @@ class HookedBackbone:
 
         with self._lock:  # hooks are the module's, and calls from other threads would meet them
             try:
-                for index, (unit, last) in enumerate(zip(self.units_spec, self._lasts, strict=True)):
-                    conv, end = (rooted.backbone.get_submodule(path) for path in (unit.conv, last))
-                    handles.append(conv.register_forward_pre_hook(keep_input(index)))
-                    handles.append(end.register_forward_hook(replace(index)))
-                handles.append(rooted.backbone.get_submodule(self._map).register_forward_hook(here(stop)))
+                for index, ((conv, first), (end, last)) in enumerate(self._turns):
+                    module = rooted.backbone.get_submodule(conv)
+                    handles.append(module.register_forward_pre_hook(at(first, keep_input(index))))
+                    module = rooted.backbone.get_submodule(end)
+                    handles.append(module.register_forward_hook(at(last, replace(index))))
+                path, turn = self._map
+                handles.append(rooted.backbone.get_submodule(path).register_forward_hook(at(turn, stop)))
                 rooted(pixels)
             except _Stop:
                 pass
@@ -187,7 +205,7 @@ class HookedBackbone:
                     handle.remove()
         if not found:
             raise UntraceableBackboneError(
-                f"The backbone did not run {self._map!r} this time; its way through its modules depends on the input."
+                f"The backbone did not run {self._map[0]!r} this time; which of its modules run depends on the input."
             )
         return self._layout.as_map(found[0])
 
@@ -196,6 +214,11 @@ class HookedBackbone:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.RLock())
+
+
+def _turn(call: _Call, calls: list[_Call]) -> tuple[str, int]:
+    """The path of a module, and which of its calls this is."""
+    return call.path, [id(other) for other in calls if other.path == call.path].index(id(call))
 
 
 def _watch(rooted: Rooted, example: Tensor) -> tuple[list[_Call], Tensor]:
