@@ -177,7 +177,9 @@ def test_a_save_that_fails_at_its_last_step_is_undone(way, refused, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    "training", [{"loss": float("nan")}, {"x": object()}, {"x": {1, 2}}, {"x": "\ud800"}], ids=repr
+    "training",
+    [{"loss": float("nan")}, {"x": object()}, {"x": {1, 2}}, {"x": "\ud800"}],
+    ids=["nan", "object", "set", "half a character"],
 )
 def test_what_is_no_plain_data_is_refused_before_anything_is_written(training, tmp_path):
     one, other = two_models()
