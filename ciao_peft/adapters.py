@@ -85,7 +85,8 @@ class Adapter(nn.Module):
         """
         dtypes = {key: tensor.dtype for key, tensor in self.state_dict().items()}
         own = {key: tensor.to(self._device, dtypes.get(key)) for key, tensor in tensors.items()}
-        self.load_state_dict(own, assign=True)
+        shared = len(list(self.named_parameters(remove_duplicate=False))) > len(list(self.named_parameters()))
+        self.load_state_dict(own, assign=not shared)  # assigning would part what shares one tensor
         return self.to(self._device)
 
     def set_trainable(self, trainable: bool) -> None:

@@ -92,8 +92,8 @@ class BorrowedBackbone:
             raise
 
     def calm(self) -> None:
-        """Back into eval mode, should somebody have called the network's own `train()`."""
-        if self.backbone.training:
+        """Back into eval mode, should somebody have called `train()` of the network or of a part of it."""
+        if any(module.training for module in self.backbone.modules()):
             self.backbone.eval()
 
     def give_back(self) -> nn.Module:

@@ -55,8 +55,8 @@ def check_features(
     """The features in the backbone's dtype, if they are what crosses its cut.
 
     Args:
-        features: One tensor per place where the cut is crossed, `(B, ...)` each, or the tensor where there is one
-        place. shapes: What each must be after its batch dimension.
+        features: One tensor per place where the cut is crossed, `(B, ...)` each, or the tensor where there is one.
+        shapes: What each must be after its batch dimension.
         dtype: Of the backbone.
 
     Raises:

@@ -370,6 +370,8 @@ class CIAOModel(nn.Module):
         """
         self._borrowed.calm()
         self._refuse_training("read")
+        if isinstance(adapter_names, str):
+            raise InputError(f"`adapter_names` takes a list of names; got the text {adapter_names!r}.")
         names = list(self.adapters) if adapter_names is None else [self._check_known(name) for name in adapter_names]
         source = self._checked_source(pixel_values, features)
         maps = self._maps([(None, name) for name in names], **source)
@@ -385,7 +387,7 @@ class CIAOModel(nn.Module):
         if labels is not None:
             raise InputError("A mixed batch has no loss: its rows belong to different heads. Leave `labels` out.")
         source = self._checked_source(pixels, features)
-        batch = pixels if pixels is not None else features[0]
+        batch = source["features"][0] if pixels is None else pixels
         rows = rows_by_adapter(names, len(batch), self.adapters)
         if self._selection.is_off:
             rows = {BASE_ADAPTER: list(range(len(names)))}

@@ -8,6 +8,7 @@ Takes about two minutes on one core. Weights are random; nothing is downloaded.
 from __future__ import annotations
 
 import sys
+import textwrap
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,8 +32,8 @@ NOTES = {
     "coat": "reads class tokens only, which its last relative-position convolutions cannot reach, so the masks sit on "
     "the position encodings before them; the map is the class token of each of three scales.",
     "gcvit": "has its last convolution beside the way, in what makes the global queries of the last stage.",
-    "squeezenet": "ends with a convolution that is its classifier, so the mask sits on scores of the old classes. To "
-    'mask the last features instead: `target_modules=("features.12.expand1x1", "features.12.expand3x3")`.',
+    "squeezenet": "ends with a convolution that is its classifier, so the mask sits on scores of the old classes. For "
+    "an adapter on the last features, wrap `backbone.features`.",
     "vision_transformer_hybrid": "is a ResNet under a transformer; the mask sits between them, and the head sees the "
     "transformer's tokens as a map.",
 }
@@ -51,14 +52,18 @@ def page(found: list[walk.Found]) -> str:
         return f"{cached} of {len(by_library[library])} ({100 * cached / len(by_library[library]):.1f} %)"
 
     without = ", ".join(f"{name} ({count})" for name, count in walk.TIMM_WITHOUT.items())
+    without = textwrap.fill(without, 116, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
     uncut = [f"- {f.family.library} {f.family.name}: {f.reason}" for f in found if f.reason is not None]
-    notes = "\n".join(f"- **{name}** {note}" for name, note in NOTES.items())
+    notes = "\n".join(
+        textwrap.fill(f"- **{name}** {note}", 118, subsequent_indent="  ", break_on_hyphens=False)
+        for name, note in NOTES.items()
+    )
     versions = ", ".join(f"{library} {version(library)}" for library in walk.MADE_WITH)
     return f"""# Backbones
 
 Which networks carry an adapter, where its masks sit, and whether features can be cached. This page is written by
-`python docs/make_backbones.py`, with {versions}; `tests/test_backbones.py` walks the same families and
-fails where a line of the tables no longer holds.
+`python docs/make_backbones.py`, with {versions}.
+`tests/test_backbones.py` walks the same families and fails where a line of the tables no longer holds.
 
 | library | families walked, and cut so that features can be cached |
 | --- | --- |
@@ -81,7 +86,8 @@ loaded onto a copy of the backbone, and gives the same bits.
 - **timm**: a family is a module of `timm.models`. It is convolutional if one of its models has
   {walk.MIN_CONVOLUTIONS} or more `Conv2d`, of those that run with an output larger than 1x1; the model tried is the
   smallest of those, or the smallest that takes small pictures. The other modules have stems of patches and then
-  attention or MLPs (in brackets the most `Conv2d` that a model of theirs has): {without}.
+  attention or MLPs (in brackets the most `Conv2d` that a model of theirs has):
+{without}.
 - **torchvision**: the smallest model of each module with classifiers, `swin_transformer` and `vision_transformer`
   excepted, which have one `Conv2d` each.
 - **transformers**: the image classifiers with convolutions beyond a stem of patches, and LeViT, from small configs.

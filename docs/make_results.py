@@ -69,10 +69,11 @@ def networks() -> str:
         for name, lines in runs.items()
     ]
     text = f"""{sizes[0]:,} training and {sizes[1]:,} test faces in six very unequal classes (`fear` and `contempt`,
-with fewer than 20 training faces, are left out), {first[0]["epochs"]:g} epochs, settings as the library has them;
-nothing was chosen by the test faces. Some people are in both splits (`load_faces` says how many), so every row
-is a little too good. Mean ± standard deviation over seeds, in percent. Seconds are the median of one training on a busy
-machine, from stored features except for `full`: they compare within the table only.
+with fewer than 20 training faces, are left out), {first[0]["epochs"]:g} epochs. The networks without CIAO train by
+their task loss alone, like the "-" columns of the paper's Table I; all else is as the library has it, and nothing was
+chosen by the test faces. Some people are in both splits (`load_faces` says how many), so every row is a little too
+good. Mean ± standard deviation over seeds, in percent. Seconds are the median of one training with other work beside
+it, from stored features except for `full`: they compare within the table only.
 
 """
     text += table(["network", "accuracy", "balanced accuracy", "macro F1", "trained", "s", "seeds"], rows)
@@ -150,12 +151,14 @@ def settings() -> str:
     head = ["setting", "accuracy", "balanced accuracy", "runs"]
     parts = []
     for question, answers in real_faces.SETTINGS.items():
+        keys = {answer: real_faces.key_of(*changes) for answer, changes in answers.items()}
+        keys = {answer: key for answer, key in keys.items() if key in runs}
+        # Another seed is another division of the people: only answers to the same divisions compare.
+        shared = set.intersection(*({row["seed"] for row in runs[key]} for key in keys.values()))
         rows = []
-        for answer, changes in answers.items():
-            key = real_faces.key_of(*changes)
-            if key in runs:
-                lines, mark = runs[key], " (default)" if key == "{}" else ""
-                rows.append([answer + mark, *(spread(percent(lines, m)) for m in METRICS), str(len(lines))])
+        for answer, key in keys.items():
+            lines, mark = [row for row in runs[key] if row["seed"] in shared], " (default)" if key == "{}" else ""
+            rows.append([answer + mark, *(spread(percent(lines, m)) for m in METRICS), str(len(lines))])
         parts.append(f"**{question}**\n\n{table(head, rows)}")
     return "\n\n".join(parts)
 

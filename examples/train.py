@@ -36,6 +36,8 @@ def main(args: argparse.Namespace) -> None:
     # A setting that was not given stays away: the defaults are the library's.
     settings = {name: getattr(args, name) for name in OF_DATASETS if getattr(args, name) is not None}
     faces = load_faces(args.dataset, args.data_dir, **settings)
+    if missing := {"train", "test"} - set(faces):
+        raise SystemExit(f"{args.data_dir or args.dataset} has no {' and no '.join(sorted(missing))} split.")
     names = [field.name for field in fields(CIAOTrainingArguments) if getattr(args, field.name, None) is not None]
     arguments = CIAOTrainingArguments(**{name: getattr(args, name) for name in names})
     config = CIAOConfig(
@@ -67,7 +69,8 @@ def main(args: argparse.Namespace) -> None:
             model.save_pretrained(folder, args.adapter_name, training=record, picture=picture)
         if args.push_to_hub:
             print(model.push_to_hub(args.push_to_hub, training=record, picture=picture).commit_url)
-    if trainer.accelerator.is_main_process and config.problem_type == "single_label_classification":
+    drawn = config.problem_type == "single_label_classification" and find_spec("matplotlib")
+    if trainer.accelerator.is_main_process and drawn:
         draw_confusions(output, config, Path(args.output_dir) / "confusion_matrix.png")
     trainer.end_training()  # without it, several processes may abort at their exit
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from ciao_peft.model import CIAOModel
+from ciao_peft.model import CIAOModel, get_ciao_model
 from fakes import (
     BACKBONES,
     NETWORKS,
@@ -154,3 +154,12 @@ def test_the_global_random_state_stays_where_it_is(make, network, tmp_path):  # 
     CIAOModel.from_pretrained(backbone, tmp_path / "saved")
     model.eval()(pixels())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_part_of_the_backbone_put_into_training_mode_moves_no_statistics():  # promise 3
+    backbone = tiny_backbone()
+    model = get_ciao_model(backbone, small_config()).eval()
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    backbone[1].train()
+    model(pixels())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())

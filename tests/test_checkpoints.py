@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from ciao_peft.backbone import backbone_signature, same_backbone
 from ciao_peft.checkpoints import CONFIG_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE, load_adapter
 from ciao_peft.errors import AdapterFileError, BackboneMismatchError
 from ciao_peft.model import CIAOModel
@@ -302,3 +303,11 @@ def test_loading_warns_of_nothing(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         CIAOModel.from_pretrained(tiny_backbone(), tmp_path / "saved")
+
+
+@pytest.mark.parametrize(("tensor", "factor"), [("3.weight", 5.0), ("0.weight", 0.2), ("4.running_var", 10.0)])
+def test_a_backbone_with_one_scaled_tensor_is_another(tensor, factor):  # promise 17
+    one, other = tiny_backbone(), tiny_backbone()
+    other.state_dict()[tensor].mul_(factor)
+    assert same_backbone(backbone_signature(one), backbone_signature(tiny_backbone().bfloat16().float()))
+    assert not same_backbone(backbone_signature(one), backbone_signature(other))

@@ -30,7 +30,7 @@ from ciao_peft.errors import (
     NoActiveAdapterError,
     TrainingError,
 )
-from ciao_peft.trainer.arguments import MASK_RATE_FACTOR
+from ciao_peft.trainer.arguments import ENCODER_RATE_FACTOR, MASK_RATE_FACTOR
 from ciao_peft.trainer.batches import Batch, Batches, BatchSource
 from ciao_peft.trainer.gathering import rows_per_process
 from ciao_peft.trainer.optimizing import Reader, batch_losses, make_optimizer
@@ -296,7 +296,7 @@ def test_rates_and_weight_decay_by_part():
     assert left_out.learning_rates("full") == {
         "head": 0.1,
         "mask": 0.1 * MASK_RATE_FACTOR,
-        "encoder": pytest.approx(0.01),
+        "encoder": pytest.approx(0.1 * ENCODER_RATE_FACTOR["full"]),
     }
     assert MASK_RATE_FACTOR > 1
 
@@ -723,3 +723,14 @@ def test_two_processes_store_the_features_of_one(together):
     expected = cache_features(two_processes.model_of(), two_processes.faces(21))
     for index, tensor in enumerate(expected.tensors):
         torch.testing.assert_close(found[f"stored.{index}"], tensor)
+
+
+def test_a_new_training_does_not_mix_its_checkpoints_with_an_old_ones(tmp_path):
+    make_trainer(output_dir=tmp_path, save_strategy="epoch", num_train_epochs=2).train(faces())
+    before = sorted(path.name for path in tmp_path.iterdir())
+    again = make_trainer(output_dir=tmp_path, save_strategy="epoch", num_train_epochs=1)
+    with pytest.raises(
+        TrainingError, match=r"holds checkpoint-\d+ of an earlier training.*resume_from_checkpoint=True"
+    ):
+        again.train(faces())
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

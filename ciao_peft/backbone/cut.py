@@ -202,7 +202,7 @@ class CutBackbone:
         Returns:
             For each request the final map `(b, C, H, W)` (tokens `(b, N, C)` come as `(b, C, N, 1)`), or the output.
         """
-        to_pixels = pixel_values is not None and pixel_values.requires_grad
+        to_pixels = any(t.requires_grad for t in ([pixel_values] if features is None else features))
         before_mask = torch.is_grad_enabled() and (train_encoder or to_pixels)
         with torch.set_grad_enabled(before_mask):
             if features is None:

@@ -110,7 +110,9 @@ class HookedBackbone:
         def last(layout_of: Callable[[tuple[int, ...]], Layout | None]) -> tuple[_Call, Layout] | None:
             for call in reversed(calls):
                 layout = layout_of(call.shape)
-                if layout is None or call.shape[0] != len(output) or call.node in (None, output.grad_fn):
+                if layout is None or call.shape[0] != len(output) or call.node is None:
+                    continue
+                if layout_of is vector_layout and call.node is output.grad_fn:  # the classifier itself
                     continue
                 is_end = len(ends) == 1 and call is ends[0]
                 if is_end or not any(end.node in _reached(output.grad_fn, call.node) for end in ends):
@@ -173,13 +175,13 @@ class HookedBackbone:
 
         def keep_input(index: int) -> Any:
             def hook(module: nn.Module, args: tuple) -> None:
-                inputs[index] = args[0]
+                inputs[index] = args[0].clone()  # the backbone may write into it before the mask reads it
 
             return hook
 
         def replace(index: int) -> Any:
             def hook(module: nn.Module, args: tuple, u: Tensor) -> Tensor:
-                u = u if train_encoder else u.detach()
+                u = u if train_encoder or pixels.requires_grad else u.detach()
                 return mask(index, inputs[index], lambda: u)
 
             return hook
@@ -240,12 +242,14 @@ def _watch(rooted: Rooted, example: Tensor) -> tuple[list[_Call], Tensor]:
         return hook
 
     handles = []
+    whole = [path for path, module in rooted.backbone.named_modules() if path and is_normalisation(module)]
     for path, module in rooted.backbone.named_modules():
-        if path:
+        # What a normalisation has inside, such as its activation, is part of it.
+        if path and not any(path.startswith(f"{outer}.") for outer in whole):
             handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave(path))]
     try:
         with torch.enable_grad():
-            output = rooted(example.detach().clone().requires_grad_(True))
+            output = rooted(example.detach().clone().requires_grad_(True).clone())
     finally:
         for handle in handles:
             handle.remove()

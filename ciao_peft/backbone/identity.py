@@ -87,9 +87,9 @@ def _declared_sizes(backbone: nn.Module) -> Iterator[tuple[int, int, int]]:
 def backbone_signature(backbone: nn.Module) -> dict[str, Any]:
     """What tells this backbone from every other, and not from itself in another dtype.
 
-    `architecture` is a hash of the names and shapes of its tensors; `weights` are sixteen sums of products of its
-    scaled values with fixed pseudo-random signs, which rounding to half precision moves by less than `same_backbone`
-    allows.
+    `architecture` is a hash of the names and shapes of its tensors; `weights` are sixteen sums over its tensors: the
+    product of the scaled values with fixed pseudo-random signs, and plus or minus the logarithm of their norm. Rounding
+    to half precision moves them by less than `same_backbone` allows.
 
     Example:
         >>> layer = nn.Conv2d(3, 8, 3)
@@ -107,7 +107,9 @@ def backbone_signature(backbone: nn.Module) -> dict[str, Any]:
         values = flat[:: max(1, flat.numel() // _ENTRIES)][:_ENTRIES].to("cpu", torch.float64)
         product, norm = torch.dot(values, _signs(name, len(values)).double()), values.norm()
         bucket = zlib.crc32(name.encode()[::-1]) % _BUCKETS
-        weights[bucket] += float(product / norm) if norm > 0 else 0.0
+        if norm > 0:
+            # The logarithm, so that scaled weights are others, while rounding hardly counts.
+            weights[bucket] += float(product / norm + (-1) ** zlib.adler32(name.encode()) * norm.log())
         counts[bucket] += 1
     return {
         "architecture": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16],

@@ -151,7 +151,7 @@ def trace(backbone: nn.Module, example: Tensor) -> fx.Graph:
     ]
     opened = tuple(kind for kind in modules if not any(isinstance(module, kind) for module in hiding))
     for leaves in dict.fromkeys((opened, modules)):
-        tracer = ValueTracer(example.clone(), leaves, functions)  # a network may write into its input
+        tracer = ValueTracer(example, leaves, functions)
         try:
             with torch.no_grad():
                 graph = tracer.trace(Rooted(backbone))

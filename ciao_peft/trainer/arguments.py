@@ -80,7 +80,8 @@ class CIAOTrainingArguments:
         resume_from_checkpoint: A checkpoint folder; `True`: the newest one in `output_dir`; `"auto"`: the newest one,
             or from the start if there is none.
         feature_cache: `"auto"`: run the frozen trunk once and train from stored features wherever that gives the same
-            adapter (in `output_dir`, or in memory without one); `"never"`; or the folder to keep them in.
+            adapter, up to the rounding of mixed precision in the trunk (in `output_dir`, or in memory without one);
+            `"never"`; or the folder to keep them in.
 
     Example:
         >>> arguments = CIAOTrainingArguments(num_train_epochs=5, learning_rate=1e-3)
@@ -237,7 +238,7 @@ class CIAOTrainingArguments:
 
         Example:
             >>> CIAOTrainingArguments(learning_rate=0.5, mask_learning_rate=3.0).learning_rates("last_conv")
-            {'head': 0.5, 'mask': 3.0, 'encoder': 0.5}
+            {'head': 0.5, 'mask': 3.0, 'encoder': 1.0}
         """
         head, mask, encoder = self.learning_rate, self.mask_learning_rate, self.encoder_learning_rate
         return {

@@ -22,6 +22,7 @@ from .interrupting import Interrupts
 from .launching import data_parallel
 from .optimizing import Reader, batch_losses, make_optimizer
 from .resuming import (
+    checkpoint_folders,
     clean_up,
     find_checkpoint,
     load_best,
@@ -103,6 +104,8 @@ class Run:
     def go(self) -> TrainOutput:
         """Trains, and leaves the adapter as it is after the last update, or at its best."""
         resumed = self._resume()
+        if resumed is None and self.output_dir is not None and self.args.save_strategy != "no":
+            self._refuse_old_checkpoints()
         writes_log = self.accelerator.is_main_process and "none" not in self.args.trackers
         self.history = History(self.output_dir if writes_log else None, self.history.entries)
         if self.output_dir is not None and self.accelerator.is_main_process:
@@ -134,6 +137,14 @@ class Run:
             self.accelerator.trackers = []
             if self.accelerator.num_processes > 1 or self.accelerator.scaler is not None:
                 self.accelerator.free_memory()
+
+    def _refuse_old_checkpoints(self) -> None:
+        """New checkpoints among old ones: the newest by number would be the old training's."""
+        if old := checkpoint_folders(self.output_dir):
+            raise TrainingError(
+                f"'{self.output_dir}' holds {old[-1].name} of an earlier training. Go on from it with "
+                "`resume_from_checkpoint=True`, give another `output_dir`, or delete the checkpoints."
+            )
 
     def _updates(self, wrapped: torch.nn.Module) -> Iterator[None]:
         args, rank = self.args, self.accelerator.process_index

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..config import CIAOConfig
 from ..errors import AdapterNotFoundError, FeatureCacheError, NoActiveAdapterError, TrainingError, listed
 from ..features import (
     FeatureDataset,
@@ -108,7 +109,6 @@ class CIAOTrainer:
         self.model = model
         self.args = CIAOTrainingArguments() if args is None else args
         self.adapter_name = name
-        self.config = model.peft_config[name]
         self.compute_metrics = compute_metrics
         self.on_log = on_log
         self.accelerator = make_accelerator(self.args)
@@ -116,6 +116,13 @@ class CIAOTrainer:
         self._last: TrainOutput | None = None
         self._newest_scores: dict[str, float] = {}
         self._stored: list[tuple[Any, FeatureDataset]] = []
+
+    @property
+    def config(self) -> CIAOConfig:
+        """Settings of the adapter that goes by the name now."""
+        if self.adapter_name not in self.model.adapters:
+            raise AdapterNotFoundError(self.adapter_name, self.model.adapters)
+        return self.model.peft_config[self.adapter_name]
 
     # -- public ------------------------------------------------------------------------------------------------------
 
