@@ -200,7 +200,8 @@ class CutBackbone:
             train_encoder: Whether gradients go to the modules before the mask.
 
         Returns:
-            For each request the final map `(b, C, H, W)` (tokens `(b, N, C)` come as `(b, C, N, 1)`), or the output.
+            For each request the final map `(b, C, H, W)` or the output. Tokens come as the map they lie on, or as a
+            column `(b, C, N, 1)`.
         """
         to_pixels = any(t.requires_grad for t in ([pixel_values] if features is None else features))
         before_mask = torch.is_grad_enabled() and (train_encoder or to_pixels)

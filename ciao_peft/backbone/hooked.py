@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +78,10 @@ class HookedBackbone:
         for first in chosen:
             if any(first.node in before[id(second)] for second in chosen):
                 raise TargetModulesError(f"`target_modules` names {first.path!r}, which feeds another of them.")
-        users = Counter(parent for node in below for parent, _ in node.next_functions)
+        users = defaultdict(set)
+        for node in below:
+            for parent, _ in node.next_functions:
+                users[parent].add(node)
         self.units_spec, self._turns = [], []
         ends = []
         for conv in chosen:
@@ -87,7 +90,7 @@ class HookedBackbone:
                 if call.node is end.node:  # a container or an identity, which hands on what it was given
                     continue
                 kind = "norm" if is_normalisation(call.module) else "act" if is_activation(call.module) else None
-                follows = call.node_in is end.node and users[end.node] == 1
+                follows = call.node_in is end.node and users[end.node] <= _reached(call.node, end.node)
                 if kind is None or kind in steps or not follows or not is_map(call.shape):
                     break
                 steps[kind], end = call.path, call
