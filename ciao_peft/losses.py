@@ -285,6 +285,22 @@ def contrastive_targets(labels: Tensor, config: CIAOConfig) -> Tensor:
     return _row_ids(labels.long(), 2)
 
 
+def contrastive_loss(embeddings: Tensor, labels: Tensor, config: CIAOConfig) -> Tensor:
+    """`L_CIAO` of Eq. 4 with an adapter's settings, before its weight.
+
+    Args:
+        embeddings: `(B, D)`.
+        labels: As `check_labels` returns them.
+    """
+    return supervised_contrastive_loss(
+        embeddings,
+        contrastive_targets(labels, config),
+        temperature=config.temperature,
+        denominator=config.contrastive_denominator,
+        reduction=config.contrastive_reduction,
+    )
+
+
 def concordance_loss(predictions: Tensor, labels: Tensor) -> Tensor:
     """One minus Lin's concordance, with population variances, averaged over the `(B, V)` columns.
 

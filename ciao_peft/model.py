@@ -34,7 +34,7 @@ from .errors import (
     listed,
 )
 from .inputs import check_features, check_pixels
-from .losses import check_labels, contrastive_targets, supervised_contrastive_loss, task_loss
+from .losses import check_labels, contrastive_loss, task_loss
 from .prediction import is_folder, pictures_in, read_pictures
 from .preprocessing import Preprocessing
 from .reading import read_maps, rows_by_adapter
@@ -338,13 +338,7 @@ class CIAOModel(nn.Module):
             labels = check_labels(labels, config, len(logits)).to(logits.device)
             output.task_loss = output.loss = task_loss(logits, labels, config)
             if config.contrastive_weight > 0:
-                output.contrastive_loss = supervised_contrastive_loss(
-                    embeddings,
-                    contrastive_targets(labels, config),
-                    temperature=config.temperature,
-                    denominator=config.contrastive_denominator,
-                    reduction=config.contrastive_reduction,
-                )
+                output.contrastive_loss = contrastive_loss(embeddings, labels, config)
                 output.loss = output.task_loss + config.contrastive_weight * output.contrastive_loss
         return output
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..config import CIAOConfig
 from ..errors import TrainingError
-from ..losses import contrastive_targets, supervised_contrastive_loss, task_loss
+from ..losses import contrastive_loss, task_loss
 from ..model import CIAOModel
 from .arguments import CIAOTrainingArguments
 from .batches import Batch
@@ -48,13 +48,7 @@ def losses(logits: Tensor, embeddings: Tensor, labels: Tensor, config: CIAOConfi
     task = task_loss(logits, labels, config)
     if config.contrastive_weight == 0:
         return task, task, torch.zeros_like(task)
-    contrastive = supervised_contrastive_loss(
-        embeddings,
-        contrastive_targets(labels, config),
-        temperature=config.temperature,
-        denominator=config.contrastive_denominator,
-        reduction=config.contrastive_reduction,
-    )
+    contrastive = contrastive_loss(embeddings, labels, config)
     return task + config.contrastive_weight * contrastive, task, contrastive
 
 
