@@ -133,3 +133,7 @@ class TrainingError(CIAOError, ValueError):
 
 class LaunchError(CIAOError, RuntimeError):
     """The processes that were started do not see one another."""
+
+
+class RecordError(CIAOError, ValueError):
+    """A line of a study's results that this version cannot read, or scores that cannot be written."""

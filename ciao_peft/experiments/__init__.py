@@ -1,0 +1,23 @@
+"""The paper's protocol: tasks x encoders x methods x seeds, and what came out of it."""
+
+from __future__ import annotations
+
+from .methods import GROUPS, METHODS, methods_named
+from .protocol import Encoder, Method, Plan, Run, Task
+from .records import RESULTS_FILE, Record, append_record, key_of, read_records
+
+__all__ = [
+    "GROUPS",
+    "METHODS",
+    "RESULTS_FILE",
+    "Encoder",
+    "Method",
+    "Plan",
+    "Record",
+    "Run",
+    "Task",
+    "append_record",
+    "key_of",
+    "methods_named",
+    "read_records",
+]

@@ -1,0 +1,93 @@
+"""The methods that a study compares, by their names in tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ConfigError, listed
+from .protocol import Method, checked_keys
+
+WITHOUT_CIAO = {"inhibition": False, "contrastive_weight": 0.0}
+
+# Every grid has four rates, half a decade apart: as much search for each method.
+HEAD_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+MASK_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+CONVOLUTION_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+ENCODER_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+
+
+def _network(name: str, tuning: str, rate: str, rates: tuple[float, ...], ciao: bool) -> Method:
+    return Method(
+        name=name,
+        kind="network",
+        config={"tuning": tuning, **({} if ciao else WITHOUT_CIAO)},
+        rate=rate,
+        rates=rates,
+        needs="pixels" if tuning == "full" else "features",
+    )
+
+
+# The paper's Table I: three tuning schemes, each without and with CIAO.
+NETWORKS = (
+    _network("decision layer", "decision_layer", "learning_rate", HEAD_RATES, ciao=False),
+    _network("decision layer + CIAO", "decision_layer", "mask_learning_rate", MASK_RATES, ciao=True),
+    _network("last convolution", "last_conv", "encoder_learning_rate", CONVOLUTION_RATES, ciao=False),
+    _network("last convolution + CIAO", "last_conv", "encoder_learning_rate", CONVOLUTION_RATES, ciao=True),
+    _network("full", "full", "encoder_learning_rate", ENCODER_RATES, ciao=False),
+    _network("full + CIAO", "full", "encoder_learning_rate", ENCODER_RATES, ciao=True),
+)
+
+
+def _ablation(name: str, **config: Any) -> Method:
+    return Method(name=f"CIAO, {name}", kind="ablation", config=config, rate="mask_learning_rate", rates=MASK_RATES)
+
+
+# "decision layer + CIAO" with one thing changed.
+ABLATIONS = (
+    _ablation("no contrastive loss", contrastive_weight=0.0),
+    _ablation("z = hidden", embedding_source="hidden"),
+    _ablation("z = logits", embedding_source="logits"),
+    _ablation("max pooling", pooling="max"),
+    _ablation("average pooling", pooling="avg"),
+)
+
+# What people use instead, on the same encoder, features and budget.
+RIVALS: tuple[Method, ...] = ()
+
+METHODS: dict[str, Method] = {method.name: method for method in (*NETWORKS, *ABLATIONS, *RIVALS)}
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    group: tuple(method.name for method in methods)
+    for group, methods in (("networks", NETWORKS), ("ablations", ABLATIONS), ("rivals", RIVALS))
+}
+
+
+def methods_named(given: Mapping[str, Any] | list[str]) -> tuple[Method, ...]:
+    """Methods by their names, by the names of groups (`"networks"`, `"ablations"`, `"rivals"`), or spelled out.
+
+    Args:
+        given: Names; or names with what differs from the method of that name (from an empty one, where there is none).
+
+    Raises:
+        ConfigError: an unknown name or key.
+
+    Example:
+        >>> [method.name for method in methods_named(["decision layer", "decision layer + CIAO"])]
+        ['decision layer', 'decision layer + CIAO']
+        >>> methods_named({"hot": {"config": {"temperature": 1.0}}})[0].config
+        {'temperature': 1.0}
+    """
+    found: dict[str, Method] = {}
+    for name, changes in given.items() if isinstance(given, Mapping) else dict.fromkeys(given).items():
+        if name in GROUPS and changes is None:
+            found |= {member: METHODS[member] for member in GROUPS[name]}
+            continue
+        if name not in METHODS and changes is None:
+            raise ConfigError(f"There is no method {name!r}. Methods: {listed(METHODS)}; groups: {listed(GROUPS)}.")
+        parts = [part.name for part in dataclasses.fields(Method) if part.name != "name"]
+        changes = checked_keys(f"the method {name!r}", changes or {}, parts)
+        base = METHODS.get(name, Method(name=name, kind="ablation"))
+        found[name] = dataclasses.replace(base, **changes)
+    return tuple(found.values())

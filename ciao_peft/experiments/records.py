@@ -1,0 +1,160 @@
+"""What a study has measured: one JSON line per training, in a file that survives a kill and many writers."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import RecordError, listed
+
+RESULTS_FILE = "results.jsonl"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One training and its scores.
+
+    Args:
+        key: 16 hexadecimal digits of what decides the result, see `key_of`.
+        task, dataset: Name of the task, and of its dataset.
+        encoder, encoder_revision: Name, and content of the weights.
+        method, kind: Name and kind of the method.
+        seed: Of initial values, order of samples and dropout.
+        split: `"test"`, or `"validation"`: people held out of the training split, for the choice of a learning rate.
+        config, arguments, settings: What differed from the defaults of `CIAOConfig`, of `CIAOTrainingArguments` (with
+            the chosen rate among them) and of a rival's builder.
+        epochs: Passes over the training data.
+        metric: The score that counts.
+        scores: Every score of the task, as fractions.
+        labels: Names of the classes, values or labels.
+        confusion: Counts, row = true class, column = answer; `None` for a problem without classes.
+        history: Per epoch the mean losses of training.
+        parameters: `"trained"`, and `"adapter_total"`: all that is stored for the task beside the encoder.
+        samples: Number of samples by split.
+        seconds: Of training alone.
+        versions: Of the libraries.
+        time: When it ended, in UTC.
+    """
+
+    key: str
+    task: str
+    dataset: str
+    encoder: str
+    encoder_revision: str
+    method: str
+    kind: str
+    seed: int
+    split: str
+    metric: str
+    scores: Mapping[str, float]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    epochs: float = 0.0
+    labels: list[str] | None = None
+    confusion: list[list[int]] | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    samples: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    time: str = ""
+
+    @property
+    def score(self) -> float:
+        """The score that counts."""
+        return self.scores[self.metric]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a line of the results has it."""
+        return {"format_version": FORMAT_VERSION, **{part.name: getattr(self, part.name) for part in fields(self)}}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Record:
+        """The record that `to_dict` wrote.
+
+        Raises:
+            RecordError: it is of a newer format, or has other keys.
+        """
+        values = dict(values)
+        version = values.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise RecordError(f"A record has format {version!r}; this version reads {FORMAT_VERSION}.")
+        known = {part.name for part in fields(cls)}
+        required = {
+            part.name
+            for part in fields(cls)
+            if part.default is dataclasses.MISSING and part.default_factory is dataclasses.MISSING
+        }
+        if not required <= set(values) <= known:
+            unknown, missing = set(values) - known, required - set(values)
+            raise RecordError(f"A record has unknown keys ({listed(unknown)}) or lacks some ({listed(missing)}).")
+        return cls(**values)
+
+
+def key_of(content: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits that two trainings share exactly where everything in `content` is equal.
+
+    Example:
+        >>> key_of({"seed": 1, "config": {}}) == key_of({"config": {}, "seed": 1}) != key_of({"config": {}, "seed": 2})
+        True
+    """
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def append_record(path: str | os.PathLike, record: Record) -> None:
+    """Adds a line; processes that add at the same time wait for one another, and a torn last line is closed first.
+
+    Raises:
+        RecordError: a score is not finite; nothing is written.
+    """
+    from filelock import FileLock
+
+    try:
+        line = json.dumps(record.to_dict(), ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise RecordError(f"The record of {record.method!r} cannot be written as JSON: {error}") from error
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"), path.open("ab+") as file:
+        torn = b""
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            torn = b"" if file.read(1) == b"\n" else b"\n"
+        file.write(torn + line + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_records(path: str | os.PathLike) -> list[Record]:
+    """The records of a file in their order, or of a study's folder; empty where there is none yet.
+
+    A line that is no JSON was torn when its writer was killed: it counts as not written.
+
+    Raises:
+        RecordError: a line is JSON, but no record of this format.
+    """
+    path = Path(path)
+    path = path / RESULTS_FILE if path.is_dir() else path
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    return list(_parsed(lines, path))
+
+
+def _parsed(lines: Iterable[bytes], path: Path) -> Iterable[Record]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        try:
+            yield Record.from_dict(values)
+        except (RecordError, TypeError, ValueError) as error:
+            raise RecordError(f"{str(path)!r}, line {number}: {error}") from error

@@ -1,0 +1,58 @@
+"""The tasks of the paper and others, by name: `faces=DIR` is enough."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ..errors import ConfigError, listed
+from .protocol import Task, checked_keys
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(name="affectnet", dataset="affectnet", options={"task": "categorical"}, metric="accuracy"),
+        Task(name="affectnet_av", dataset="affectnet", options={"task": "dimensional"}, metric="concordance"),
+        Task(name="fer", dataset="fer2013", metric="accuracy"),
+        Task(name="ferplus", dataset="ferplus", metric="accuracy"),
+        Task(name="jaffe", dataset="jaffe", metric="accuracy", options={"fold": "all"}, group_by="identity"),
+        Task(name="emoreact", dataset="emoreact", metric="macro_f1"),
+        Task(
+            name="faces",
+            dataset="imagefolder",
+            options={"label_column": "expression", "min_images_per_class": 20},
+            group_by="identity",
+        ),
+        Task(name="painted_faces", dataset="painted_faces", group_by="identity"),
+    )
+}
+
+
+def task_from(name: str, given: Any = None) -> Task:
+    """A task by its name.
+
+    Args:
+        name: Of a preset, or of a task of one's own.
+        given: The folder of a preset; or what differs from the preset (from an empty task, where there is none).
+
+    Raises:
+        ConfigError: no preset of this name, or an unknown key.
+
+    Example:
+        >>> task_from("fer", "data/fer").dataset
+        'fer2013'
+        >>> task_from("moods", {"dataset": "imagefolder", "data_dir": "moods"}).data_dir
+        'moods'
+    """
+    if given is None or isinstance(given, str):
+        given = {} if given is None else {"data_dir": given}
+        if name not in TASKS:
+            raise ConfigError(
+                f"There is no task {name!r}. Tasks: {listed(TASKS)}. Another one needs at least its `dataset`, in a "
+                "plan file."
+            )
+    parts = [part.name for part in dataclasses.fields(Task) if part.name != "name"]
+    given = checked_keys(f"the task {name!r}", given, parts)
+    if name not in TASKS and "dataset" not in given:
+        raise ConfigError(f"The task {name!r} is none of {listed(TASKS)}, so it needs a `dataset`.")
+    return dataclasses.replace(TASKS[name], **given) if name in TASKS else Task(name=name, **given)
