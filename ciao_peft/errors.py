@@ -137,3 +137,10 @@ class LaunchError(CIAOError, RuntimeError):
 
 class RecordError(CIAOError, ValueError):
     """A line of a study's results that this version cannot read, or scores that cannot be written."""
+
+
+class MissingExtraError(CIAOError, ModuleNotFoundError):
+    """Something needs a package that only an extra of this library brings."""
+
+    def __init__(self, package: str, what: str, extra: str):
+        super().__init__(f"{what} needs {package}: pip install 'ciao_peft[{extra}]'.", name=package)
