@@ -109,7 +109,8 @@ class CIAOModel(nn.Module):
     """A frozen backbone and the adapters on it.
 
     Whatever `train()` says, the backbone runs in eval mode: its batch-norm statistics would drift otherwise. Each
-    thread has its own choice of active adapter, once it made one.
+    thread has its own choice of active adapter, once it made one, and its own `disable_adapter()`; so it is after
+    `torch.compile` too, which makes a graph for each choice that it meets.
 
     Args:
         backbone: Any convolutional network. Its parameters stop requiring gradients until `unload`.

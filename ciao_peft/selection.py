@@ -7,8 +7,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 
 class Selection:
     """The active adapter's name, and whether adapters are switched off.
@@ -28,20 +26,18 @@ class Selection:
 
     def __init__(self, active: str | None = None):
         self._everybody = active
-        self._depth = 0  # of all threads
         self._mine = threading.local()
-        self._lock = threading.Lock()
 
     @property
     def active(self) -> str | None:
         """The name chosen by this thread, else the last one chosen by any."""
-        # A compiled graph is made for one choice: that of everybody.
-        return self._everybody if torch.compiler.is_compiling() else getattr(self._mine, "active", self._everybody)
+        # What others choose is looked at only where it counts: a compiled graph is made anew when what it saw changes.
+        return self._mine.active if hasattr(self._mine, "active") else self._everybody
 
     @property
     def is_off(self) -> bool:
-        """Whether this thread is inside `off()`; for a compiled graph, whether any is."""
-        return (self._depth if torch.compiler.is_compiling() else getattr(self._mine, "depth", 0)) > 0
+        """Whether this thread is inside `off()`."""
+        return getattr(self._mine, "depth", 0) > 0
 
     def choose(self, name: str) -> None:
         """Makes a name the choice of this thread, and of those that never chose."""
@@ -57,16 +53,11 @@ class Selection:
     @contextlib.contextmanager
     def off(self) -> Iterator[None]:
         """Inside, `is_off` holds in this thread."""
-        self._change_depth(1)
+        self._mine.depth = getattr(self._mine, "depth", 0) + 1
         try:
             yield
         finally:
-            self._change_depth(-1)
-
-    def _change_depth(self, by: int) -> None:
-        self._mine.depth = getattr(self._mine, "depth", 0) + by
-        with self._lock:
-            self._depth += by
+            self._mine.depth -= 1
 
     def __getstate__(self) -> dict[str, Any]:
         return {"active": self.active}

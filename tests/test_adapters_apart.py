@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 import threading
@@ -413,3 +414,41 @@ def test_two_threads_with_different_adapters_get_what_they_would_get_alone(make)
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_a_compiled_model_reads_in_each_thread_as_that_thread_chose():  # promises 14 and 23
+    model = wrap(adapter_name="one").eval()
+    model.add_adapter("two", small_config(problem_type="regression", num_labels=2, decay_init=0.3))
+    expected = {"off": tiny_backbone()(pixels())}
+    for name in ("one", "two"):
+        model.set_adapter(name)
+        expected[name] = model(pixels()).logits
+    found, graphs = [], []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()  # what other tests compiled counts towards the limit
+    compiled = torch.compile(model, fullgraph=True, backend=keep)
+    switched, read_by_all = threading.Barrier(3), threading.Barrier(3)
+
+    def read(name):
+        with torch.no_grad(), model.disable_adapter() if name == "off" else contextlib.nullcontext():
+            if name != "off":
+                model.set_adapter(name)
+            switched.wait()
+            found.append((name, compiled(pixels())))
+            read_by_all.wait()
+
+    for _ in range(2):
+        threads = [threading.Thread(target=read, args=(name,)) for name in expected]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    torch.compiler.reset()
+    assert sorted(name for name, _ in found) == sorted([*expected] * 2)
+    for name, output in found:
+        torch.testing.assert_close(output if name == "off" else output.logits, expected[name])
+    assert len(graphs) == 3  # one for each choice, found again in the second round
