@@ -144,3 +144,7 @@ class MissingExtraError(CIAOError, ModuleNotFoundError):
 
     def __init__(self, package: str, what: str, extra: str):
         super().__init__(f"{what} needs {package}: pip install 'ciao_peft[{extra}]'.", name=package)
+
+
+class StudyError(CIAOError, RuntimeError):
+    """A study ended with trainings that could not be done."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import CIAOError
-from . import data, encoders, sharing
+from . import data, encoders, experiments, sharing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data.add_commands(commands)
     sharing.add_commands(commands)
     encoders.add_commands(commands)
+    experiments.add_commands(commands)
     options = parser.parse_args(arguments)
     try:
         options.run(options)

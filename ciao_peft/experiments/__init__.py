@@ -5,11 +5,13 @@ from __future__ import annotations
 from .methods import GROUPS, METHODS, methods_named
 from .protocol import Encoder, Method, Plan, Run, Task
 from .records import RESULTS_FILE, Record, append_record, key_of, read_records
+from .tasks import TASKS
 
 __all__ = [
     "GROUPS",
     "METHODS",
     "RESULTS_FILE",
+    "TASKS",
     "Encoder",
     "Method",
     "Plan",

@@ -69,6 +69,8 @@ class Task:
             `"accuracy"`, `"concordance"` or `"macro_f1"`.
         group_by: Column that says who it is. Whoever is in the training split is then left out of the test split, and
             the validation split of a learning-rate search is of people held out of the training split.
+        average_by: Column that says which test rows are one thing, such as the frames of a clip: their answers are
+            averaged before they are scored.
         config: Settings of `CIAOConfig` that belong to the task, such as `label_range`; a method's own go before.
 
     Example:
@@ -81,6 +83,7 @@ class Task:
     options: Mapping[str, Any] = field(default_factory=dict)
     metric: str | None = None
     group_by: str | None = None
+    average_by: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -190,6 +193,7 @@ class Plan:
         search_seeds: How many seeds each rate is tried with; each holds out other people.
         search_epochs: Passes over the training data in a search; as many as `epochs` when left out.
         search_fraction: Share of the training split that is held out for the search.
+        feature_dtype: In which features are stored, as for `cache_features`; the encoder's own when left out.
     """
 
     tasks: tuple[Task, ...]
@@ -202,6 +206,7 @@ class Plan:
     search_seeds: int = 1
     search_epochs: float | None = None
     search_fraction: float = 0.3
+    feature_dtype: str | None = None
 
     def __post_init__(self) -> None:
         _freeze_mappings(self, "arguments")
@@ -289,6 +294,24 @@ class Plan:
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"The plan {str(path)!r} is no YAML: {error}") from error
         return cls.from_dict(values)
+
+    @classmethod
+    def from_flags(cls, tasks: Iterable[str], encoders: Iterable[str], methods: Iterable[str], **rest: Any) -> Plan:
+        """The plan that flags of a command line describe: `NAME=DIR` for tasks, `NAME` or `NAME=SOURCE` for encoders.
+
+        Raises:
+            ConfigError: an unknown name or key.
+
+        Example:
+            >>> plan = Plan.from_flags(["fer=data/fer"], ["small-face", "mine=runs/mine"], ["decision layer"], seeds=3)
+            >>> plan.tasks[0].data_dir, plan.encoders[1].source, plan.seeds
+            ('data/fer', 'runs/mine', (0, 1, 2))
+        """
+
+        def pairs(words: Iterable[str]) -> dict[str, str | None]:
+            return {name: value if equals else None for name, equals, value in (word.partition("=") for word in words)}
+
+        return cls.from_dict({"tasks": pairs(tasks), "encoders": pairs(encoders), "methods": list(methods), **rest})
 
     def to_file(self, path: str | Path) -> None:
         """Writes it as YAML."""

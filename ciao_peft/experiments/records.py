@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class Record:
         seconds: Of training alone.
         versions: Of the libraries.
         time: When it ended, in UTC.
+        error: Why there are no scores: with the learning rate that a search tried, training diverged.
     """
 
     key: str
@@ -66,11 +68,12 @@ class Record:
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
     time: str = ""
+    error: str | None = None
 
     @property
     def score(self) -> float:
-        """The score that counts."""
-        return self.scores[self.metric]
+        """The score that counts; minus infinity where training diverged."""
+        return -math.inf if self.error is not None else self.scores[self.metric]
 
     def to_dict(self) -> dict[str, Any]:
         """As a line of the results has it."""
@@ -134,6 +137,40 @@ def append_record(path: str | os.PathLike, record: Record) -> None:
         os.fsync(file.fileno())
 
 
+class Results:
+    """A file of records that others add to: `update` reads what is new.
+
+    Args:
+        path: The file; it need not be there yet.
+
+    Attributes:
+        records: What was read so far.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.records: list[Record] = []
+        self._read, self._lines = 0, 0
+
+    def update(self) -> list[Record]:
+        """Reads whole lines that were added since, and returns their records.
+
+        Raises:
+            RecordError: a line is JSON, but no record of this format.
+        """
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self._read)
+            new = file.read()
+        new = new[: new.rfind(b"\n") + 1]
+        lines = new.split(b"\n")[:-1]
+        found = list(_parsed(lines, self.path, self._lines + 1))
+        self._read, self._lines = self._read + len(new), self._lines + len(lines)
+        self.records += found
+        return found
+
+
 def read_records(path: str | os.PathLike) -> list[Record]:
     """The records of a file in their order, or of a study's folder; empty where there is none yet.
 
@@ -145,11 +182,11 @@ def read_records(path: str | os.PathLike) -> list[Record]:
     path = Path(path)
     path = path / RESULTS_FILE if path.is_dir() else path
     lines = path.read_bytes().split(b"\n") if path.exists() else []
-    return list(_parsed(lines, path))
+    return list(_parsed(lines, path, 1))
 
 
-def _parsed(lines: Iterable[bytes], path: Path) -> Iterable[Record]:
-    for number, line in enumerate(lines, start=1):
+def _parsed(lines: Iterable[bytes], path: Path, first: int) -> Iterator[Record]:
+    for number, line in enumerate(lines, start=first):
         try:
             values = json.loads(line)
         except ValueError:

@@ -15,8 +15,21 @@ TASKS: dict[str, Task] = {
         Task(name="affectnet_av", dataset="affectnet", options={"task": "dimensional"}, metric="concordance"),
         Task(name="fer", dataset="fer2013", metric="accuracy"),
         Task(name="ferplus", dataset="ferplus", metric="accuracy"),
-        Task(name="jaffe", dataset="jaffe", metric="accuracy", options={"fold": "all"}, group_by="identity"),
-        Task(name="emoreact", dataset="emoreact", metric="macro_f1"),
+        # The paper's words, and what measures faces that were never seen.
+        Task(
+            name="jaffe",
+            dataset="jaffe",
+            metric="accuracy",
+            options={"protocol": "leave-one-emotion-out", "fold": "all"},
+        ),
+        Task(
+            name="jaffe_subjects",
+            dataset="jaffe",
+            metric="accuracy",
+            options={"protocol": "leave-one-subject-out", "fold": "all"},
+            group_by="identity",
+        ),
+        Task(name="emoreact", dataset="emoreact", metric="macro_f1", group_by="clip", average_by="clip"),
         Task(
             name="faces",
             dataset="imagefolder",

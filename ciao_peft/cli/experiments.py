@@ -1,0 +1,151 @@
+"""`ciao reproduce`: the paper's experiments, or one's own."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, StudyError
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Adds `reproduce`."""
+    reproduce = commands.add_parser(
+        "reproduce",
+        help="tasks x encoders x methods x seeds, one command",
+        description="Trains every method with every encoder on every task, each with its own learning-rate search, and "
+        "appends one line per training to OUTPUT_DIR/results.jsonl. Started again, it goes on where it stopped.",
+    )
+    what = reproduce.add_argument_group("what to train (nothing of this: the plan that OUTPUT_DIR holds)")
+    what.add_argument("--plan", metavar="FILE", help="a YAML file; docs/experiments.md describes it")
+    what.add_argument(
+        "--tasks", nargs="+", metavar="NAME=DIR", default=[], help="faces of a preset and where they are; see --list"
+    )
+    what.add_argument(
+        "--encoders",
+        nargs="+",
+        metavar="NAME[=SOURCE]",
+        default=["small-face"],
+        help="names or folders that load_encoder knows (default: small-face)",
+    )
+    what.add_argument(
+        "--methods", nargs="+", metavar="NAME", default=["networks"], help="methods, or groups of them (see --list)"
+    )
+    what.add_argument("--seeds", type=int, metavar="N", help="runs of each method (default: 10)")
+    what.add_argument("--epochs", type=float, metavar="N", help="passes over the training data (default: 6)")
+    what.add_argument("--search_rates", type=int, metavar="N", help="learning rates each method tries (default: 4)")
+    what.add_argument("--search_seeds", type=int, metavar="N", help="seeds per learning rate (default: 1)")
+    what.add_argument("--search_epochs", type=float, metavar="N", help="of the search (default: as --epochs)")
+    what.add_argument("--bf16", action="store_true", help="mixed precision")
+    what.add_argument("--feature_dtype", choices=["float32", "bfloat16", "float16"], help="of stored features")
+    part = reproduce.add_argument_group("which part of it now")
+    for name in ("tasks", "encoders", "methods"):
+        part.add_argument(f"--only_{name}", nargs="+", metavar="NAME", default=[])
+    how = reproduce.add_argument_group("how")
+    how.add_argument("--output_dir", metavar="DIR", default="runs/study", help="of the study (default: runs/study)")
+    how.add_argument("--num_processes", type=int, default=1, metavar="N", help="that share the work")
+    how.add_argument("--num_threads", type=int, metavar="N", help="of each (default: the cores shared out)")
+    how.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    how.add_argument("--list", action="store_true", help="print tasks, methods and groups, and train nothing")
+    reproduce.set_defaults(run=_reproduce)
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    if options.list:
+        _list()
+        return
+    from ..experiments.study import narrowed
+    from ..experiments.workers import (
+        known_plan,
+        leave_launcher,
+        python_command,
+        remember_plan,
+        usable_cores,
+        work_here,
+        work_together,
+    )
+
+    rank, launched = leave_launcher()
+    folder = Path(options.output_dir)
+    says = rank == 0 and not options.worker
+    if options.plan is None and not options.tasks:
+        plan = known_plan(folder)
+    else:
+        plan = _plan(options)
+        if says:
+            remember_plan(plan, folder)
+    only = {name: getattr(options, f"only_{name}") for name in ("tasks", "encoders", "methods")}
+    plan = narrowed(plan, **only)
+    processes = max(options.num_processes, 1)
+    threads = options.num_threads
+    if threads is None and processes * launched > 1:
+        threads = max(1, usable_cores() // (processes * launched))
+    bar = partial(_bar, quiet=not says)
+    try:
+        if processes == 1:
+            progress = work_here(plan, folder, threads, bar=bar, say=_say if says else _say_nothing)
+        else:
+            words = ["reproduce", "--worker", "--output_dir", str(folder), "--num_threads", str(threads)]
+            for name, names in only.items():
+                words += [f"--only_{name}", *names] if names else []
+            progress = work_together(plan, folder, python_command(*words), processes, bar=bar, say=_say)
+    except KeyboardInterrupt:
+        if says:
+            _say(f"Stopped. What is done is kept; go on with: ciao reproduce --output_dir {folder}")
+        raise SystemExit(130) from None
+    if not says:
+        return
+    _say(f"{progress.done} of {progress.total} trainings are in {folder / 'results.jsonl'}, the plan beside it.")
+    if progress.failed:
+        for what, why in progress.failed.items():
+            _say(f"Not done: {what}: {why}")
+        raise StudyError(f"{len(progress.failed)} of the trainings could not be done; the reasons are above.")
+    _say(f"Tables and figures: ciao report {folder}")
+
+
+def _plan(options: argparse.Namespace) -> Any:
+    from ..experiments import Plan
+
+    given = {
+        "seeds": options.seeds,
+        "epochs": options.epochs,
+        "search_rates": options.search_rates,
+        "search_seeds": options.search_seeds,
+        "search_epochs": options.search_epochs,
+        "feature_dtype": options.feature_dtype,
+        "arguments": {"bf16": True} if options.bf16 else None,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if options.plan is not None:
+        if options.tasks or given:
+            raise ConfigError("With `--plan`, what is to be trained stands in the file; leave the other flags out.")
+        return Plan.from_file(options.plan)
+    return Plan.from_flags(options.tasks, options.encoders, options.methods, **given)
+
+
+def _list() -> None:
+    from ..experiments import GROUPS, METHODS, TASKS
+
+    for title, names in (("tasks", TASKS), ("groups of methods", GROUPS), ("methods", METHODS)):
+        print(f"{title}:")
+        for name in names:
+            print(f"  {name}")
+
+
+def _bar(total: int, quiet: bool) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, unit="training", disable=True if quiet else not sys.stderr.isatty())
+
+
+def _say(line: str) -> None:
+    from tqdm.auto import tqdm
+
+    tqdm.write(line)
+
+
+def _say_nothing(line: str) -> None:
+    pass

@@ -1,0 +1,237 @@
+"""One training of a study: from a `Run` to a `Record`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..checkpoints import library_versions
+from ..config import CIAOConfig
+from ..data import clip_means
+from ..errors import CIAOError, InputError, TrainingError
+from ..losses import check_labels
+from ..metrics import compute_metrics, confusion_matrix
+from ..model import get_ciao_model
+from ..trainer import CIAOTrainer, CIAOTrainingArguments
+from .loading import Fold, Material
+from .protocol import Plan, Run
+from .records import Record, key_of
+
+PROTOCOL_VERSION = 1
+"""Part of every key: raised when a default or the way of training changes, so that old results are not taken for new
+ones."""
+
+
+class Trained(NamedTuple):
+    """What one training gives.
+
+    Args:
+        logits: `(N, num_labels)` of the test rows, in their order.
+        history: Per epoch the mean losses.
+        parameters: `"trained"` and `"adapter_total"`.
+        seconds: Of training alone.
+    """
+
+    logits: Tensor
+    history: list[dict[str, float]]
+    parameters: dict[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run with everything that decides its result.
+
+    Args:
+        run: What to train.
+        plan: The study's settings.
+        material: Data and encoder.
+    """
+
+    run: Run
+    plan: Plan
+    material: Material
+
+    @property
+    def config(self) -> CIAOConfig:
+        """The adapter's settings, in full; for rivals those of the problem."""
+        return CIAOConfig.from_dict(
+            self.material.loaded.labels.as_config() | self.run.config() | {"init_seed": self.run.seed}
+        )
+
+    @property
+    def arguments(self) -> CIAOTrainingArguments:
+        """The training's settings, in full."""
+        given = {"num_train_epochs": self.plan.epochs, **self.plan.arguments, **self.run.arguments()}
+        if self.run.split == "validation" and self.plan.search_epochs is not None:
+            given["num_train_epochs"] = self.plan.search_epochs
+        aside = {"report_to": "none", "eval_strategy": "no", "disable_tqdm": True, "feature_cache": "never"}
+        return CIAOTrainingArguments.from_dict({**given, **aside, "seed": self.run.seed})
+
+    @property
+    def key(self) -> str:
+        """The same for two runs exactly where everything that decides the result is."""
+        config, arguments = self.config, self.arguments
+        content = {
+            "protocol": PROTOCOL_VERSION,
+            "task": self.material.loaded.fingerprint,
+            "encoder": self.material.encoder.signature,
+            "rival": self.run.method.rival,
+            "needs": self.run.method.needs,
+            "settings": dict(self.run.method.settings),
+            "config": differing(config.to_dict(), CIAOConfig),
+            "arguments": differing(arguments.what_decides_the_weights(), CIAOTrainingArguments),
+            "seed": self.run.seed,
+            "split": self.run.split,
+            "held_out": self.plan.search_fraction if self.run.split == "validation" else None,
+            "feature_dtype": self.plan.feature_dtype,
+        }
+        return key_of(content)
+
+    def train(self) -> Record:
+        """Trains on every fold and scores the answers of all folds together.
+
+        A learning rate with which training diverges is a result of the search, with an `error` in place of scores.
+
+        Raises:
+            CIAOError: this cannot be trained.
+        """
+        labels, logits, results = [], [], []
+        samples = {"train": 0, "test": 0}
+        scores: dict[str, float] = {}
+        confusion, error = None, None
+        try:
+            for fold in self.material.loaded.folds:
+                train, test, rows = self._data(fold)
+                result = self._fit(train, test)
+                samples = {"train": samples["train"] + len(train), "test": samples["test"] + len(test)}
+                answers, truth = self._averaged(result.logits, torch.as_tensor(test.labels), rows)
+                logits, labels, results = [*logits, answers], [*labels, truth], [*results, result]
+            answers, truth = torch.cat(logits), torch.cat(labels)
+            scores = compute_metrics(answers, truth, self.config)
+            if self.config.problem_type == "single_label_classification":
+                confusion = confusion_matrix(answers.argmax(dim=1), truth, self.config.num_labels).tolist()
+        except (TrainingError, InputError) as problem:
+            if self.run.split == "test" or not _diverged(problem):
+                raise
+            error = str(problem)
+        arguments = self.run.arguments()
+        if len(self.material.loaded.folds) > 1:
+            samples["folds"] = len(self.material.loaded.folds)
+        loaded, encoder = self.material.loaded, self.material.encoder
+        return Record(
+            key=self.key,
+            task=loaded.task.name,
+            dataset=loaded.task.dataset,
+            encoder=encoder.asked.name,
+            encoder_revision=encoder.revision,
+            method=self.run.method.name,
+            kind=self.run.method.kind,
+            seed=self.run.seed,
+            split=self.run.split,
+            metric=loaded.metric,
+            scores={name: float(value) for name, value in scores.items()},
+            config=self.run.config(),
+            arguments=dict(self.plan.arguments) | arguments,
+            settings=dict(self.run.method.settings),
+            epochs=self.arguments.num_train_epochs,
+            labels=list(loaded.labels.names),
+            confusion=confusion,
+            history=_mean_history([result.history for result in results]),
+            parameters=results[0].parameters if results else {},
+            samples=samples,
+            seconds=round(sum(result.seconds for result in results), 3),
+            versions={**library_versions(), "threads": str(torch.get_num_threads())},
+            time=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            error=error,
+        )
+
+    def _data(self, fold: Fold) -> tuple[Any, Any, list[str] | None]:
+        """Training samples, those to score, and which of the latter are one thing."""
+        splits = self.material.splits(fold, self.run.method.needs)
+        column = self.material.loaded.task.average_by
+        if self.run.split == "test":
+            return splits["train"], splits["test"], None if column is None else list(fold.test[column])
+        rest, held = self.material.loaded.held_out(fold, self.plan.search_fraction, self.run.seed)
+        things = None if column is None else list(fold.train[column])
+        chosen = None if things is None else [things[row] for row in held]
+        return splits["train"].select(rest), splits["train"].select(held), chosen
+
+    def _fit(self, train: Any, test: Any) -> Trained:
+        if self.run.method.rival is not None:
+            from .rivals import train_rival
+
+            return train_rival(self, train, test)
+        arguments = self._with_a_log_per_epoch(len(train))
+        model = get_ciao_model(self.material.encoder.module, self.config)
+        try:
+            trainer = CIAOTrainer(model, arguments)
+            start = time.perf_counter()
+            trainer.train(train)
+            seconds = time.perf_counter() - start
+            logits = trainer.predict(test).logits
+            adapter = model.adapters["default"]
+            trained = sum(p.numel() for group in model.adapter_parameters("default").values() for p in group)
+            total = sum(tensor.numel() for tensor in adapter.state_dict().values())
+            return Trained(
+                logits, history_of(trainer.log_history), {"trained": trained, "adapter_total": total}, seconds
+            )
+        finally:
+            model.unload()
+
+    def _with_a_log_per_epoch(self, num_samples: int) -> CIAOTrainingArguments:
+        arguments = self.arguments
+        batches = math.ceil(num_samples / arguments.per_device_train_batch_size)
+        steps = math.ceil(batches / arguments.gradient_accumulation_steps)
+        return replace(arguments, logging_steps=steps)
+
+    def _averaged(self, logits: Tensor, labels: Tensor, things: list[str] | None) -> tuple[Tensor, Tensor]:
+        labels = check_labels(labels, self.config)
+        if things is None:
+            return logits, labels
+        means, _ = clip_means(logits.numpy(), things)
+        first = {name: row for row, name in reversed(list(enumerate(things)))}
+        rows = [first[name] for name in dict.fromkeys(things)]
+        return torch.from_numpy(means).to(logits.dtype), labels[rows]
+
+
+def differing(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    """What differs from the defaults of a config: a setting that a later version adds changes no key.
+
+    Example:
+        >>> differing({"temperature": 0.2, "dropout": 0.5}, CIAOConfig)
+        {'temperature': 0.2}
+    """
+    default = {
+        part.name: list(part.default) if isinstance(part.default, tuple) else part.default for part in fields(cls)
+    }
+    aside = ("seed", "init_seed", "id2label")  # in the key by themselves, the names with the task
+    return {name: value for name, value in values.items() if name not in aside and value != default[name]}
+
+
+def history_of(log: list[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """Epoch and losses from the entries of a trainer's log.
+
+    Example:
+        >>> history_of([{"step": 9, "epoch": 1.0, "loss": 2.0, "grad_norm": 1.0}, {"epoch": 1.0, "train_loss": 2.0}])
+        [{'epoch': 1.0, 'loss': 2.0}]
+    """
+    names = ("epoch", "loss", "task_loss", "contrastive_loss")
+    return [{name: float(entry[name]) for name in names if name in entry} for entry in log if "loss" in entry]
+
+
+def _mean_history(folds: list[list[dict[str, float]]]) -> list[dict[str, float]]:
+    """Of several folds, the mean of every entry that all of them have."""
+    together = zip(*folds, strict=False)
+    return [{name: sum(entry[name] for entry in entries) / len(entries) for name in entries[0]} for entries in together]
+
+
+def _diverged(problem: CIAOError) -> bool:
+    return any(word in str(problem) for word in ("diverge", "NaN or infin"))

@@ -1,0 +1,142 @@
+"""A study in one process or several, and from the command line's point of view: start, watch, stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from .protocol import Plan
+from .study import PLAN_FILE, Progress, Study
+
+_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+def leave_launcher() -> tuple[int, int]:
+    """Rank and number of the processes that `torchrun` started; from here on each works for itself.
+
+    The processes of a study share its folder, not a training, so nothing below may take them for one group.
+    """
+    rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    for name in [*os.environ]:
+        if name in _LAUNCHER or name.startswith("TORCHELASTIC_"):
+            del os.environ[name]
+    return rank, count
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def work_here(plan: Plan, folder: Path, num_threads: int | None, *, bar: Any, say: Callable[[str], None]) -> Progress:
+    """Works a plan off in this process, with a bar that shows how far everybody is together.
+
+    Args:
+        plan: What to train.
+        folder: The study's.
+        num_threads: Of torch; as many as it takes by itself when left out.
+        bar: From a total to a progress bar, as `tqdm` makes it.
+        say: Called with every line for people.
+    """
+    import torch
+
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    study = Study(plan, folder, say)
+    parent = os.getppid()
+    with bar(study.look().total) as shown:
+
+        def on_progress(progress: Progress, doing: str) -> None:
+            show(shown, progress, doing)
+
+        # Whoever started this process may be killed: its workers end then, too.
+        return study.work(on_progress, until=lambda: os.getppid() != parent)
+
+
+def show(bar: Any, progress: Progress, doing: str) -> None:
+    """Moves a bar to where a study is."""
+    bar.total, bar.n = progress.total, progress.done
+    if doing:
+        bar.set_description(doing, refresh=False)
+    bar.refresh()
+
+
+def work_together(
+    plan: Plan,
+    folder: Path,
+    command: Sequence[str],
+    num_processes: int,
+    *,
+    bar: Any,
+    say: Callable[[str], None],
+) -> Progress:
+    """Starts processes that work a plan off, and watches them.
+
+    Args:
+        plan: What to train.
+        folder: The study's.
+        command: What starts one worker.
+        num_processes: How many.
+        bar, say: As for `work_here`.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C, when every worker has ended the update that it was making.
+    """
+    study = Study(plan, folder, say)
+    # Sessions of their own: Ctrl-C reaches this process, which passes it on once.
+    workers = [subprocess.Popen(command, start_new_session=True) for _ in range(num_processes)]
+    try:
+        with bar(study.look().total) as shown:
+            while any(worker.poll() is None for worker in workers):
+                show(shown, study.look(), "")
+                for worker in workers:
+                    try:
+                        worker.wait(_SECONDS_BETWEEN_LOOKS / num_processes)
+                    except subprocess.TimeoutExpired:
+                        continue
+            show(shown, study.look(), "")
+    finally:
+        for worker in workers:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGINT)
+        for worker in workers:
+            worker.wait()
+    for worker in workers:
+        if worker.returncode != 0:
+            study.progress.failed.setdefault(f"process {worker.pid}", f"ended with status {worker.returncode}")
+    return study.progress
+
+
+def remember_plan(plan: Plan, folder: Path) -> None:
+    """Writes `plan.yaml` of a study; whoever reads meanwhile sees the old one or the new one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f"{PLAN_FILE}.{os.getpid()}"
+    plan.to_file(aside)
+    os.replace(aside, folder / PLAN_FILE)
+
+
+def known_plan(folder: Path) -> Plan:
+    """The plan of a study that was begun.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not (folder / PLAN_FILE).is_file():
+        raise ConfigError(
+            f"'{folder}' holds no study to go on with. Say what to train: `--plan FILE`, or `--tasks NAME=DIR ...` "
+            "with `--encoders` and `--methods`."
+        )
+    return Plan.from_file(folder / PLAN_FILE)
+
+
+def python_command(*words: str) -> list[str]:
+    """`ciao WORDS` in a process of its own."""
+    return [sys.executable, "-m", "ciao_peft.cli", *words]
