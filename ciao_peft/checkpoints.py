@@ -303,7 +303,7 @@ def parse_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
         raise AdapterFileError(f"'{path}' is no safetensors file: its header does not fit{_what_is(path)}.")
     try:
         tensors = load(content)
-        broken = [k for k, t in tensors.items() if not _all_finite(t)]
+        broken = [k for k, t in tensors.items() if not all_finite(t)]
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
         raise AdapterFileError(f"'{path}' is no valid safetensors file: {error}.") from error
     if broken:
@@ -329,15 +329,24 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
             problems.append(f"has {key!r} of shape {tuple(tensors[key].shape)} for {tuple(expected[key].shape)}")
         elif not _same_kind(tensors[key].dtype, expected[key].dtype):
             problems.append(f"has {key!r} in {tensors[key].dtype} for {expected[key].dtype}")
-        elif not _all_finite(tensors[key].to(expected[key].dtype)):
+        elif not all_finite(tensors[key].to(expected[key].dtype)):
             problems.append(f"has {key!r} with values that {expected[key].dtype} cannot hold")
     if problems:
         raise AdapterFileError(f"The adapter in '{where}' {'; '.join(problems)}. Nothing was loaded.")
 
 
-def _all_finite(tensor: Tensor) -> bool:
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite; numbers that are no floating point always are.
+
+    Example:
+        >>> all_finite(torch.tensor([3e38, 3e38])), all_finite(torch.tensor([float("inf"), float("-inf")]))
+        (True, False)
+    """
+    if not tensor.is_floating_point():
+        return True
     # One pass over memory, and no copy: a sum is finite only if all are, unless it overflows.
-    return not tensor.is_floating_point() or bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+    total = tensor.detach().sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
+    return bool(total.isfinite()) or bool(tensor.isfinite().all())
 
 
 def _same_kind(one: torch.dtype, other: torch.dtype) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .checkpoints import all_finite
 from .errors import InputError
 
 
@@ -50,13 +51,18 @@ pictures need three equal channels: `.expand(-1, 3, -1, -1)`.
 
 
 def check_features(
-    features: Tensor | Sequence[Tensor], shapes: Sequence[tuple[int, ...]], dtype: torch.dtype
+    features: Tensor | Sequence[Tensor],
+    shapes: Sequence[tuple[int, ...]],
+    excitation_shapes: Sequence[tuple[int, ...]],
+    dtype: torch.dtype,
 ) -> list[Tensor]:
     """The features in the backbone's dtype, if they are what crosses its cut.
 
     Args:
-        features: One tensor per place where the cut is crossed, `(B, ...)` each, or the tensor where there is one.
+        features: One tensor per place where the cut is crossed, `(B, ...)` each, or the tensor where there is one;
+            behind them u of each conv unit, or none.
         shapes: What each must be after its batch dimension.
+        excitation_shapes: The same for u.
         dtype: Of the backbone.
 
     Raises:
@@ -68,8 +74,13 @@ def check_features(
         raise InputError(f"`features` are the floating-point tensors that `extract_features` returns: {wanted}.")
     got = [tuple(f.shape) for f in features]
     rows = {shape[:1] for shape in got}
-    if [shape[1:] for shape in got] != [tuple(shape) for shape in shapes] or len(rows) != 1 or rows == {(0,)}:
-        raise InputError(f"`features` of this backbone are {wanted} with one B of 1 or more; got {got}.")
-    if not torch.compiler.is_compiling() and not all(bool(f.isfinite().all()) for f in features):
+    allowed = [list(map(tuple, shapes)), list(map(tuple, [*shapes, *excitation_shapes]))]
+    if [shape[1:] for shape in got] not in allowed or len(rows) != 1 or rows == {(0,)}:
+        u = ", ".join(f"(B, {', '.join(map(str, shape))})" for shape in excitation_shapes)
+        raise InputError(
+            f"`features` of this backbone are {wanted} with one B of 1 or more, and behind them {u} if u is included; "
+            f"got {got}."
+        )
+    if not torch.compiler.is_compiling() and not all(all_finite(f) for f in features):
         raise InputError("`features` hold NaN or infinite values. Check the pixels they were made from.")
     return [f.to(dtype) for f in features]

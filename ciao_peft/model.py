@@ -401,10 +401,16 @@ class CIAOModel(nn.Module):
         return read_maps(requests, self.adapters, self._borrowed, features_of=self.opened, **source)
 
     @torch.no_grad()
-    def extract_features(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+    def extract_features(self, pixel_values: Tensor, include_excitation: bool = False) -> tuple[Tensor, ...]:
         """The tensors that cross the cut, each with a row per sample; `forward(features=...)` goes on from them.
 
         They are those of the terminal convolutions, or of the active adapter's `target_modules`.
+
+        Args:
+            pixel_values: `(B, C, H, W)`.
+            include_excitation: Behind them u of every frozen conv unit, `(B, C', H', W')`. Where it is given, no pass
+                computes a frozen convolution; adapters with a conv unit of their own (`tuning="last_conv"`) take
+                theirs.
 
         Raises:
             UntraceableBackboneError: the backbone could not be cut.
@@ -412,7 +418,7 @@ class CIAOModel(nn.Module):
         """
         self._borrowed.calm()
         opened = self.opened
-        return opened.features(opened.rooted, self._checked_pixels(pixel_values))
+        return opened.features(opened.rooted, self._checked_pixels(pixel_values), include_excitation)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -432,7 +438,8 @@ class CIAOModel(nn.Module):
         opened = self.opened
         if not opened.traceable:
             opened.features(opened.rooted, features)  # says why there are none
-        return {"pixel_values": None, "features": check_features(features, opened.feature_shapes, self._dtype)}
+        shapes = opened.feature_shapes, opened.excitation_shapes
+        return {"pixel_values": None, "features": check_features(features, *shapes, self._dtype)}
 
     def _checked_pixels(self, pixel_values: Tensor) -> Tensor:
         return check_pixels(pixel_values, self.input_size, self._dtype)

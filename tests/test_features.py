@@ -61,9 +61,9 @@ def counting(monkeypatch):
     """Numbers of rows that go through the trunk from now on, call by call."""
     rows, extract = [], CIAOModel.extract_features
 
-    def counted(self, pixel_values):
+    def counted(self, pixel_values, *options):
         rows.append(len(pixel_values))
-        return extract(self, pixel_values)
+        return extract(self, pixel_values, *options)
 
     monkeypatch.setattr(CIAOModel, "extract_features", counted)
     return rows

@@ -155,6 +155,11 @@ class CutBackbone:
         fresh = [f.clone() for f in features]
         flags, answers = written(fresh, lambda: self._units(self.rooted, *fresh))
         answers = [a.clone() for a in answers]
+        self._answer_folds = [len(a) // len(example) for a in answers]
+        self.excitation_shapes = [
+            tuple(a.shape[1:]) if k == 1 else (k, *a.shape[1:])
+            for a, k in zip(answers, self._answer_folds, strict=True)
+        ]
         self._written = [a | b for a, b in zip(self._written, flags, strict=True)]
         for piece in (self._tail, self._rest):
             fresh = [t.clone() for t in (*features, *answers)]
@@ -176,10 +181,15 @@ class CutBackbone:
 
     # -- running ---------------------------------------------------------------------------------------------------
 
-    def features(self, rooted: Rooted, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """The tensors that cross the cut, a row per sample."""
+    def features(self, rooted: Rooted, pixel_values: Tensor, include_excitation: bool = False) -> tuple[Tensor, ...]:
+        """The tensors that cross the cut, a row per sample; behind them each unit's answer u, if asked for."""
         features = self._trunk(rooted, pixel_values.clone() if self._writes_pixels else pixel_values)
-        return tuple(f.unflatten(0, (-1, k)) if k > 1 else f for f, k in zip(features, self._folds, strict=True))
+        found = tuple(f.unflatten(0, (-1, k)) if k > 1 else f for f, k in zip(features, self._folds, strict=True))
+        if not include_excitation:
+            return found
+        answers = self._units(rooted, *self._safe(found))
+        folds = self._answer_folds
+        return found + tuple(u.unflatten(0, (-1, k)) if k > 1 else u for u, k in zip(answers, folds, strict=True))
 
     def run(
         self,
@@ -196,7 +206,7 @@ class CutBackbone:
             rooted: The modules to run on: the backbone, or an adapter's own copy of it.
             requests: Each with the rows it is about and its mask; a request without mask is for the backbone's output.
             pixel_values: `(B, C, H, W)`; not needed with `features`.
-            features: What `features` returned before.
+            features: What `features` returned before, with or without u; with u, no frozen unit is computed.
             train_encoder: Whether gradients go to the modules before the mask.
 
         Returns:
@@ -208,7 +218,8 @@ class CutBackbone:
         with torch.set_grad_enabled(before_mask):
             if features is None:
                 features = self.features(rooted, pixel_values)
-        answers: list[tuple[Tensor, ...]] = []
+        features, given = features[: len(self._folds)], features[len(self._folds) :]
+        answers: list[Sequence[Tensor]] = [_unfolded(given, self._answer_folds)] if given else []
 
         def excitation() -> tuple[Tensor, ...]:  # of all rows, computed when first asked for
             if not answers:
@@ -219,7 +230,7 @@ class CutBackbone:
         results = []
         for rows, mask in requests:
             chosen = features if rows is None else [f[rows] for f in features]
-            tensors = self._unfolded(chosen)
+            tensors = _unfolded(chosen, self._folds)
 
             def unit_answer(index: int, rows: Tensor | None = rows) -> Tensor:
                 u = excitation()[index]
@@ -241,9 +252,10 @@ class CutBackbone:
             results.append(self._layout.as_map(self._tail(rooted, *self._safe(chosen), *masks)[0]))
         return results
 
-    def _unfolded(self, features: Sequence[Tensor]) -> list[Tensor]:
-        return [f.flatten(0, 1) if k > 1 else f for f, k in zip(features, self._folds, strict=True)]
-
     def _safe(self, features: Sequence[Tensor]) -> list[Tensor]:
-        features = self._unfolded(features)
+        features = _unfolded(features, self._folds)
         return [f.clone() if w else f for f, w in zip(features, self._written, strict=True)]
+
+
+def _unfolded(tensors: Sequence[Tensor], folds: Sequence[int]) -> list[Tensor]:
+    return [t.flatten(0, 1) if k > 1 else t for t, k in zip(tensors, folds, strict=True)]

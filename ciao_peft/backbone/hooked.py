@@ -52,6 +52,7 @@ class HookedBackbone:
 
     traceable = False
     feature_shapes: tuple[tuple[int, ...], ...] = ()
+    excitation_shapes: tuple[tuple[int, ...], ...] = ()
 
     def __init__(self, backbone: nn.Module, example: Tensor, targets: tuple[str, ...] | None, reason: str):
         self.rooted = Rooted(backbone)
@@ -128,7 +129,7 @@ class HookedBackbone:
             raise UntraceableBackboneError("No module of the backbone after its last convolutions gives one map.")
         return found
 
-    def features(self, rooted: Rooted, pixel_values: Tensor) -> tuple[Tensor, ...]:
+    def features(self, rooted: Rooted, pixel_values: Tensor, include_excitation: bool = False) -> tuple[Tensor, ...]:
         """Refused: there is no cut.
 
         Raises:

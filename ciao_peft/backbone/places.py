@@ -101,7 +101,7 @@ def find_places(
     if not spatial:
         raise BackboneError(no_convolution(backbone))
     convs = _terminal(backbone, nodes, spatial) if targets is None else _named(backbone, spatial, targets)
-    units, ends = zip(*[_unit(backbone, conv) for conv in convs], strict=True)
+    units, ends = zip(*[conv_unit(backbone, conv) for conv in convs], strict=True)
     found, layout = _final_map([node for node in nodes if node in on_the_way], output, convs, ends, units[0])
     return Places(convs, list(ends), list(units), found, layout)
 
@@ -143,7 +143,8 @@ def _named(backbone: nn.Module, spatial: list[fx.Node], targets: tuple[str, ...]
     return chosen
 
 
-def _unit(backbone: nn.Module, conv: fx.Node) -> tuple[UnitSpec, fx.Node]:
+def conv_unit(backbone: nn.Module, conv: fx.Node) -> tuple[UnitSpec, fx.Node]:
+    """The unit of a convolution in a traced graph: what it is, and the node of its answer u."""
     steps: dict[str, Any] = {"conv": _path(conv)}
     end = here = conv
     while len(here.users) == 1:

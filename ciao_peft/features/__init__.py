@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from .cached import FeatureDataset
-from .extraction import cache_features, feature_bytes, model_key, store_features
+from .extraction import SHARE_OF_MEMORY, cache_features, feature_bytes, fingerprint, model_key, store_features
 from .processes import Processes, check_launch
 from .samples import Samples, check_labels_of
 from .store import free_memory, key_hash, readable_size
 from .views import Augmentation
 
 __all__ = [
+    "SHARE_OF_MEMORY",
     "Augmentation",
     "FeatureDataset",
     "Processes",
@@ -18,6 +19,7 @@ __all__ = [
     "check_labels_of",
     "check_launch",
     "feature_bytes",
+    "fingerprint",
     "free_memory",
     "key_hash",
     "model_key",

@@ -27,6 +27,7 @@ class FeatureDataset:
 
     Attributes:
         views: Stored views of each sample; view 0 is the picture as it is, and what indexing gives.
+        has_excitation: Whether u of the frozen conv units is stored behind the features.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class FeatureDataset:
         self.folder = folder
         self.label_names = label_names
         self.views: int = key["views"]
+        self.has_excitation: bool = key.get("excitation", False)
         self._stored: int = key["num_samples"]
         self._rows = rows
         self._tensors = tensors
@@ -58,22 +60,28 @@ class FeatureDataset:
 
     @property
     def key_hash(self) -> str:
-        """A short name for whose features they are."""
+        """A short name for whose features they are, with or without u."""
         return key_hash(self.key)
 
     def __len__(self) -> int:
         return self._stored if self._rows is None else len(self._rows)
 
-    def features(self, indices: Sequence[int] | Tensor, views: int | Tensor = 0) -> tuple[Tensor, ...]:
+    def features(
+        self, indices: Sequence[int] | Tensor, views: int | Tensor = 0, include_excitation: bool = True
+    ) -> tuple[Tensor, ...]:
         """The features of many samples at once, `(B, ...)` each, in the dtype they are stored in.
 
         Args:
             indices: Numbers of the samples.
             views: Which of the stored views; one for all, or one for each.
+            include_excitation: With u behind them, where it is stored.
         """
         indices = torch.as_tensor(indices, dtype=torch.long)
         rows = (indices if self._rows is None else self._rows[indices]) + views * self._stored
-        return tuple(tensor.index_select(0, rows) for tensor in self.tensors)
+        tensors = self.tensors
+        if self.has_excitation and not include_excitation:
+            tensors = tensors[: -len(self.key["targets"])]
+        return tuple(tensor.index_select(0, rows) for tensor in tensors)
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         rows = list(zip(*self.features(indices), strict=True))
@@ -99,6 +107,10 @@ class FeatureDataset:
         rows = indices if self._rows is None else self._rows[indices]
         labels = None if self.labels is None else self.labels[indices]
         return FeatureDataset(self.key, self.layout, labels, self._tensors, self.folder, rows, self.label_names)
+
+    def with_labels(self, labels: Tensor | None) -> FeatureDataset:
+        """The same features with other labels, a row per sample."""
+        return FeatureDataset(self.key, self.layout, labels, self._tensors, self.folder, self._rows, self.label_names)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()

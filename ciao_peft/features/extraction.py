@@ -12,17 +12,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, FeatureCacheError, UntraceableBackboneError, listed
+from ..checkpoints import all_finite
+from ..errors import CIAOError, ConfigError, FeatureCacheError, UntraceableBackboneError, listed
 from ..model import CIAOModel
 from ..preprocessing import Preprocessing
 from .cached import FeatureDataset
 from .processes import Processes
 from .samples import Samples
-from .store import DTYPES, FeatureFiles, Layout, free_memory, readable_size
+from .store import DTYPES, FeatureFiles, Layout, free_disk, free_memory, readable_size
 from .views import Augmentation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+SHARE_OF_MEMORY = 0.25
+"""Features that nobody asked for in words take no more of the free memory than this."""
+
+SHARE_OF_DISK = 0.5
+"""u that nobody asked for in words is stored where features and u take no more of the free disk than this."""
 
 
 def cache_features(
@@ -33,6 +40,7 @@ def cache_features(
     views: int = 1,
     dtype: str | None = None,
     augment: Augmentation | None = None,
+    include_excitation: bool = False,
     batch_size: int = 64,
     disable_tqdm: bool | None = None,
 ) -> FeatureDataset | dict[str, FeatureDataset]:
@@ -53,6 +61,9 @@ def cache_features(
         dtype: `"float32"`, `"bfloat16"` or `"float16"`. The backbone's own when left out: nothing is lost. Half
             precision takes half the room and rounds.
         augment: How views differ; `Augmentation()` when left out.
+        include_excitation: Keep u, the answers of the frozen conv units, as well: more room for faster training, in
+            which no frozen convolution is left. What is stored with u serves those who do not need it
+            (`tuning="last_conv"`); what is stored without is refused where u is asked for.
         batch_size: Pictures that go through the trunk at once.
         disable_tqdm: No progress bar and no message; when left out, none unless a terminal is there to show it.
 
@@ -75,6 +86,7 @@ def cache_features(
     """
     if isinstance(dataset, Mapping):
         settings = {"views": views, "dtype": dtype, "augment": augment, "batch_size": batch_size}
+        settings["include_excitation"] = include_excitation
         return {
             name: cache_features(
                 model_or_encoder,
@@ -95,6 +107,7 @@ def cache_features(
             views=views,
             dtype=dtype,
             augment=augment,
+            include_excitation=include_excitation,
             batch_size=batch_size,
             disable_tqdm=disable_tqdm,
         )
@@ -108,6 +121,7 @@ def store_features(
     views: int = 1,
     dtype: str | None = None,
     augment: Augmentation | None = None,
+    include_excitation: bool | None = False,
     batch_size: int = 64,
     disable_tqdm: bool | None = None,
 ) -> FeatureDataset:
@@ -117,6 +131,8 @@ def store_features(
         model: Its active adapter says where to cut.
         samples: The split.
         folder_of: From the key to the folder, or None for memory.
+        include_excitation: As for `cache_features`; `None`: as the folder has it, and in a new one where there is ample
+            room.
         views, dtype, augment, batch_size, disable_tqdm: As for `cache_features`.
     """
     if not samples.shows_the_same_twice():
@@ -130,17 +146,24 @@ def store_features(
         "dtype": dtype or _name_of(next(model.backbone.parameters()).dtype),
         "views": views,
         "augmentation": None if augment is None else augment.to_dict(),
+        "excitation": bool(include_excitation),
         "num_samples": len(samples),
-        "data": _fingerprint(samples, processes),
+        "data": fingerprint(samples, processes),
     }
-    extract = _extractor(model, samples, augment)
     folder = folder_of(key)
-    if folder is None:
-        return _in_memory(key, samples, extract, batch_size, disable_tqdm)
-    files = FeatureFiles(folder, key)
+    files = None if folder is None else FeatureFiles(folder, key)
+    if include_excitation is None and (files is None or files.layout is None):
+        layout = _layout(model, key | {"excitation": True})
+        key["excitation"] = all(processes.collect([_has_ample_room(layout, folder, processes)]))
+    if files is None:
+        extract = _extractor(model, samples, augment, key)
+        return _in_memory(key, _layout(model, key), samples, extract, batch_size, disable_tqdm)
     if not files.complete:
-        files = _fill(files, samples, extract, batch_size, processes, disable_tqdm)
-    return FeatureDataset(key, files.layout, samples.labels(), folder=files.folder, label_names=samples.label_names)
+        extract = _extractor(model, samples, augment, files.key)
+        files = _fill(files, _layout(model, files.key), samples, extract, batch_size, processes, disable_tqdm)
+    return FeatureDataset(
+        files.key, files.layout, samples.labels(), folder=files.folder, label_names=samples.label_names
+    )
 
 
 def model_key(model: CIAOModel) -> dict[str, Any]:
@@ -164,14 +187,15 @@ def model_key(model: CIAOModel) -> dict[str, Any]:
     }
 
 
-def feature_bytes(model: CIAOModel, pixels: Tensor) -> int:
+def feature_bytes(model: CIAOModel, include_excitation: bool = False) -> int:
     """Bytes that the features of one picture take, in the backbone's dtype.
 
     Args:
         model: Its active adapter says where to cut.
-        pixels: `(1, C, H, W)`.
+        include_excitation: With u.
     """
-    return sum(tensor.numel() * tensor.element_size() for tensor in model.extract_features(pixels))
+    key = {"excitation": include_excitation, "dtype": _name_of(next(model.backbone.parameters()).dtype)}
+    return _layout(model, key | {"num_samples": 1, "views": 1}).row_bytes()
 
 
 def _checked_settings(
@@ -210,13 +234,22 @@ def _as_model(model_or_encoder: CIAOModel | nn.Module, dataset: Any) -> Iterator
         model.unload()
 
 
-def _fingerprint(samples: Samples, processes: Processes) -> str:
+def _has_ample_room(layout: Layout, folder: Path | None, processes: Processes) -> bool:
+    """Whether what is to be stored takes no more than a share of what is free."""
+    needed = layout.row_bytes() * layout.num_rows
+    if folder is None:
+        return needed * processes.count <= SHARE_OF_MEMORY * free_memory()
+    return needed <= SHARE_OF_DISK * free_disk(folder)
+
+
+def fingerprint(samples: Samples, processes: Processes) -> str:
+    """What changes with the pictures and their order, and with nothing else. Every process reads its share."""
     digests = processes.collect([samples.digest(index) for index in processes.share(len(samples))])
     return blake2b(b"".join(digests), digest_size=16).hexdigest()
 
 
 def _extractor(
-    model: CIAOModel, samples: Samples, augment: Augmentation | None
+    model: CIAOModel, samples: Samples, augment: Augmentation | None, key: dict[str, Any]
 ) -> Callable[[int, list[int]], tuple[Tensor, ...]]:
     device = next(model.backbone.parameters()).device
 
@@ -224,13 +257,23 @@ def _extractor(
         pixels = samples.pixels(indices).to(device)
         if view:
             pixels = augment(pixels, indices, view=view, preprocessing=model.preprocessing)
-        return model.extract_features(pixels)
+        features = model.extract_features(pixels, key["excitation"])
+        stored = tuple(tensor.to("cpu", DTYPES[key["dtype"]]) for tensor in features)
+        for one, other in zip(features, stored, strict=True):
+            if not all_finite(other):
+                row = indices[int((~other.isfinite()).flatten(1).any(dim=1).nonzero()[0, 0])]
+                what = f"do not fit into {key['dtype']}; store them in bfloat16 or float32"
+                raise FeatureCacheError(
+                    f"The features of sample {row} of {samples.name} "
+                    f"{what if all_finite(one) else 'are NaN or infinite: check the weights of the backbone'}."
+                )
+        return stored
 
     return extract
 
 
-def _layout(key: dict[str, Any], example: tuple[Tensor, ...]) -> Layout:
-    shapes = tuple(tuple(tensor.shape[1:]) for tensor in example)
+def _layout(model: CIAOModel, key: dict[str, Any]) -> Layout:
+    shapes = (*model.opened.feature_shapes, *(model.opened.excitation_shapes if key["excitation"] else ()))
     return Layout(shapes, key["dtype"], key["num_samples"] * key["views"])
 
 
@@ -262,6 +305,7 @@ def _tell(layout: Layout, where: str, processes: Processes | None, disable_tqdm:
 
 def _fill(
     files: FeatureFiles,
+    layout: Layout,
     samples: Samples,
     extract: Callable[[int, list[int]], tuple[Tensor, ...]],
     batch_size: int,
@@ -269,9 +313,15 @@ def _fill(
     disable_tqdm: bool | None,
 ) -> FeatureFiles:
     num_samples = len(samples)
-    if files.layout is None and processes.is_main:
-        files.create(_layout(files.key, extract(0, [0])))
-    processes.wait_for_everyone()
+    problem = None
+    if processes.is_main:
+        try:
+            files.create(layout) if files.layout is None else files.go_on()
+        except FeatureCacheError as error:
+            problem = str(error)
+    problems = [text for text in processes.collect([problem]) if text]
+    if problems:
+        raise FeatureCacheError(problems[0])
     if files.layout is None:  # made by another process just now
         files = FeatureFiles(files.folder, files.key)
     left = files.rows_left().tolist()
@@ -279,11 +329,15 @@ def _fill(
     share = processes.share(len(left))
     own = left[share.start : share.stop]
     processes.wait_for_everyone()  # nobody marks a row before all know what is left
-    with files.writer() as writer, progress(len(own)) as bar:
-        for rows in _batches(own, batch_size, num_samples):
-            view = rows[0] // num_samples
-            writer.put(rows[0], extract(view, [row % num_samples for row in rows]))
-            bar.update(len(rows))
+    try:
+        with files.writer() as writer, progress(len(own)) as bar:
+            for rows in _batches(own, batch_size, num_samples):
+                view = rows[0] // num_samples
+                writer.put(rows[0], extract(view, [row % num_samples for row in rows]))
+                bar.update(len(rows))
+    except CIAOError as error:
+        files.fail(str(error))
+        raise
     processes.wait_for_everyone()
     if processes.is_main:
         files.finish()
@@ -293,12 +347,12 @@ def _fill(
 
 def _in_memory(
     key: dict[str, Any],
+    layout: Layout,
     samples: Samples,
     extract: Callable[[int, list[int]], tuple[Tensor, ...]],
     batch_size: int,
     disable_tqdm: bool | None,
 ) -> FeatureDataset:
-    layout = _layout(key, extract(0, [0]))
     needed, free = layout.row_bytes() * layout.num_rows, free_memory()
     if needed > 0.8 * free:
         raise FeatureCacheError(

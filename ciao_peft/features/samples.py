@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checkpoints import all_finite
 from ..config import CIAOConfig
 from ..errors import CIAOError, DataError, TrainingError, listed
 from ..losses import check_labels
@@ -92,7 +93,7 @@ class Samples:
         """`(B, C, H, W)` as the encoder is fed.
 
         Raises:
-            DataError: a picture cannot be read, or pixel values differ in shape.
+            DataError: a picture cannot be read, or pixel values differ in shape or are not finite; names the sample.
         """
         values = self._batch(indices, self.source)
         if self.source == "image":
@@ -100,6 +101,12 @@ class Samples:
         values = [torch.as_tensor(value) for value in values]
         if len(shapes := {tuple(value.shape) for value in values}) > 1:
             raise DataError(f"'pixel_values' of {self.name} differ in shape: {listed(shapes)}. Bring them to one size.")
+        for index, value in zip(indices, values, strict=True):
+            if not all_finite(value):
+                raise DataError(
+                    f"'pixel_values' of sample {int(index)} of {self.name} hold NaN or infinite values. Check how it "
+                    "was prepared."
+                )
         return torch.stack(values)
 
     def labels(self) -> Tensor | None:
@@ -114,6 +121,11 @@ class Samples:
         else:
             values = self._batch(range(len(self)), self.label_key)
         return _as_tensor(values, self.name)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it is a table, which nobody changes in place; a list or a dataset of one's own may be."""
+        return self._is_plain
 
     @property
     def label_names(self) -> list[str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from ..errors import FeatureCacheError, listed
 FORMAT_VERSION = 1
 INDEX_FILE = "index.json"
 DONE_FILE = "done.bin"
+_INDEX_ASIDE = f".{INDEX_FILE}.tmp"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SECONDS_BETWEEN_SYNCS = 0.5
 _SPOTS = 64
@@ -32,19 +34,21 @@ _KEY_NAMES = {
     "dtype": "another storage dtype",
     "views": "another number of views",
     "augmentation": "other augmentation settings",
+    "excitation": "features without u",
     "data": "other pictures, or the same in another order",
     "num_samples": "another number of samples",
 }
 
 
 def key_hash(key: dict[str, Any]) -> str:
-    """A short name for a key, the same wherever and whenever it is computed.
+    """A short name for a key, the same wherever and whenever it is computed, with u or without.
 
     Example:
         >>> key_hash({"views": 1, "data": "0f"}) == key_hash({"data": "0f", "views": 1})
         True
     """
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    whose = {name: value for name, value in key.items() if name != "excitation"}
+    return hashlib.sha256(json.dumps(whose, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def readable_size(num_bytes: float) -> str:
@@ -70,6 +74,14 @@ def free_memory() -> float:
     except OSError:
         pass
     return float("inf")
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes that are free where a folder is, or will be."""
+    there = folder.resolve()
+    while not there.exists():
+        there = there.parent
+    return shutil.disk_usage(there).free
 
 
 @dataclass(frozen=True)
@@ -109,7 +121,7 @@ class FeatureFiles:
 
     Args:
         folder: Holds `index.json`, `features.<n>.bin` and, until it is complete, `done.bin` with a byte per row.
-        key: Whose features they are.
+        key: Whose features they are. A folder with u serves a key without; the key is then the folder's.
 
     Raises:
         FeatureCacheError: the folder holds something else, or features of something else; names what differs.
@@ -120,6 +132,7 @@ class FeatureFiles:
         self.key = key
         self.layout: Layout | None = None
         self.complete = False
+        self._failed = False
         if (self.folder / INDEX_FILE).exists():
             self._read_index()
 
@@ -132,15 +145,23 @@ class FeatureFiles:
         try:
             index = json.loads((self.folder / INDEX_FILE).read_text(encoding="utf-8"))
             version, key, layout, complete = (index[name] for name in ("format_version", "key", "layout", "complete"))
+            key = {"excitation": False} | key  # as it was before u could be stored
             shapes = tuple(tuple(shape) for shape in layout["shapes"])
             self.layout = Layout(shapes, layout["dtype"], layout["num_rows"])
-            spots = index.get("spots")
+            spots, self._failed = index.get("spots"), bool(index.get("failed"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             self._refuse(f"have an index that cannot be read ({type(error).__name__}: {error})")
         if version != FORMAT_VERSION:
             self._refuse(f"have format version {version!r}; this version reads {FORMAT_VERSION}")
+        if self._failed and key != self.key:
+            self.layout = None  # of data that could not be read, and were mended since
+            return
+        if key["excitation"]:
+            self.key = self.key | {"excitation": True}
         if key != self.key:
             changed = [name for name in self.key if key.get(name) != self.key[name]]
+            if changed == ["excitation"]:
+                self._refuse("are without u, for which `include_excitation=True` asks")
             self._refuse(f"belong to {'; '.join(_KEY_NAMES.get(n, n) for n in changed) or 'something else'}")
         for index in range(len(shapes)):
             path, expected = tensor_file(self.folder, index), self.layout.file_bytes(index)
@@ -159,10 +180,13 @@ class FeatureFiles:
         Raises:
             FeatureCacheError: the disk has no room for them, or the folder holds other things.
         """
+        if self._failed:
+            for path in (self.folder / INDEX_FILE, *self.folder.glob("features.*.bin")):
+                path.unlink(missing_ok=True)
         if self.folder.exists():
             there = {p.name for p in self.folder.iterdir()} if self.folder.is_dir() else {self.folder.name}
             ours = {
-                f".{INDEX_FILE}.tmp",
+                _INDEX_ASIDE,
                 DONE_FILE,
                 *(tensor_file(self.folder, i).name for i in range(len(layout.shapes))),
             }
@@ -170,7 +194,7 @@ class FeatureFiles:
                 self._refuse(f"are none: {listed(there - ours)} lies there")
         self.folder.mkdir(parents=True, exist_ok=True)
         needed = layout.row_bytes() * layout.num_rows + layout.num_rows
-        free = shutil.disk_usage(self.folder).free
+        free = free_disk(self.folder)
         if needed > 0.95 * free:
             raise FeatureCacheError(
                 f"{layout.num_rows} rows of features take {readable_size(needed)}, and '{self.folder}' has "
@@ -182,9 +206,15 @@ class FeatureFiles:
         self.layout = layout
         self._write_index({"complete": False})
 
+    def go_on(self) -> None:
+        """Takes up an interrupted pass; that an earlier one failed is forgotten."""
+        if self._failed:
+            self._write_index({"complete": False})
+            self._failed = False
+
     def _write_index(self, more: dict[str, Any]) -> None:
         content = {"format_version": FORMAT_VERSION, "key": self.key, "layout": self.layout.to_dict(), **more}
-        path = self.folder / f".{INDEX_FILE}.tmp"
+        path = self.folder / _INDEX_ASIDE
         with path.open("w", encoding="utf-8") as file:
             json.dump(content, file, indent=2)
             file.flush()
@@ -204,6 +234,11 @@ class FeatureFiles:
     def writer(self) -> FeatureWriter:
         """For filling in rows, in any order and from several processes."""
         return FeatureWriter(self.folder, self.layout)
+
+    def fail(self, reason: str) -> None:
+        """Notes that the samples could not be read to their end: the folder may be filled anew from mended ones."""
+        with contextlib.suppress(OSError):  # of a note that another process makes as well
+            self._write_index({"complete": False, "failed": reason})
 
     def finish(self) -> None:
         """Marks the folder as complete."""

@@ -56,10 +56,12 @@ class BatchSource:
     Args:
         data: Pictures or stored features.
         labels: Of all samples, as `check_labels` returns them, or None.
+        include_excitation: Whether stored u is of use.
     """
 
-    def __init__(self, data: Samples | FeatureDataset, labels: Tensor | None):
+    def __init__(self, data: Samples | FeatureDataset, labels: Tensor | None, include_excitation: bool = True):
         self.data = data
+        self.include_excitation = include_excitation
         self.labels = labels
 
     def __len__(self) -> int:
@@ -78,7 +80,7 @@ class BatchSource:
             views: int | Tensor = 0
             if seed is not None and self.data.views > 1:
                 views = torch.from_numpy(np.random.default_rng(seed).integers(0, self.data.views, len(indices)))
-            return Batch({"features": self.data.features(rows, views)}, labels, counts)
+            return Batch({"features": self.data.features(rows, views, self.include_excitation)}, labels, counts)
         if seed is not None:  # for datasets that augment on the fly
             seed_everything(seed)
         return Batch({"pixel_values": self.data.pixels(indices)}, labels, counts)

@@ -17,10 +17,13 @@ from torch import Tensor
 from ..config import CIAOConfig
 from ..errors import AdapterNotFoundError, FeatureCacheError, NoActiveAdapterError, TrainingError, listed
 from ..features import (
+    SHARE_OF_MEMORY,
     FeatureDataset,
+    Processes,
     Samples,
     check_labels_of,
     feature_bytes,
+    fingerprint,
     free_memory,
     key_hash,
     model_key,
@@ -35,9 +38,6 @@ from .gathering import gather_rows
 from .history import plain
 from .launching import make_accelerator, random_state_kept
 from .run import Run, TrainOutput
-
-SHARE_OF_MEMORY = 0.25
-"""Stored features without a folder take no more of the free memory than this."""
 
 
 class PredictionOutput(NamedTuple):
@@ -220,7 +220,8 @@ class CIAOTrainer:
     def _source(self, dataset: Any, name: str, several_passes: bool, needs_labels: bool = True) -> BatchSource:
         data = self._data(dataset, name, several_passes)
         has_labels = (data.labels if isinstance(data, FeatureDataset) else data.label_key) is not None
-        return BatchSource(data, check_labels_of(data, self.config, name) if has_labels or needs_labels else None)
+        labels = check_labels_of(data, self.config, name) if has_labels or needs_labels else None
+        return BatchSource(data, labels, self._needs_excitation)
 
     def _data(self, dataset: Any, name: str, several_passes: bool) -> Samples | FeatureDataset:
         if isinstance(dataset, FeatureDataset):
@@ -234,14 +235,33 @@ class CIAOTrainer:
                 raise TrainingError(f"{name} is empty.")
             return dataset
         samples = Samples(dataset, self.model.preprocessing, name)
-        for known, stored in self._stored:
-            if known is dataset:
-                return stored
+        known = self._known(dataset, samples)
+        if known is not None:
+            return known
         stored = self._store(samples) if several_passes and self._may_store(samples) else None
         if stored is None:
             return samples
         self._stored.append((dataset, stored))
         return stored
+
+    def _known(self, dataset: Any, samples: Samples) -> FeatureDataset | None:
+        """Features stored of this dataset before, if it still shows the same and the model still makes them."""
+        for place, (known, stored) in enumerate(self._stored):
+            if known is not dataset:
+                continue
+            now = {**model_key(self.model), "num_samples": len(samples)}
+            if not samples.is_fixed and len(samples) == len(stored):
+                now["data"] = fingerprint(samples, Processes())
+            if stored.key == stored.key | now:
+                return stored if samples.is_fixed else stored.with_labels(samples.labels())
+            del self._stored[place]
+            return None
+        return None
+
+    @property
+    def _needs_excitation(self) -> bool:
+        """Whether the frozen conv units are of use to the adapter: not where it has its own."""
+        return self.config.tuning == "decision_layer"
 
     def _may_store(self, samples: Samples) -> bool:
         choice = self.args.feature_cache
@@ -269,9 +289,9 @@ class CIAOTrainer:
         if self.args.feature_cache != "auto":
             root = Path(self.args.feature_cache)
         if root is None:
-            pixels = samples.pixels([0]).to(self.accelerator.device)
-            needed = feature_bytes(self.model, pixels) * len(samples) * self.accelerator.num_processes
-            if needed > SHARE_OF_MEMORY * free_memory():
+            processes = Processes()
+            needed = feature_bytes(self.model) * len(samples) * processes.count
+            if any(processes.collect([needed > SHARE_OF_MEMORY * free_memory()])):
                 self.print(
                     f"Features of {samples.name} are too large for memory; give `output_dir` to store them on disk."
                 )
@@ -281,6 +301,7 @@ class CIAOTrainer:
                 self.model,
                 samples,
                 (lambda key: None) if root is None else (lambda key: root / key_hash(key)),
+                include_excitation=None if self._needs_excitation else False,
                 disable_tqdm=self.args.disable_tqdm,
             )
         except FeatureCacheError as error:
