@@ -36,8 +36,15 @@ class Adapter(nn.Module):
         self.config = config
         units = [spec.build(backbone, empty) for spec in opened.units_spec]
         self.inhibition = nn.ModuleList(
-            InhibitoryLayer(unit, spec.out_shape[0], config.decay_init)
-            for unit, spec in zip(units, opened.units_spec, strict=True)
+            InhibitoryLayer(
+                unit,
+                spec.out_shape[0],
+                config.decay_init,
+                form=config.inhibition_form,
+                learn_decay=config.learn_decay,
+                generator=_generator_of(config, index) if config.inhibition_start == "random" else None,
+            )
+            for index, (unit, spec) in enumerate(zip(units, opened.units_spec, strict=True))
             if config.inhibition
         )
         own_units = units if config.tuning == "last_conv" else []
@@ -121,9 +128,17 @@ class Adapter(nn.Module):
     def decide(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
         """From the final map `(B, C, H, W)` to logits `(B, num_labels)` and embeddings z `(B, D)`."""
         pooled = pool_map(feature_map, self.config.pooling)
-        logits, hidden = self.head(pooled)
-        z = {"features": pooled, "hidden": hidden, "logits": logits}[self.config.embedding_source]
+        apart = self.config.task_loss_trains == "head" and pooled.requires_grad
+        logits, hidden = self.head(pooled.detach() if apart else pooled)
+        source = self.config.embedding_source
+        to_compare, hidden = self.head(pooled) if apart and source != "features" else (logits, hidden)
+        z = {"features": pooled, "hidden": hidden, "logits": to_compare}[source]
         return logits, z.to(next(self.head.parameters()).dtype)
+
+
+def _generator_of(config: CIAOConfig, index: int) -> torch.Generator:
+    """For the weights of one inhibitory unit, apart from those of the head and of the other units."""
+    return torch.Generator().manual_seed((config.init_seed + 1_000_003 * (index + 1)) % 2**63)
 
 
 class AdapterDict(nn.Module, Mapping):

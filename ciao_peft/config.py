@@ -20,6 +20,9 @@ Denominator = Literal["all", "negatives"]
 Reduction = Literal["mean", "sum"]
 RegressionLoss = Literal["mse", "ccc"]
 MultiLabelPositives = Literal["same_set", "jaccard"]
+InhibitionForm = Literal["divisive", "additive", "subtractive"]
+InhibitionStart = Literal["copy", "random"]
+TaskLossTrains = Literal["all", "head"]
 
 _CHOICES = {
     "problem_type": ProblemType,
@@ -30,6 +33,9 @@ _CHOICES = {
     "contrastive_reduction": Reduction,
     "regression_loss": RegressionLoss,
     "multi_label_positives": MultiLabelPositives,
+    "inhibition_form": InhibitionForm,
+    "inhibition_start": InhibitionStart,
+    "task_loss_trains": TaskLossTrains,
 }
 
 BASE_ADAPTER = "__base__"
@@ -74,14 +80,21 @@ class CIAOConfig:
             last convolution for u (`"last_conv"`), or a copy of the whole encoder (`"full"`). The backbone itself
             stays frozen in all three.
         inhibition: Whether the mask of Eq. 1 is there at all. `False` gives the "-" columns of the paper's Table I.
+        inhibition_form: How I meets u: `"divisive"`, `M = u / (a + I)`, which is Eq. 1; or, to compare with,
+            `"additive"`, `M = (u + I) / a`, and `"subtractive"`, `M = (u - I) / a`.
+        inhibition_start: Where the inhibitory weights start: a `"copy"` of the convolution's, as in the paper, or
+            `"random"` ones as a fresh convolution has, seeded by `init_seed`.
         target_modules: Exact paths of the convolutions to mask; found by `find_terminal_convolutions` when left out.
         decay_init: Starting value of `a` in Eq. 1, above 0, in the units of the activation it is added to.
+        learn_decay: Whether `a` is learned; otherwise it stays at `decay_init`.
         pooling: What the head sees of the masked map: all of it (`"flatten"`), its 2x2 maxima (`"max"`), or its mean
             (`"avg"`, which forgets where in the face something happened).
         hidden_sizes: Units of the head's dense ReLU layers (Fig. 2); empty for a linear head.
         dropout: Share of a dense layer's answers zeroed in training, 0 to below 1.
         temperature: τ of Eq. 2, above 0. At small values the hardest negatives dominate.
         contrastive_weight: Factor of the contrastive loss in Eq. 5, at least 0.
+        task_loss_trains: What the task loss of Eq. 5 reaches: `"all"` that trains; or the `"head"` alone, so that mask
+            and own copies of the encoder learn from the contrastive loss and from nothing else.
         contrastive_denominator: What k runs over in Eq. 2: `"all"` other samples (Khosla et al. 2020) or the
             `"negatives"` only, as the paper writes.
         contrastive_reduction: `"mean"` over pairs, then over anchors; or `"sum"`: Eq. 3-4 as written.
@@ -113,13 +126,17 @@ class CIAOConfig:
     id2label: Mapping[int, str] | None = None
     tuning: Tuning = "decision_layer"
     inhibition: bool = True
+    inhibition_form: InhibitionForm = "divisive"
+    inhibition_start: InhibitionStart = "copy"
     target_modules: tuple[str, ...] | None = None
     decay_init: float = 3.0
+    learn_decay: bool = True
     pooling: Pooling = "flatten"
     hidden_sizes: tuple[int, ...] = (256,)
     dropout: float = 0.5
     temperature: float = 0.1
     contrastive_weight: float = 1.0
+    task_loss_trains: TaskLossTrains = "all"
     contrastive_denominator: Denominator = "all"
     contrastive_reduction: Reduction = "mean"
     embedding_source: EmbeddingSource = "features"
@@ -134,7 +151,7 @@ class CIAOConfig:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in get_args(choices):
                 raise ConfigError(f"`{name}` must be one of {listed(get_args(choices))}; got {getattr(self, name)!r}.")
-        for name in ("inhibition", "train_batch_norm"):
+        for name in ("inhibition", "learn_decay", "train_batch_norm"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"`{name}` must be true or false; got {getattr(self, name)!r}.")
         self._check_number("num_labels", int, 1, 1_000_000)

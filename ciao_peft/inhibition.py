@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .config import InhibitionForm
 
 DECAY_FLOOR = 1e-6
 """No step of any optimiser carries `a` below this, so that M stays finite where I is silent."""
@@ -31,6 +34,9 @@ class InhibitoryLayer(nn.Module):
             that directly follow it. Copied, not kept; the copy is trained in float32.
         num_channels: Channels `C'` of its output.
         decay_init: Starting value of every entry of `a`, above 1e-6, in the units of the activation.
+        form: `"divisive"`; or, to compare with, `"additive"`: `M = (u + I) / a`, or `"subtractive"`: `M = (u - I) / a`.
+        learn_decay: Whether `a` is learned.
+        generator: Draws the weights of the copy anew, as a fresh convolution has them; they stay copied when left out.
 
     Shapes:
         features: `(B, C, H, W)`; excitation and output: `(B, C', H', W')`, the output in the excitation's dtype.
@@ -43,8 +49,18 @@ class InhibitoryLayer(nn.Module):
         torch.Size([4, 16, 4, 4])
     """
 
-    def __init__(self, conv_unit: nn.Sequential, num_channels: int, decay_init: float = 1.0):
+    def __init__(
+        self,
+        conv_unit: nn.Sequential,
+        num_channels: int,
+        decay_init: float = 1.0,
+        *,
+        form: InhibitionForm = "divisive",
+        learn_decay: bool = True,
+        generator: torch.Generator | None = None,
+    ):
         super().__init__()
+        self.form = form
         self.steps = tuple(name for name, _ in conv_unit.named_children())
         for name, module in conv_unit.named_children():
             self.add_module(name, copy.deepcopy(module).float())
@@ -52,6 +68,24 @@ class InhibitoryLayer(nn.Module):
         # Kept as the inverse of softplus: it starts at decay_init and no step can carry it below the floor.
         self.raw_decay = nn.Parameter(above_floor + torch.log(-torch.expm1(-above_floor)))
         self.requires_grad_(True)
+        self.raw_decay.requires_grad_(learn_decay)
+        if generator is not None:
+            self._start_anew(generator)
+
+    @torch.no_grad()
+    def _start_anew(self, generator: torch.Generator) -> None:
+        for name in self.steps:
+            for module in getattr(self, name).modules():
+                weight = getattr(module, "weight", None)
+                if weight is None or weight.is_meta:
+                    continue
+                if weight.ndim < 3:  # normalisation and PReLU, whose fresh values are no random ones
+                    module.reset_parameters()
+                    continue
+                bound = 1 / math.sqrt(weight[0].numel())
+                for parameter in module.parameters(recurse=False):
+                    drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+                    parameter.copy_(drawn)
 
     @property
     def decay(self) -> Tensor:
@@ -66,12 +100,17 @@ class InhibitoryLayer(nn.Module):
         return F.relu(answer)
 
     def gate(self, features: Tensor) -> Tensor:
-        """`1 / (a + I)`, `(B, C', H', W')` in float32 or wider: how much of u passes."""
-        return 1 / (self.decay.view(-1, 1, 1) + _at_least_float32(self.inhibition(features)))
+        """`(B, C', H', W')` in float32 or wider: how much of u passes, `1 / (a + I)`; `1 / a` in the other forms."""
+        decay, inhibition = self.decay.view(-1, 1, 1), _at_least_float32(self.inhibition(features))
+        return 1 / (decay + inhibition) if self.form == "divisive" else (1 / decay).expand_as(inhibition)
 
     def forward(self, features: Tensor, excitation: Tensor) -> Tensor:
-        shunt = self.decay.view(-1, 1, 1) + _at_least_float32(self.inhibition(features))
-        mask = _at_least_float32(excitation) / shunt
+        decay, inhibition = self.decay.view(-1, 1, 1), _at_least_float32(self.inhibition(features))
+        if self.form == "divisive":
+            mask = _at_least_float32(excitation) / (decay + inhibition)
+        else:
+            sign = 1 if self.form == "additive" else -1
+            mask = (_at_least_float32(excitation) + sign * inhibition) / decay
         if excitation.dtype in (torch.float16, torch.bfloat16):  # u / a may be more than half precision can hold
             largest = torch.finfo(excitation.dtype).max
             mask = mask.clamp(-largest, largest)

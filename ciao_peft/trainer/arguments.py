@@ -74,6 +74,9 @@ class CIAOTrainingArguments:
         logging_steps: Updates between two entries of the log.
         report_to: `"jsonl"` (`trainer_log.jsonl` in `output_dir`), `"none"`, or trackers that Accelerate knows, such as
             `"tensorboard"`; one name or several.
+        two_steps: In place of one update on the sum of Eq. 5, two per batch, as in the code that came with the paper:
+            the contrastive loss updates mask and own copies of the encoder, then the task loss updates the head. In one
+            process.
         seed: Of the order of samples, the stored views and the dropout.
         dataloader_num_workers: Processes that prepare pictures; changes no result.
         disable_tqdm: No progress bar; when left out, none unless a terminal is there to show it.
@@ -131,6 +134,7 @@ class CIAOTrainingArguments:
     early_stopping_threshold: float = 0.0
     logging_steps: int = 10
     report_to: str | tuple[str, ...] = "jsonl"
+    two_steps: bool = False
     seed: int = 42
     dataloader_num_workers: int = 0
     disable_tqdm: bool | None = None
@@ -141,7 +145,7 @@ class CIAOTrainingArguments:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in get_args(choices):
                 raise ConfigError(f"`{name}` must be one of {listed(get_args(choices))}; got {getattr(self, name)!r}.")
-        for name in ("bf16", "fp16", "class_balanced_batches", "load_best_model_at_end"):
+        for name in ("bf16", "fp16", "class_balanced_batches", "load_best_model_at_end", "two_steps"):
             self._check_bool(name)
         for name in ("greater_is_better", "disable_tqdm"):
             if getattr(self, name) is not None:

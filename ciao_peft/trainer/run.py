@@ -76,6 +76,8 @@ class Run:
         self.steps_per_epoch = math.ceil(num_batches / self.args.gradient_accumulation_steps)
         epochs = self.args.num_train_epochs
         self.total_steps = self.args.max_steps if self.args.max_steps > 0 else math.ceil(epochs * self.steps_per_epoch)
+        if self.args.two_steps:
+            self._check_two_steps()
         self.metric = (self.args.metric_for_best_model or main_metric(self.config.problem_type)).removeprefix("eval_")
         self.greater_is_better = self.args.greater_is_better
         if self.greater_is_better is None:
@@ -138,6 +140,16 @@ class Run:
             if self.accelerator.num_processes > 1 or self.accelerator.scaler is not None:
                 self.accelerator.free_memory()
 
+    def _check_two_steps(self) -> None:
+        nothing = self.config.tuning == "decision_layer" and not self.config.inhibition
+        if self.config.contrastive_weight == 0 or nothing:
+            raise TrainingError(
+                "With `two_steps` the contrastive loss trains all but the head: that needs a `contrastive_weight` "
+                "above 0, and a mask or own copies of the encoder."
+            )
+        if self.accelerator.num_processes > 1:
+            raise TrainingError("`two_steps` trains in one process; leave it out, or start one.")
+
     def _refuse_old_checkpoints(self) -> None:
         """New checkpoints among old ones: the newest by number would be the old training's."""
         if old := checkpoint_folders(self.output_dir):
@@ -159,9 +171,10 @@ class Run:
             first = done * group_size
             seeds = [seed_of(args.seed, epoch, index, rank) for index in range(first, len(plan))]
             stream = batches.read(plan[first:], seeds)
+            update = self._update_in_two_steps if args.two_steps else self._update
             for start in range(first, len(plan), group_size):
                 count = min(group_size, len(plan) - start)
-                self._update(wrapped, stream, [seeds[start - first + k] for k in range(count)])
+                update(wrapped, stream, [seeds[start - first + k] for k in range(count)])
                 self.step += 1
                 self._after_update()
                 yield
@@ -178,9 +191,35 @@ class Run:
                 loss, task, contrastive = batch_losses(wrapped, batch, self.config, self.accelerator.autocast())
                 self.accelerator.backward(loss / len(seeds))
             found[:3] += torch.stack([loss, task, contrastive]).detach() / len(seeds)
+        self._count(found)
+        self._step()
+
+    def _update_in_two_steps(self, wrapped: torch.nn.Module, stream: Iterator[Batch], seeds: list[int]) -> None:
+        """The contrastive loss for all but the head, then the task loss for the head, which sees the new mask."""
+        batches = [next(stream) for _ in seeds]
+        head = {p for group in self.optimizer.param_groups if group["part"] == "head" for p in group["params"]}
+        weight = self.config.contrastive_weight
+        found = torch.zeros_like(self.window)
+        for step, compares in enumerate((True, False), start=1):
+            for batch, seed in zip(batches, seeds, strict=True):
+                seed_torch(seed_of(seed, step))
+                _, task, contrastive = batch_losses(wrapped, batch, self.config, self.accelerator.autocast())
+                loss = weight * contrastive if compares else task
+                self.accelerator.backward(loss / len(seeds))
+                found[0] += loss.detach() / len(seeds)
+                found[2 if compares else 1] += (contrastive if compares else task).detach() / len(seeds)
+            for parameter in self.trained:
+                if (parameter in head) == compares:
+                    parameter.grad = None  # the optimiser leaves alone what has no gradient
+            self._step()
+        self._count(found)
+
+    def _count(self, found: Tensor) -> None:
         found[3] = 1
         self.window += found
         self.sums += found
+
+    def _step(self) -> None:
         if self.args.max_grad_norm > 0:
             if self.accelerator.scaler is not None:
                 self.accelerator.unscale_gradients(self.optimizer)
