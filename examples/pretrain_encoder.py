@@ -17,10 +17,11 @@ import json
 import math
 import platform
 import shlex
-import shutil
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,19 +36,30 @@ from tqdm import tqdm
 
 from ciao_peft import Preprocessing, load_encoder, load_faces
 from ciao_peft.encoders import save_encoder
+from ciao_peft.encoders.folding import add_batch_norm, fold_batch_norm
+from ciao_peft.encoders.training import resume, save_checkpoint
 
 
 class MarginSoftmax(nn.Module):
-    """CosFace: cross-entropy of scaled cosines to one direction per person, the own one lowered by a margin."""
+    """CosFace: cross-entropy of scaled cosines to one direction per person, the own one lowered by a margin.
 
-    def __init__(self, embedding_size: int, num_people: int, scale: float):
+    With `projected_to`, the cosines are those of a linear map of the embedding, which is not kept afterwards.
+    """
+
+    def __init__(self, embedding_size: int, num_people: int, scale: float, projected_to: int = 0, dropout: float = 0.0):
         super().__init__()
+        self.before = nn.Sequential(nn.Dropout(dropout))
+        if projected_to:
+            self.before.extend([nn.Linear(embedding_size, projected_to, bias=False), nn.BatchNorm1d(projected_to)])
+            embedding_size = projected_to
         # Short at first: their direction, which is all that counts, then turns as fast as the encoder learns.
         self.directions = nn.Parameter(0.02 * torch.randn(num_people, embedding_size))
         self.scale = scale
 
     def forward(self, embeddings: Tensor, labels: Tensor, margin: float) -> Tensor:
-        cosines = F.normalize(embeddings.float(), dim=1) @ F.normalize(self.directions, dim=1).T  # (B, people)
+        cosines = (
+            F.normalize(self.before(embeddings.float()), dim=1) @ F.normalize(self.directions, dim=1).T
+        )  # (B, people)
         own = F.one_hot(labels, len(self.directions)).to(cosines.dtype)
         return F.cross_entropy(self.scale * (cosines - margin * own), labels)
 
@@ -63,6 +75,31 @@ def load_pixels(faces, preprocessing: Preprocessing) -> Tensor:
     pixels = pixels.permute(0, 3, 1, 2)
     gray = all(torch.equal(pixels[:, :1], pixels[:, i : i + 1]) for i in range(1, pixels.shape[1]))
     return (pixels[:, :1] if gray else pixels).contiguous()
+
+
+def halved(preprocessing: Preprocessing) -> Preprocessing:
+    return preprocessing.replace(size=[side // 2 for side in preprocessing.size])
+
+
+@contextmanager
+def without_last_pooling(network: nn.Module, wanted: bool) -> Iterator[None]:
+    """Leaves the network's `pool` out, so that faces of half the size give an embedding of the same size."""
+    pool = getattr(network, "pool", None)
+    if not wanted or pool is None:
+        yield
+        return
+    network.pool = nn.Identity()
+    try:
+        yield
+    finally:
+        network.pool = pool
+
+
+def shrunk(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Stored faces for a smaller input, again a good half larger than it."""
+    size = [math.ceil(1.5 * side) for side in preprocessing.size]
+    small = [F.interpolate(part.float(), size, mode="bilinear", antialias=True) for part in pixels.split(256)]
+    return torch.cat([part.round().clamp(0, 255).byte() for part in small])
 
 
 def prepare(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -136,7 +173,7 @@ def verification_auc(embeddings: Tensor, people: list) -> float:
     """Chance that two pictures of one person are more alike than two of different people (area under the ROC curve)."""
     ids = torch.tensor([*map({person: i for i, person in enumerate(dict.fromkeys(people))}.get, people)])
     first, second = torch.triu_indices(len(ids), len(ids), offset=1)
-    likeness, same = (embeddings[first] * embeddings[second]).sum(dim=1).double(), ids[first] == ids[second]
+    likeness, same = (embeddings @ embeddings.T)[first, second].double(), ids[first] == ids[second]
     _, place, count = likeness.unique(return_inverse=True, return_counts=True)
     rank = (count.cumsum(0) - (count - 1) / 2.0)[place]  # pairs that are equally alike share their mean rank
     wins = rank[same].sum() - same.sum() * (same.sum() + 1) / 2
@@ -171,35 +208,6 @@ def split_people(args: argparse.Namespace) -> tuple[Dataset, Dataset, dict]:
     return train, verification.select(keep), people
 
 
-class Clock:
-    """Seconds of training, kept over interruptions."""
-
-    seconds = 0.0
-
-    def state_dict(self) -> dict:
-        return {"seconds": self.seconds}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.seconds = state["seconds"]
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    return max(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
-
-
-def save_checkpoint(accelerator: Accelerator, folder: Path, epoch: int) -> None:
-    """Under its name only once it is whole; the one before goes afterwards."""
-    aside, before = folder / "checkpoint-unfinished", newest_checkpoint(folder)
-    accelerator.save_state(str(aside))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        aside.rename(folder / f"checkpoint-{epoch}")
-        if before is not None:
-            shutil.rmtree(before)
-    accelerator.wait_for_everyone()
-
-
 def save_weights(encoder: nn.Module, card: dict, folder: Path) -> Path:
     """Float16 safetensors, and beside them what they are, as JSON."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
@@ -229,13 +237,19 @@ def main(args: argparse.Namespace) -> None:
     labels = torch.tensor([number[person] for person in train["person"]])
     pixels, unseen = load_pixels(train, preprocessing), load_pixels(verification, preprocessing)
 
-    def auc_of(network: nn.Module) -> float:
-        return verification_auc(embed(network, unseen, preprocessing, accelerator.device), verification["person"])
+    def auc_of(network: nn.Module, small: bool = False) -> float:
+        fed = halved(preprocessing) if small else preprocessing
+        shown = shrunk(unseen, fed) if small else unseen
+        with without_last_pooling(network, small):
+            return verification_auc(embed(network, shown, fed, accelerator.device), verification["person"])
 
     encoder.to(accelerator.device, memory_format=torch.channels_last)
     untrained_auc = auc_of(encoder)
+    if args.batch_norm:
+        add_batch_norm(encoder)
+        encoder.to(accelerator.device)
     embedding_size = encoder(torch.zeros(1, *preprocessing.input_size, device=accelerator.device)).shape[1]
-    head = MarginSoftmax(embedding_size, len(number), args.scale)
+    head = MarginSoftmax(embedding_size, len(number), args.scale, args.project_to, args.dropout)
     parameters = [*encoder.parameters(), *head.parameters()]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": args.weight_decay},
@@ -252,14 +266,12 @@ def main(args: argparse.Namespace) -> None:
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_the_rate)
     encoder, head, optimizer = accelerator.prepare(encoder, head, optimizer)
-    clock = Clock()
-    accelerator.register_for_checkpointing(schedule, clock)
-    if checkpoint := newest_checkpoint(output):
-        accelerator.load_state(str(checkpoint))
-        accelerator.print(f"resumed from '{checkpoint}'")
-
-    auc = float("nan")
-    for epoch in range(schedule.last_epoch // steps_per_epoch, args.num_train_epochs):
+    accelerator.register_for_checkpointing(schedule)
+    history = resume(accelerator, output)
+    for epoch in range(len(history), args.num_train_epochs):
+        small = epoch < args.half_size_epochs
+        fed = halved(preprocessing) if small else preprocessing
+        stored = shrunk(pixels, fed) if small else pixels
         start = time.perf_counter()
         encoder.train()
         # All that is drawn depends on seed, epoch and process alone: a resumed run goes on as the first would have.
@@ -271,25 +283,26 @@ def main(args: argparse.Namespace) -> None:
         margin = args.margin * min(1.0, epoch / max(1.0, 0.2 * args.num_train_epochs))
         losses = []
         for rows in tqdm(batches, f"epoch {epoch + 1}", disable=not accelerator.is_main_process or None):
-            pixel_values = augment(pixels[rows].to(accelerator.device), preprocessing, generator)
-            loss = head(encoder(pixel_values), labels[rows].to(accelerator.device), margin)
+            pixel_values = augment(stored[rows].to(accelerator.device), fed, generator)
+            with without_last_pooling(accelerator.unwrap_model(encoder), small):
+                embeddings = encoder(pixel_values)
+            loss = head(embeddings, labels[rows].to(accelerator.device), margin)
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(parameters, 5.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
             losses.append(loss.item())
-        clock.seconds += time.perf_counter() - start
-        save_checkpoint(accelerator, output, epoch + 1)
+        record = {"epoch": epoch + 1, "size": fed.size[0], "loss": sum(losses) / len(losses)}
+        record["seconds"] = round(time.perf_counter() - start, 1)
         if accelerator.is_main_process:
-            auc = auc_of(accelerator.unwrap_model(encoder))
-            mean_loss = sum(losses) / len(losses)
-            accelerator.print(
-                f"epoch {epoch + 1}: loss {mean_loss:.4f}, AUC {auc:.4f}, {clock.seconds:.0f} s", flush=True
-            )
+            record["verification_auc"] = round(auc_of(accelerator.unwrap_model(encoder), small), 4)
+        history.append(record)
+        save_checkpoint(accelerator, output, history)
+        accelerator.print(", ".join(f"{name} {value}" for name, value in record.items()), flush=True)
 
     if accelerator.is_main_process:
-        network = accelerator.unwrap_model(encoder).cpu()
+        network = fold_batch_norm(accelerator.unwrap_model(encoder).cpu().eval())
         network.load_state_dict({k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()})
         card = {
             "name": args.encoder,
@@ -303,12 +316,20 @@ def main(args: argparse.Namespace) -> None:
             "verification": "cosines of all pairs of verification faces after the last epoch",
             "command": shlex.join([*launcher(accelerator), *sys.argv]),
             "settings": vars(args),
-            "training_seconds": round(clock.seconds),
+            "training_seconds": round(sum(record["seconds"] for record in history)),
+            "history": history,
             "versions": {name: version(name) for name in ("torch", "accelerate", "datasets", "ciao_peft")},
             "python": platform.python_version(),
         }
         path = save_weights(network, card, output)
-        kept = ("trained_for", "people", "verification_auc", "verification_auc_of_random_weights", "training_seconds")
+        kept = (
+            "trained_for",
+            "people",
+            "verification_auc",
+            "verification_auc_of_random_weights",
+            "training_seconds",
+            "history",
+        )
         training = {key: card[key] for key in kept}
         training["settings"] = {key: value for key, value in vars(args).items() if not key.endswith("_dir")}
         save_encoder(network, output / "encoder", training=training)
@@ -342,6 +363,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=16.0, help="of the cosines (default: %(default)s)")
     parser.add_argument(
         "--margin", type=float, default=0.2, help="full after a fifth of the epochs (default: %(default)s)"
+    )
+    parser.add_argument("--dropout", type=float, default=0.0, help="on the embedding (default: %(default)s)")
+    parser.add_argument(
+        "--project_to", type=int, default=0, help="compare a linear map of the embedding to so many numbers, not kept"
+    )
+    parser.add_argument(
+        "--batch_norm",
+        action="store_true",
+        help="normalise behind each convolution of a plain chain while training; worked into its weights afterwards",
+    )
+    parser.add_argument(
+        "--half_size_epochs",
+        type=int,
+        default=0,
+        help="first epochs on faces of half the size, without the last pooling: four times as fast",
     )
     parser.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="no", help="default: %(default)s")
     parser.add_argument("--cpu", action="store_true", help="even where there is a GPU")

@@ -7,6 +7,7 @@ arousal and valence that it is to show, and four judges look at z and at the dra
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -65,6 +66,15 @@ class Autoencoder(nn.Module):
             last = step
         layers += [nn.ConvTranspose2d(last, widths[4], 5, padding=2), nn.ReLU()]
         self.draw = nn.Sequential(*layers, nn.ConvTranspose2d(widths[4], 3, 5, padding=2), nn.Tanh())
+        # With torch's own start z fades on its way through the layers, and all drawings become the one mean face.
+        for part in self.draw:
+            if isinstance(part, nn.ConvTranspose2d):
+                places = part.kernel_size[0] ** 2 / part.stride[0] ** 2  # how many sum up in each pixel
+                nn.init.normal_(part.weight, std=math.sqrt(2 / (part.in_channels * places)))
+                nn.init.zeros_(part.bias)
+        nn.init.kaiming_normal_(self.start[0].weight, nonlinearity="relu")
+        nn.init.zeros_(self.start[0].bias)
+        nn.init.xavier_normal_(self.latent[0].weight)
 
     def forward(self, pixel_values: Tensor, conditions: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Faces drawn again, and z."""

@@ -37,7 +37,10 @@ class PriorKnowledge(nn.Module):
         super().__init__()
         self.chain, last = nn.Sequential(), 3
         for step in channels:
-            self.chain.extend([nn.Conv2d(last, step, 5, stride=2, padding=2), nn.ReLU()])
+            convolution = nn.Conv2d(last, step, 5, stride=2, padding=2)
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+            nn.init.zeros_(convolution.bias)
+            self.chain.extend([convolution, nn.ReLU()])
             last = step
         self.architecture = {"channels": list(channels)}
 
