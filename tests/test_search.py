@@ -14,10 +14,12 @@ import torch
 from PIL import Image
 
 from ciao_peft import CIAOConfig, CIAOTrainer, CIAOTrainingArguments, get_ciao_model, load_encoder, load_faces
+from ciao_peft.cli import main
 from ciao_peft.encoders import save_encoder
 from ciao_peft.errors import ConfigError, DataError, MissingExtraError, TrainingError
-from ciao_peft.experiments import METHODS, Encoder, Method, Task
-from ciao_peft.experiments.search import SearchResult, SearchSpace, method_from_file, search_settings
+from ciao_peft.experiments import METHODS, Encoder, Method, Plan, Task
+from ciao_peft.experiments.methods import method_from_file
+from ciao_peft.experiments.search import SearchResult, SearchSpace, search_settings
 from ciao_peft.experiments.search.objective import held_out_parts
 from ciao_peft.experiments.search.space import method_with
 
@@ -363,3 +365,27 @@ def test_files_that_hold_no_method_are_refused(tmp_path, content, message):
 def test_a_method_in_a_file_needs_no_search(tmp_path):
     (tmp_path / "mine.json").write_text('{"name": "mine", "config": {"temperature": 0.3}}')
     assert method_from_file(tmp_path / "mine.json") == Method(name="mine", config={"temperature": 0.3})
+
+
+def test_the_command_searches_and_says_what_it_found(tmp_path, capsys):
+    (tmp_path / "space.yaml").write_text("hidden_size: [4, 8]\nbatch_size: [8]\n")
+    settings = [word for name, value in OPTIONS.items() for word in ("--setting", f"{name}={value}")]
+    command = ["search", "--task", "painted_faces", *settings, "--encoder", tiny_encoder(tmp_path / "encoder").source]
+    command += ["--output_dir", str(tmp_path / "run"), "--trials", "2", "--epochs", "1", "--fraction", "0.4"]
+    assert main([*command, "--space", str(tmp_path / "space.yaml")]) == 0
+    told = capsys.readouterr().out
+    assert "| trial | concordance | hidden layers |" in told
+    assert f"concordance {json.loads((tmp_path / 'run' / 'best.json').read_text())['search']['score']:.4f}" in told
+    (tmp_path / "space.yaml").write_text("hidden_sizes: [4, 8]\n")
+    assert main([*command, "--space", str(tmp_path / "space.yaml")]) == 1
+    assert "Unknown key 'hidden_sizes' in a search space; did you mean 'hidden_size'?" in capsys.readouterr().err
+
+
+def test_the_best_setting_takes_part_in_a_study(found, tmp_path):
+    faces = [word for name, value in OPTIONS.items() for word in (f"{name}: {value}",)]
+    plan = {
+        "tasks": {"painted_faces": {"options": OPTIONS, "group_by": None}},
+        "encoders": {"tiny": tiny_encoder(found.folder.parent / "encoder").source},
+        "methods": {found.method.name: {"config": found.method.config, "arguments": found.method.arguments}},
+    }
+    assert faces and Plan.from_dict(plan).methods[0].config == found.method.config

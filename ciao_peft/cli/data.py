@@ -33,7 +33,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def _inspect(options: argparse.Namespace) -> None:
     from .. import data
 
-    settings = dict(_setting(text) for text in options.setting)
+    settings = dict(setting_of(text) for text in options.setting)
     print(data.inspect_faces(options.name, options.data_dir, **settings))
     if options.contact_sheet:
         faces = data.load_faces(options.name, options.data_dir, protocol=None, **settings)
@@ -41,7 +41,7 @@ def _inspect(options: argparse.Namespace) -> None:
         print(f"Faces: {options.contact_sheet}")
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def setting_of(text: str) -> tuple[str, Any]:
     """Name and value of `NAME=VALUE`; numbers, true and false are read as such."""
     name, equals, value = text.partition("=")
     if not equals or not name:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .methods import GROUPS, METHODS, methods_named
+from .methods import GROUPS, METHODS, method_from_file, methods_named
 from .protocol import Encoder, Method, Plan, Run, Task
 from .records import RESULTS_FILE, Record, append_record, key_of, read_records
 from .tasks import TASKS
@@ -20,6 +20,7 @@ __all__ = [
     "Task",
     "append_record",
     "key_of",
+    "method_from_file",
     "methods_named",
     "read_records",
 ]

@@ -149,7 +149,7 @@ class Method:
             >>> Method(name="m", rates=(1e-3, 1e-2, 1e-1)).grid(5)
             (0.001, 0.00316, 0.01, 0.0316, 0.1)
         """
-        if count == len(self.rates):
+        if len(self.rates) in (1, count):  # a single one is not searched
             return self.rates
         low, high = math.log(self.rates[0]), math.log(self.rates[-1])
         steps = [0.5] if count == 1 else [index / (count - 1) for index in range(count)]

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, MissingExtraError, TrainingError
 from ..methods import METHODS
-from ..protocol import Encoder, Method, Task, checked_keys
+from ..protocol import Encoder, Method, Task
 from .objective import GivenUp, Objective
 from .space import SearchSpace, method_with
 
 if TYPE_CHECKING:
     from .tree_parzen import SharedStudy
 
-__all__ = ["SearchResult", "SearchSpace", "Trial", "method_from_file", "search_settings"]
+__all__ = ["SearchResult", "SearchSpace", "Trial", "search_settings"]
 
 BEST_FILE = "best.json"
 TABLE_FILE = "trials.md"
@@ -194,27 +194,6 @@ def _write_result(study: SharedStudy, space: SearchSpace, objective: Objective) 
         if result.importances:
             draw_importances(result.importances, study.folder / "importances.png")
     return result
-
-
-def method_from_file(path: str | os.PathLike) -> Method:
-    """The method in a `best.json`, for a plan, or for a training of one's own.
-
-    `CIAOConfig(**labels_of(faces).as_config(), **method.config)` and `CIAOTrainingArguments(**method.arguments)` take
-    its settings.
-
-    Raises:
-        ConfigError: there is no such file, it is no JSON, or has keys that are unknown.
-    """
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"The method {str(path)!r} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise ConfigError(f"The method {str(path)!r} is no JSON: {error}") from error
-    known = [part.name for part in dataclasses.fields(Method)]
-    values = checked_keys(f"the method in {str(path)!r}", values, [*known, "search"])
-    values.pop("search", None)
-    return Method(**values)
 
 
 def table_of(trials: list[Trial], names: list[str], metric: str) -> str:
