@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import CIAOError
-from . import data, encoders, experiments, sharing
+from . import data, encoders, experiments, search, sharing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sharing.add_commands(commands)
     encoders.add_commands(commands)
     experiments.add_commands(commands)
+    search.add_commands(commands)
     options = parser.parse_args(arguments)
+    if not sys.stderr.isatty():  # bars of `datasets`, which it reads this for when first imported
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     try:
         options.run(options)
     except CIAOError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     what.add_argument(
         "--methods", nargs="+", metavar="NAME", default=["networks"], help="methods, or groups of them (see --list)"
     )
+    what.add_argument(
+        "--method_file", nargs="+", metavar="FILE", default=[], help="methods in files, such as best.json of a search"
+    )
     what.add_argument("--seeds", type=int, metavar="N", help="runs of each method (default: 10)")
     what.add_argument("--epochs", type=float, metavar="N", help="passes over the training data (default: 6)")
     what.add_argument("--search_rates", type=int, metavar="N", help="learning rates each method tries (default: 4)")
@@ -57,16 +61,17 @@ def _reproduce(options: argparse.Namespace) -> None:
     if options.list:
         _list()
         return
-    from ..experiments.study import narrowed
     from ..experiments.workers import (
         known_plan,
         leave_launcher,
         python_command,
         remember_plan,
+        told,
         usable_cores,
         work_here,
         work_together,
     )
+    from ..experiments.worklist import narrowed
 
     rank, launched = leave_launcher()
     folder = Path(options.output_dir)
@@ -96,6 +101,8 @@ def _reproduce(options: argparse.Namespace) -> None:
         if says:
             _say(f"Stopped. What is done is kept; go on with: ciao reproduce --output_dir {folder}")
         raise SystemExit(130) from None
+    if options.worker:
+        print(told(progress))
     if not says:
         return
     _say(f"{progress.done} of {progress.total} trainings are in {folder / 'results.jsonl'}, the plan beside it.")
@@ -107,7 +114,7 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> Any:
-    from ..experiments import Plan
+    from ..experiments import Plan, method_from_file
 
     given = {
         "seeds": options.seeds,
@@ -120,10 +127,12 @@ def _plan(options: argparse.Namespace) -> Any:
     }
     given = {name: value for name, value in given.items() if value is not None}
     if options.plan is not None:
-        if options.tasks or given:
+        if options.tasks or options.method_file or given:
             raise ConfigError("With `--plan`, what is to be trained stands in the file; leave the other flags out.")
         return Plan.from_file(options.plan)
-    return Plan.from_flags(options.tasks, options.encoders, options.methods, **given)
+    plan = Plan.from_flags(options.tasks, options.encoders, options.methods, **given)
+    found = tuple(method_from_file(path) for path in options.method_file)
+    return dataclasses.replace(plan, methods=(*plan.methods, *found))
 
 
 def _list() -> None:

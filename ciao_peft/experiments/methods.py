@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, listed
 from .protocol import Method, checked_keys
+from .rivals.methods import RIVALS
 
 WITHOUT_CIAO = {"inhibition": False, "contrastive_weight": 0.0}
 
@@ -40,21 +44,32 @@ NETWORKS = (
 )
 
 
-def _ablation(name: str, **config: Any) -> Method:
-    return Method(name=f"CIAO, {name}", kind="ablation", config=config, rate="mask_learning_rate", rates=MASK_RATES)
+def _ablation(name: str, arguments: Mapping[str, Any] | None = None, **config: Any) -> Method:
+    return Method(
+        name=f"CIAO, {name}",
+        kind="ablation",
+        config=config,
+        arguments=arguments or {},
+        rate="mask_learning_rate",
+        rates=MASK_RATES,
+    )
 
 
 # "decision layer + CIAO" with one thing changed.
 ABLATIONS = (
     _ablation("no contrastive loss", contrastive_weight=0.0),
+    _ablation("no task loss on the mask", task_loss_trains="head"),
+    _ablation("two steps", {"two_steps": True}),
+    _ablation("two steps, z = logits", {"two_steps": True}, embedding_source="logits"),
     _ablation("z = hidden", embedding_source="hidden"),
     _ablation("z = logits", embedding_source="logits"),
     _ablation("max pooling", pooling="max"),
     _ablation("average pooling", pooling="avg"),
+    _ablation("constant a", learn_decay=False),
+    _ablation("random start", inhibition_start="random"),
+    _ablation("additive", inhibition_form="additive"),
+    _ablation("subtractive", inhibition_form="subtractive"),
 )
-
-# What people use instead, on the same encoder, features and budget.
-RIVALS: tuple[Method, ...] = ()
 
 METHODS: dict[str, Method] = {method.name: method for method in (*NETWORKS, *ABLATIONS, *RIVALS)}
 
@@ -91,3 +106,24 @@ def methods_named(given: Mapping[str, Any] | list[str]) -> tuple[Method, ...]:
         base = METHODS.get(name, Method(name=name, kind="ablation"))
         found[name] = dataclasses.replace(base, **changes)
     return tuple(found.values())
+
+
+def method_from_file(path: str | os.PathLike) -> Method:
+    """A method in a JSON file, such as the `best.json` of a search, for a plan or a training of one's own.
+
+    `CIAOConfig(**labels_of(faces).as_config(), **method.config)` and `CIAOTrainingArguments(**method.arguments)` take
+    its settings.
+
+    Raises:
+        ConfigError: there is no such file, it is no JSON, or has keys that are unknown.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The method {str(path)!r} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ConfigError(f"The method {str(path)!r} is no JSON: {error}") from error
+    known = [part.name for part in dataclasses.fields(Method)]
+    values = checked_keys(f"the method in {str(path)!r}", values, [*known, "search"])
+    values.pop("search", None)  # how it was found
+    return Method(**values)

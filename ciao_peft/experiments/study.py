@@ -99,7 +99,8 @@ class Study:
 
     Args:
         records: As `read_records` gives them.
-        plan: What was to be trained, where it is known; without it, each method is expected to have all seeds there are.
+        plan: What was to be trained, where it is known; without it, each method is expected to have all seeds that
+            there are.
 
     Example:
         >>> from ciao_peft.experiments import Record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .protocol import Plan
-from .study import PLAN_FILE, Progress, Study
+from .worklist import PLAN_FILE, Progress, Worklist
 
 _LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -50,15 +51,15 @@ def work_here(plan: Plan, folder: Path, num_threads: int | None, *, bar: Any, sa
 
     if num_threads is not None:
         torch.set_num_threads(num_threads)
-    study = Study(plan, folder, say)
+    worklist = Worklist(plan, folder, say)
     parent = os.getppid()
-    with bar(study.look().total) as shown:
+    with bar(worklist.look().total) as shown:
 
         def on_progress(progress: Progress, doing: str) -> None:
             show(shown, progress, doing)
 
         # Whoever started this process may be killed: its workers end then, too.
-        return study.work(on_progress, until=lambda: os.getppid() != parent)
+        return worklist.work(on_progress, until=lambda: os.getppid() != parent)
 
 
 def show(bar: Any, progress: Progress, doing: str) -> None:
@@ -83,36 +84,51 @@ def work_together(
     Args:
         plan: What to train.
         folder: The study's.
-        command: What starts one worker.
+        command: What starts one worker; it prints, as its last line, what `told` gives of its progress.
         num_processes: How many.
         bar, say: As for `work_here`.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C, when every worker has ended the update that it was making.
     """
-    study = Study(plan, folder, say)
+    worklist = Worklist(plan, folder, say)
     # Sessions of their own: Ctrl-C reaches this process, which passes it on once.
-    workers = [subprocess.Popen(command, start_new_session=True) for _ in range(num_processes)]
+    workers = [
+        subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+        for _ in range(num_processes)
+    ]
     try:
-        with bar(study.look().total) as shown:
+        with bar(worklist.look().total) as shown:
             while any(worker.poll() is None for worker in workers):
-                show(shown, study.look(), "")
+                show(shown, worklist.look(), "")
                 for worker in workers:
                     try:
                         worker.wait(_SECONDS_BETWEEN_LOOKS / num_processes)
                     except subprocess.TimeoutExpired:
                         continue
-            show(shown, study.look(), "")
+            show(shown, worklist.look(), "")
     finally:
         for worker in workers:
             if worker.poll() is None:
                 worker.send_signal(signal.SIGINT)
-        for worker in workers:
-            worker.wait()
-    for worker in workers:
+        answers = [worker.communicate()[0] for worker in workers]
+    progress = worklist.progress
+    for worker, answer in zip(workers, answers, strict=True):
         if worker.returncode != 0:
-            study.progress.failed.setdefault(f"process {worker.pid}", f"ended with status {worker.returncode}")
-    return study.progress
+            progress.failed.setdefault(f"process {worker.pid}", f"ended with status {worker.returncode}")
+            continue
+        found = json.loads(answer.splitlines()[-1])
+        progress.failed |= found["failed"]
+        for name, why in found["skipped"].items():
+            if name not in progress.skipped:
+                progress.skipped[name] = why
+                say(f"{name} is skipped: {why}")
+    return worklist.look()
+
+
+def told(progress: Progress) -> str:
+    """What a worker says of its part, in one line."""
+    return json.dumps({"failed": progress.failed, "skipped": progress.skipped})
 
 
 def remember_plan(plan: Plan, folder: Path) -> None:

@@ -1,0 +1,300 @@
+"""A plan worked off, training by training, by as many processes as like to share it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import CIAOError, ConfigError, DataNotFoundError, TrainingError, listed
+from .loading import LoadedEncoder, LoadedTask, Material, load_experiment_encoder, load_task
+from .protocol import Method, Plan, Run
+from .records import RESULTS_FILE, Record, Results, append_record
+from .running import Trial
+
+PLAN_FILE = "plan.yaml"
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+@dataclass
+class Progress:
+    """How far a plan is.
+
+    Attributes:
+        total: Trainings of the plan, without those of `skipped`.
+        done: Those with a record.
+        skipped: Tasks and encoders that are not there, and why.
+        failed: Trainings that could not be done, and why.
+    """
+
+    total: int = 0
+    done: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class _Name(NamedTuple):
+    """What a record and a planned training are matched by where the data are not at hand; the rate only in a search."""
+
+    task: str
+    encoder: str
+    method: str
+    split: str
+    seed: int
+    rate: float | None
+
+    @classmethod
+    def of_run(cls, run: Run) -> _Name:
+        rate = run.rate if run.split == "validation" else None
+        return cls(run.task.name, run.encoder.name, run.method.name, run.split, run.seed, rate)
+
+    @classmethod
+    def of_record(cls, record: Record, rate_name: str) -> _Name:
+        rate = record.arguments.get(rate_name) if record.split == "validation" else None
+        return cls(record.task, record.encoder, record.method, record.split, record.seed, rate)
+
+
+class Worklist:
+    """The trainings of a plan, the results that are there, and which of the rest are free.
+
+    A training counts as done when the results hold its key, which is made of all that decides its outcome; a claim is a
+    lock that ends with its process, however that ends. So a worklist needs no state of its own: started again, it goes
+    on; started twice, both share the work.
+
+    Args:
+        plan: What to train.
+        folder: For `results.jsonl`, stored features and claims.
+        say: Called with every line for people.
+    """
+
+    def __init__(self, plan: Plan, folder: Path, say: Callable[[str], None] = print):
+        self.plan, self.folder, self.say = plan, folder, say
+        self.progress = Progress()
+        self._results = Results(folder / RESULTS_FILE)
+        self._by_key: dict[str, Record] = {}
+        self._tasks: dict[str, LoadedTask] = {}
+        self._encoders: dict[str, LoadedEncoder] = {}
+        self._materials: dict[tuple[str, str], Material] = {}
+
+    # -- what there is to do -------------------------------------------------------------------------------------------
+
+    def searches(self, task: str, encoder: str, method: Method) -> list[Run]:
+        """The trainings of a method's learning-rate search; none where one rate is all there is."""
+        rates = method.grid(self.plan.search_rates) if self.plan.search_rates else ()
+        if len(rates) < 2:
+            return []
+        where = {"task": self._planned("tasks", task), "encoder": self._planned("encoders", encoder), "method": method}
+        seeds = range(self.plan.search_seeds)
+        return [Run(**where, seed=seed, split="validation", rate=rate) for rate in rates for seed in seeds]
+
+    def finals(self, task: str, encoder: str, method: Method, rate: float | None) -> list[Run]:
+        """The trainings that are scored on the test split."""
+        where = {"task": self._planned("tasks", task), "encoder": self._planned("encoders", encoder), "method": method}
+        return [Run(**where, seed=seed, rate=rate) for seed in self.plan.seeds]
+
+    def _planned(self, name: str, wanted: str):
+        return next(item for item in getattr(self.plan, name) if item.name == wanted)
+
+    def _groups(self) -> Iterator[tuple[str, str, Method]]:
+        for task in self.plan.tasks:
+            for encoder in self.plan.encoders:
+                for method in self.plan.methods:
+                    yield task.name, encoder.name, method
+
+    def look(self) -> Progress:
+        """Reads what was added to the results. Loads no data: trainings are told apart by their names alone."""
+        for record in self._results.update():
+            self._by_key[record.key] = record
+        rates = {method.name: method.rate for method in self.plan.methods}
+        there = {_Name.of_record(r, rates[r.method]) for r in self._results.records if r.method in rates}
+        self.progress.total = self.progress.done = 0
+        for task, encoder, method in self._groups():
+            if task in self.progress.skipped or encoder in self.progress.skipped:
+                continue
+            runs = [*self.searches(task, encoder, method), *self.finals(task, encoder, method, None)]
+            self.progress.total += len(runs)
+            self.progress.done += sum(_Name.of_run(run) in there for run in runs)
+        return self.progress
+
+    # -- doing it ------------------------------------------------------------------------------------------------------
+
+    def work(
+        self,
+        on_progress: Callable[[Progress, str], None] = lambda progress, doing: None,
+        until: Callable[[], bool] = lambda: False,
+    ) -> Progress:
+        """Trains whatever is free until nothing is left to do, then says how far everything is.
+
+        What others have claimed is waited for. A training that cannot be done is noted in `progress.failed`, and the
+        rest goes on.
+
+        Args:
+            on_progress: Called before and after each training.
+            until: Asked between trainings; true ends the work.
+
+        Raises:
+            KeyboardInterrupt: as it comes; the training at hand is lost and no other.
+        """
+        while not until():
+            self.look()
+            waiting = False
+            for run in self._open_runs():
+                if until():
+                    return self.look()
+                waiting |= not self._do(run, on_progress)
+            if not waiting:
+                if self._finished():
+                    break
+                continue
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        return self.look()
+
+    def _open_runs(self) -> Iterator[Run]:
+        """Trainings that could begin now and have no record; a method's own come after its search."""
+        for task, encoder, method in self._groups():
+            if not self._has(task, encoder):
+                continue
+            searches = self._open(self.searches(task, encoder, method))
+            if searches:
+                yield from searches
+            if not self._open(searches):
+                try:
+                    rate = self.chosen_rate(task, encoder, method)
+                except TrainingError as error:
+                    self.progress.failed.setdefault(f"{task}, {encoder}, {method.name}", str(error))
+                    continue
+                yield from self._open(self.finals(task, encoder, method, rate))
+
+    def _finished(self) -> bool:
+        return next(self._open_runs(), None) is None
+
+    def _open(self, runs: Iterable[Run]) -> list[Run]:
+        """Those without a record that did not fail before."""
+        return [run for run in runs if _described(run) not in self.progress.failed and self._record(run) is None]
+
+    def _record(self, run: Run) -> Record | None:
+        return self._by_key.get(self._trial(run).key)
+
+    def _trial(self, run: Run) -> Trial:
+        return Trial(run, self.plan, self._material(run.task.name, run.encoder.name))
+
+    def chosen_rate(self, task: str, encoder: str, method: Method) -> float | None:
+        """The rate with the best mean score on held-out people, the lower of equal ones.
+
+        Where there is no search, the only rate there is; `None` leaves it at the method's own.
+
+        Raises:
+            TrainingError: training diverged, or could not be done, at every rate.
+        """
+        searches = self.searches(task, encoder, method)
+        if not searches:
+            return method.grid(self.plan.search_rates)[0] if self.plan.search_rates else None
+        scores: dict[float, list[float]] = defaultdict(list)
+        for run in searches:
+            record = self._record(run)
+            if record is not None:
+                scores[run.rate].append(record.score)
+        means = {rate: sum(found) / len(found) for rate, found in scores.items()}
+        best = max(means.values(), default=float("-inf"))
+        if best == float("-inf"):
+            raise TrainingError(
+                f"No learning rate of {listed(f'{run.rate:g}' for run in searches)} gave a result; set other `rates`."
+            )
+        return next(rate for rate in sorted(means) if means[rate] == best)
+
+    def _do(self, run: Run, on_progress: Callable[[Progress, str], None]) -> bool:
+        """Trains if nobody else does; false where somebody does."""
+        from filelock import FileLock, Timeout
+
+        trial, doing = self._trial(run), _described(run)
+        claims = self.folder / "claims"
+        claims.mkdir(parents=True, exist_ok=True)
+        claim = FileLock(claims / f"{trial.key}.lock")
+        try:
+            claim.acquire(blocking=False)
+        except Timeout:
+            return False
+        try:
+            self.look()
+            if trial.key in self._by_key:  # done by another process between the look and the claim
+                return True
+            on_progress(self.progress, doing)
+            try:
+                record = trial.train()
+            except CIAOError as error:
+                self.progress.failed[doing] = str(error)
+                self.say(f"{doing}: {error}")
+                return True
+            append_record(self.folder / RESULTS_FILE, record)
+            on_progress(self.look(), doing)
+            return True
+        finally:
+            claim.release()
+
+    # -- data and encoders, loaded when first needed -------------------------------------------------------------------
+
+    def _has(self, task: str, encoder: str) -> bool:
+        """Whether both can be had; says so once where not."""
+        for name, known, load in (
+            (task, self._tasks, lambda: load_task(self._planned("tasks", task))),
+            (encoder, self._encoders, lambda: load_experiment_encoder(self._planned("encoders", encoder))),
+        ):
+            if name in self.progress.skipped:
+                return False
+            if name in known:
+                continue
+            try:
+                known[name] = load()
+            except DataNotFoundError as error:
+                self.progress.skipped[name] = str(error)
+                self.say(f"{name} is skipped: {error}")
+                return False
+            except CIAOError as error:
+                self.progress.skipped[name] = str(error)
+                self.progress.failed[name] = str(error)
+                return False
+            for note in getattr(known[name], "notes", ()):
+                self.say(note)
+        return True
+
+    def _material(self, task: str, encoder: str) -> Material:
+        if (task, encoder) not in self._materials:
+            self._materials[task, encoder] = Material(
+                self._tasks[task],
+                self._encoders[encoder],
+                self.folder / "features",
+                self.plan.feature_dtype,
+                disable_tqdm=True,
+            )
+        return self._materials[task, encoder]
+
+
+def _described(run: Run) -> str:
+    """A training in a few words."""
+    tried = f", {run.method.rate} {run.rate:g}, held-out people" if run.split == "validation" else ""
+    return f"{run.task.name}, {run.encoder.name}, {run.method.name}, seed {run.seed}{tried}"
+
+
+def narrowed(plan: Plan, **only: Iterable[str]) -> Plan:
+    """A plan with a part of its tasks, encoders or methods; all of them where none are named.
+
+    Raises:
+        ConfigError: one is not in the plan.
+
+    Example:
+        >>> plan = Plan.from_flags(["fer=data/fer", "jaffe=data/jaffe"], ["small-face"], ["decision layer"])
+        >>> [task.name for task in narrowed(plan, tasks=["jaffe"]).tasks]
+        ['jaffe']
+    """
+    changes = {}
+    for what, names in only.items():
+        names, items = list(names), getattr(plan, what)
+        if unknown := [name for name in names if name not in [item.name for item in items]]:
+            raise ConfigError(f"The plan's {what} are {listed(item.name for item in items)}; got {listed(unknown)}.")
+        if names:
+            changes[what] = tuple(item for item in items if item.name in names)
+    return dataclasses.replace(plan, **changes)
