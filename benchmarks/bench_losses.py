@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from measuring import LiveBytes, in_turns, medians, ratio, recorded
+from measuring import LiveBytes, arguments, in_turns, medians, ratio, recorded
 from torch import Tensor
 
 from ciao_peft import supervised_contrastive_loss
@@ -70,11 +70,12 @@ def exact(embeddings: Tensor, labels: Tensor, temperature: float) -> Tensor:
     return -((positives * log_prob).sum(dim=1) / positives.sum(dim=1)).mean()
 
 
-def main() -> None:
-    with recorded("losses") as record:
+def main(argv: list[str] | None = None) -> None:
+    args = arguments(__doc__, argv)
+    with recorded("losses", args) as record:
         record["dim"], record["sizes"] = DIM, {}
         known = implementations()
-        for size, turns in TURNS.items():
+        for size, turns in ({16: 1, 32: 1} if args.smoke else TURNS).items():
             z, labels = torch.randn(size, DIM, requires_grad=True), torch.randint(0, CLASSES, (size,))
             runs = {
                 name: lambda f=f, z=z, labels=labels: torch.autograd.grad(f(z, labels, 0.1), z)
@@ -91,7 +92,10 @@ def main() -> None:
                 "ratio": {name: ratio(seconds, name, "SupContrast") for name in known},
                 "memory": memory,
             }
-        record["errors"] = {name: {str(t): errors(f, 256, t) for t in (0.1, 0.02, 0.005)} for name, f in known.items()}
+        record["errors"] = {
+            name: {str(t): errors(f, 16 if args.smoke else 256, t) for t in (0.1, 0.02, 0.005)}
+            for name, f in known.items()
+        }
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from __future__ import annotations
 from statistics import median
 
 import torch
-from measuring import in_turns, medians, ratio, recorded, resnet50, small_face, vgg16
+from measuring import arguments, in_turns, medians, ratio, recorded, resnet50, small_face, tiny, vgg16
 from torch.utils.flop_counter import FlopCounterMode
 
 from ciao_peft import CIAOConfig, get_ciao_model
@@ -68,9 +68,11 @@ def measured(make, size, batch_size: int, turns: int) -> dict:
     }
 
 
-def main() -> None:
-    with recorded("training") as record:
-        record["cases"] = {name: measured(*case) for name, case in CASES.items()}
+def main(argv: list[str] | None = None) -> None:
+    args = arguments(__doc__, argv)
+    with recorded("training", args) as record:
+        cases = {"tiny": (tiny, (3, 16, 16), 4, 1)} if args.smoke else CASES
+        record["cases"] = {name: measured(*case) for name, case in cases.items()}
 
 
 if __name__ == "__main__":

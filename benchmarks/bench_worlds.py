@@ -2,20 +2,24 @@
 
     python benchmarks/bench_worlds.py
 
-Takes a minute or two. PEFT, where it is installed, has one conv LoRA (r = 16) on the same convolution for each world,
-chosen with `set_adapter` before each pass; its worlds have no heads of their own, which is to its advantage.
+Takes a minute or two. PEFT, where it is installed, has one conv LoRA (r = 16) on the same convolution for each world;
+its worlds have no heads of their own, which is to its advantage. It reads a batch in N worlds by a loop over
+`set_adapter`, or as N copies of the batch with `adapter_names`. "Mixed" is one batch in which each row has its world.
 """
 
 from __future__ import annotations
 
 import torch
-from measuring import in_turns, medians, ratio, recorded, small_face, vgg16
+from measuring import arguments, in_turns, medians, ratio, recorded, small_face, tiny, vgg16
 from torch.utils.flop_counter import FlopCounterMode
 
 from ciao_peft import CIAOConfig, get_ciao_model
 
 CONFIG = CIAOConfig(problem_type="single_label_classification", num_labels=7)
-CASES = {"VGG16, 96x96": (vgg16, (3, 96, 96), 8, 3), "small-face": (small_face, None, 16, 9)}
+CASES = {  # backbone, size, faces, turns
+    "VGG16, 96x96": (vgg16, (3, 96, 96), 8, 3),
+    "small-face": (small_face, None, 16, 9),
+}
 WORLDS = (1, 4, 16)
 
 
@@ -45,6 +49,9 @@ def measured(make, size, batch_size: int, turns: int, with_peft: bool) -> dict:
     names = [str(n) for n in range(max(WORLDS))]
     runs = {f"read {n}": lambda n=n: model.read(pixels, adapter_names=names[:n]) for n in WORLDS}
     runs |= {"encoder": lambda: model.backbone(pixels), "one adapter": lambda: model(pixels)}
+    own = [names[row % len(names)] for row in range(batch_size)]
+    runs["mixed"] = lambda: model(pixels, adapter_names=own)
+    refused = None
     if with_peft:
         peft = theirs(make)
 
@@ -53,7 +60,17 @@ def measured(make, size, batch_size: int, turns: int, with_peft: bool) -> dict:
                 peft.set_adapter(name)
                 peft(pixels)
 
+        def copies(count: int) -> None:
+            peft(pixels.repeat(count, 1, 1, 1), adapter_names=[name for name in names[:count] for _ in pixels])
+
         runs |= {f"PEFT {n}": lambda n=n: loop(n) for n in WORLDS}
+        try:
+            copies(2)
+        except (TypeError, ValueError) as error:  # PEFT mixes batches for some kinds of layers only
+            refused = f"{type(error).__name__}: {error}"
+        else:
+            runs |= {f"PEFT adapter_names {n}": lambda n=n: copies(n) for n in WORLDS[1:]}
+            runs["PEFT mixed"] = lambda: peft(pixels, adapter_names=own)
     operations = {}
     with torch.inference_mode():
         seconds = in_turns(runs, turns)
@@ -62,22 +79,30 @@ def measured(make, size, batch_size: int, turns: int, with_peft: bool) -> dict:
                 runs[name]()
             operations[name] = counter.get_total_flops() / batch_size
     ratios = {f"read {n}": ratio(seconds, f"read {n}", "read 1") for n in WORLDS[1:]}
-    ratios["one adapter"] = ratio(seconds, "one adapter", "encoder")
+    ratios |= {name: ratio(seconds, name, "encoder") for name in ("read 1", "one adapter", "mixed")}
+    ratios |= {name: ratio(seconds, name, "PEFT 1") for name in runs if name.startswith("PEFT ") and name != "PEFT 1"}
     if with_peft:
-        ratios |= {f"PEFT {n}": ratio(seconds, f"PEFT {n}", "PEFT 1") for n in WORLDS[1:]}
-        ratios["PEFT one adapter"] = ratio(seconds, "PEFT 1", "encoder")
-    return {"batch_size": batch_size, "seconds": medians(seconds), "ratio": ratios, "flop_per_sample": operations}
+        ratios["PEFT 1"] = ratio(seconds, "PEFT 1", "encoder")
+    return {
+        "batch_size": batch_size,
+        "seconds": medians(seconds),
+        "ratio": ratios,
+        "flop_per_sample": operations,
+        "refused": refused,
+    }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    args = arguments(__doc__, argv)
     try:
         import peft  # noqa: F401
     except ImportError:
         with_peft = False
     else:
         with_peft = True
-    with recorded("worlds") as record:
-        record["cases"] = {name: measured(*case, with_peft and case[0] is vgg16) for name, case in CASES.items()}
+    with recorded("worlds", args) as record:
+        cases = {"tiny": (tiny, (3, 16, 16), 2, 1)} if args.smoke else CASES
+        record["cases"] = {name: measured(*case, with_peft) for name, case in cases.items()}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
 import os
@@ -36,6 +37,39 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 1),
     }
+
+
+def rates(side: int = 1024, numbers: int = 2**25) -> dict[str, float]:
+    """The two rates of a roofline, of one thread: products and sums in float32, and bytes to and from memory.
+
+    Args:
+        side: Of the square matrices that are multiplied.
+        numbers: Of float32 in what is copied; far more than the caches hold.
+    """
+    a, b = torch.rand(side, side), torch.rand(side, side)
+    source, target = torch.rand(numbers), torch.empty(numbers)
+    runs = {"product": lambda: torch.mm(a, b, out=b.new_empty(side, side)), "copy": lambda: target.copy_(source)}
+    seconds = {name: min(values) for name, values in in_turns(runs, 5).items()}
+    return {"flop": 2 * side**3 / seconds["product"], "bytes": 2 * 4 * numbers / seconds["copy"]}
+
+
+def arguments(description: str | None, argv: list[str] | None = None, **more: Any) -> argparse.Namespace:
+    """What every benchmark takes from its command line.
+
+    Args:
+        description: The docstring of the script.
+        argv: In place of the command line.
+        more: Further arguments with their defaults.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="tiny, in seconds: shows that it runs, measures nothing")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the figures (default: %(default)s)")
+    for name, default in more.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
+    args = parser.parse_args(argv)
+    if args.smoke and args.results == RESULTS:
+        parser.error("--smoke measures nothing worth keeping: give --results another folder")
+    return args
 
 
 def processor_seconds() -> float:
@@ -88,14 +122,14 @@ class LiveBytes(TorchDispatchMode):
 
 
 @contextmanager
-def recorded(subject: str) -> Iterator[dict[str, Any]]:
-    """A record to fill in, written to `benchmarks/results/<subject>.json` if nothing failed."""
-    record: dict[str, Any] = {"machine": machine()}
+def recorded(subject: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A record to fill in, written to `<results>/<subject>.json` if nothing failed."""
+    record: dict[str, Any] = {"machine": machine() | (rates(64, 2**12) if args.smoke else rates())}
     start = time.perf_counter()
     yield record
     record["seconds"] = round(time.perf_counter() - start, 1)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{subject}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    args.results.mkdir(parents=True, exist_ok=True)
+    (args.results / f"{subject}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(f"{subject}: {json.dumps({k: v for k, v in record.items() if k != 'machine'})}")
 
 
@@ -111,6 +145,12 @@ def resnet50() -> nn.Module:
     from torchvision.models import resnet50
 
     return resnet50(weights=None).eval()
+
+
+def tiny() -> nn.Module:
+    """A chain of three convolutions on 16x16 pixels, to see that a benchmark runs."""
+    units = [[nn.Conv2d(a, b, 3, padding=1), nn.ReLU()] for a, b in ((3, 4), (4, 8), (8, 8))]
+    return nn.Sequential(*[layer for unit in units for layer in unit]).eval()
 
 
 def small_face() -> nn.Module:
