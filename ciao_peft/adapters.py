@@ -126,13 +126,19 @@ class Adapter(nn.Module):
         return self.inhibition[index](features, excitation) if len(self.inhibition) else excitation
 
     def decide(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
-        """From the final map `(B, C, H, W)` to logits `(B, num_labels)` and embeddings z `(B, D)`."""
+        """From the final map `(B, C, H, W)` to logits `(B, num_labels)` and embeddings z `(B, D)`.
+
+        Of clips the map is `(B * frames, C, H, W)`, frame after frame.
+        """
         pooled = pool_map(feature_map, self.config.pooling)
+        if self.config.frames is not None:
+            pooled = pooled.unflatten(0, (-1, self.config.frames))
         apart = self.config.task_loss_trains == "head" and pooled.requires_grad
         logits, hidden = self.head(pooled.detach() if apart else pooled)
         source = self.config.embedding_source
         to_compare, hidden = self.head(pooled) if apart and source != "features" else (logits, hidden)
-        z = {"features": pooled, "hidden": hidden, "logits": to_compare}[source]
+        seen = pooled if self.config.frames is None else pooled.mean(dim=1)
+        z = {"features": seen, "hidden": hidden, "logits": to_compare}[source]
         return logits, z.to(next(self.head.parameters()).dtype)
 
 

@@ -89,6 +89,9 @@ class CIAOConfig:
         learn_decay: Whether `a` is learned; otherwise it stays at `decay_init`.
         pooling: What the head sees of the masked map: all of it (`"flatten"`), its 2x2 maxima (`"max"`), or its mean
             (`"avg"`, which forgets where in the face something happened).
+        frames: For clips, frames in each: a sample is then `(T, C, H, W)`, and what the mask lets through of its frames
+            goes through an LSTM before the dense layers. For single pictures when left out.
+        recurrent_size: Units of that LSTM; given where `frames` is.
         hidden_sizes: Units of the head's dense ReLU layers (Fig. 2); empty for a linear head.
         dropout: Share of a dense layer's answers zeroed in training, 0 to below 1.
         temperature: τ of Eq. 2, above 0. At small values the hardest negatives dominate.
@@ -98,7 +101,8 @@ class CIAOConfig:
         contrastive_denominator: What k runs over in Eq. 2: `"all"` other samples (Khosla et al. 2020) or the
             `"negatives"` only, as the paper writes.
         contrastive_reduction: `"mean"` over pairs, then over anchors; or `"sum"`: Eq. 3-4 as written.
-        embedding_source: Where z is taken: pooled `"features"`, last `"hidden"` answers of the head, or its `"logits"`.
+        embedding_source: Where z is taken: pooled `"features"` (of a clip the mean over its frames), last `"hidden"`
+            answers of the head, or its `"logits"`.
         num_bins: Cells per dimension into which regressed values are sorted to find positives, 2 or more.
         label_range: Lowest and highest regressed value, for those cells.
         multi_label_positives: Two samples are a positive pair when they have the `"same_set"` of labels, or with the
@@ -132,6 +136,8 @@ class CIAOConfig:
     decay_init: float = 3.0
     learn_decay: bool = True
     pooling: Pooling = "flatten"
+    frames: int | None = None
+    recurrent_size: int | None = None
     hidden_sizes: tuple[int, ...] = (256,)
     dropout: float = 0.5
     temperature: float = 0.1
@@ -161,6 +167,7 @@ class CIAOConfig:
         self._check_number("temperature", float, 1e-6, 1e6)
         self._check_number("contrastive_weight", float, 0, 1e6)
         self._check_number("dropout", float, 0, 0.999)
+        self._check_clips()
         self._check_sequences()
         self._check_id2label()
         if self.problem_type == "single_label_classification" and self.num_labels < 2:
@@ -172,6 +179,16 @@ class CIAOConfig:
         if isinstance(value, bool) or not isinstance(value, allowed) or not low <= value <= high:
             noun = "a whole number" if kind is int else "a number"
             raise ConfigError(f"`{name}` must be {noun} from {low:g} to {high:g}; got {value!r}.")
+
+    def _check_clips(self) -> None:
+        if (self.frames is None) != (self.recurrent_size is None):
+            raise ConfigError(
+                "`frames` and `recurrent_size` go together: clips need both, single pictures neither; got "
+                f"{self.frames!r} and {self.recurrent_size!r}."
+            )
+        if self.frames is not None:
+            self._check_number("frames", int, 1, 10_000)
+            self._check_number("recurrent_size", int, 1, 1_000_000)
 
     def _check_sequences(self) -> None:
         def refuse(name: str, wanted: str) -> None:

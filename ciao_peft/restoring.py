@@ -92,8 +92,10 @@ def _check_same_preprocessing(saved: SavedAdapter, where: str, preprocessing: Pr
 def _check_head_fits(saved: SavedAdapter, where: str, opened: CutBackbone | HookedBackbone) -> None:
     """Before anything of the config's sizes is made: a few bytes could ask for all memory there is."""
     pooled = pool_map(torch.empty(1, *opened.map_shape, device="meta"), saved.config.pooling)
-    widths = (pooled.shape[1], *saved.config.hidden_sizes, saved.config.num_labels)
-    if sum(a * b for a, b in pairwise(widths)) > sum(tensor.numel() for tensor in saved.tensors.values()):
+    config, units = saved.config, saved.config.recurrent_size or 0
+    widths = (units or pooled.shape[1], *config.hidden_sizes, config.num_labels)
+    recurrent = 4 * units * (pooled.shape[1] + units)
+    if recurrent + sum(a * b for a, b in pairwise(widths)) > sum(tensor.numel() for tensor in saved.tensors.values()):
         raise AdapterFileError(f"The adapter in '{where}' lacks numbers for a head of widths {widths}, its config's.")
 
 
