@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ciao_peft import load_encoder, load_faces
+from ciao_peft.encoders.verification import verification_auc
 
 RESULTS = Path(__file__).parent / "results" / "encoders.json"
 EXPRESSIONS = ("neutral", "happiness", "surprise", "anger", "disgust", "sadness")
@@ -45,16 +46,6 @@ def features_of(encoder: nn.Module, images) -> Tensor:
     read = (lambda x: encoder.pool(encoder.chain(x)).flatten(1)) if hasattr(encoder, "embedding") else encoder
     batches = [images[i : i + 128] for i in range(0, len(images), 128)]
     return torch.cat([read(encoder.preprocessing(batch)).flatten(1) for batch in tqdm(batches, disable=None)])
-
-
-def verification_auc(features: Tensor, people: Tensor) -> float:
-    """Chance that two faces of one person are more alike than two of different people."""
-    unit = F.normalize(features - features.mean(dim=0), dim=1)
-    first, second = torch.triu_indices(len(people), len(people), offset=1)
-    likeness, same = (unit @ unit.T)[first, second].double(), people[first] == people[second]
-    rank = likeness.argsort().argsort().double() + 1
-    wins = rank[same].sum() - same.sum() * (same.sum() + 1) / 2
-    return (wins / (same.sum() * (~same).sum())).item()
 
 
 class Ridge:
@@ -141,7 +132,7 @@ def probe(encoder: nn.Module, faces: DatasetDict, splits: int) -> dict:
     seen = features_of(encoder, test["image"])
     result = {
         "size": seen.shape[1],
-        "verification": [verification_auc(seen, people)],
+        "verification": [verification_auc(F.normalize(seen - seen.mean(dim=0), dim=1), test["identity"])],
         "identity": probe_identity(seen[several], people[several].unique(return_inverse=True)[1], splits),
     }
     names = training.features["label"].names

@@ -38,6 +38,7 @@ from ciao_peft import Preprocessing, load_encoder, load_faces
 from ciao_peft.encoders import save_encoder
 from ciao_peft.encoders.folding import add_batch_norm, fold_batch_norm
 from ciao_peft.encoders.training import resume, save_checkpoint
+from ciao_peft.encoders.verification import verification_auc
 
 
 class MarginSoftmax(nn.Module):
@@ -167,17 +168,6 @@ def embed(encoder: nn.Module, pixels: Tensor, preprocessing: Preprocessing, devi
         values = prepare(batch.to(device), preprocessing)
         parts.append(F.normalize(encoder(values).float(), dim=1).cpu())
     return torch.cat(parts)
-
-
-def verification_auc(embeddings: Tensor, people: list) -> float:
-    """Chance that two pictures of one person are more alike than two of different people (area under the ROC curve)."""
-    ids = torch.tensor([*map({person: i for i, person in enumerate(dict.fromkeys(people))}.get, people)])
-    first, second = torch.triu_indices(len(ids), len(ids), offset=1)
-    likeness, same = (embeddings @ embeddings.T)[first, second].double(), ids[first] == ids[second]
-    _, place, count = likeness.unique(return_inverse=True, return_counts=True)
-    rank = (count.cumsum(0) - (count - 1) / 2.0)[place]  # pairs that are equally alike share their mean rank
-    wins = rank[same].sum() - same.sum() * (same.sum() + 1) / 2
-    return (wins / (same.sum() * (~same).sum())).item()
 
 
 def split_people(args: argparse.Namespace) -> tuple[Dataset, Dataset, dict]:

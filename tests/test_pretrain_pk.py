@@ -75,8 +75,8 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(script, conditional,
     whole = run(tmp_path / "whole")
     save = script.save_checkpoint
 
-    def save_and_stop(accelerator, folder, epoch):
-        save(accelerator, folder, epoch)
+    def save_and_stop(accelerator, folder, history):
+        save(accelerator, folder, history)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(script, "save_checkpoint", save_and_stop)
@@ -90,8 +90,13 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(script, conditional,
     encoder = load_encoder("prior_knowledge", weights=tmp_path / "whole" / "encoder")
     assert encoder.architecture == {"channels": [4, 4, 4, 8]}
     training = json.loads((tmp_path / "whole" / "encoder" / "config.json").read_text())["training"]
-    assert training["faces"] == 8 if conditional else 10
-    assert ("emotion" in training["losses_of_the_last_epoch"]) == conditional
+    assert training["faces"] == (8 if conditional else 10)
+    assert [record["epoch"] for record in training["history"]] == [1, 2]
+    assert all(("emotion" in record) == conditional for record in training["history"])
+    resumed = json.loads((tmp_path / "cut" / "history.json").read_text())
+    assert [record | {"seconds": 0} for record in resumed] == [
+        record | {"seconds": 0} for record in training["history"]
+    ]
     with Image.open(tmp_path / "whole" / "reconstructions" / "epoch-2.png") as grid:
         assert grid.size == (8 * 96, (6 if conditional else 2) * 96)
 
@@ -105,5 +110,6 @@ def test_training_draws_one_face_closer_to_itself(script, faces, tmp_path):
         words = f"--data_dir {faces} --output_dir {tmp_path / 'run'} --num_train_epochs {epochs} {TINY}"
         script.main(script.parse_args([*words.split(), "--learning_rate", "0.003"]))
         record = json.loads((tmp_path / "run" / "encoder" / "config.json").read_text())
-        losses.append(record["training"]["losses_of_the_last_epoch"]["reconstruction"])
+        losses.append(record["training"]["history"][-1]["reconstruction"])
     assert losses[1] < 0.7 * losses[0]
+    assert len(record["training"]["history"]) == 12

@@ -15,28 +15,32 @@ HISTORY_FILE = "history.json"
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The `checkpoint-<epochs>` with the most epochs, or None."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    return max(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+    return max(_checkpoints(folder), key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
 
 
 def save_checkpoint(accelerator: Accelerator, folder: Path, history: list[dict[str, Any]]) -> None:
-    """Writes what was prepared and registered under its name only once it is whole; the one before goes afterwards.
+    """Writes what was prepared and registered, under its name only once it is whole; older ones go afterwards.
 
     Args:
         accelerator: Knows what there is to keep.
         folder: Of the training. The history is copied to `history.json` in it.
         history: One record per epoch so far, plain data; its length is the checkpoint's number.
     """
-    aside, before = folder / "checkpoint-unfinished", newest_checkpoint(folder)
+    aside, name = folder / "checkpoint-unfinished", f"checkpoint-{len(history)}"
     accelerator.save_state(str(aside))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         content = json.dumps(history, indent=1, allow_nan=False) + "\n"
         (aside / HISTORY_FILE).write_text(content, encoding="utf-8")
-        aside.rename(folder / f"checkpoint-{len(history)}")
+        aside.rename(folder / name)
         (folder / HISTORY_FILE).write_text(content, encoding="utf-8")
-        if before is not None:
-            shutil.rmtree(before)
+        for older in _checkpoints(folder):
+            if older.name != name:
+                shutil.rmtree(older)
     accelerator.wait_for_everyone()
 
 
