@@ -18,7 +18,7 @@ SCORE_NAMES = {
 }
 
 
-# -- numbers as text ---------------------------------------------------------------------------------------------------
+# -- names and numbers as text -----------------------------------------------------------------------------------------
 
 
 def score_name(metric: str) -> str:
@@ -29,6 +29,17 @@ def score_name(metric: str) -> str:
         ('macro F1', 'valence', 'f1 happy')
     """
     return SCORE_NAMES.get(metric, metric.replace("_", " "))
+
+
+def printable(name: str) -> str:
+    r"""A name out of a record on one line; characters that cannot be shown or written become `\ufffd`.
+
+    Example:
+        >>> printable("two\nlines"), printable("half a pair \ud800") == "half a pair \ufffd"
+        ('two lines', True)
+    """
+    name = " ".join(name.split())
+    return "".join(one if one.isprintable() else "\ufffd" for one in name)
 
 
 def in_percent(metric: str) -> bool:
