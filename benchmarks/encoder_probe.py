@@ -43,6 +43,7 @@ FACES_OF_A_PERSON = 4
 @torch.no_grad()
 def features_of(encoder: nn.Module, images) -> Tensor:
     """`(N, D)`: the last map as an adapter's head gets it, without what comes after it."""
+    encoder = encoder.to(memory_format=torch.channels_last)  # faster on a CPU
     read = (lambda x: encoder.pool(encoder.chain(x)).flatten(1)) if hasattr(encoder, "embedding") else encoder
     batches = [images[i : i + 128] for i in range(0, len(images), 128)]
     return torch.cat([read(encoder.preprocessing(batch)).flatten(1) for batch in tqdm(batches, disable=None)])
@@ -175,7 +176,7 @@ def main(args: argparse.Namespace) -> None:
         for seed in range(args.random_seeds):
             if str(seed) not in entry.setdefault("random", {}):
                 torch.manual_seed(seed)
-                untrained = load_encoder(encoder.encoder_type, pretrained=False)
+                untrained = load_encoder(source or name, pretrained=False)
                 entry["random"][str(seed)] = probe(untrained, faces, args.splits)
                 write(args.results, results)
         print(name, json.dumps(entry["trained"]), flush=True)
@@ -196,7 +197,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--splits", type=int, default=5, help="of the fitted faces (default: %(default)s)")
     parser.add_argument("--random_seeds", type=int, default=3, help="networks of random weights (default: %(default)s)")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="default: %(default)s")
     return parser.parse_args(argv)
 
 
