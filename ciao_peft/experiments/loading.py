@@ -242,6 +242,7 @@ class Material:
             {"train": fold.train, "test": fold.test},
             place / "features",
             dtype=self.feature_dtype,
+            include_excitation=True,  # u is read by every adapter on the frozen convolution, in every epoch
             disable_tqdm=self.disable_tqdm,
         )
 
