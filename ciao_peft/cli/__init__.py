@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import CIAOError
-from . import data, encoders, experiments, search, sharing
+from . import data, encoders, experiments, report, search, sharing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     encoders.add_commands(commands)
     experiments.add_commands(commands)
     search.add_commands(commands)
+    report.add_commands(commands)
     options = parser.parse_args(arguments)
     if not sys.stderr.isatty():  # bars of `datasets`, which it reads this for when first imported
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

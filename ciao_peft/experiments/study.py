@@ -215,7 +215,7 @@ def within_margin(differences: Iterable[float], margin: float = MARGIN) -> tuple
     differences = np.asarray(list(differences))
     if len(differences) < 2:
         return None, None
-    inside = differences.mean() > -margin
+    inside = bool(differences.mean() > -margin)
     p = t_test(differences, above=-margin) if inside else t_test(-differences, above=margin)
     return (inside if p < LEVEL else None), p
 

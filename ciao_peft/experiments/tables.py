@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .paper import ENCODERS, RUNS, SCHEMES, TABLE_II, WITH_CIAO, paper_scores, trained_beside_head
 from .statistics import Summary
-from .study import CIAO, LEVEL, NETWORKS, Result, Study, Trial
+from .study import CIAO, LEVEL, MARGIN, NETWORKS, Against, Result, Study, Trial, within_margin
 from .wording import NOTHING, in_percent, interval, number, p_value, score_name, spread
 
 RATES = {"learning_rate": "head", "mask_learning_rate": "mask", "encoder_learning_rate": "encoder"}
@@ -53,6 +55,53 @@ def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[Cell]], no
     return Table(title, tuple(header), tuple(tuple(row) for row in rows), note)
 
 
+# -- in short ----------------------------------------------------------------------------------------------------------
+
+
+def headlines(study: Study) -> Table | None:
+    """One line per task and encoder: "decision layer + CIAO", against its own head and the best rival of its size."""
+    rows = []
+    for task, encoder in study.pairs:
+        metric, mine = study.metric(task, encoder), study.results(task, encoder).get(CIAO)
+        if mine is None or not mine.scores(metric):
+            continue
+        against = {one.other: one for one in study.comparisons(task, encoder, ("network", "rival"))}
+        best = study.best_rival(task, encoder)
+        rival = against.get(best)
+        inside = None if rival is None else within_margin(rival.differences)[0]
+        verdict = NOTHING if rival is None else {True: "yes", False: "no", None: "cannot tell"}[inside]
+        rows.append(
+            [
+                Cell(task),
+                Cell(encoder),
+                Cell(score_name(metric)),
+                _score(mine.summary(metric), metric),
+                *_lead(against.get(CIAO.removesuffix(WITH_CIAO))),
+                Cell(best or NOTHING),
+                *_lead(rival),
+                Cell(verdict),
+            ]
+        )
+    if not rows:
+        return None
+    header = ("task", "encoder", "score", CIAO, "− same head", "p", "best rival", "− rival", "p", "within a point")
+    note = (
+        f"“− same head” and “− rival” are “{CIAO}” minus the other, over the seeds both have; p is of a paired t-test, "
+        f"after Holm's correction, and set off below {LEVEL:g}. The best rival is the one furthest ahead of those "
+        f"without CIAO that train no more parameters. “within a point”: whether CIAO is less than {100 * MARGIN:g} "
+        f"point ({MARGIN:g}) behind that rival, as far as a one-sided paired t-test can tell."
+    )
+    return _table("In short", header, rows, note)
+
+
+def _lead(against: Against | None) -> tuple[Cell, Cell]:
+    """A difference and its p."""
+    if against is None:
+        return Cell(NOTHING), Cell(NOTHING)
+    mean, p = against.comparison.difference.mean, against.corrected
+    return Cell(number(mean, against.metric, signed=True), mean), Cell(p_value(p), p, p is not None and p < LEVEL)
+
+
 # -- Table I and Table II ----------------------------------------------------------------------------------------------
 
 
@@ -74,16 +123,18 @@ def table_one(study: Study) -> Table:
                     continue
                 sums = [one.summary(metric) if one else None for one in pair]
                 theirs = [paper_scores(dataset, encoder, name).get(metric) for name in (scheme, scheme + WITH_CIAO)]
-                ahead = None not in sums and sums[1].mean > sums[0].mean
-                seeds = [len(one.scores(metric)) for one in pair if one]
+                if not any(sums):
+                    continue
+                lead = sums[1].mean - sums[0].mean if all(sums) else 0.0
+                seeds = [one.n for one in sums if one]
                 rows.append(
                     [
                         Cell(label),
                         Cell(score_name(metric if len(scores) == 1 else main)),
                         Cell(encoder),
                         Cell(scheme),
-                        _score(sums[0], metric, strong=None not in sums and not ahead),
-                        _score(sums[1], metric, strong=ahead),
+                        _score(sums[0], metric, strong=lead < 0),
+                        _score(sums[1], metric, strong=lead > 0),
                         Cell(str(seeds[0]) if len(set(seeds)) == 1 else "/".join(map(str, seeds)), min(seeds)),
                         *(Cell(NOTHING if one is None else _printed(one, metric), one) for one in theirs),
                     ]
@@ -130,12 +181,12 @@ def table_two(study: Study) -> Table | None:
 
 def ranking(study: Study, task: str, encoder: str, kinds: Sequence[str], title: str) -> Table | None:
     """Every method of these kinds, the best first, with its difference to "decision layer + CIAO"."""
-    results = study.results(task, encoder)
-    chosen = [one for name, one in results.items() if one.kind in kinds or name == CIAO]
-    if not any(one.kind in kinds for one in chosen) or (len(chosen) == 1 and "ablation" in kinds):
-        return None
     metrics = study.metrics(task, encoder)
     main = metrics[0]
+    scored = [one for one in study.results(task, encoder).values() if one.scores(main)]
+    chosen = [one for one in scored if one.kind in kinds or one.method == CIAO]
+    if not any(one.kind in kinds for one in chosen):
+        return None
     against = {one.other: one for one in study.comparisons(task, encoder, kinds)}
     chosen.sort(key=lambda one: -one.summary(main).mean)
     rows = []
@@ -179,7 +230,7 @@ def _rate_cell(result: Result) -> Cell:
     return Cell(f"{value:g} ({RATES.get(name, name)})", value)
 
 
-def tests_table(study: Study, task: str, encoder: str, metric: str) -> Table | None:
+def paired_tests(study: Study, task: str, encoder: str, metric: str) -> Table | None:
     """All paired tests of "decision layer + CIAO" against the others on one score."""
     rows = []
     for kinds in (("network", "rival"), ("ablation",)):
@@ -246,12 +297,18 @@ def searches(study: Study, task: str, encoder: str) -> Table | None:
     found = {name: trials for name, trials in study.searches(task, encoder).items() if trials}
     if not found:
         return None
-    metric = next(r.metric for r in study.records if (r.task, r.encoder, r.split) == (task, encoder, "validation"))
+    tried = (task, encoder, "validation")
+    metric = next(one.metric for one in study.records if (one.task, one.encoder, one.split) == tried)
     columns = max(len(trials) for trials in found.values())
     rows = []
     for name, trials in found.items():
         best = max(trial.mean for trial in trials)
-        cells = [Cell(f"{t.rate:g}: {number(t.mean, metric)}", t.mean, t.mean == best) for t in trials]
+        cells = [
+            Cell(f"{t.rate:g}: {number(t.mean, metric)}", t.mean, t.mean == best)
+            if math.isfinite(t.mean)
+            else Cell(f"{t.rate:g}: diverged")
+            for t in trials
+        ]
         chosen = study.results(task, encoder).get(name)
         edge = _at_edge(trials, chosen)
         rate = RATES.get(trials[0].name, trials[0].name)
@@ -270,3 +327,35 @@ def _at_edge(trials: list[Trial], chosen: Result | None) -> str:
     if len(trials) > 1 and rate == trials[0].rate:
         return "lowest"
     return "highest" if len(trials) > 1 and rate == trials[-1].rate else ""
+
+
+# -- how it was made ---------------------------------------------------------------------------------------------------
+
+
+def methods(study: Study) -> Table:
+    """What each method is: its settings where they differ from the defaults, and how long it trained."""
+    by_name: dict[str, list[Result]] = {}
+    for pair in study.pairs:
+        for name, result in study.results(*pair).items():
+            by_name.setdefault(name, []).append(result)
+    rows = []
+    for name, found in by_name.items():
+        records = [record for result in found for record in result.records]
+        settings = [{**one.settings, **one.config, **_without_rates(one.arguments)} for one in records]
+        same = {key: value for key, value in settings[0].items() if all(one.get(key) == value for one in settings)}
+        epochs = sorted({record.epochs for record in records})
+        rows.append(
+            [
+                Cell(name),
+                Cell(found[0].kind),
+                Cell(", ".join(f"{key}={json.dumps(value)}" for key, value in same.items()) or NOTHING),
+                Cell(" or ".join(f"{one:g}" for one in epochs), epochs[0]),
+                _count(len(records)),
+            ]
+        )
+    note = "Settings that all trainings of a method share; learning rates, which each search chose, are above."
+    return _table("Methods", ("method", "kind", "settings", "epochs", "trainings"), rows, note)
+
+
+def _without_rates(arguments: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in arguments.items() if name not in RATES}
