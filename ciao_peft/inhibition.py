@@ -80,12 +80,14 @@ class InhibitoryLayer(nn.Module):
                 if weight is None or weight.is_meta:
                     continue
                 if weight.ndim < 3:  # normalisation and PReLU, whose fresh values are no random ones
-                    module.reset_parameters()
+                    if hasattr(module, "reset_parameters"):  # statistics that are frozen for good have none
+                        module.reset_parameters()
                     continue
                 bound = 1 / math.sqrt(weight[0].numel())
-                for parameter in module.parameters(recurse=False):
-                    drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
-                    parameter.copy_(drawn)
+                for parameter in (weight, module.bias):
+                    if parameter is not None:
+                        drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+                        parameter.copy_(drawn)
 
     @property
     def decay(self) -> Tensor:

@@ -100,13 +100,21 @@ def test_pixels_that_no_adapter_could_be_right_about_are_refused(make, pixel_val
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: [*f, f[0]], r"`features` of this backbone are \(B, 8, 8, 8\) with one B of 1 or more; got"),
+        (
+            lambda f: [*f, f[0]],
+            r"`features` of this backbone are \(B, 8, 8, 8\) with one B of 1 or more, and behind them \(B, 12, 8, 8\) if "
+            r"u is included; got \[\(4, 8, 8, 8\), \(4, 8, 8, 8\)\]",
+        ),
+        (
+            lambda f: [*f, torch.rand(4, 12, 8, 8), f[0]],
+            r"if u is included; got \[\(4, 8, 8, 8\), \(4, 12, 8, 8\), \(4, 8, 8, 8\)\]",
+        ),
         (lambda f: [f[0][:, :4]], r"`features` of this backbone are \(B, 8, 8, 8\) .* got \[\(4, 4, 8, 8\)\]"),
         (lambda f: [f[0][:0]], "with one B of 1 or more"),
         (lambda f: [f[0].long()], "are the floating-point tensors that `extract_features` returns"),
         (lambda f: [f[0] / 0], "`features` hold NaN or infinite values"),
     ],
-    ids=["more", "narrow", "empty", "long", "nan"],
+    ids=["more", "more-than-u", "narrow", "empty", "long", "nan"],
 )
 def test_features_of_another_cut_are_refused(change, message):
     model = wrap().eval()

@@ -76,8 +76,7 @@ class Run:
         self.steps_per_epoch = math.ceil(num_batches / self.args.gradient_accumulation_steps)
         epochs = self.args.num_train_epochs
         self.total_steps = self.args.max_steps if self.args.max_steps > 0 else math.ceil(epochs * self.steps_per_epoch)
-        if self.args.two_steps:
-            self._check_two_steps()
+        self._check_what_trains_the_mask()
         self.metric = (self.args.metric_for_best_model or main_metric(self.config.problem_type)).removeprefix("eval_")
         self.greater_is_better = self.args.greater_is_better
         if self.greater_is_better is None:
@@ -98,7 +97,7 @@ class Run:
         self.window = torch.zeros(4, dtype=torch.float64, device=device)
         self.sums = torch.zeros(4, dtype=torch.float64, device=device)
         self.grad_norm: Tensor | float | None = None
-        self._in_optimizer = False
+        self._in_update = False
         self.history = History(None)
 
     # -- the whole ---------------------------------------------------------------------------------------------------
@@ -140,8 +139,15 @@ class Run:
             if self.accelerator.num_processes > 1 or self.accelerator.scaler is not None:
                 self.accelerator.free_memory()
 
-    def _check_two_steps(self) -> None:
+    def _check_what_trains_the_mask(self) -> None:
         nothing = self.config.tuning == "decision_layer" and not self.config.inhibition
+        if self.config.task_loss_trains == "head" and self.config.contrastive_weight == 0 and not nothing:
+            raise TrainingError(
+                "With `task_loss_trains='head'` and a `contrastive_weight` of 0, nothing would train the mask or own "
+                "copies of the encoder. Set one of the two to another value."
+            )
+        if not self.args.two_steps:
+            return
         if self.config.contrastive_weight == 0 or nothing:
             raise TrainingError(
                 "With `two_steps` the contrastive loss trains all but the head: that needs a `contrastive_weight` "
@@ -176,6 +182,7 @@ class Run:
                 count = min(group_size, len(plan) - start)
                 update(wrapped, stream, [seeds[start - first + k] for k in range(count)])
                 self.step += 1
+                self._in_update = False
                 self._after_update()
                 yield
                 if self.step >= self.total_steps or self.stopped_early:
@@ -191,8 +198,8 @@ class Run:
                 loss, task, contrastive = batch_losses(wrapped, batch, self.config, self.accelerator.autocast())
                 self.accelerator.backward(loss / len(seeds))
             found[:3] += torch.stack([loss, task, contrastive]).detach() / len(seeds)
-        self._count(found)
         self._step()
+        self._count(found)
 
     def _update_in_two_steps(self, wrapped: torch.nn.Module, stream: Iterator[Batch], seeds: list[int]) -> None:
         """The contrastive loss for all but the head, then the task loss for the head, which sees the new mask."""
@@ -227,9 +234,8 @@ class Run:
         factor = self.args.rate_factor(self.step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        self._in_optimizer = True
+        self._in_update = True  # from here on a part of it may be in the adapter
         self.optimizer.step()
-        self._in_optimizer = False
         self.optimizer.zero_grad()
 
     def _after_update(self) -> None:
@@ -397,7 +403,7 @@ class Run:
         """On an interrupt; no process waits for another one here, which may be gone."""
         if self.output_dir is None:
             return f"Stopped after update {self.step}; without `output_dir` there is no checkpoint."
-        if self._in_optimizer:
+        if self._in_update:
             return f"Stopped within update {self.step + 1}, half of which is in the adapter: no checkpoint was saved."
         if not self.accelerator.is_main_process:
             return f"Stopped after update {self.step}."

@@ -82,5 +82,5 @@ def train_rival(trial: Trial, train: Any, test: Any) -> Trained:
     rival = build_rival(method.rival, trial.material.encoder.module, trial.config, **method.settings)
     fitted = fit(rival, train, arguments)
     logits = predict(rival, test, arguments)
-    parameters = {"trained": rival.num_trained, "adapter_total": rival.num_trained}
+    parameters = {"trained": rival.num_trained, "adapter_total": rival.num_stored}
     return Trained(logits, history_of(fitted.log), parameters, fitted.seconds)

@@ -6,6 +6,7 @@ from torch import nn
 
 from ...backbone import CutBackbone, HookedBackbone
 from ...config import CIAOConfig
+from ...errors import ConfigError
 from .rival import Rival, check_cut, normalisations, reached_parameters
 
 
@@ -19,11 +20,19 @@ def build_norm_and_bias(cut: CutBackbone | HookedBackbone, config: CIAOConfig) -
     Args:
         cut: The encoder, opened where CIAO masks it.
         config: Kind of problem and settings of the head.
+
+    Raises:
+        ConfigError: there are no normalisations and no biases.
     """
     check_cut(cut)
     reached = reached_parameters(cut)
     gains = {f"{path}.weight" for path in normalisations(cut, everywhere=True)}
     chosen = {name for name in reached if name in gains or name.split(".")[-1] == "bias"}
+    if not chosen:
+        raise ConfigError(
+            f"{type(cut.rooted.backbone).__name__} has neither normalisations nor biases on the way to its final map, "
+            "so there is nothing to tune."
+        )
 
     def adapt(backbone: nn.Module) -> None:
         for name, parameter in backbone.named_parameters():

@@ -44,7 +44,7 @@ class _Model(nn.Module):
         super().__init__()
         self.module = module
         self.adapters = {_NAME: module}
-        self.peft_config = {_NAME: replace(module.config, contrastive_weight=0.0)}
+        self.peft_config = {_NAME: module.config}
 
     def adapter_parameters(self, adapter_name: str) -> dict[str, list[nn.Parameter]]:
         return self.module.parts()
@@ -103,6 +103,7 @@ def fit(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> FitOutput
                 on_log=None,
             )
             run = Run(trainer, source, None)
+            run.optimizer.register_step_pre_hook(lambda *given, stage=stage: stage.add_penalty())
             steps, log = steps + run.go().global_step, run.history.entries
             stage.eval()
     module.eval()
@@ -133,6 +134,8 @@ def predict(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> Tenso
 def _source(module: Trainee, dataset: Any, name: str, needs_labels: bool = True) -> BatchSource:
     data = module.stored(dataset)
     if not isinstance(data, FeatureDataset):
-        preprocessing = getattr(getattr(module, "rooted", None), "backbone", None)
-        data = Samples(data, getattr(preprocessing, "preprocessing", None), name)
-    return BatchSource(data, check_labels_of(data, module.config, name) if needs_labels else None)
+        data = Samples(data, module.preprocessing, name)
+    elif len(data) == 0:
+        raise TrainingError(f"{name} is empty.")
+    labels = check_labels_of(data, module.config, name) if needs_labels else None
+    return BatchSource(data, labels, module.uses_excitation)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ...backbone import CutBackbone, HookedBackbone, Rooted, example_pixels
 from ...backbone.maps import is_map
@@ -23,7 +23,9 @@ from ...errors import ConfigError
 from ...features import FeatureDataset, Samples
 from ...features.store import Layout
 from ...heads import DecisionHead
-from .rival import Trainee, check_cut, convolutions
+from ...inputs import check_pixels
+from ...preprocessing import Preprocessing
+from .rival import Trainee, check_cut, convolutions, task_loss_alone
 
 
 class Layers(nn.Module):
@@ -65,13 +67,11 @@ class Layers(nn.Module):
             if node.op == "call_module" and node.target in paths and is_map(tuple(node.meta["value"].shape))
         ]
         self._layout = places.layout
-        self._has_own_map = places.map in ends
+        self.input_size = cut.input_size
         pixels = next(node for node in nodes if node.op == "placeholder")
         wanted = list(dict.fromkeys([*ends, places.map]))
         self._index = wanted.index(places.map)
-        self._run = make_piece(self.rooted, nodes, [pixels], wanted)
-        for node in nodes:
-            node.meta.clear()
+        self._run = make_piece(self.rooted, *_with_copies(nodes, [pixels], wanted))
         self.sizes = [pooled.shape[1] for pooled in self._pooled(example)]
         self.train(False)
 
@@ -81,6 +81,7 @@ class Layers(nn.Module):
 
     @torch.no_grad()
     def _pooled(self, pixel_values: Tensor) -> list[Tensor]:
+        pixel_values = check_pixels(pixel_values, self.input_size, torch.float32)
         pooled = []
         for index, answer in enumerate(self._run(self.rooted, pixel_values.clone())):
             answer = self._layout.as_map(answer) if index == self._index else answer
@@ -91,6 +92,18 @@ class Layers(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         return torch.cat(self._pooled(pixel_values), dim=1)
+
+
+def _with_copies(
+    nodes: list[fx.Node], inputs: list[fx.Node], outputs: list[fx.Node]
+) -> tuple[list[fx.Node], list[fx.Node], list[fx.Node]]:
+    """A graph's nodes, inputs and outputs, the outputs copied as soon as they are there: others write into them."""
+    graph, copies = outputs[0].graph, []
+    for node in outputs:
+        with graph.inserting_after(node):
+            copies.append(graph.call_method("clone", (node,)))
+    order = [found for found in graph.nodes if found in {*nodes, *copies}]
+    return order, inputs, copies
 
 
 class LinearOnLayers(Trainee):
@@ -105,13 +118,21 @@ class LinearOnLayers(Trainee):
     def __init__(self, config: CIAOConfig, rows: Sequence[Tensor], group_lasso: float = 0.0):
         super().__init__()
         self.config = config
+        self.group_lasso = group_lasso
         self.lengths = [len(own) for own in rows if len(own)]
         self.register_buffer("rows", torch.cat(list(rows)))
         self.head = DecisionHead(len(self.rows), replace(config, hidden_sizes=()))
-        if group_lasso:
-            weight = getattr(self.head, "0").weight
-            # The gradient of the penalty: w_i over its length, for the weights w_i of number i.
-            weight.register_hook(lambda grad: grad + group_lasso * F.normalize(weight.detach(), dim=0))
+
+    @property
+    def num_stored(self) -> int:
+        """With the numbers of those that it looks at."""
+        return self.num_trained + len(self.rows)
+
+    def add_penalty(self) -> None:
+        """That of the group lasso: w_i over its length, for the weights w_i of number i."""
+        weight = getattr(self.head, "0").weight
+        if self.group_lasso:
+            weight.grad.add_(F.normalize(weight.detach(), dim=0), alpha=self.group_lasso)
 
     def scores(self) -> Tensor:
         """How much each number counts: the sum of its squared weights, `(sum(sizes),)`."""
@@ -141,7 +162,7 @@ class Head2Toe(Trainee):
         self, cut: CutBackbone | HookedBackbone, config: CIAOConfig, size: int, fraction: float, group_lasso: float
     ):
         super().__init__()
-        self.config = replace(config, inhibition=False, contrastive_weight=0.0, hidden_sizes=())
+        self.config = replace(task_loss_alone(config), hidden_sizes=())
         self.fraction, self.group_lasso = fraction, group_lasso
         self.layers = Layers(cut, size)
         self.head: LinearOnLayers = self._linear(torch.arange(self.num_kept))
@@ -151,6 +172,16 @@ class Head2Toe(Trainee):
     def num_kept(self) -> int:
         """Numbers that stay: the share of all, rounded, at least one."""
         return max(1, round(self.fraction * sum(self.layers.sizes)))
+
+    @property
+    def num_stored(self) -> int:
+        """With the numbers of those that its head looks at."""
+        return self.head.num_stored
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """The encoder's own."""
+        return Preprocessing.for_backbone(self.layers.rooted.backbone)
 
     def _linear(self, kept: Tensor, group_lasso: float = 0.0) -> LinearOnLayers:
         """A fresh head on some numbers, those of each layer together."""
@@ -173,7 +204,7 @@ class Head2Toe(Trainee):
         """The numbers of all layers of a dataset of pixels, in memory in half precision."""
         if isinstance(dataset, FeatureDataset):
             return dataset
-        samples = Samples(dataset, getattr(self.layers.rooted.backbone, "preprocessing", None))
+        samples = Samples(dataset, self.preprocessing)
         device = next(self.layers.parameters()).device
         largest = torch.finfo(torch.float16).max
         found = torch.empty(len(samples), sum(self.layers.sizes), dtype=torch.float16)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...backbone import CutBackbone, HookedBackbone
 from ...config import CIAOConfig
-from ...errors import TrainingError
+from ...errors import ConfigError, TrainingError
 from .rival import Rival, check_cut, convolutions, normalisations
 
 
@@ -73,11 +73,16 @@ def build_residual_adapters(
         config: Kind of problem and settings of the head.
         everywhere: Beside all convolutions larger than 1x1 on the way to the final map, from pixels; otherwise beside
             those that CIAO masks, from features.
+
+    Raises:
+        ConfigError: there is no convolution larger than 1x1.
     """
     backbone = check_cut(cut).rooted.backbone
     paths = convolutions(cut, everywhere)
     if everywhere:
         paths = [path for path in paths if max(backbone.get_submodule(path).kernel_size) > 1]
+    if not paths:
+        raise ConfigError(f"{type(backbone).__name__} has no convolution larger than 1x1 on the way to its final map.")
     norms = normalisations(cut, everywhere)
 
     def adapt(backbone: nn.Module) -> None:

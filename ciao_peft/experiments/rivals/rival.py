@@ -15,7 +15,8 @@ from ...backbone.tracing import is_normalisation
 from ...config import CIAOConfig
 from ...errors import UntraceableBackboneError
 from ...heads import DecisionHead, pool_map
-from ...inputs import check_pixels
+from ...inputs import check_features, check_pixels
+from ...preprocessing import Preprocessing
 
 Adapt = Callable[[nn.Module], None]
 """Puts into a frozen copy of the encoder what is to be trained, and switches `requires_grad` of that on."""
@@ -40,8 +41,26 @@ class Trainee(nn.Module):
 
     @property
     def num_trained(self) -> int:
-        """Numbers that training changes, which are those to be stored beside the encoder."""
+        """Numbers that training changes."""
         return sum(p.numel() for own in self.parts().values() for p in own)
+
+    @property
+    def num_stored(self) -> int:
+        """Numbers to be stored beside the encoder, so that the module answers as it does now."""
+        return self.num_trained
+
+    @property
+    def uses_excitation(self) -> bool:
+        """Whether stored u of the frozen conv units is of use."""
+        return True
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What pictures are prepared with, where the encoder says so."""
+        return None
+
+    def add_penalty(self) -> None:
+        """Adds to the gradients those of a penalty on the weights; called once before each update."""
 
     def stages(self) -> Iterator[Trainee]:
         """The modules to train one after another; each takes the whole budget."""
@@ -83,7 +102,7 @@ class Rival(Trainee):
     def __init__(self, cut: CutBackbone | HookedBackbone, config: CIAOConfig, adapt: Adapt | None = None):
         super().__init__()
         self.cut = copy.deepcopy(check_cut(cut))
-        self.config = replace(config, inhibition=False, contrastive_weight=0.0, tuning="decision_layer")
+        self.config = task_loss_alone(config)
         self.rooted = self.cut.rooted.float().requires_grad_(False)
         if adapt is not None:
             adapt(self.rooted.backbone)
@@ -98,19 +117,34 @@ class Rival(Trainee):
         self.rooted.eval()
         return self
 
+    @property
+    def uses_excitation(self) -> bool:
+        """Stored u is that of the frozen units; an adapted unit has to compute its own."""
+        return not self._trains_encoder
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """The encoder's own."""
+        return Preprocessing.for_backbone(self.rooted.backbone)
+
     def feature_map(self, pixel_values: Tensor | None = None, features: Sequence[Tensor] | None = None) -> Tensor:
         """The final map of the adapted encoder, `(B, C, H, W)`."""
         if features is None:
             source = {"pixel_values": check_pixels(pixel_values, self.cut.input_size, torch.float32)}
         else:
-            # Stored u is that of the frozen units; an adapted unit has to compute its own.
-            used = features[: len(self.cut.feature_shapes)] if self._trains_encoder else features
-            source = {"features": [tensor.to(torch.float32) for tensor in used]}
+            shapes = self.cut.feature_shapes
+            features = check_features(features, shapes, self.cut.excitation_shapes, torch.float32)
+            source = {"features": features if self.uses_excitation else features[: len(shapes)]}
         requests = [(None, lambda index, given, excitation: excitation())]
         return self.cut.run(self.rooted, requests, **source, train_encoder=self._trains_encoder)[0]
 
     def forward(self, pixel_values: Tensor | None = None, *, features: Sequence[Tensor] | None = None) -> Tensor:
         return self.head(pool_map(self.feature_map(pixel_values, features), self.config.pooling))[0].float()
+
+
+def task_loss_alone(config: CIAOConfig) -> CIAOConfig:
+    """The settings of an adapter without a mask, for what learns from the task loss and nothing else."""
+    return replace(config, inhibition=False, contrastive_weight=0.0, tuning="decision_layer", task_loss_trains="all")
 
 
 def check_cut(cut: CutBackbone | HookedBackbone) -> CutBackbone:

@@ -59,7 +59,14 @@ def build_scale_and_shift(cut: CutBackbone | HookedBackbone, config: CIAOConfig,
     def adapt(backbone: nn.Module) -> None:
         for path, channels in layers.items():
             layer = backbone.get_submodule(path)
-            last = isinstance(layer, nn.LayerNorm) and "2d" not in type(layer).__name__.lower()
-            backbone.set_submodule(path, ScaleAndShift(layer, channels, -1 if last else 1))
+            backbone.set_submodule(path, ScaleAndShift(layer, channels, _channel_dim(layer)))
 
     return Rival(cut, config, adapt)
+
+
+def _channel_dim(layer: nn.Module) -> int:
+    """Normalisations over the channels alone have these last, if their name or `data_format` says nothing else."""
+    name = type(layer).__name__.lower()
+    last = isinstance(layer, nn.LayerNorm) or "layernorm" in name or "rmsnorm" in name or "simplenorm" in name
+    first = "2d" in name or getattr(layer, "data_format", None) == "channels_first"
+    return -1 if last and not first else 1
