@@ -36,6 +36,8 @@ pictures need three equal channels: `.expand(-1, 3, -1, -1)`.
     if tuple(pixel_values.shape[1:]) != tuple(input_size) or len(pixel_values) == 0:
         gray = pixel_values.ndim == 4 and pixel_values.shape[1] == 1 and channels == 3
         hint = " Gray pictures need three equal channels: `.expand(-1, 3, -1, -1)`." if gray else ""
+        if pixel_values.ndim == 5:
+            hint = " Clips are read by adapters with `frames` and `recurrent_size` in their config."
         raise InputError(
             f"`pixel_values` must be (B, {channels}, {height}, {width}) with B of 1 or more; got "
             f"{tuple(pixel_values.shape)}.{hint}"
@@ -48,6 +50,34 @@ pictures need three equal channels: `.expand(-1, 3, -1, -1)`.
         row = int((~pixel_values.isfinite()).flatten(1).any(dim=1).nonzero()[0, 0])
         raise InputError(f"`pixel_values` holds NaN or infinite values, first in row {row}. Check how it was prepared.")
     return pixel_values.to(dtype)
+
+
+def frames_of_clips(values: Tensor, frames: int, name: str) -> Tensor:
+    """Clips frame after frame, for the trunk, which knows nothing of clips.
+
+    Args:
+        values: `(B, T, ...)`.
+        frames: T.
+        name: Of the argument, for the message.
+
+    Returns:
+        `(B * T, ...)`.
+
+    Raises:
+        InputError: these are no clips of as many frames.
+
+    Example:
+        >>> frames_of_clips(torch.zeros(2, 10, 3, 8, 8), 10, "pixel_values").shape
+        torch.Size([20, 3, 8, 8])
+    """
+    if not isinstance(values, Tensor):
+        return values  # the checks that follow say what it should be
+    if values.ndim < 4 or values.shape[1] != frames or (name == "pixel_values" and values.ndim != 5):
+        raise InputError(
+            f"`{name}` must be (B, {frames}, ...): the adapter reads clips of {frames} frames; got "
+            f"{tuple(values.shape)}. `ciao_peft.data.clips` makes clips from rows of frames."
+        )
+    return values.flatten(0, 1)
 
 
 def check_features(

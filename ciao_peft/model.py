@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +34,11 @@ from .errors import (
     NoActiveAdapterError,
     listed,
 )
-from .inputs import check_features, check_pixels
+from .inputs import check_features, check_pixels, frames_of_clips
 from .losses import check_labels, contrastive_loss, task_loss
-from .prediction import is_folder, pictures_in, read_pictures
+from .prediction import clip_pixels, is_folder, pictures_in, read_pictures
 from .preprocessing import Preprocessing
-from .reading import read_maps, rows_by_adapter
+from .reading import frames_read, read_maps, rows_by_adapter
 from .restoring import restore_adapter
 from .selection import Selection
 from .sharing import name_from, publish_adapter, read_adapter, save_with_card
@@ -305,7 +306,8 @@ class CIAOModel(nn.Module):
         """Reads a batch with the active adapter, or each row with its own.
 
         Args:
-            pixel_values: `(B, C, H, W)` as the preprocessing makes them; cast to the backbone's dtype.
+            pixel_values: `(B, C, H, W)` as the preprocessing makes them; cast to the backbone's dtype. Of clips, where
+                the adapter's config has `frames`, `(B, frames, C, H, W)`.
             labels: As `check_labels` describes, for the losses.
             features: What `extract_features` gave, in place of the pixels.
             adapter_names: One name per row, `"__base__"` for the untouched backbone. The trunk runs once. Not in
@@ -330,7 +332,7 @@ class CIAOModel(nn.Module):
         if name is None:
             raise NoActiveAdapterError(self.adapters)
         adapter = self.adapters[name]
-        source = self._checked_source(pixel_values, features)
+        source = self._checked_source(pixel_values, features, adapter.config.frames)
         feature_map = self._maps([(None, name)], **source)[0]
         logits, embeddings = adapter.decide(feature_map)
         output = CIAOOutput(logits=logits.to(self._dtype), embeddings=embeddings.float())
@@ -360,7 +362,8 @@ class CIAOModel(nn.Module):
             Logits `(B, num_labels)` by adapter name, bit for bit those of separate calls.
 
         Raises:
-            InputError: the model is in training mode, or the pixels do not fit.
+            InputError: the model is in training mode, the pixels do not fit, or one of the adapters reads clips and
+                another does not.
             AdapterNotFoundError: a name is not loaded.
         """
         self._borrowed.calm()
@@ -368,7 +371,7 @@ class CIAOModel(nn.Module):
         if isinstance(adapter_names, str):
             raise InputError(f"`adapter_names` takes a list of names; got the text {adapter_names!r}.")
         names = list(self.adapters) if adapter_names is None else [self._check_known(name) for name in adapter_names]
-        source = self._checked_source(pixel_values, features)
+        source = self._checked_source(pixel_values, features, frames_read(names, self.adapters))
         maps = self._maps([(None, name) for name in names], **source)
         return {
             name: self.adapters[name].decide(feature_map)[0].to(self._dtype)
@@ -381,12 +384,16 @@ class CIAOModel(nn.Module):
         self._refuse_training("A mixed batch")
         if labels is not None:
             raise InputError("A mixed batch has no loss: its rows belong to different heads. Leave `labels` out.")
-        source = self._checked_source(pixels, features)
-        batch = source["features"][0] if pixels is None else pixels
-        rows = rows_by_adapter(names, len(batch), self.adapters)
+        frames = None if self._selection.is_off else frames_read(names, self.adapters)
+        source = self._checked_source(pixels, features, frames)
+        batch = source["features"][0] if pixels is None else source["pixel_values"]
+        rows = rows_by_adapter(names, len(batch) // (frames or 1), self.adapters)
         if self._selection.is_off:
             rows = {BASE_ADAPTER: list(range(len(names)))}
         indices = {name: torch.tensor(own, device=batch.device) for name, own in rows.items()}
+        if frames is not None:  # of a clip all frames, which follow one another
+            each = torch.arange(frames, device=batch.device)
+            indices = {name: (own[:, None] * frames + each).flatten() for name, own in indices.items()}
         maps = self._maps([(indices[name], name) for name in rows], **source)
         logits: list[Any] = [None] * len(names)
         embeddings: list[Any] = [None] * len(names)
@@ -407,7 +414,7 @@ class CIAOModel(nn.Module):
         They are those of the terminal convolutions, or of the active adapter's `target_modules`.
 
         Args:
-            pixel_values: `(B, C, H, W)`.
+            pixel_values: `(B, C, H, W)`, or clips `(B, T, C, H, W)`; the tensors are then `(B, T, ...)`.
             include_excitation: Behind them u of every frozen conv unit, `(B, C', H', W')`. Where it is given, no pass
                 computes a frozen convolution; adapters with a conv unit of their own (`tuning="last_conv"`) take
                 theirs.
@@ -418,7 +425,10 @@ class CIAOModel(nn.Module):
         """
         self._borrowed.calm()
         opened = self.opened
-        return opened.features(opened.rooted, self._checked_pixels(pixel_values), include_excitation)
+        of_clips = isinstance(pixel_values, Tensor) and pixel_values.ndim == 5
+        pixels = self._checked_pixels(pixel_values.flatten(0, 1) if of_clips else pixel_values)
+        features = opened.features(opened.rooted, pixels, include_excitation)
+        return tuple(f.unflatten(0, pixel_values.shape[:2]) for f in features) if of_clips else features
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -430,9 +440,16 @@ class CIAOModel(nn.Module):
                 f"{what} is for inference: dropout would blur what the worlds see. Call `model.eval()` first."
             )
 
-    def _checked_source(self, pixel_values: Tensor | None, features: Sequence[Tensor] | None) -> dict[str, Any]:
+    def _checked_source(
+        self, pixel_values: Tensor | None, features: Sequence[Tensor] | None, frames: int | None
+    ) -> dict[str, Any]:
         if (pixel_values is None) == (features is None):
             raise InputError("Give either `pixel_values` or `features`.")
+        if frames is not None and features is not None:
+            features = [features] if isinstance(features, Tensor) else features
+            features = [frames_of_clips(one, frames, "features") for one in features]
+        elif frames is not None:
+            pixel_values = frames_of_clips(pixel_values, frames, "pixel_values")
         if features is None:
             return {"pixel_values": self._checked_pixels(pixel_values), "features": None}
         opened = self.opened
@@ -456,7 +473,7 @@ class CIAOModel(nn.Module):
 
         Args:
             images: A path, a PIL image, an array `(H, W)` or `(H, W, 3)` of uint8, or a list of them; or a folder, for
-                the pictures that lie in it.
+                the pictures that lie in it. Where an adapter reads clips: a list of clips, each a list of pictures.
             adapter_names: Read in these worlds instead; the answers come by world.
             batch_size: Pictures read at once.
             disable_tqdm: No progress bar; when left out, none unless a terminal is there to show it.
@@ -479,14 +496,17 @@ class CIAOModel(nn.Module):
         names = [self.active_adapter] if adapter_names is None else list(adapter_names)
         if names == [None]:
             raise NoActiveAdapterError(self.adapters)
+        frames = frames_read([self._check_known(name) for name in names], self.adapters)
         todo = images if isinstance(images, (list, tuple)) else [images]
         todo = pictures_in(images) if is_folder(images) else list(todo)
         device = next(self.backbone.parameters()).device
         answers: list[Any] = read_pictures(
             todo,
-            self.preprocessing,
+            self.preprocessing
+            if frames is None
+            else partial(clip_pixels, frames=frames, preprocessing=self.preprocessing),
             lambda pixels: self.read(pixels.to(device), adapter_names=names),
-            {name: self.adapters[self._check_known(name)].config for name in names},
+            {name: self.adapters[name].config for name in names},
             batch_size=batch_size,
             disable_tqdm=disable_tqdm,
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .config import CIAOConfig
+from .data.frames import frame_places
 from .errors import DataError, DataNotFoundError, InputError
 from .preprocessing import Preprocessing
 
@@ -41,9 +42,27 @@ def pictures_in(folder: str | os.PathLike) -> list[Path]:
     return pictures
 
 
+def clip_pixels(clip: Any, frames: int, preprocessing: Preprocessing) -> Tensor:
+    """The frames that stand for a clip, `(1, frames, C, H, W)`.
+
+    Args:
+        clip: A list of pictures, in order; `frame_places` says which are taken, and what becomes of a shorter clip.
+        frames: How many are wanted.
+        preprocessing: Makes them pixels.
+
+    Raises:
+        InputError: it is no list, or an empty one.
+        DataError: a picture cannot be read.
+    """
+    if not isinstance(clip, (list, tuple)) or not clip:
+        got = "an empty list" if isinstance(clip, (list, tuple)) else type(clip).__name__
+        raise InputError(f"A clip is a list of its frames, pictures in order; got {got}. `sample_frames` reads videos.")
+    return preprocessing([clip[place] for place in frame_places(len(clip), frames)])[None]
+
+
 def read_pictures(
     pictures: Sequence[Any],
-    preprocessing: Preprocessing,
+    preprocessing: Callable[[Any], Tensor],
     read: Callable[[Tensor], Mapping[str, Tensor]],
     configs: Mapping[str, CIAOConfig],
     *,
@@ -54,8 +73,8 @@ def read_pictures(
 
     Args:
         pictures: Whatever `preprocessing` takes, one by one.
-        preprocessing: Makes them pixels.
-        read: From pixels `(B, C, H, W)` to logits by world.
+        preprocessing: Makes one of them pixels, `(1, C, H, W)`; of a clip `(1, T, C, H, W)`.
+        read: From pixels of several to logits by world.
         configs: Of the worlds to read in.
         batch_size: Pictures read at once.
         disable_tqdm: No progress bar; when left out, none unless a terminal is there to show it.

@@ -38,6 +38,23 @@ def rows_by_adapter(names: Sequence[str], num_rows: int, loaded: Mapping[str, Ad
     return rows
 
 
+def frames_read(names: Sequence[str], loaded: Mapping[str, Adapter]) -> int | None:
+    """How many frames a sample has that all of these adapters read, or None for single pictures.
+
+    Raises:
+        InputError: some read clips and some single pictures, or clips of other lengths.
+    """
+    frames = {name: loaded[name].config.frames for name in names if name in loaded}
+    if BASE_ADAPTER in names:
+        frames[BASE_ADAPTER] = None
+    if len(set(frames.values())) > 1:
+        said = [f"{name!r} reads " + (f"clips of {n} frames" if n else "single pictures") for name, n in frames.items()]
+        raise InputError(
+            f"One batch does not suit them all: {'; '.join(said)}. Name those it suits in `adapter_names`."
+        )
+    return next(iter(frames.values()), None)
+
+
 def read_maps(
     requests: Sequence[tuple[Tensor | None, str]],
     adapters: Mapping[str, Adapter],

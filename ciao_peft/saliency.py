@@ -49,17 +49,18 @@ def gradcam_plus_plus(
 
     Args:
         model: With an adapter.
-        pixel_values: `(B, C, H, W)`.
-        features: What `extract_features` gave, in place of the pixels.
+        pixel_values: `(B, C, H, W)`; of clips `(B, T, C, H, W)`.
+        features: What `extract_features` gave, or stored features of many faces, in place of the pixels.
         adapter_name: The world to look into; the active adapter when left out.
         target: What is asked about: a label's name or index, one of them per row, or a function from logits
             `(B, num_labels)` to scores `(B,)`. When left out, what the adapter says: the likeliest label, or for
             regression the value furthest from zero, downwards where it is negative. A named value is asked about
             upwards.
-        scaled: Each face's map from 0 to 1, a constant one 0; `False` gives S itself, in units of the score.
+        scaled: Each face's map (each clip's maps together) from 0 to 1, a constant one 0; `False` gives S itself, in
+            units of the score.
 
     Returns:
-        `(B, H, W)` in float32 or wider, H and W those of the pixels.
+        `(B, H, W)` in float32 or wider, H and W those of the pixels; of clips `(B, T, H, W)`.
 
     Raises:
         InputError: pixels, features or `target` that do not fit.
@@ -89,12 +90,13 @@ def gradcam_plus_plus(
         scores = _scores(logits, target, model.adapters[name].config)
         found = list(masks.values())
         gradients = torch.autograd.grad(scores.sum(), found, materialize_grads=True)
-        rows = len(logits)
+        rows = len(logits) * (model.adapters[name].config.frames or 1)
         contributions = [
             _contribution(_by_row(mask.detach(), rows), _by_row(gradient, rows))
             for mask, gradient in zip(found, gradients, strict=True)
         ]
     saliency = torch.stack([_upsampled(one, model.input_size[1:]) for one in contributions]).sum(dim=0)
+    saliency = _by_clip(saliency, model.adapters[name].config)
     return _scaled(saliency) if scaled else saliency
 
 
@@ -110,13 +112,13 @@ def mask_strength(
 
     Args:
         model: With an adapter.
-        pixel_values: `(B, C, H, W)`.
-        features: What `extract_features` gave, in place of the pixels.
+        pixel_values: `(B, C, H, W)`; of clips `(B, T, C, H, W)`.
+        features: What `extract_features` gave, or stored features of many faces, in place of the pixels.
         adapter_name: Which adapter's; the active one's when left out.
 
     Returns:
         `(B, H, W)` in float32 or wider, H and W those of the pixels; above 0, in units of one over the activation. With
-        several masked convolutions the mean is over the channels of all.
+        several masked convolutions the mean is over the channels of all. Of clips `(B, T, H, W)`.
 
     Raises:
         InputError: pixels or features that do not fit, or an adapter without inhibition.
@@ -142,10 +144,11 @@ def mask_strength(
         return adapter.mask(index, inputs, excitation)
 
     source = _as_data(pixel_values, features)
-    rows = len(_looked_at(model, name, watch).read(**source, adapter_names=[name])[name])
+    config = model.adapters[name].config
+    rows = len(_looked_at(model, name, watch).read(**source, adapter_names=[name])[name]) * (config.frames or 1)
     found = [_by_row(gate, rows) for gate in gates.values()]
     size, channels = model.input_size[1:], sum(gate.shape[1] for gate in found)
-    return torch.stack([_upsampled(gate.sum(dim=1), size) for gate in found]).sum(dim=0) / channels
+    return _by_clip(torch.stack([_upsampled(gate.sum(dim=1), size) for gate in found]).sum(dim=0) / channels, config)
 
 
 # -- looking without touching ------------------------------------------------------------------------------------------
@@ -227,6 +230,10 @@ def _by_row(maps: Tensor, rows: int) -> Tensor:
     return maps if len(maps) == rows else maps.unflatten(0, (rows, -1)).flatten(1, 2)
 
 
+def _by_clip(maps: Tensor, config: CIAOConfig) -> Tensor:
+    return maps if config.frames is None else maps.unflatten(0, (-1, config.frames))
+
+
 def _contribution(mask: Tensor, gradient: Tensor) -> Tensor:
     """S, `(B, h, w)`, of M and g, `(B, C, h, w)`."""
     total = mask.sum(dim=(2, 3), keepdim=True).relu()
@@ -240,8 +247,9 @@ def _upsampled(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _scaled(maps: Tensor) -> Tensor:
-    maps = maps - maps.amin(dim=(1, 2), keepdim=True)
-    largest = maps.amax(dim=(1, 2), keepdim=True)
+    each = tuple(range(1, maps.ndim))
+    maps = maps - maps.amin(dim=each, keepdim=True)
+    largest = maps.amax(dim=each, keepdim=True)
     return maps / torch.where(largest > 0, largest, 1)
 
 

@@ -32,6 +32,8 @@ _HERE = {
     "FaceLocalizer": "localizer",
     "crop_faces": "localizer",
     "clip_means": "emoreact",
+    "Clips": "clip_rows",
+    "clips": "clip_rows",
     "contact_sheet": "inspect",
     "inspect_faces": "inspect",
     "read_frames": "frames",

@@ -69,9 +69,26 @@ def sample_frames(path: str | os.PathLike, count: int, reader: str | None = None
     total = sum(1 for _ in _pictures(path, reader))
     if not total:
         raise DataError(f"{str(path)!r} has no frame that can be read.")
-    count = min(count, total)
-    wanted = {(2 * part + 1) * total // (2 * count) for part in range(count)}
+    wanted = set(frame_places(total, min(count, total)))
     return [(index, picture()) for index, picture in enumerate(_pictures(path, reader)) if index in wanted]
+
+
+def frame_places(total: int, count: int) -> list[int]:
+    """Which frames stand for a clip: the middle one of each of `count` equal parts.
+
+    A clip with fewer frames gives all it has, and then stands still at its last one.
+
+    Args:
+        total: Frames of the clip, 1 or more.
+        count: How many are wanted, 1 or more.
+
+    Example:
+        >>> frame_places(20, 4), frame_places(3, 5)
+        ([2, 7, 12, 17], [0, 1, 2, 2, 2])
+    """
+    if total < count:
+        return [min(place, total - 1) for place in range(count)]
+    return [(2 * part + 1) * total // (2 * count) for part in range(count)]
 
 
 def _read_with_av(av: Any, path: str | os.PathLike) -> Iterator[Callable[[], Image.Image]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from .cached import FeatureDataset
 from .extraction import SHARE_OF_MEMORY, cache_features, feature_bytes, fingerprint, model_key, store_features
 from .processes import Processes, check_launch
-from .samples import Samples, check_labels_of
+from .samples import ClipSamples, Samples, check_labels_of, samples_of
 from .store import free_memory, key_hash, readable_size
 from .views import Augmentation
 
 __all__ = [
     "SHARE_OF_MEMORY",
     "Augmentation",
+    "ClipSamples",
     "FeatureDataset",
     "Processes",
     "Samples",
@@ -24,5 +25,6 @@ __all__ = [
     "key_hash",
     "model_key",
     "readable_size",
+    "samples_of",
     "store_features",
 ]

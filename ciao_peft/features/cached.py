@@ -22,7 +22,7 @@ class FeatureDataset:
         labels: A row per sample, or None.
         tensors: The features in memory, `(views * samples, ...)` each; or
         folder: where they lie.
-        rows: Numbers of the samples it shows, for a part of what is stored.
+        rows: Numbers of the samples it shows, for a part of what is stored; `(clips, frames)` for clips of them.
         label_names: Of the classes in the order of their ids, where known.
 
     Attributes:
@@ -63,13 +63,18 @@ class FeatureDataset:
         """A short name for whose features they are, with or without u."""
         return key_hash(self.key)
 
+    @property
+    def frames(self) -> int | None:
+        """Frames of each sample, where the samples are clips."""
+        return self._rows.shape[1] if self._rows is not None and self._rows.ndim == 2 else None
+
     def __len__(self) -> int:
         return self._stored if self._rows is None else len(self._rows)
 
     def features(
         self, indices: Sequence[int] | Tensor, views: int | Tensor = 0, include_excitation: bool = True
     ) -> tuple[Tensor, ...]:
-        """The features of many samples at once, `(B, ...)` each, in the dtype they are stored in.
+        """The features of many samples at once, `(B, ...)` each, of clips `(B, T, ...)`, as they are stored.
 
         Args:
             indices: Numbers of the samples.
@@ -77,10 +82,15 @@ class FeatureDataset:
             include_excitation: With u behind them, where it is stored.
         """
         indices = torch.as_tensor(indices, dtype=torch.long)
-        rows = (indices if self._rows is None else self._rows[indices]) + views * self._stored
+        rows = indices if self._rows is None else self._rows[indices]
+        if self.frames is not None and isinstance(views, Tensor):
+            views = views[:, None]  # all frames of a clip in the same view
+        rows = rows + views * self._stored
         tensors = self.tensors
         if self.has_excitation and not include_excitation:
             tensors = tensors[: -len(self.key["targets"])]
+        if self.frames is not None:
+            return tuple(tensor.index_select(0, rows.flatten()).unflatten(0, rows.shape) for tensor in tensors)
         return tuple(tensor.index_select(0, rows) for tensor in tensors)
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
@@ -107,6 +117,23 @@ class FeatureDataset:
         rows = indices if self._rows is None else self._rows[indices]
         labels = None if self.labels is None else self.labels[indices]
         return FeatureDataset(self.key, self.layout, labels, self._tensors, self.folder, rows, self.label_names)
+
+    def clips(self, rows: Any) -> FeatureDataset:
+        """Clips of these samples, over the same files, each with the label of its first frame.
+
+        Args:
+            rows: `(clips, frames)`, which samples are the frames of each clip, as `Clips` has them.
+
+        Example:
+            >>> key = {"views": 1, "num_samples": 3}
+            >>> stored = FeatureDataset(key, Layout(((1,),), "float32", 3), None, (torch.tensor([[5.0], [6], [7]]),))
+            >>> stored.clips([[0, 2], [1, 1]]).features([0, 1])[0].squeeze(-1).tolist()
+            [[5.0, 7.0], [6.0, 6.0]]
+        """
+        numbers = torch.as_tensor(rows, dtype=torch.long)
+        labels = None if self.labels is None else self.labels[numbers[:, 0]]
+        numbers = numbers if self._rows is None else self._rows[numbers]
+        return FeatureDataset(self.key, self.layout, labels, self._tensors, self.folder, numbers, self.label_names)
 
     def with_labels(self, labels: Tensor | None) -> FeatureDataset:
         """The same features with other labels, a row per sample."""

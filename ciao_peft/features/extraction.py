@@ -18,7 +18,7 @@ from ..model import CIAOModel
 from ..preprocessing import Preprocessing
 from .cached import FeatureDataset
 from .processes import Processes
-from .samples import Samples
+from .samples import ClipSamples, Samples, samples_of
 from .store import DTYPES, FeatureFiles, Layout, free_disk, free_memory, readable_size
 from .views import Augmentation
 
@@ -55,7 +55,8 @@ def cache_features(
 
     Args:
         model_or_encoder: A model, whose active adapter says where to cut; or a bare backbone.
-        dataset: A `datasets.Dataset` with `image`, a map-style dataset of `pixel_values`, or a dict of several splits.
+        dataset: A `datasets.Dataset` with `image`, a map-style dataset of `pixel_values`, the `clips` of either, or a
+            dict of several splits.
         folder: Where to keep them, with a folder for each split of a dict; in memory only, if left out.
         views: Stored views of each picture: the picture as it is, and `views - 1` augmented ones.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`. The backbone's own when left out: nothing is lost. Half
@@ -99,7 +100,7 @@ def cache_features(
         }
     augment = _checked_settings(views, dtype, augment, batch_size)
     with _as_model(model_or_encoder, dataset) as model:
-        samples = Samples(dataset, model.preprocessing)
+        samples = samples_of(dataset, model.preprocessing)
         return store_features(
             model,
             samples,
@@ -115,7 +116,7 @@ def cache_features(
 
 def store_features(
     model: CIAOModel,
-    samples: Samples,
+    samples: Samples | ClipSamples,
     folder_of: Callable[[dict[str, Any]], Path | None],
     *,
     views: int = 1,
@@ -129,12 +130,22 @@ def store_features(
 
     Args:
         model: Its active adapter says where to cut.
-        samples: The split.
+        samples: The split; of clips the frames are stored, and shown as clips.
         folder_of: From the key to the folder, or None for memory.
         include_excitation: As for `cache_features`; `None`: as the folder has it, and in a new one where there is ample
             room.
         views, dtype, augment, batch_size, disable_tqdm: As for `cache_features`.
     """
+    if isinstance(samples, ClipSamples):
+        rows, samples = samples.rows, samples.frames
+        settings = {"views": views, "dtype": dtype, "augment": augment, "batch_size": batch_size}
+        settings |= {"include_excitation": include_excitation, "disable_tqdm": disable_tqdm}
+        return store_features(model, samples, folder_of, **settings).clips(rows)
+    if samples.source == "pixel_values" and samples.pixels([0]).ndim == 5:
+        raise FeatureCacheError(
+            f"The samples of {samples.name} are clips, and features are stored of frames: give "
+            "`ciao_peft.data.clips(rows of frames)`, or train with `feature_cache='never'`."
+        )
     if not samples.shows_the_same_twice():
         raise FeatureCacheError(
             f"{samples.name} shows something else each time a sample is asked for, so one pass cannot stand for it. "

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..checkpoints import all_finite
 from ..config import CIAOConfig
+from ..data.clip_rows import Clips
 from ..errors import CIAOError, DataError, TrainingError, listed
 from ..losses import check_labels
 from ..preprocessing import Preprocessing
@@ -74,6 +75,11 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    @property
+    def frames(self) -> Samples:
+        """What the trunk runs over: these samples themselves; of `ClipSamples` their frames."""
+        return self
 
     def _batch(self, indices: Sequence[int], key: str) -> list[Any]:
         indices = [int(index) for index in indices]
@@ -158,6 +164,53 @@ class Samples:
             return True
         few = range(min(len(self), 4))
         return [self.digest(index) for index in few] == [self.digest(index) for index in few]
+
+
+class ClipSamples:
+    """`Clips` as the library reads them: what is stored and told apart are the frames, once each.
+
+    Args:
+        clips: Of one split.
+        preprocessing, name: As for `Samples`.
+
+    Attributes:
+        frames: The rows of frames.
+        rows: `(clips, frames)`, which of them are whose.
+    """
+
+    def __init__(self, clips: Clips, preprocessing: Preprocessing | None, name: str = "the dataset"):
+        if len(clips) == 0:
+            raise DataError(f"{name} is empty.")
+        self.frames = Samples(clips.faces, preprocessing, name)
+        self.name, self.rows = name, clips.rows
+        self.label_key, self.label_names = self.frames.label_key, self.frames.label_names
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def pixels(self, indices: Sequence[int]) -> Tensor:
+        """`(B, T, C, H, W)`; errors as for `Samples`."""
+        rows = self.rows[np.asarray(indices, dtype=np.int64)]
+        return self.frames.pixels(rows.flatten()).unflatten(0, rows.shape)
+
+    def labels(self) -> Tensor | None:
+        """Labels of all clips, a row each; None where there are none."""
+        labels = self.frames.labels()
+        return None if labels is None else labels[torch.from_numpy(self.rows[:, 0])]
+
+    @property
+    def is_fixed(self) -> bool:
+        """As for `Samples`."""
+        return self.frames.is_fixed
+
+    def shows_the_same_twice(self) -> bool:
+        """As for `Samples`."""
+        return self.frames.shows_the_same_twice()
+
+
+def samples_of(dataset: Any, preprocessing: Preprocessing | None, name: str = "the dataset") -> Samples | ClipSamples:
+    """A dataset as the library reads it; errors as for `Samples`."""
+    return (ClipSamples if isinstance(dataset, Clips) else Samples)(dataset, preprocessing, name)
 
 
 def check_labels_of(data: Any, config: CIAOConfig, name: str) -> Tensor:

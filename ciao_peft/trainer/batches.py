@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..features import FeatureDataset, Samples
+from ..features import ClipSamples, FeatureDataset, Samples
 from .gathering import rows_per_process
 from .sampling import seed_everything
 
@@ -59,7 +59,9 @@ class BatchSource:
         include_excitation: Whether stored u is of use.
     """
 
-    def __init__(self, data: Samples | FeatureDataset, labels: Tensor | None, include_excitation: bool = True):
+    def __init__(
+        self, data: Samples | ClipSamples | FeatureDataset, labels: Tensor | None, include_excitation: bool = True
+    ):
         self.data = data
         self.include_excitation = include_excitation
         self.labels = labels

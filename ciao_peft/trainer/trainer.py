@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from ..config import CIAOConfig
+from ..data.clip_rows import Clips
 from ..errors import AdapterNotFoundError, FeatureCacheError, NoActiveAdapterError, TrainingError, listed
 from ..features import (
     SHARE_OF_MEMORY,
+    ClipSamples,
     FeatureDataset,
     Processes,
     Samples,
@@ -27,6 +29,7 @@ from ..features import (
     free_memory,
     key_hash,
     model_key,
+    samples_of,
     store_features,
 )
 from ..losses import task_loss
@@ -131,7 +134,8 @@ class CIAOTrainer:
 
         Args:
             train_dataset: A `datasets.Dataset` with `image` and `label`; a map-style dataset of `{"pixel_values": (C,
-                H, W), "labels": label}`; or what `cache_features` returned.
+                H, W), "labels": label}`; what `cache_features` returned; or, for an adapter that reads clips, the
+                `clips` of rows of frames.
             eval_dataset: The same, for evaluation during training.
 
         Raises:
@@ -223,7 +227,8 @@ class CIAOTrainer:
         labels = check_labels_of(data, self.config, name) if has_labels or needs_labels else None
         return BatchSource(data, labels, self._needs_excitation)
 
-    def _data(self, dataset: Any, name: str, several_passes: bool) -> Samples | FeatureDataset:
+    def _data(self, dataset: Any, name: str, several_passes: bool) -> Samples | ClipSamples | FeatureDataset:
+        self._check_frames(dataset, name)
         if isinstance(dataset, FeatureDataset):
             if self.config.tuning == "full":
                 raise TrainingError(
@@ -234,7 +239,7 @@ class CIAOTrainer:
             if len(dataset) == 0:
                 raise TrainingError(f"{name} is empty.")
             return dataset
-        samples = Samples(dataset, self.model.preprocessing, name)
+        samples = samples_of(dataset, self.model.preprocessing, name)
         known = self._known(dataset, samples)
         if known is not None:
             return known
@@ -244,14 +249,26 @@ class CIAOTrainer:
         self._stored.append((dataset, stored))
         return stored
 
-    def _known(self, dataset: Any, samples: Samples) -> FeatureDataset | None:
+    def _check_frames(self, dataset: Any, name: str) -> None:
+        """Whether samples are clips is seen before the trunk runs over them."""
+        if not isinstance(dataset, (Clips, FeatureDataset)) or dataset.frames == self.config.frames:
+            return
+        there, wanted = (
+            f"clips of {n} frames" if n else "single pictures" for n in (dataset.frames, self.config.frames)
+        )
+        raise TrainingError(
+            f"{name} has {there}, and the adapter {self.adapter_name!r} reads {wanted}. `ciao_peft.data.clips(faces, "
+            "frames)` makes clips from rows of frames; `frames` in the adapter's config is how many it reads."
+        )
+
+    def _known(self, dataset: Any, samples: Samples | ClipSamples) -> FeatureDataset | None:
         """Features stored of this dataset before, if it still shows the same and the model still makes them."""
         for place, (known, stored) in enumerate(self._stored):
             if known is not dataset:
                 continue
-            now = {**model_key(self.model), "num_samples": len(samples)}
+            now = {**model_key(self.model), "num_samples": len(samples.frames)}
             if not samples.is_fixed and len(samples) == len(stored):
-                now["data"] = fingerprint(samples, Processes())
+                now["data"] = fingerprint(samples.frames, Processes())
             if stored.key == stored.key | now:
                 return stored if samples.is_fixed else stored.with_labels(samples.labels())
             del self._stored[place]
@@ -263,7 +280,7 @@ class CIAOTrainer:
         """Whether the frozen conv units are of use to the adapter: not where it has its own."""
         return self.config.tuning == "decision_layer"
 
-    def _may_store(self, samples: Samples) -> bool:
+    def _may_store(self, samples: Samples | ClipSamples) -> bool:
         choice = self.args.feature_cache
         if choice == "never":
             return False
@@ -283,14 +300,14 @@ class CIAOTrainer:
         self.print(f"{samples.name} shows something else each time, so its features are computed anew in every epoch.")
         return False
 
-    def _store(self, samples: Samples) -> FeatureDataset | None:
+    def _store(self, samples: Samples | ClipSamples) -> FeatureDataset | None:
         self.model.to(self.accelerator.device)
         root = None if self.args.output_dir is None else Path(self.args.output_dir) / "features"
         if self.args.feature_cache != "auto":
             root = Path(self.args.feature_cache)
         if root is None:
             processes = Processes()
-            needed = feature_bytes(self.model) * len(samples) * processes.count
+            needed = feature_bytes(self.model) * len(samples.frames) * processes.count
             if any(processes.collect([needed > SHARE_OF_MEMORY * free_memory()])):
                 self.print(
                     f"Features of {samples.name} are too large for memory; give `output_dir` to store them on disk."
@@ -310,7 +327,7 @@ class CIAOTrainer:
             self.print(f"Training without stored features: {error}")
             return None
 
-    def _kind_of(self, data: Samples | FeatureDataset) -> str:
+    def _kind_of(self, data: Samples | ClipSamples | FeatureDataset) -> str:
         return f"features {data.key_hash}" if isinstance(data, FeatureDataset) else "pixels"
 
     def _check_training_data(self, source: BatchSource) -> None:

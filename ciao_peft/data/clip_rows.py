@@ -1,0 +1,103 @@
+"""Rows of frames as clips: one sample each, with its frames in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from .frames import frame_places
+
+_LABELS = ("labels", "label")
+
+
+class Clips:
+    """A map-style dataset of clips, over the rows of their frames.
+
+    A sample has `image` or `pixel_values`, a list of the clip's frames, and the label and name of the clip.
+
+    Args:
+        faces: The rows of frames: a `datasets.Dataset`, or a map-style dataset.
+        rows: `(clips, frames)`, which rows are the frames of each clip, in order.
+        names: Of the clips.
+        column: Under which a sample has the name of its clip.
+    """
+
+    def __init__(self, faces: Any, rows: np.ndarray, names: list[Any], column: str = "clip"):
+        self.faces, self.rows, self.names, self.column = faces, rows, names, column
+
+    @property
+    def frames(self) -> int:
+        """Frames in each clip."""
+        return self.rows.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        samples = [self.faces[int(row)] for row in self.rows[index]]
+        shown = {key: [s[key] for s in samples] for key in ("image", "pixel_values") if key in samples[0]}
+        told = {key: samples[0][key] for key in _LABELS if key in samples[0]}
+        return {**shown, **told, self.column: self.names[index]}
+
+    def select(self, indices: Sequence[int]) -> Clips:
+        """A part of the clips, over the same rows of frames."""
+        chosen = [int(index) for index in indices]
+        return Clips(self.faces, self.rows[chosen], [self.names[index] for index in chosen], self.column)
+
+
+def clips(faces: Any, frames: int = 10, column: str = "clip") -> Any:
+    """Clips out of rows of frames, for adapters with `frames` in their config.
+
+    A clip has the rows with one name in `column`, in the order of their `frame` where that column is there, in the
+    order of the rows otherwise; clips come in the order of their first rows. Of a clip with more than `frames` rows,
+    the middle one of each of `frames` equal parts is taken; one with fewer stands still at its last frame. Nothing is
+    copied: stored features are those of the rows, each stored once.
+
+    Args:
+        faces: A `datasets.Dataset` such as `load_faces("emoreact", folder)` gives, a map-style dataset of dicts, or a
+            dict of several splits.
+        frames: In each clip, 1 or more.
+        column: That says which clip a row belongs to.
+
+    Returns:
+        `Clips`, or a dict of them for each split.
+
+    Raises:
+        DataError: no such column, `frames` is no number of frames, or one clip has rows with different labels.
+
+    Example:
+        >>> faces = [{"image": n, "label": 0, "clip": name} for n, name in enumerate("abaab")]
+        >>> [(clip["clip"], clip["image"]) for clip in clips(faces, frames=3)]
+        [('a', [0, 2, 3]), ('b', [1, 4, 4])]
+    """
+    if isinstance(faces, Mapping):
+        return {split: clips(rows, frames, column) for split, rows in faces.items()}
+    if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1:
+        raise DataError(f"`frames` must be a whole number of 1 or more; got {frames!r}.")
+    told = _columns(faces, (column, "frame", *_LABELS))
+    if column not in told:
+        raise DataError(f"Clips need a column that says which clip a row is of; there is no {column!r}.")
+    rows: dict[Any, list[int]] = {}
+    for row, name in enumerate(told[column]):
+        rows.setdefault(name, []).append(row)
+    if "frame" in told:
+        rows = {name: sorted(own, key=told["frame"].__getitem__) for name, own in rows.items()}
+    for key in (key for key in _LABELS if key in told):
+        labels = [np.asarray(value).tolist() for value in told[key]]
+        for name, own in rows.items():
+            if any(labels[row] != labels[own[0]] for row in own):
+                raise DataError(f"The rows of the clip {name!r} differ in {key!r}; a clip has one label.")
+    chosen = [[own[place] for place in frame_places(len(own), frames)] for own in rows.values()]
+    return Clips(faces, np.array(chosen, dtype=np.int64).reshape(-1, frames), list(rows), column)
+
+
+def _columns(faces: Any, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Those of the columns that are there, without decoding the pictures of a table."""
+    if hasattr(faces, "column_names"):
+        there = [name for name in names if name in faces.column_names]
+        return {name: list(values) for name, values in faces.select_columns(there).with_format(None)[:].items()}
+    samples = [{name: row[name] for name in names if name in row} for row in (faces[i] for i in range(len(faces)))]
+    return {name: [sample[name] for sample in samples] for name in (samples[0] if samples else ())}
