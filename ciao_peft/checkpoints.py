@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .config import CIAOConfig
 from .errors import AdapterConfigError, AdapterFileError, ConfigError, listed
+from .weights import all_finite, kind_of, parse_tensors, pickled_instead, read_weights
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "adapter_config.json"
@@ -26,7 +27,6 @@ PREPROCESSOR_FILE = "preprocessor_config.json"
 CARD_FILE = "README.md"
 PICTURE_FILE = "saliency.png"
 MAX_JSON_BYTES = 4 * 2**20
-MAX_HEADER_BYTES = 16 * 2**20
 _PATIENCE = 100  # times a folder is read that is saved again and again meanwhile
 
 _REQUIRED = {
@@ -167,7 +167,7 @@ def _load(folder: Path) -> SavedAdapter:
     path = folder / CONFIG_FILE
     record = read_json(path)
     config = _check_record(record, path)
-    weights = _read_weights(folder / WEIGHTS_FILE, record["weights_bytes"], record["weights_sha256"])
+    weights = read_weights(folder / WEIGHTS_FILE, record["weights_bytes"], record["weights_sha256"])
     preprocessor = folder / PREPROCESSOR_FILE
     return SavedAdapter(
         config=config,
@@ -196,7 +196,9 @@ def read_json(path: Path) -> dict[str, Any]:
             content = file.read(MAX_JSON_BYTES + 1)
     except FileNotFoundError:
         there = listed(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else "none"
-        raise AdapterFileError(f"'{path}' is missing. Files in the folder: {there}.{_instead(path.parent)}") from None
+        raise AdapterFileError(
+            f"'{path}' is missing. Files in the folder: {there}.{pickled_instead(path.parent)}"
+        ) from None
     except OSError as error:
         raise AdapterFileError(f"'{path}' cannot be read: {error}.") from error
     if len(content) > MAX_JSON_BYTES:
@@ -205,17 +207,11 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise AdapterConfigError(
-            f"'{path}' is no JSON{_what_is(path)}: {error}. Save the adapter again, or download it anew."
+            f"'{path}' is no JSON{kind_of(path)}: {error}. Save the adapter again, or download it anew."
         ) from None
     if not isinstance(value, dict):
         raise AdapterConfigError(f"'{path}' holds a {type(value).__name__} where an object was expected.")
     return value
-
-
-def _instead(folder: Path) -> str:
-    if any((folder / name).exists() for name in ("adapter_model.bin", "pytorch_model.bin")):
-        return " Pickled weights (.bin) are never read: they can run code. Convert them to safetensors."
-    return ""
 
 
 def _check_record(record: dict[str, Any], path: Path) -> CIAOConfig:
@@ -257,62 +253,6 @@ def _check_record(record: dict[str, Any], path: Path) -> CIAOConfig:
     return config
 
 
-def _read_weights(path: Path, num_bytes: int, sha256: str) -> bytes:
-    if not path.is_file():
-        raise AdapterFileError(
-            f"'{path}' is missing.{_instead(path.parent)} Save the adapter again, or download it anew."
-        )
-    size = path.stat().st_size
-    if size != num_bytes:
-        kind = _what_is(path)
-        raise AdapterFileError(
-            f"'{path}' has {size} bytes where its config promises {num_bytes}{kind}. Save the adapter again, or "
-            "download it anew."
-        )
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise AdapterFileError(
-            f"'{path}' does not have the checksum its config promises{_what_is(path)}: it was damaged or replaced. "
-            "Save the adapter again, or download it anew."
-        )
-    return content
-
-
-def _what_is(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(64)
-    if start.startswith(b"version https://git-lfs"):
-        return " (it is a Git LFS pointer: run `git lfs pull`)"
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return " (it is a web page)"
-    if start.startswith((b"PK\x03\x04", b"\x80")):
-        return " (it is a pickle or an archive, not safetensors)"
-    return ""
-
-
-def parse_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file's bytes.
-
-    Raises:
-        AdapterFileError: they are none, or a value is not finite.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    if len(content) < 8 or int.from_bytes(content[:8], "little") > min(MAX_HEADER_BYTES, len(content)):
-        raise AdapterFileError(f"'{path}' is no safetensors file: its header does not fit{_what_is(path)}.")
-    try:
-        tensors = load(content)
-        broken = [k for k, t in tensors.items() if not all_finite(t)]
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
-        raise AdapterFileError(f"'{path}' is no valid safetensors file: {error}.") from error
-    if broken:
-        raise AdapterFileError(
-            f"'{path}' holds NaN or infinite values in {listed(broken)}; training diverged before saving."
-        )
-    return tensors
-
-
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
     """Refuses tensors that are not exactly the expected ones, in name, shape and kind of number.
 
@@ -329,24 +269,10 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
             problems.append(f"has {key!r} of shape {tuple(tensors[key].shape)} for {tuple(expected[key].shape)}")
         elif not _same_kind(tensors[key].dtype, expected[key].dtype):
             problems.append(f"has {key!r} in {tensors[key].dtype} for {expected[key].dtype}")
-        elif not all_finite(tensors[key].to(expected[key].dtype)):
+        elif tensors[key].dtype != expected[key].dtype and not all_finite(tensors[key].to(expected[key].dtype)):
             problems.append(f"has {key!r} with values that {expected[key].dtype} cannot hold")
     if problems:
         raise AdapterFileError(f"The adapter in '{where}' {'; '.join(problems)}. Nothing was loaded.")
-
-
-def all_finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or infinite; numbers that are no floating point always are.
-
-    Example:
-        >>> all_finite(torch.tensor([3e38, 3e38])), all_finite(torch.tensor([float("inf"), float("-inf")]))
-        (True, False)
-    """
-    if not tensor.is_floating_point():
-        return True
-    # One pass over memory, and no copy: a sum is finite only if all are, unless it overflows.
-    total = tensor.detach().sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
-    return bool(total.isfinite()) or bool(tensor.isfinite().all())
 
 
 def _same_kind(one: torch.dtype, other: torch.dtype) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -97,19 +98,15 @@ def backbone_signature(backbone: nn.Module) -> dict[str, Any]:
         >>> same_backbone(one, backbone_signature(layer.bfloat16())), same_backbone(one, other)
         (True, False)
     """
-    tensors = {n: t for n, t in backbone.state_dict().items() if isinstance(t, Tensor)}
-    shapes = {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
+    tensors = dict(sorted((n, t) for n, t in backbone.state_dict().items() if isinstance(t, Tensor)))
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    counted = {n: t for n, t in tensors.items() if t.is_floating_point() and t.numel() > 0 and not t.is_meta}
     weights, counts = [0.0] * _BUCKETS, [0] * _BUCKETS
-    for name, tensor in sorted(tensors.items()):
-        if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.is_meta:
-            continue
-        flat = tensor.detach().flatten()
-        values = flat[:: max(1, flat.numel() // _ENTRIES)][:_ENTRIES].to("cpu", torch.float64)
-        product, norm = torch.dot(values, _signs(name, len(values)).double()), values.norm()
+    for name, product, norm in _products_and_norms(counted):
         bucket = zlib.crc32(name.encode()[::-1]) % _BUCKETS
         if norm > 0:
             # The logarithm, so that scaled weights are others, while rounding hardly counts.
-            weights[bucket] += float(product / norm + (-1) ** zlib.adler32(name.encode()) * norm.log())
+            weights[bucket] += product / norm + (-1) ** zlib.adler32(name.encode()) * math.log(norm)
         counts[bucket] += 1
     return {
         "architecture": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16],
@@ -118,12 +115,33 @@ def backbone_signature(backbone: nn.Module) -> dict[str, Any]:
     }
 
 
-@functools.lru_cache(maxsize=4096)
-def _signs(name: str, count: int) -> Tensor:
-    # A generator of its own for each name, so that neither order nor number of the other tensors matters.
-    noise = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    signs = torch.randint(0, 2, (count,), generator=noise, dtype=torch.float64) * 2 - 1
-    return signs.to(torch.int8)
+def _products_and_norms(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, float, float]]:
+    """Of some values of each tensor: their product with signs, and their norm; all at once, as every load needs it."""
+    rows = []
+    for tensor in tensors.values():
+        flat = tensor.detach().flatten()
+        if flat.numel() > _ENTRIES:
+            flat = flat[:: flat.numel() // _ENTRIES][:_ENTRIES]
+        rows.append(flat.to("cpu", torch.float64 if flat.dtype == torch.float64 else torch.float32))
+    if not rows:
+        return
+    values = torch.cat(rows).double()
+    signs, lengths = _signs(tuple(zip(tensors, map(len, rows), strict=True)))
+    products = torch.segment_reduce(values * signs, "sum", lengths=lengths)
+    norms = torch.segment_reduce(values.square(), "sum", lengths=lengths).sqrt()
+    yield from zip(tensors, products.tolist(), norms.tolist(), strict=True)
+
+
+@functools.lru_cache(maxsize=16)
+def _signs(entries: tuple[tuple[str, int], ...]) -> tuple[Tensor, Tensor]:
+    """Pseudo-random signs for so many values of each tensor in a row, and these numbers."""
+    rows = []
+    for name, count in entries:
+        # A generator of its own for each name, so that neither order nor number of the other tensors matters.
+        noise = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        signs = torch.randint(0, 2, (count,), generator=noise, dtype=torch.float64) * 2 - 1
+        rows.append(signs.to(torch.int8))
+    return torch.cat(rows), torch.tensor([count for _, count in entries])
 
 
 def same_backbone(one: dict[str, Any], other: dict[str, Any]) -> bool:
