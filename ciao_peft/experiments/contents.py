@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .figures import confusion_figure, confusions_shown, curves_figure, parameters_figure, scores_figure
 from .records import Record
 from .study import CIAO, Study
-from .tables import Table, headlines, methods, parameters, ranking, searches, table_one, table_two, paired_tests
+from .tables import Table, headlines, methods, paired_tests, parameters, ranking, searches, table_one, table_two
 from .wording import finding, missing, score_name
 
 
@@ -188,8 +188,9 @@ def _versions(study: Study) -> str:
     for record in _scored(study):
         for name, version in record.versions.items():
             found.setdefault(name, set()).add(str(version))
-    hours = sum(record.seconds for record in study.records) / 3600
-    text = f"Written by `ciao report` from {_counted(len(study.records), 'record')}, {hours:,.1f} hours of training."
+    minutes = sum(record.seconds for record in study.records) / 60
+    duration = f"{minutes / 60:,.1f} hours" if minutes >= 90 else f"{minutes:,.1f} minutes"
+    text = f"Written by “ciao report” from {_counted(len(study.records), 'record')}, {duration} of training."
     if found:
         text += " Versions: " + "; ".join(f"{name} {', '.join(sorted(found[name]))}" for name in sorted(found)) + "."
     return text

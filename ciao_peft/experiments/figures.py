@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -180,7 +181,7 @@ def curves_figure(study: Study, task: str, encoder: str) -> bytes | None:
     """Task loss and contrastive loss over the epochs of training, mean over seeds, with a band of one sd.
 
     Returns:
-        A PNG, or `None` where the records hold no history.
+        A PNG, or `None` where the records have no history of two epochs or more.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -190,7 +191,10 @@ def curves_figure(study: Study, task: str, encoder: str) -> bytes | None:
         task_loss = learning_curve(results[name], "task_loss")
         panels["task_loss"][name] = task_loss if len(task_loss[0]) else learning_curve(results[name], "loss")
         panels["contrastive_loss"][name] = learning_curve(results[name], "contrastive_loss")
-    drawn = {loss: {name: curve for name, curve in curves.items() if curve[1].any()} for loss, curves in panels.items()}
+    drawn = {
+        loss: {name: curve for name, curve in curves.items() if len(curve[0]) > 1 and curve[1].any()}
+        for loss, curves in panels.items()
+    }
     drawn = {loss: curves for loss, curves in drawn.items() if curves}
     if not drawn:
         return None
@@ -199,8 +203,7 @@ def curves_figure(study: Study, task: str, encoder: str) -> bytes | None:
     for axes, (loss, curves) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items(), strict=True):
         for name, (epochs, mean, sd) in curves.items():
             colour, line = styles[name]
-            mark = "o" if len(epochs) == 1 else None
-            axes.plot(epochs, mean, color=colour, linestyle=line, linewidth=1.6, marker=mark, markersize=4)
+            axes.plot(epochs, mean, color=colour, linestyle=line, linewidth=1.6)
             if sd.any():
                 axes.fill_between(epochs, mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
         axes.set_xlabel("epoch")
@@ -252,7 +255,7 @@ def confusion_figure(study: Study, task: str, encoder: str) -> bytes | None:
     side = min(max(2.6, 0.48 * size), 9.0)
     width = side * len(names) + 1.8
     figure = _figure(side + 1.35, width)
-    fontsize = 8.5 * max(1.0, width / 10)  # a wider picture is shown smaller
+    fontsize = 8.5 * max(1.0, width / 8.5)  # a wider picture is shown smaller
     for index, (axes, name) in enumerate(zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True)):
         counts = results[name].confusion()
         seeds = sum(record.confusion is not None for record in results[name].records)
@@ -330,7 +333,9 @@ def parameters_figure(study: Study, task: str, encoder: str) -> bytes | None:
                 "relpos": (0, 0.5),
             },
         )
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if max(widths) < 300 * min(widths) else (1.0,)))
+    decades = math.log10(max(widths) / min(widths))
+    subs = (1, 1.5, 2, 3, 4, 5, 6, 8) if decades < 0.6 else (1, 2, 5) if decades < 2.5 else (1,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_minor_formatter(NullFormatter())
     _bare(axes, "both")

@@ -17,7 +17,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --text: #e6e8eb; --soft: #a2a9b4; --back: #16181c; --line: #363b43;
   --shade: #20242a; --mark: #3a2a1c; --link: #7db8f0; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 66rem; padding: 1.5rem 1.25rem 4rem; background: var(--back); color: var(--text);
+body { margin: 0 auto; max-width: 72rem; padding: 1.5rem 1.25rem 4rem; background: var(--back); color: var(--text);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .5rem; }
 h2 { font-size: 1.3rem; margin: 2.75rem 0 .5rem; padding-top: .75rem; border-top: 1px solid var(--line); }
@@ -30,7 +30,7 @@ nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1.1rem; m
 .table { overflow-x: auto; margin: 1.5rem 0 0; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; font-size: 1rem; padding-bottom: .4rem; }
-th, td { padding: .3rem .65rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+th, td { padding: .3rem .55rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 td { white-space: nowrap; }
 td.long { white-space: normal; min-width: 16rem; }
 thead th { background: var(--shade); vertical-align: bottom; }
@@ -79,6 +79,7 @@ for (const table of document.querySelectorAll("table")) {
 """
 
 _LONG = 40  # characters from which on a cell may break into lines
+_SHORT = 10  # and up to which a column's name may not
 
 
 def as_page(report: Section) -> str:
@@ -151,7 +152,7 @@ def _block(part: Part, level: int, names: dict[int, str]) -> str:
 def _table(table: Table) -> str:
     numeric = [any(row[column].value is not None for row in table.rows) for column in range(len(table.header))]
     head = "".join(
-        f'<th scope="col"{_class("number") if right else ""}>{escaped(name)}</th>'
+        f'<th scope="col"{_class("number") if right else ""}>{_column_name(name)}</th>'
         for name, right in zip(table.header, numeric, strict=True)
     )
     rows = []
@@ -167,6 +168,10 @@ def _table(table: Table) -> str:
         + "\n".join(rows)
         + f"\n</tbody></table></div>\n{note}"
     )
+
+
+def _column_name(name: str) -> str:
+    return escaped(name).replace(" ", "&nbsp;") if len(name) <= _SHORT else escaped(name)
 
 
 def _class(name: str) -> str:

@@ -216,9 +216,9 @@ def ranking(study: Study, task: str, encoder: str, kinds: Sequence[str], title: 
     unit = "percent and points" if in_percent(main) else "as fractions"
     note = (
         f"Sorted by {score_name(main)}; mean ± standard deviation over seeds, {unit}. “CIAO − it” is “{CIAO}” minus "
-        "the method, over the seeds both have; intervals are BCa bootstraps of the mean, p is that of a paired t-test, "
-        f"corrected together after Holm and set off below {LEVEL:g}. “trained” counts parameters, “s” is the median of "
-        "one training, “rate” the learning rate that the method's own search chose."
+        "the method, over the seeds both have; intervals are BCa bootstraps of the mean, each on its own; p is that of "
+        f"a paired t-test, corrected together after Holm and set off below {LEVEL:g}. “trained” counts parameters, “s” "
+        "is the median of one training, “rate” the learning rate that the method's own search chose."
     )
     return _table(title, header, rows, note)
 
@@ -275,7 +275,7 @@ def parameters(study: Study) -> Table | None:
         for name, counts in by_method.items():
             theirs = trained_beside_head(encoder, name)
             rows.append(
-                [Cell(encoder), Cell(name), _count(float(np.mean(counts))), Cell(str(len(counts))), _count(theirs)]
+                [Cell(encoder), Cell(name), _count(float(np.mean(counts))), _count(len(counts)), _count(theirs)]
             )
     if not rows:
         return None

@@ -112,6 +112,8 @@ def finding(study: Study, task: str, encoder: str) -> str:
     best = study.best_rival(task, encoder)
     if best is None:
         text.append("No rival with as many trained parameters was run: how it stands among them is open.")
+    elif best == "decision layer":
+        text.append(f"That head is the best of the rivals that train no more parameters. {_verdict(against[best])}")
     else:
         rival = results[best]
         text.append(
