@@ -144,10 +144,10 @@ class PixelSplit:
     Args:
         pixels: `(N, C, H, W)` in half precision, in memory or mapped into it.
         labels: A row each.
-        rows: Which of them; all when left out.
+        rows: Which of them, or which are the frames of each clip; all when left out.
     """
 
-    def __init__(self, pixels: np.ndarray, labels: Tensor, rows: list[int] | None = None):
+    def __init__(self, pixels: np.ndarray, labels: Tensor, rows: list[Any] | None = None):
         self._pixels = pixels
         self._rows = list(range(len(pixels))) if rows is None else rows
         self.labels = labels
@@ -165,6 +165,11 @@ class PixelSplit:
     def select(self, indices: list[int]) -> PixelSplit:
         """A part of the samples."""
         return PixelSplit(self._pixels, self.labels[indices], [self._rows[index] for index in indices])
+
+    def clips(self, rows: Any) -> PixelSplit:
+        """Clips of the samples, as `FeatureDataset.clips` makes them."""
+        chosen = [[self._rows[index] for index in clip] for clip in rows]
+        return PixelSplit(self._pixels, self.labels[[clip[0] for clip in rows]], chosen)
 
 
 @dataclass(frozen=True)

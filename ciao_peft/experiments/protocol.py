@@ -244,7 +244,9 @@ class Plan:
             for part in fields(item):
                 value = getattr(item, part.name)
                 default = part.default_factory() if part.default_factory is not dataclasses.MISSING else part.default
-                if part.name != "name" and value != default:
+                if part.name == "kind" or (
+                    part.name != "name" and value != default
+                ):  # a plan's own methods are else ablations
                     found[part.name] = list(value) if isinstance(value, tuple) else value
             return found
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..checkpoints import library_versions
 from ..config import CIAOConfig
-from ..data import clip_means
-from ..errors import CIAOError, InputError, TrainingError
+from ..data import clip_means, clips
+from ..errors import CIAOError, ConfigError, InputError, TrainingError
 from ..losses import check_labels
 from ..metrics import compute_metrics, confusion_matrix
 from ..model import get_ciao_model
@@ -156,13 +156,25 @@ class Trial:
     def _data(self, fold: Fold) -> tuple[Any, Any, list[str] | None]:
         """Training samples, those to score, and which of the latter are one thing."""
         splits = self.material.splits(fold, self.run.method.needs)
+        parts = [(splits["train"], fold.train), (splits["test"], fold.test)]
+        if self.run.split == "validation":
+            rows = self.material.loaded.held_out(fold, self.plan.search_fraction, self.run.seed)
+            parts = [(splits["train"].select(part), fold.train.select(part)) for part in rows]
+        if self.config.frames is not None:
+            train, test = (self._clips(*part) for part in parts)
+            return train, test, None
+        (train, _), (test, faces) = parts
         column = self.material.loaded.task.average_by
-        if self.run.split == "test":
-            return splits["train"], splits["test"], None if column is None else list(fold.test[column])
-        rest, held = self.material.loaded.held_out(fold, self.plan.search_fraction, self.run.seed)
-        things = None if column is None else list(fold.train[column])
-        chosen = None if things is None else [things[row] for row in held]
-        return splits["train"].select(rest), splits["train"].select(held), chosen
+        return train, test, None if column is None else list(faces[column])
+
+    def _clips(self, data: Any, faces: Any) -> Any:
+        """Samples of frames as clips, for a method that reads those."""
+        task, name = self.material.loaded.task, self.run.method.name
+        if self.run.method.rival is not None:
+            raise ConfigError(f"The rival {name!r} reads single pictures, and its settings have `frames`.")
+        if task.average_by is None:
+            raise ConfigError(f"{name!r} reads clips, and the task {task.name!r} has no `average_by` to tell them by.")
+        return data.clips(clips(faces, self.config.frames, task.average_by).rows)
 
     def _fit(self, train: Any, test: Any) -> Trained:
         if self.run.method.rival is not None:
