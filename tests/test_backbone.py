@@ -260,6 +260,12 @@ def test_layouts_by_shape(shape, like, channels, grid):
         assert layout.as_map(torch.rand(shape)).shape == (1, channels, *grid)
 
 
+def test_a_map_of_the_sides_of_the_masks_own_is_read_channels_first():
+    # A convolution with other strides or dilations for rows than for columns: 14 x 14 goes in, 5 x 7 comes out.
+    layout = find_layout((1, 6, 5, 7), (5, 7), (14, 14))
+    assert (layout.axes, layout.grid) == ((1, 2, 3), (5, 7))
+
+
 # -- what crosses the cut --------------------------------------------------------------------------------------------
 
 

@@ -102,8 +102,8 @@ def test_pixels_that_no_adapter_could_be_right_about_are_refused(make, pixel_val
     [
         (
             lambda f: [*f, f[0]],
-            r"`features` of this backbone are \(B, 8, 8, 8\) with one B of 1 or more, and behind them \(B, 12, 8, 8\) if "
-            r"u is included; got \[\(4, 8, 8, 8\), \(4, 8, 8, 8\)\]",
+            r"`features` of this backbone are \(B, 8, 8, 8\) with one B of 1 or more, and behind them \(B, 12, 8, 8\) "
+            r"if u is included; got \[\(4, 8, 8, 8\), \(4, 8, 8, 8\)\]",
         ),
         (
             lambda f: [*f, torch.rand(4, 12, 8, 8), f[0]],

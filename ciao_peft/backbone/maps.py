@@ -60,7 +60,7 @@ def find_layout(shape: Sequence[int], *like: tuple[int, int]) -> Layout | None:
 
     if len(shape) == 4:
         options = [Layout((1, 2, 3), (shape[2], shape[3])), Layout((3, 1, 2), (shape[1], shape[2]))]
-        options = [option for option in options if fits(*option.grid)]
+        options = [option for option in options if option.grid in like or fits(*option.grid)]
         return next((option for option in options if option.grid in like), options[0] if options else None)
     if len(shape) != 3:
         return None
