@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ciao_peft.experiments import METHODS, Record
+from ciao_peft.experiments import METHODS, Record, key_of
 from ciao_peft.experiments.study import CIAO
 
 HEAD = "decision layer"
@@ -36,7 +36,7 @@ def record(method: str, seed: int, score: float | None, **more: Any) -> Record:
     kind = METHODS[method].kind if method in METHODS else "rival"
     scores = {} if score is None else {metric: score}
     shared = {
-        "key": f"{abs(hash((method, seed, score, repr(more)))):016x}"[:16],
+        "key": key_of({"method": method, "seed": seed, "score": score, "more": repr(more)}),
         "task": "faces",
         "dataset": "imagefolder",
         "encoder": "small-face",
@@ -53,7 +53,7 @@ def record(method: str, seed: int, score: float | None, **more: Any) -> Record:
     return Record(method=method, seed=seed, scores=scores, **(shared | more))
 
 
-def records(scores: dict[str, list[float]], **more: Any) -> list[Record]:
+def records(scores: dict[str, list[float]], /, **more: Any) -> list[Record]:
     """By method the main score of seeds 0, 1, ..."""
     return [record(name, seed, score, **more) for name, values in scores.items() for seed, score in enumerate(values)]
 
