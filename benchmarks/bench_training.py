@@ -4,7 +4,7 @@
 
 Takes a minute or two. A step is forward, both losses, backward and an update by AdamW (fused, as the trainer's), of one
 adapter with the library's default settings; the frozen trunk keeps nothing for gradients in either. "With u" starts
-from features behind which u of the frozen conv units is stored as well, so that no frozen convolution is left in the step.
+from features behind which u of the frozen conv units is stored as well: no frozen convolution is left in the step.
 """
 
 from __future__ import annotations
