@@ -9,7 +9,7 @@ from .tables import Cell, Table
 from .wording import printable
 
 _MEANT = re.compile(r"[\\`*\[\]|]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<!\w)_|_(?!\w)|~")
-_AT_THE_START = re.compile(r"^(#|[-+=>](?=\s|$|=|-)|\d+(?=[.)]\s))")
+_AT_THE_START = re.compile(r"^(\d*)([#>]|[-+=.)](?=\s|$|=|-))")
 
 
 def escaped(text: str) -> str:
@@ -20,7 +20,7 @@ def escaped(text: str) -> str:
         'a\\|b \\*c\\* \\<script> p < 0.001, painted_faces'
     """
     text = _MEANT.sub(lambda found: "\\" + found.group(), printable(text))
-    return _AT_THE_START.sub(lambda found: found.group()[:-1] + "\\" + found.group()[-1], text)
+    return _AT_THE_START.sub(r"\1\\\2", text)  # a heading, a quotation, a point or a numbered one
 
 
 def as_markdown(section: Section, *, level: int = 1, figures: str | None = "figures") -> str:

@@ -236,14 +236,13 @@ def paired_tests(study: Study, task: str, encoder: str, metric: str) -> Table | 
     for kinds in (("network", "rival"), ("ablation",)):
         for one in study.comparisons(task, encoder, kinds, metric):
             result = one.comparison
-            effect = NOTHING if result.effect_size is None else f"{result.effect_size:+.2f}".replace("-", "−")
             rows.append(
                 [
                     Cell(one.other),
                     Cell(number(result.difference.mean, metric, signed=True), result.difference.mean),
                     Cell(NOTHING if result.difference.sd is None else number(result.difference.sd, metric)),
                     Cell(interval(result.difference, metric, signed=True)),
-                    Cell(effect, result.effect_size),
+                    _effect(result.effect_size),
                     *(Cell(p_value(p), p) for p in (result.t, result.wilcoxon, result.sign_flip)),
                     Cell(p_value(one.corrected), one.corrected, one.corrected is not None and one.corrected < LEVEL),
                     Cell(str(result.difference.n), result.difference.n),
@@ -258,6 +257,13 @@ def paired_tests(study: Study, task: str, encoder: str, metric: str) -> Table | 
         "together, and over the ablations together."
     )
     return _table(f"Paired tests, {score_name(metric)}", (*header, "pairs"), rows, note)
+
+
+def _effect(d: float | None) -> Cell:
+    if d is None:
+        return Cell(NOTHING)
+    text = f"{d:+.2f}" if math.isfinite(d) else f"{'+' if d > 0 else '-'}∞"  # all differences are the same
+    return Cell(text.replace("-", "−"), d if math.isfinite(d) else None)
 
 
 # -- parameters and learning rates -------------------------------------------------------------------------------------
