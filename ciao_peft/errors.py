@@ -131,6 +131,10 @@ class TrainingError(CIAOError, ValueError):
     """Training was asked for with arguments or data that cannot work together."""
 
 
+class DivergenceError(TrainingError, InputError):
+    """Training left the numbers that a computer can hold: a loss, a weight or an answer is NaN or infinite."""
+
+
 class LaunchError(CIAOError, RuntimeError):
     """The processes that were started do not see one another."""
 

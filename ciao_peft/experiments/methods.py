@@ -79,6 +79,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 
 
+def preset_method(name: str) -> Method:
+    """The method that a plan starts from when it names one: the preset, or an empty ablation."""
+    return METHODS.get(name) or Method(name=name, kind="ablation")
+
+
 def methods_named(given: Mapping[str, Any] | list[str]) -> tuple[Method, ...]:
     """Methods by their names, by the names of groups (`"networks"`, `"ablations"`, `"rivals"`), or spelled out.
 
@@ -103,8 +108,7 @@ def methods_named(given: Mapping[str, Any] | list[str]) -> tuple[Method, ...]:
             raise ConfigError(f"There is no method {name!r}. Methods: {listed(METHODS)}; groups: {listed(GROUPS)}.")
         parts = [part.name for part in dataclasses.fields(Method) if part.name != "name"]
         changes = checked_keys(f"the method {name!r}", changes or {}, parts)
-        base = METHODS.get(name, Method(name=name, kind="ablation"))
-        found[name] = dataclasses.replace(base, **changes)
+        found[name] = dataclasses.replace(preset_method(name), **changes)
     return tuple(found.values())
 
 

@@ -239,18 +239,22 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as a plan file has it; `from_dict` gives an equal plan back."""
 
-        def differing(item: Any) -> dict[str, Any]:
+        from .methods import preset_method
+        from .tasks import TASKS
+
+        def differing(item: Any, base: Any = None) -> dict[str, Any]:
             found = {}
             for part in fields(item):
                 value = getattr(item, part.name)
                 default = part.default_factory() if part.default_factory is not dataclasses.MISSING else part.default
-                if part.name == "kind" or (
-                    part.name != "name" and value != default
-                ):  # a plan's own methods are else ablations
+                if part.name != "name" and value != (default if base is None else getattr(base, part.name)):
                     found[part.name] = list(value) if isinstance(value, tuple) else value
             return found
 
-        named = {name: {item.name: differing(item) for item in getattr(self, name)} for name in ("tasks", "methods")}
+        named = {
+            "tasks": {task.name: differing(task, TASKS.get(task.name)) for task in self.tasks},
+            "methods": {method.name: differing(method, preset_method(method.name)) for method in self.methods},
+        }
         encoders = {encoder.name: encoder.source for encoder in self.encoders}
         rest = differing(self)
         return {

@@ -118,8 +118,8 @@ class Trial:
             scores = compute_metrics(answers, truth, self.config)
             if self.config.problem_type == "single_label_classification":
                 confusion = confusion_matrix(answers.argmax(dim=1), truth, self.config.num_labels).tolist()
-        except (TrainingError, InputError) as problem:
-            if self.run.split == "test" or not _diverged(problem):
+        except DivergenceError as problem:
+            if self.run.split == "test":
                 raise
             error = str(problem)
         arguments = self.run.arguments()
@@ -243,7 +243,3 @@ def _mean_history(folds: list[list[dict[str, float]]]) -> list[dict[str, float]]
     """Of several folds, the mean of every entry that all of them have."""
     together = zip(*folds, strict=False)
     return [{name: sum(entry[name] for entry in entries) / len(entries) for name in entries[0]} for entries in together]
-
-
-def _diverged(problem: CIAOError) -> bool:
-    return any(word in str(problem) for word in ("diverge", "NaN or infin"))

@@ -156,18 +156,16 @@ class Worklist:
     def _open_runs(self) -> Iterator[Run]:
         """Trainings that could begin now and have no record; a method's own come after its search."""
         for task, encoder, method in self._groups():
-            if not self._has(task, encoder):
+            group = f"{task}, {encoder}, {method.name}"
+            if group in self.progress.failed or not self._has(task, encoder):
                 continue
-            searches = self._open(self.searches(task, encoder, method))
-            if searches:
+            try:
+                searches = self._open(self.searches(task, encoder, method))
                 yield from searches
-            if not self._open(searches):
-                try:
-                    rate = self.chosen_rate(task, encoder, method)
-                except TrainingError as error:
-                    self.progress.failed.setdefault(f"{task}, {encoder}, {method.name}", str(error))
-                    continue
-                yield from self._open(self.finals(task, encoder, method, rate))
+                if not self._open(searches):
+                    yield from self._open(self.finals(task, encoder, method, self.chosen_rate(task, encoder, method)))
+            except CIAOError as error:  # settings that do not fit, or no rate that works
+                self.progress.failed.setdefault(group, str(error))
 
     def _finished(self) -> bool:
         return next(self._open_runs(), None) is None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError, DivergenceError, InputError
 from .scores import (
     _array,
     accuracy,
@@ -73,7 +73,8 @@ def compute_metrics(logits: Any, labels: Any, config: CIAOConfig) -> dict[str, f
         config: Of the adapter; `problem_type`, `num_labels` and `id2label` count.
 
     Raises:
-        InputError: shapes that do not fit, nothing to score, a label out of range, or NaN.
+        InputError: shapes that do not fit, nothing to score, a label out of range.
+        DivergenceError: an answer is NaN or infinite.
 
     Example:
         >>> from ciao_peft import CIAOConfig
@@ -85,7 +86,7 @@ def compute_metrics(logits: Any, labels: Any, config: CIAOConfig) -> dict[str, f
     if answers.ndim != 2 or answers.shape[1] != config.num_labels:
         raise InputError(f"Logits must have the shape (samples, {config.num_labels}); got {answers.shape}.")
     if answers.size and not np.isfinite(answers).all():
-        raise InputError("The model's answers hold NaN or infinity: nothing can be scored. Did training diverge?")
+        raise DivergenceError("The model's answers hold NaN or infinity: nothing can be scored. Did training diverge?")
     names = [config.id2label[index] for index in range(config.num_labels)]
     if config.problem_type == "single_label_classification":
         if truth.ndim == 1 and truth.size and truth.max() >= config.num_labels:

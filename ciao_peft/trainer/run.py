@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import TrainingError
+from ..errors import DivergenceError, TrainingError
 from ..metrics import main_metric
 from .batches import Batch, Batches, BatchSource
 from .history import CURVE_FILE, History, draw_learning_curve, plain
@@ -260,7 +260,7 @@ class Run:
         loss, task, contrastive, count = self.window.tolist()
         self.window.zero_()
         if not math.isfinite(loss):
-            raise TrainingError(
+            raise DivergenceError(
                 f"The loss became {loss / count} at or before update {self.step}: training has diverged. Lower the "
                 "learning rates (the mask's first), or raise the temperature of the contrastive loss."
             )
@@ -361,7 +361,7 @@ class Run:
         if not really:
             return None
         if not all(bool(parameter.isfinite().all()) for parameter in self.trained):
-            raise TrainingError(
+            raise DivergenceError(
                 f"At update {self.step} the adapter holds NaN or infinite values: training has diverged, and no "
                 "checkpoint was written. Lower the learning rates (the mask's first)."
             )

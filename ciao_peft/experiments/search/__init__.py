@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ConfigError, MissingExtraError, TrainingError
+from ...errors import ConfigError, DivergenceError, MissingExtraError, TrainingError
 from ..methods import METHODS
 from ..protocol import Encoder, Method, Task
 from .objective import GivenUp, Objective
@@ -153,7 +153,7 @@ def _work(study: SharedStudy, space: SearchSpace, objective: Objective, total: i
 
             try:
                 score = objective.score(method_with(objective.method, trial.params), report)
-            except (GivenUp, TrainingError):  # or diverged
+            except (GivenUp, DivergenceError):
                 score = None
             except BaseException:
                 study.forget(trial)

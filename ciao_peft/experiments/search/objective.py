@@ -98,7 +98,7 @@ class Objective:
 
         Raises:
             GivenUp: `report` did.
-            TrainingError: it diverged.
+            DivergenceError: it diverged.
         """
         config = CIAOConfig(**{**self.labels.as_config(), **self.task.config, **method.config, "init_seed": self.seed})
         arguments = CIAOTrainingArguments(
