@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from .backbone import CutBackbone, HookedBackbone, find_input_size, open_backbone
-from .errors import BackboneError
+from .errors import BackboneError, ConfigError
+from .preprocessing import Preprocessing
 
 
 class BorrowedBackbone:
@@ -106,3 +107,38 @@ class BorrowedBackbone:
     def _restore_modes(self) -> None:
         for name, module in self.backbone.named_modules():
             module.training = self._modes.get(name, self.training)
+
+
+def agreed_input(
+    backbone: nn.Module, preprocessing: Preprocessing | None, input_size: tuple[int, int, int] | None
+) -> tuple[Preprocessing | None, tuple[int, int, int] | None]:
+    """What a backbone is fed, and the size of its pixels, each from the other where only one was given.
+
+    Args:
+        backbone: Asked for its own preprocessing where none is given; that then makes pixels of the size given.
+        preprocessing: What the user says.
+        input_size: What the user says, `(C, H, W)`.
+
+    Returns:
+        Both; None for what nobody knows.
+
+    Raises:
+        ConfigError: the user says both, and they contradict each other.
+
+    Example:
+        >>> agreed_input(nn.Conv2d(3, 8, 3), Preprocessing(size=(96, 96)), None)[1]
+        (3, 96, 96)
+    """
+    if preprocessing is None:
+        own = Preprocessing.for_backbone(backbone)
+        if own is None or input_size is None:
+            return own, input_size if own is None else own.input_size
+        channels, height, width = input_size
+        # Pictures cannot be made into pixels of another number of channels than the preprocessing knows.
+        return own.replace(size=(height, width)) if channels == len(own.mean) else None, input_size
+    if input_size is not None and tuple(input_size) != preprocessing.input_size:
+        raise ConfigError(
+            f"`preprocessing` makes pixels of {preprocessing.input_size}, `input_size` is {tuple(input_size)}. Leave "
+            "`input_size` out, or change the `size` of the preprocessing."
+        )
+    return preprocessing, preprocessing.input_size

@@ -22,7 +22,7 @@ from .backbone import (
     backbone_revision,
     backbone_signature,
 )
-from .borrowing import BorrowedBackbone
+from .borrowing import BorrowedBackbone, agreed_input
 from .checkpoints import SavedAdapter, library_versions
 from .config import BASE_ADAPTER, CIAOConfig, check_adapter_name
 from .errors import (
@@ -80,10 +80,11 @@ def get_ciao_model(
         backbone: Any convolutional network: timm, transformers, torchvision or your own. Frozen, never changed.
         config: Settings of the adapter.
         adapter_name: Under which name it is held and saved.
-        input_size: `(C, H, W)` of the backbone's pixels; found out when left out.
-        preprocessing: What the backbone must be fed; taken from the backbone when it knows.
+        input_size: `(C, H, W)` of the backbone's pixels; that of the preprocessing, or found out, when left out.
+        preprocessing: What the backbone must be fed; taken from the backbone when it knows, with `input_size` as size.
 
     Raises:
+        ConfigError: `preprocessing` and `input_size` contradict each other.
         BackboneError: the backbone has no spatial convolution, or cannot be called.
         TargetModulesError: `config.target_modules` does not fit the backbone.
         AdapterNameError: the name cannot be a folder's.
@@ -115,8 +116,7 @@ class CIAOModel(nn.Module):
 
     Args:
         backbone: Any convolutional network. Its parameters stop requiring gradients until `unload`.
-        input_size: `(C, H, W)`; found out when left out.
-        preprocessing: What it must be fed; taken from the backbone when it knows.
+        input_size, preprocessing: As for `get_ciao_model`.
 
     Attributes:
         backbone: The very module that was given.
@@ -136,15 +136,10 @@ class CIAOModel(nn.Module):
                 f"A backbone is an nn.Module without adapters; got {type(backbone).__name__}. "
                 "More adapters go onto a CIAOModel with `add_adapter`."
             )
+        self.preprocessing, input_size = agreed_input(backbone, preprocessing, input_size)
         self._borrowed = BorrowedBackbone(backbone, input_size)
-        try:
-            known = preprocessing if preprocessing is not None else Preprocessing.for_backbone(backbone)
-        except BaseException:
-            self._borrowed.give_back()
-            raise
         self.backbone = backbone
         self.adapters = AdapterDict()
-        self.preprocessing = known
         self._selection = Selection()
         self.train(self._borrowed.training)
 

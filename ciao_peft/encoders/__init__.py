@@ -42,16 +42,17 @@ def load_encoder(name: str | os.PathLike, *, pretrained: bool = True, **settings
     """An encoder in eval mode and float32, with attributes that say what it is.
 
     `preprocessing` is the `Preprocessing` it is fed by, `input_size` its channels, height and width, `name` the name
-    given here and `revision` says which weights these are (`"random"`: nobody trained them).
+    given here and `revision` says which weights these are (`"random"`: nobody trained them). A model of transformers
+    without `preprocessor_config.json` has neither of the first two.
 
     Args:
-        name: One of `list_encoders()`; `timm/NAME` for a model of timm; a folder written by `save_encoder`, or
-            `user/name` for one on the Hub.
+        name: One of `list_encoders()`; `timm/NAME` for a model of timm; a folder written by `save_encoder` or by
+            `save_pretrained` of transformers, or `user/name` for an encoder or a model of either library on the Hub.
         pretrained: Trained weights, or random ones to train.
         settings: The encoder's own: for `vggface2` and `prior_knowledge`, which ship without weights, `weights`, a
             folder or repository that holds them; for `small-face` those of `SmallFace`, for timm those of
-            `timm.create_model`, for folders and repositories `revision`, `token` and the like of
-            `ciao_peft.hub.read_pretrained`.
+            `timm.create_model`, for folders and repositories `preprocessing` in place of their own, and `revision`,
+            `token` and the like of `ciao_peft.hub.read_pretrained`.
 
     Returns:
         A network whose last convolutions an adapter can mask.
@@ -79,7 +80,7 @@ def load_encoder(name: str | os.PathLike, *, pretrained: bool = True, **settings
 
         encoder = load(text.removeprefix("timm/"), pretrained=pretrained, **settings)
     elif os.path.isdir(text) or is_hub_id(text):
-        from .folder import load
+        from .published import load
 
         encoder = load(text, pretrained=pretrained, **settings)
     else:

@@ -33,6 +33,7 @@ _TYPES = {
     "prior_knowledge": "prior_knowledge:build",
     "small-face": "small_face:build",
     "timm": "from_timm:build",
+    "transformers": "from_transformers:build",
     "vggface2": "vggface2:build",
 }
 _FILES = (
@@ -186,8 +187,5 @@ def _read(folder: Path, pretrained: bool) -> nn.Module:
 
 
 def _instead(config: Mapping[str, Any]) -> str:
-    if "model_type" in config:
-        return " It is a model of transformers: load it there and give it to `get_ciao_model`."
-    if isinstance(config.get("architecture"), str):
-        return " It is a model of timm: load it with `timm.create_model('hf-hub:...')` and give it to `get_ciao_model`."
-    return " Give a folder that `save_encoder` wrote."
+    theirs = "transformers" if "model_type" in config else "timm" if isinstance(config.get("architecture"), str) else ""
+    return f" It is a model of {theirs}." if theirs else " Give a folder that `save_encoder` wrote."

@@ -1,0 +1,71 @@
+"""Encoders of transformers, from a folder or repository of theirs. No code of a repository is run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..checkpoints import PREPROCESSOR_FILE, read_json
+from ..errors import AdapterFileError
+from ..preprocessing import Preprocessing
+
+_BROKEN = (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, AttributeError)
+
+
+def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing | None = None) -> nn.Module:
+    """The model of a folder that `save_pretrained` of transformers wrote, without its classifier.
+
+    Args:
+        folder: With `config.json`, `model.safetensors` and, where the model has one, `preprocessor_config.json`.
+        pretrained: Its weights, or random ones.
+        preprocessing: In place of what `preprocessor_config.json` says; without either it is not known.
+
+    Raises:
+        AdapterFileError: transformers does not know the model, or a file is damaged or incomplete.
+        ConfigError: the image processor does what `Preprocessing` does not; give a `preprocessing` of your own.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModel
+
+    missing = []
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if pretrained:
+            encoder, found = AutoModel.from_pretrained(
+                folder, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+            )
+            missing = sorted(found["missing_keys"])
+        else:
+            encoder = AutoModel.from_config(config, trust_remote_code=False)
+    except (*_BROKEN, SafetensorError) as error:
+        raise AdapterFileError(f"The model of transformers in '{folder}' cannot be loaded: {error}") from error
+    if missing:
+        few = ", ".join(map(repr, missing[:4])) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+        raise AdapterFileError(
+            f"The weights in '{folder}' lack {few}; transformers would fill them with random numbers. Save the model "
+            "again with `save_pretrained`."
+        )
+    return _described(encoder.float(), preprocessing or _preprocessing_of(folder))
+
+
+def build(**architecture: Any) -> nn.Module:
+    """The model of a config of transformers, with random weights."""
+    from transformers import AutoConfig, AutoModel
+
+    return _described(AutoModel.from_config(AutoConfig.for_model(**architecture), trust_remote_code=False), None)
+
+
+def _preprocessing_of(folder: Path) -> Preprocessing | None:
+    path = folder / PREPROCESSOR_FILE
+    return Preprocessing.from_image_processor(read_json(path)) if path.is_file() else None
+
+
+def _described(encoder: nn.Module, preprocessing: Preprocessing | None) -> nn.Module:
+    encoder.encoder_type, encoder.architecture = "transformers", json.loads(encoder.config.to_json_string())
+    encoder.revision = "random"
+    if preprocessing is not None:
+        encoder.preprocessing, encoder.input_size = preprocessing, preprocessing.input_size
+    return encoder
