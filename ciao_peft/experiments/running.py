@@ -15,7 +15,7 @@ from torch import Tensor
 from ..checkpoints import library_versions
 from ..config import CIAOConfig
 from ..data import clip_means, clips
-from ..errors import CIAOError, ConfigError, InputError, TrainingError
+from ..errors import ConfigError, DivergenceError
 from ..losses import check_labels
 from ..metrics import compute_metrics, confusion_matrix
 from ..model import get_ciao_model
