@@ -334,7 +334,7 @@ def parameters_figure(study: Study, task: str, encoder: str) -> bytes | None:
             },
         )
     decades = math.log10(max(widths) / min(widths))
-    subs = (1, 1.5, 2, 3, 4, 5, 6, 8) if decades < 0.6 else (1, 2, 5) if decades < 2.5 else (1,)
+    subs = (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9) if decades < 0.6 else (1, 2, 5) if decades < 2.5 else (1,)
     axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_minor_formatter(NullFormatter())

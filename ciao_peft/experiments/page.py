@@ -28,9 +28,9 @@ a { color: var(--link); }
 nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1.1rem; margin: 0 0 1.5rem; padding: 0;
   max-width: none; }
 .table { overflow-x: auto; margin: 1.5rem 0 0; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; font-size: 1rem; padding-bottom: .4rem; }
-th, td { padding: .3rem .55rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+th, td { padding: .3rem .45rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 td { white-space: nowrap; }
 td.long { white-space: normal; min-width: 16rem; }
 thead th { background: var(--shade); vertical-align: bottom; }
