@@ -47,6 +47,12 @@ def _score(summary: Summary | None, metric: str, strong: bool = False) -> Cell:
     return Cell(spread(summary, metric), None if summary is None else summary.mean, strong)
 
 
+def _interval(summary: Summary | None, metric: str, *, signed: bool = False) -> Cell:
+    """Sorted by its lower end."""
+    there = summary is not None and summary.interval is not None
+    return Cell(interval(summary, metric, signed=signed), summary.interval[0] if there else None)
+
+
 def _count(count: float | None) -> Cell:
     return Cell(NOTHING if count is None else f"{count:,.0f}", count)
 
@@ -198,12 +204,12 @@ def ranking(study: Study, task: str, encoder: str, kinds: Sequence[str], title: 
             [
                 Cell(result.method, strong=result.method == CIAO),
                 _score(result.summary(main), main),
-                Cell(interval(result.summary(main), main)),
+                _interval(result.summary(main), main),
                 *(_score(result.summary(name), name) for name in metrics[1:]),
                 Cell(
                     *((NOTHING, None) if one is None else (number(difference.mean, main, signed=True), difference.mean))
                 ),
-                Cell(interval(difference, main, signed=True)),
+                _interval(difference, main, signed=True),
                 Cell(p_value(one.corrected if one else None), one.corrected if one else None, strong=clear),
                 _count(result.trained),
                 _count(result.seconds),
@@ -241,7 +247,7 @@ def paired_tests(study: Study, task: str, encoder: str, metric: str) -> Table | 
                     Cell(one.other),
                     Cell(number(result.difference.mean, metric, signed=True), result.difference.mean),
                     Cell(NOTHING if result.difference.sd is None else number(result.difference.sd, metric)),
-                    Cell(interval(result.difference, metric, signed=True)),
+                    _interval(result.difference, metric, signed=True),
                     _effect(result.effect_size),
                     *(Cell(p_value(p), p) for p in (result.t, result.wilcoxon, result.sign_flip)),
                     Cell(p_value(one.corrected), one.corrected, one.corrected is not None and one.corrected < LEVEL),
