@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from .cached import FeatureDataset
 from .processes import Processes
 from .samples import ClipSamples, Samples, samples_of
 from .store import DTYPES, FeatureFiles, Layout, free_disk, free_memory, readable_size
+from .streams import StreamSamples, is_stream
 from .views import Augmentation
 
 if TYPE_CHECKING:
@@ -53,10 +55,14 @@ def cache_features(
     devices; stored features are then those of whoever computed them first). Labels are not stored: they come from the
     dataset.
 
+    A stream (`streaming=True`) is read to its end twice, once for what it shows and once through the trunk, and stands
+    for the table with the same pictures: `take` bounds an endless one. Each process reads the shards that
+    `split_dataset_by_node` gives it. What is trained from is then no stream any more.
+
     Args:
         model_or_encoder: A model, whose active adapter says where to cut; or a bare backbone.
-        dataset: A `datasets.Dataset` with `image`, a map-style dataset of `pixel_values`, the `clips` of either, or a
-            dict of several splits.
+        dataset: A `datasets.Dataset` with `image`, a map-style dataset of `pixel_values`, the `clips` of either, a
+            stream (`datasets.IterableDataset`) of `image` or `pixel_values`, or a dict of several splits.
         folder: Where to keep them, with a folder for each split of a dict; in memory only, if left out.
         views: Stored views of each picture: the picture as it is, and `views - 1` augmented ones.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`. The backbone's own when left out: nothing is lost. Half
@@ -100,7 +106,10 @@ def cache_features(
         }
     augment = _checked_settings(views, dtype, augment, batch_size)
     with _as_model(model_or_encoder, dataset) as model:
-        samples = samples_of(dataset, model.preprocessing)
+        if is_stream(dataset):
+            samples = StreamSamples(dataset, model.preprocessing, None if folder is None else Processes())
+        else:
+            samples = samples_of(dataset, model.preprocessing)
         return store_features(
             model,
             samples,
@@ -116,7 +125,7 @@ def cache_features(
 
 def store_features(
     model: CIAOModel,
-    samples: Samples | ClipSamples,
+    samples: Samples | ClipSamples | StreamSamples,
     folder_of: Callable[[dict[str, Any]], Path | None],
     *,
     views: int = 1,
@@ -141,7 +150,7 @@ def store_features(
         settings = {"views": views, "dtype": dtype, "augment": augment, "batch_size": batch_size}
         settings |= {"include_excitation": include_excitation, "disable_tqdm": disable_tqdm}
         return store_features(model, samples, folder_of, **settings).clips(rows)
-    if samples.source == "pixel_values" and samples.pixels([0]).ndim == 5:
+    if isinstance(samples, Samples) and samples.source == "pixel_values" and samples.pixels([0]).ndim == 5:
         raise FeatureCacheError(
             f"The samples of {samples.name} are clips, and features are stored of frames: give "
             "`ciao_peft.data.clips(rows of frames)`, or train with `feature_cache='never'`."
@@ -234,7 +243,10 @@ def _as_model(model_or_encoder: CIAOModel | nn.Module, dataset: Any) -> Iterator
     if isinstance(model_or_encoder, CIAOModel):
         yield model_or_encoder
         return
-    first = dataset[0] if hasattr(dataset, "__getitem__") and len(dataset) else None
+    if is_stream(dataset):
+        first = next(iter(dataset), None)
+    else:
+        first = dataset[0] if hasattr(dataset, "__getitem__") and len(dataset) else None
     pixels = first.get("pixel_values") if isinstance(first, Mapping) else None
     preprocessing = Preprocessing.for_backbone(model_or_encoder)
     size = preprocessing.input_size if preprocessing is not None else None
@@ -253,14 +265,14 @@ def _has_ample_room(layout: Layout, folder: Path | None, processes: Processes) -
     return needed <= SHARE_OF_DISK * free_disk(folder)
 
 
-def fingerprint(samples: Samples, processes: Processes) -> str:
+def fingerprint(samples: Samples | StreamSamples, processes: Processes) -> str:
     """What changes with the pictures and their order, and with nothing else. Every process reads its share."""
     digests = processes.collect([samples.digest(index) for index in processes.share(len(samples))])
     return blake2b(b"".join(digests), digest_size=16).hexdigest()
 
 
 def _extractor(
-    model: CIAOModel, samples: Samples, augment: Augmentation | None, key: dict[str, Any]
+    model: CIAOModel, samples: Samples | StreamSamples, augment: Augmentation | None, key: dict[str, Any]
 ) -> Callable[[int, list[int]], tuple[Tensor, ...]]:
     device = next(model.backbone.parameters()).device
 
@@ -289,15 +301,21 @@ def _layout(model: CIAOModel, key: dict[str, Any]) -> Layout:
 
 
 def _batches(rows: list[int], batch_size: int, num_samples: int) -> Iterator[list[int]]:
-    """Rows in batches that follow one another and stay within one view."""
-    batch: list[int] = []
-    for row in rows:
-        if batch and (len(batch) == batch_size or row != batch[-1] + 1 or row % num_samples == 0):
+    """Rows in batches that stay within one view; there may be others between them."""
+    for _, of_view in groupby(rows, lambda row: row // num_samples):
+        while batch := list(islice(of_view, batch_size)):
             yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+
+
+def _runs(rows: list[int]) -> Iterator[slice]:
+    """Where in a batch rows follow one another.
+
+    Example:
+        >>> list(_runs([3, 4, 7]))
+        [slice(0, 2, None), slice(2, 3, None)]
+    """
+    breaks = [0, *(place for place in range(1, len(rows)) if rows[place] != rows[place - 1] + 1), len(rows)]
+    yield from (slice(first, last) for first, last in pairwise(breaks))
 
 
 def _tell(layout: Layout, where: str, processes: Processes | None, disable_tqdm: bool | None) -> Any:
@@ -317,7 +335,7 @@ def _tell(layout: Layout, where: str, processes: Processes | None, disable_tqdm:
 def _fill(
     files: FeatureFiles,
     layout: Layout,
-    samples: Samples,
+    samples: Samples | StreamSamples,
     extract: Callable[[int, list[int]], tuple[Tensor, ...]],
     batch_size: int,
     processes: Processes,
@@ -338,13 +356,15 @@ def _fill(
     left = files.rows_left().tolist()
     progress = _tell(files.layout, f"in '{files.folder}'", processes, disable_tqdm)
     share = processes.share(len(left))
-    own = left[share.start : share.stop]
+    own = samples.own(left) if isinstance(samples, StreamSamples) else left[share.start : share.stop]
     processes.wait_for_everyone()  # nobody marks a row before all know what is left
     try:
         with files.writer() as writer, progress(len(own)) as bar:
             for rows in _batches(own, batch_size, num_samples):
                 view = rows[0] // num_samples
-                writer.put(rows[0], extract(view, [row % num_samples for row in rows]))
+                tensors = extract(view, [row % num_samples for row in rows])
+                for run in _runs(rows):
+                    writer.put(rows[run.start], tuple(tensor[run] for tensor in tensors))
                 bar.update(len(rows))
     except CIAOError as error:
         files.fail(str(error))
@@ -359,7 +379,7 @@ def _fill(
 def _in_memory(
     key: dict[str, Any],
     layout: Layout,
-    samples: Samples,
+    samples: Samples | StreamSamples,
     extract: Callable[[int, list[int]], tuple[Tensor, ...]],
     batch_size: int,
     disable_tqdm: bool | None,

@@ -50,7 +50,8 @@ class Samples:
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
             raise DataError(
                 f"{name} is a {type(dataset).__name__}, which cannot be asked for its length or a sample by number. "
-                "Load it without `streaming`, or make it a list."
+                "Store its features first, `cache_features(model, dataset, folder)`, where it is a stream of "
+                "`datasets`; else load it without `streaming`, or make it a list."
             )
         if len(dataset) == 0:
             raise DataError(f"{name} is empty.")
@@ -60,18 +61,7 @@ class Samples:
         if self._is_plain:
             dataset = dataset.with_format(None)
         self.dataset = dataset
-        first = dataset[0]
-        keys = set(first) if isinstance(first, Mapping) else set()
-        self.source = next((key for key in ("pixel_values", "image") if key in keys), None)
-        self.label_key = next((key for key in _LABEL_KEYS if key in keys), None)
-        if self.source is None:
-            what = f"keys {listed(keys)}" if keys else f"type {type(first).__name__}"
-            raise DataError(f"A sample of {name} must be a dict with 'image' or 'pixel_values'; it has {what}.")
-        if self.source == "image" and preprocessing is None:
-            raise DataError(
-                f"{name} holds pictures, and the backbone does not say how they must be prepared for it; give "
-                "`preprocessing=` to get_ciao_model, or a dataset of 'pixel_values'."
-            )
+        self.source, self.label_key = keys_of(dataset[0], preprocessing, name)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -104,16 +94,7 @@ class Samples:
         values = self._batch(indices, self.source)
         if self.source == "image":
             return self.preprocessing(values)
-        values = [torch.as_tensor(value) for value in values]
-        if len(shapes := {tuple(value.shape) for value in values}) > 1:
-            raise DataError(f"'pixel_values' of {self.name} differ in shape: {listed(shapes)}. Bring them to one size.")
-        for index, value in zip(indices, values, strict=True):
-            if not all_finite(value):
-                raise DataError(
-                    f"'pixel_values' of sample {int(index)} of {self.name} hold NaN or infinite values. Check how it "
-                    "was prepared."
-                )
-        return torch.stack(values)
+        return stacked(values, indices, self.name)
 
     def labels(self) -> Tensor | None:
         """Labels of all samples, a row each; None where there are none."""
@@ -126,7 +107,7 @@ class Samples:
             values = own
         else:
             values = self._batch(range(len(self)), self.label_key)
-        return _as_tensor(values, self.name)
+        return as_tensor(values, self.name)
 
     @property
     def is_fixed(self) -> bool:
@@ -144,9 +125,8 @@ class Samples:
             value = self._undecoded()[index]["image"]
             mode = getattr(self.dataset.features["image"], "mode", None)
             if isinstance(value, Mapping):
-                content = value["bytes"] if value.get("bytes") is not None else Path(value["path"]).read_bytes()
-                return hashlib.blake2b(f"{mode}\0".encode() + content, digest_size=16).digest()
-        return _digest_of(self._batch([index], self.source)[0])
+                return picture_digest(value, mode)
+        return digest_of(self._batch([index], self.source)[0])
 
     def _undecoded(self) -> Any:
         if not hasattr(self, "_raw"):
@@ -240,7 +220,62 @@ def check_labels_of(data: Any, config: CIAOConfig, name: str) -> Tensor:
         raise type(error)(f"The labels of {name}: {error}") from error
 
 
-def _as_tensor(values: Any, name: str) -> Tensor:
+def keys_of(first: Any, preprocessing: Preprocessing | None, name: str) -> tuple[str, str | None]:
+    """Under which keys a sample has its picture and its label, None for no label.
+
+    Raises:
+        DataError: it has neither picture nor pixels, or a picture that nobody knows how to prepare.
+    """
+    keys = set(first) if isinstance(first, Mapping) else set()
+    source = next((key for key in ("pixel_values", "image") if key in keys), None)
+    if source is None:
+        what = f"keys {listed(keys)}" if keys else f"type {type(first).__name__}"
+        raise DataError(f"A sample of {name} must be a dict with 'image' or 'pixel_values'; it has {what}.")
+    if source == "image" and preprocessing is None:
+        raise DataError(
+            f"{name} holds pictures, and the backbone does not say how they must be prepared for it; give "
+            "`preprocessing=` to get_ciao_model, or a dataset of 'pixel_values'."
+        )
+    return source, next((key for key in _LABEL_KEYS if key in keys), None)
+
+
+def stacked(values: Sequence[Any], indices: Sequence[int], name: str) -> Tensor:
+    """`pixel_values` of these samples as one tensor.
+
+    Raises:
+        DataError: they differ in shape or are not finite; names the sample.
+    """
+    values = [torch.as_tensor(value) for value in values]
+    if len(shapes := {tuple(value.shape) for value in values}) > 1:
+        raise DataError(f"'pixel_values' of {name} differ in shape: {listed(shapes)}. Bring them to one size.")
+    for index, value in zip(indices, values, strict=True):
+        if not all_finite(value):
+            raise DataError(
+                f"'pixel_values' of sample {int(index)} of {name} hold NaN or infinite values. Check how it was "
+                "prepared."
+            )
+    return torch.stack(values)
+
+
+def picture_bytes(value: Mapping[str, Any]) -> bytes:
+    """The file of a picture that was not decoded, wherever it lies."""
+    if value.get("bytes") is not None:
+        return value["bytes"]
+    if "://" not in value["path"]:
+        return Path(value["path"]).read_bytes()
+    from datasets.utils.file_utils import xopen  # in an archive, or far away
+
+    with xopen(value["path"], "rb") as file:
+        return file.read()
+
+
+def picture_digest(value: Mapping[str, Any], mode: str | None) -> bytes:
+    """16 bytes that change with the file of a picture and with the mode it is turned into."""
+    return hashlib.blake2b(f"{mode}\0".encode() + picture_bytes(value), digest_size=16).digest()
+
+
+def as_tensor(values: Any, name: str) -> Tensor:
+    """Labels of all samples, a row each."""
     if isinstance(values, Tensor):
         return values
     try:
@@ -254,7 +289,8 @@ def _as_tensor(values: Any, name: str) -> Tensor:
         raise DataError(f"The labels of {name} are no numbers of one shape: {error}.") from None
 
 
-def _digest_of(value: Any) -> bytes:
+def digest_of(value: Any) -> bytes:
+    """16 bytes that change with an array, a tensor, a picture or the file at a path."""
     if isinstance(value, (str, Path)):
         return hashlib.blake2b(Path(value).read_bytes(), digest_size=16).digest()
     kind = getattr(value, "mode", "")

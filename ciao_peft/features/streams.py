@@ -1,0 +1,177 @@
+"""A stream of `datasets` as the library reads it: once for what it shows, then once for every view that is stored."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..errors import DataError, FeatureCacheError
+from ..preprocessing import Preprocessing
+from .processes import Processes
+from .samples import as_tensor, digest_of, keys_of, picture_bytes, picture_digest, stacked
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+# Streams whose shards one after the other are the whole; those of `take` or `shuffle` need not be.
+_IN_ORDER = ("ArrowExamplesIterable", "ExamplesIterable")
+
+
+def is_stream(dataset: Any) -> bool:
+    """Whether it is an `IterableDataset` of `datasets`, which gives its samples one after the other only."""
+    library = sys.modules.get("datasets")  # nobody has a stream who did not import it
+    return library is not None and isinstance(dataset, library.IterableDataset)
+
+
+class StreamSamples:
+    """Reads an `IterableDataset` with `image` and `label`, or `pixel_values` and `labels`, as `Samples` reads a table.
+
+    Its length, labels and fingerprint come from a first pass in which no picture is decoded. Of several processes each
+    reads some of the shards, those that `split_dataset_by_node` gives it, if there are enough and the stream is as it
+    was loaded; of any other stream each reads everything and prepares its share.
+
+    Args:
+        stream: One split. Where it is split by node already, the whole is meant.
+        preprocessing: For the pictures of an `image` column.
+        processes: Those that share the work; this one alone, when left out.
+        name: What to call it in messages.
+
+    Raises:
+        DataError: it is empty, or its samples have neither pictures nor pixels.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> rows = {"pixel_values": [[[[n / 2] * 8] * 8] * 3 for n in range(3)], "labels": [0, 1, 0]}
+        >>> samples = StreamSamples(Dataset.from_dict(rows).to_iterable_dataset(num_shards=2), None)
+        >>> len(samples), samples.labels().tolist(), samples.pixels([1, 2]).shape
+        (3, [0, 1, 0], torch.Size([2, 3, 8, 8]))
+    """
+
+    def __init__(
+        self,
+        stream: IterableDataset,
+        preprocessing: Preprocessing | None,
+        processes: Processes | None = None,
+        name: str = "the dataset",
+    ):
+        self.name = name
+        self.preprocessing = preprocessing
+        stream = copy.copy(stream.with_format(None))
+        stream._distributed = None
+        first = next(iter(stream), None)
+        if first is None:
+            raise DataError(f"{name} is empty.")
+        self.source, self.label_key = keys_of(first, preprocessing, name)
+        columns = stream.features or {}
+        self.label_names: list[str] | None = getattr(columns.get(self.label_key), "names", None)
+        self._picture = columns.get(self.source) if self.source == "image" else None
+        if self._picture is not None:
+            from datasets import Image
+
+            stream = stream.cast_column("image", Image(mode=self._picture.mode, decode=False))
+        self._parts, by_shard = _parts_of(stream, processes)
+        self._look_through(by_shard, processes)
+        self._reader, self._at = self._values(), -1
+
+    def _look_through(self, by_shard: bool, processes: Processes | None) -> None:
+        """The first pass: digest and label of every row, and which rows are in which part."""
+        seen = []
+        for number, part in self._parts.items():
+            rows = [(self._digest(row[self.source]), row.get(self.label_key)) for row in part]
+            seen.append((number, rows))
+        seen = sorted(seen if processes is None else processes.collect(seen))
+        total = sum(len(rows) for _, rows in seen)
+        everything: list[Any] = [None] * total
+        self._rows, first = {}, 0
+        for number, rows in seen:
+            places = range(first, first + len(rows)) if by_shard else range(number, total, len(seen))
+            everything[places.start : places.stop : places.step] = rows
+            self._rows[number] = places
+            first += len(rows)
+        self._digests, self._labels = [digest for digest, _ in everything], [label for _, label in everything]
+
+    def _digest(self, value: Any) -> bytes:
+        return digest_of(value) if self._picture is None else picture_digest(value, self._picture.mode)
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def own(self, rows: Iterable[int]) -> list[int]:
+        """Those of some rows, views counted through, that this process reads."""
+        mine = {row for number in self._parts for row in self._rows[number]}
+        return [row for row in rows if row % len(self) in mine]
+
+    def _values(self) -> Iterator[tuple[int, Any]]:
+        for number, part in self._parts.items():
+            for row, sample in zip(self._rows[number], part, strict=False):
+                yield row, sample[self.source]
+
+    def pixels(self, indices: Sequence[int]) -> Tensor:
+        """`(B, C, H, W)` as the encoder is fed, of rows that this process reads; quick in their order.
+
+        Raises:
+            DataError: as for `Samples`.
+            FeatureCacheError: the stream does not show what it showed before.
+        """
+        values = [self._value(int(index)) for index in indices]
+        return self.preprocessing(values) if self.source == "image" else stacked(values, indices, self.name)
+
+    def _value(self, index: int) -> Any:
+        if index <= self._at:
+            self._reader = self._values()
+        self._at, value = next((entry for entry in self._reader if entry[0] == index), (-1, None))
+        if self._at < 0:
+            self._refuse(index)
+        if self._picture is None:
+            if digest_of(value) != self._digests[index]:
+                self._refuse(index)
+            return value
+        content = picture_bytes(value)
+        if picture_digest({"bytes": content}, self._picture.mode) != self._digests[index]:
+            self._refuse(index)
+        return self._picture.decode_example({"path": value.get("path"), "bytes": content})
+
+    def _refuse(self, index: int) -> None:
+        raise FeatureCacheError(
+            f"Sample {index} of {self.name} is not what it was when the stream was read before, so one pass cannot "
+            "stand for it. Take what is random out of the stream, give `shuffle` a seed, and store augmented views, "
+            "`views=4, augment=Augmentation(...)`."
+        )
+
+    def labels(self) -> Tensor | None:
+        """Labels of all samples, a row each; None where there are none."""
+        return None if self.label_key is None else as_tensor(self._labels, self.name)
+
+    def digest(self, index: int) -> bytes:
+        """As for `Samples`: that of a table with the same pictures."""
+        return self._digests[index]
+
+    def shows_the_same_twice(self) -> bool:
+        """Seen while it is read again."""
+        return True
+
+
+def _parts_of(stream: IterableDataset, processes: Processes | None) -> tuple[dict[int, Iterable[Any]], bool]:
+    """What this process reads, by number, and whether these are shards or every so-manieth row of the whole."""
+    rank, count = (0, 1) if processes is None else (processes.rank, processes.count)
+    if count == 1:
+        return {0: stream}, True
+    shards = stream.num_shards
+    if shards >= count and type(getattr(stream, "_ex_iterable", None)).__name__ in _IN_ORDER:
+        return {number: stream.shard(shards, number) for number in range(rank, shards, count)}, True
+    return {rank: _EveryOther(stream, rank, count)}, False
+
+
+class _EveryOther:
+    """Every so-manieth sample, as often as one iterates."""
+
+    def __init__(self, stream: Iterable[Any], first: int, step: int):
+        self.stream, self.first, self.step = stream, first, step
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(iter(self.stream), self.first, None, self.step)
