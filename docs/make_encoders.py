@@ -1,0 +1,221 @@
+"""Writes the measured part of docs/encoders.md, and docs/encoders.png, from benchmarks/results/encoders.json.
+
+python docs/make_encoders.py
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import statistics
+from pathlib import Path
+from types import ModuleType
+
+from ciao_peft.encoders import small_face
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "benchmarks" / "results" / "encoders.json"
+PAGE, PICTURE = HERE / "encoders.md", HERE / "encoders.png"
+BEGIN, END = "<!-- measured: written by docs/make_encoders.py -->", "<!-- end of measured -->"
+# Encoder -> the script that trains it, and the folders it was given.
+TRAINED_BY = {
+    "prior_knowledge": ("pretrain_pk.py", "--data_dir ../shared/faces/train --output_dir runs/pk"),
+    "vggface2": ("pretrain_encoder.py", "--data_dir ../shared/faces --output_dir runs/vggface2"),
+    "small-face": ("pretrain_encoder.py", "--data_dir ../shared/faces --output_dir runs/small-face"),
+}
+PROBES = {
+    "verification": "who is it: AUC of all pairs",
+    "identity": "who is it: linear, top 1",
+    "expression_accuracy": "expression: accuracy",
+    "expression_balanced": "expression: balanced accuracy",
+}
+
+
+def results() -> dict[str, dict]:
+    """What the probe wrote, by encoder, in the order of `TRAINED_BY`; the bundled encoder's training from its card."""
+    found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    for name, entry in found.items():
+        entry["training"] = entry["training"] or (small_face.training_card() if name == "small-face" else {})
+    return {name: found[name] for name in TRAINED_BY if name in found}
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *rows])
+
+
+def script(name: str) -> ModuleType:
+    path = HERE.parent / "examples" / name
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def command(name: str, settings: dict) -> str:
+    """What was typed: the settings that are not the script's own."""
+    path, folders = TRAINED_BY[name]
+    own, words = vars(script(path).parse_args(folders.split())), [f"python examples/{path} {folders}"]
+    for key, value in settings.items():
+        if key.endswith("_dir") or value == own.get(key) or value is None:
+            continue
+        values = value if isinstance(value, list) else [] if value is True else [value]
+        words.append(" ".join([f"--{key}", *map(str, values)]))
+    return " ".join(words)
+
+
+def minutes(training: dict) -> str:
+    seconds = training.get("training_seconds") or sum(epoch["seconds"] for epoch in training["history"])
+    return f"{seconds / 60:.0f}"
+
+
+def trainings(found: dict[str, dict]) -> str:
+    commands, rows = [], []
+    for name, entry in found.items():
+        training = entry["training"]
+        commands.append(f"    {command(name, training['settings'])}")
+        faces = training.get("faces") or training["people"]["training_faces"]
+        last = training.get("history", [{}])[-1]
+        if "verification_auc" in training:
+            people, random = training["people"], training["verification_auc_of_random_weights"]
+            reached = (
+                f"verification AUC {training['verification_auc']:.3f} on {people['verification_people']} unseen people "
+                f"({random:.3f} with random weights)"
+            )
+        else:
+            reached = f"mean absolute difference {last['reconstruction']:.3f} of pixels in [-1, 1]"
+            reached += f", {last['identity']:.3f} of the face network's features"
+        epochs = str(training["settings"]["num_train_epochs"])
+        rows.append([f"`{name}`", f"{faces:,}", epochs, minutes(training), reached])
+    head = ["", "faces", "epochs", "minutes", "reached"]
+    return "\n".join(commands) + "\n\n" + table(head, rows)
+
+
+def curves(found: dict[str, dict]) -> str:
+    parts = []
+    for name, entry in found.items():
+        history = entry["training"].get("history")
+        if not history:
+            continue
+        keys = [key for key in history[0] if key not in ("epoch", "seconds")]
+        rows = [
+            [str(epoch["epoch"]), *(shown(epoch[key]) for key in keys), f"{epoch['seconds'] / 60:.1f}"]
+            for epoch in history
+        ]
+        head = ["epoch", *(key.replace("_", " ").replace("auc", "AUC") for key in keys), "minutes"]
+        parts.append(f"`{name}`, means over each epoch:\n\n{table(head, rows)}")
+    return "\n\n".join(parts)
+
+
+def shown(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def spread(values: list[float]) -> str:
+    mean = statistics.mean(values)
+    return f"{mean:.3f} ± {statistics.stdev(values):.3f}" if len(values) > 1 else f"{mean:.3f}"
+
+
+def of_random(entry: dict, probe: str) -> list[float]:
+    """One mean per network of random weights: they differ more than the splits of one do."""
+    return [statistics.mean(scores[probe]) for scores in entry["random"].values()]
+
+
+def probes(found: dict[str, dict]) -> str:
+    rows = []
+    for name, entry in found.items():
+        for what in ("trained", "random"):
+            values = (entry["trained"][probe] if what == "trained" else of_random(entry, probe) for probe in PROBES)
+            rows.append([f"`{name}`, {what}", f"{entry['trained']['size']:,}", *map(spread, values)])
+    return table(["features of", "numbers", *PROBES.values()], rows)
+
+
+def verdict(found: dict[str, dict]) -> str:
+    """In words: which probes a training moved beyond what random weights reach by chance, and by how much."""
+    lines = []
+    for name, entry in found.items():
+        above, not_above = [], []
+        for probe, title in PROBES.items():
+            mine, random = entry["trained"][probe], of_random(entry, probe)
+            gap = statistics.mean(mine) - statistics.mean(random)
+            # Above the best of the random networks by each single split, or it counts for nothing.
+            (above if min(mine) > max(random) else not_above).append(f"{title} ({100 * gap:+.1f} points)")
+        text = f"- `{name}`: above every network of random weights, whatever the split, in {'; '.join(above) or 'none'}"
+        lines.append(text + (f"; not in {'; '.join(not_above)}." if not_above else "."))
+    return "\n".join(lines)
+
+
+def draw(found: dict[str, dict]) -> None:
+    """Losses and AUC per epoch, of the trainings that kept them."""
+    from matplotlib import pyplot
+
+    kept = {name: entry["training"] for name, entry in found.items() if entry["training"].get("history")}
+    figure, axes = pyplot.subplots(1, len(kept), figsize=(4 * len(kept), 2.8), squeeze=False)
+    for axis, (name, training) in zip(axes[0], kept.items(), strict=True):
+        history = training["history"]
+        epochs = [epoch["epoch"] for epoch in history]
+        keys = [key for key in history[0] if key not in ("epoch", "seconds", "size", "loss")]
+        for key in keys:
+            label = key.replace("_", " ").replace("auc", "AUC")
+            axis.plot(epochs, [epoch[key] for epoch in history], marker="o", markersize=3, label=label)
+        if "verification_auc" in training:
+            random = training["verification_auc_of_random_weights"]
+            axis.axhline(random, color="gray", linestyle=":", label="random weights")
+        axis.set(title=name, xlabel="epoch", ylim=(0, None))
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.legend(fontsize=7, frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(PICTURE, dpi=100, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def measured(found: dict[str, dict]) -> str:
+    if not found:
+        return "No training has been probed yet: `python benchmarks/encoder_probe.py --help`."
+    told = " ".join(f"--encoder {name}{folder}" for name, folder in folders(found).items())
+    picture = f"\n\n![Losses and verification AUC per epoch]({PICTURE.name})" if curves(found) else ""
+    random, splits = len(next(iter(found.values()))["random"]), len(next(iter(found.values()))["trained"]["identity"])
+    return f"""## Trained on two cores
+
+{trainings(found)}
+
+Other work shared the two cores, so the minutes are upper bounds. No label of an affect was read. PK's pictures of faces
+beside what it drew, one after each epoch, are in `runs/pk/reconstructions`; those of real people are not shown
+here.{picture}
+
+{curves(found)}
+
+### What linear probes read from the frozen features
+
+    python benchmarks/encoder_probe.py --data_dir ../shared/faces {told}
+
+Nobody who is judged was in a training. Mean ± standard deviation: of trained weights over {splits} splits of the faces
+that the probe is fitted to, of random ones over {random} networks. `benchmarks/encoder_probe.py` says what each probe
+is.
+
+{probes(found)}
+
+{verdict(found)}"""
+
+
+def folders(found: dict[str, dict]) -> dict[str, str]:
+    """What the probe is told beside each name: where it lies, unless it is in the package."""
+    return {name: "" if name == "small-face" else f"={TRAINED_BY[name][1].split()[-1]}/encoder" for name in found}
+
+
+def put_into(page: Path, text: str) -> None:
+    """Replaces this script's part of the page."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+def main() -> None:
+    found = results()
+    put_into(PAGE, measured(found))
+    if curves(found):
+        draw(found)
+    print(f"wrote {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
