@@ -299,7 +299,10 @@ def test_a_report_that_cannot_be_finished_leaves_the_earlier_one(tmp_path, monke
     report = write_report(records({HEAD: [0.5]}), tmp_path, figures=False)
     before = report.page.read_bytes()
 
+    write = Path.write_bytes
+
     def full_disk(self, content):
+        write(self, content[:100])
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
@@ -308,6 +311,14 @@ def test_a_report_that_cannot_be_finished_leaves_the_earlier_one(tmp_path, monke
     monkeypatch.undo()
     assert report.page.read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == ["report.html", "report.md"]
+
+
+def test_whoever_reads_an_earlier_report_keeps_all_of_it(tmp_path):
+    report = write_report(records({HEAD: [0.5]}), tmp_path, figures=False)
+    before = report.page.read_bytes()
+    with report.page.open("rb") as reader:
+        write_report(records({HEAD: [0.9]}), tmp_path, figures=False)
+        assert reader.read() == before != report.page.read_bytes()
 
 
 def test_records_without_a_folder_need_one():
