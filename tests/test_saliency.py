@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ciao_peft import (
     CIAOConfig,
     Preprocessing,
+    cache_features,
     draw_saliency,
     get_ciao_model,
     gradcam_plus_plus,
@@ -29,7 +30,19 @@ from ciao_peft.errors import (
     NoActiveAdapterError,
     UntraceableBackboneError,
 )
-from fakes import NETWORKS, SIZE, Undecided, bits, pixels, residual_backbone, same_bits, tiny_backbone, train, wrap
+from fakes import (
+    NETWORKS,
+    SIZE,
+    Undecided,
+    bits,
+    pixels,
+    residual_backbone,
+    same_bits,
+    small_config,
+    tiny_backbone,
+    train,
+    wrap,
+)
 
 PROBLEMS = ("single_label_classification", "regression", "multi_label_classification")
 
@@ -495,7 +508,7 @@ def test_the_picture_shows_every_world_and_only_masks_there_are(monkeypatch):
     model = with_preprocessing()
     model.add_adapter("plain", CIAOConfig(problem_type="regression", num_labels=1, inhibition=False))
     drawn = {}
-    monkeypatch.setattr("ciao_peft.saliency.draw_saliency", lambda faces, maps, captions: drawn.update(maps))
+    monkeypatch.setattr("ciao_peft.saliency.pictures.draw_saliency", lambda faces, maps, **_: drawn.update(maps))
     saliency_picture(model, painted())
     assert list(drawn) == ["affect", "plain"]
     for name, shown in drawn.items():
@@ -507,11 +520,90 @@ def test_the_picture_shows_every_world_and_only_masks_there_are(monkeypatch):
 
 def test_captions_say_what_the_model_says(monkeypatch):
     model, faces, said = with_preprocessing(), painted(), {}
-    monkeypatch.setattr("ciao_peft.saliency.draw_saliency", lambda faces, maps, captions: said.update(captions))
+    monkeypatch.setattr(
+        "ciao_peft.saliency.pictures.draw_saliency", lambda faces, maps, captions, **_: said.update(captions)
+    )
     saliency_picture(model, faces)
     answers = model.eval().predict(faces)
     for caption, answer in zip(said["affect"], answers, strict=True):
         assert sorted(caption.split("\n")) == sorted(f"{name} {value:+.2f}" for name, value in answer.items())
+
+
+SIX = {
+    f"{tuning}{' + CIAO' * inhibition}": {"tuning": tuning, "inhibition": inhibition}
+    for tuning in ("decision_layer", "last_conv", "full")
+    for inhibition in (False, True)
+}
+
+
+def six_networks():
+    """The columns of the paper's Table I as adapters of one model, by title, each after a few updates."""
+    model = with_preprocessing()
+    names = {title: f"network{number}" for number, title in enumerate(SIX)}
+    for title, name in names.items():
+        model.add_adapter(name, small_config(**SIX[title]))
+        train(model, name)
+    model.set_adapter("network0")
+    return model.eval(), names
+
+
+@pytest.mark.parametrize("include_excitation", [False, True])
+def test_the_papers_networks_are_drawn_from_stored_features(tmp_path, monkeypatch, include_excitation):
+    model, names = six_networks()
+    faces, drawn = painted(3), {}
+    samples = [{"pixel_values": pixels, "labels": 0} for pixels in model.preprocessing(faces)]
+    stored = cache_features(model, samples, tmp_path, include_excitation=include_excitation).features([2, 0])
+    shown = [faces[2], faces[0]]
+    monkeypatch.setattr("ciao_peft.saliency.pictures.draw_saliency", lambda faces, maps, **_: drawn.update(maps))
+    saliency_picture(model, shown, names, views=("saliency", "mask"), features=stored)
+    masked = [title for title in SIX if title.endswith("CIAO")]
+    assert sorted(drawn) == sorted([f"{title}: saliency" for title in SIX] + [f"{title}: mask" for title in masked])
+    x = model.preprocessing(shown)
+    for title, name in names.items():
+        expected = gradcam_plus_plus(model, x, adapter_name=name)
+        torch.testing.assert_close(drawn[f"{title}: saliency"], expected, rtol=1e-4, atol=1e-4)
+        if title in masked:
+            torch.testing.assert_close(drawn[f"{title}: mask"], mask_strength(model, x, adapter_name=name))
+
+    def never(*_):
+        raise AssertionError("the trunk would run again")
+
+    monkeypatch.setattr(Preprocessing, "__call__", never)
+    frozen = {title: name for title, name in names.items() if not title.startswith("full")}
+    saliency_picture(model, shown, frozen, features=stored)
+    with pytest.raises(AssertionError, match="would run again"):  # an encoder of its own reads the pictures
+        saliency_picture(model, shown, names, features=stored)
+
+
+def test_the_figure_of_six_networks_has_a_column_for_each(tmp_path):
+    pytest.importorskip("matplotlib")
+    model, names = six_networks()
+    before = bits(model)
+    picture = opened(saliency_picture(model, painted(), names, views=("saliency", "mask"), names=["glad", "sad"]))
+    alone = opened(saliency_picture(model, painted(), {"one": "network0"}, names=["glad", "sad"]))
+    assert picture.shape[1] * 2 == alone.shape[1] * (1 + 6 + 3)
+    assert same_bits(bits(model), before)
+
+
+def test_the_bar_below_goes_from_the_dark_to_the_bright_end_of_the_colours():
+    pytest.importorskip("matplotlib")
+    from matplotlib import colormaps
+
+    picture = opened(draw_saliency([np.zeros((16, 16), dtype=np.uint8)], {"heat": torch.zeros(1, 4, 4)})).astype(int)
+    colours = (255 * colormaps["inferno"](np.linspace(0, 1, 9))[:, :3]).round().astype(int)
+    row = picture[-17]  # 0.16 inches above the lower edge
+    places = [np.abs(row - colour).sum(axis=1).argmin() for colour in colours[1:]]
+    assert places == sorted(places)
+    assert all(np.abs(row[place] - colour).max() < 12 for place, colour in zip(places, colours[1:], strict=True))
+
+
+def test_features_and_names_are_one_for_each_picture():
+    model = with_preprocessing()
+    features = model.extract_features(model.preprocessing(painted(3)))
+    with pytest.raises(InputError, match="`features` must have a row for each of the 2 images; got 3"):
+        saliency_picture(model, painted(2), features=features)
+    with pytest.raises(InputError, match="`names` must be 2 texts, one for each face; got 1"):
+        draw_saliency(painted(2), {"one": torch.rand(2, 4, 4)}, names=["glad"])
 
 
 def test_a_picture_of_what_nobody_knows_is_refused():

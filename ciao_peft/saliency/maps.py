@@ -1,30 +1,22 @@
-"""What the mask lets through, as a picture: GradCAM++ of M, and the mask itself."""
+"""What the mask lets through: GradCAM++ of M, and the mask itself."""
 
 from __future__ import annotations
 
 import copy
-import io
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .adapters import Adapter, AdapterDict
-from .config import CIAOConfig
-from .errors import AdapterNotFoundError, ConfigError, InputError, NoActiveAdapterError, listed
-from .model import CIAOModel
-from .prediction import named_answers
-from .preprocessing.pictures import open_picture
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from ..adapters import Adapter, AdapterDict
+from ..config import CIAOConfig
+from ..errors import AdapterNotFoundError, InputError, NoActiveAdapterError
+from ..model import CIAOModel
 
 Target = int | str | Sequence[int | str] | Tensor | Callable[[Tensor], Tensor]
 """What is asked about: a label for all rows, one for each, or a function from logits `(B, K)` to scores `(B,)`."""
-
-VIEWS = ("saliency", "mask")
 
 
 def gradcam_plus_plus(
@@ -75,7 +67,7 @@ def gradcam_plus_plus(
         >>> gradcam_plus_plus(model, torch.rand(4, 3, 16, 16), target=2).shape
         torch.Size([4, 16, 16])
     """
-    name = _adapter_of(model, adapter_name)
+    name = adapter_of(model, adapter_name)
     with torch.inference_mode(False), torch.enable_grad():
         source = _as_data(pixel_values, features)
         masks: dict[int, Tensor] = {}
@@ -86,7 +78,7 @@ def gradcam_plus_plus(
             masks[index] = mask.detach().clone().requires_grad_()
             return masks[index].clone()  # what follows may write into it
 
-        logits = _looked_at(model, name, watch).read(**source, adapter_names=[name])[name]
+        logits = looked_at(model, name, watch).read(**source, adapter_names=[name])[name]
         scores = _scores(logits, target, model.adapters[name].config)
         found = list(masks.values())
         gradients = torch.autograd.grad(scores.sum(), found, materialize_grads=True)
@@ -134,7 +126,7 @@ def mask_strength(
         >>> tuple(strength.shape), bool(strength.max() <= 1 / 2)
         ((4, 16, 16), True)
     """
-    name = _adapter_of(model, adapter_name)
+    name = adapter_of(model, adapter_name)
     if not model.adapters[name].config.inhibition:
         raise InputError(f"The adapter {name!r} has no mask (inhibition=False). `gradcam_plus_plus` works without one.")
     gates: dict[int, Tensor] = {}
@@ -145,7 +137,7 @@ def mask_strength(
 
     source = _as_data(pixel_values, features)
     config = model.adapters[name].config
-    rows = len(_looked_at(model, name, watch).read(**source, adapter_names=[name])[name]) * (config.frames or 1)
+    rows = len(looked_at(model, name, watch).read(**source, adapter_names=[name])[name]) * (config.frames or 1)
     found = [_by_row(gate, rows) for gate in gates.values()]
     size, channels = model.input_size[1:], sum(gate.shape[1] for gate in found)
     return _by_clip(torch.stack([_upsampled(gate.sum(dim=1), size) for gate in found]).sum(dim=0) / channels, config)
@@ -154,7 +146,8 @@ def mask_strength(
 # -- looking without touching ------------------------------------------------------------------------------------------
 
 
-def _adapter_of(model: CIAOModel, name: str | None) -> str:
+def adapter_of(model: CIAOModel, name: str | None) -> str:
+    """The name, or that of the active adapter; errors as for `gradcam_plus_plus`."""
     name = model.active_adapter if name is None else name
     if name is None:
         raise NoActiveAdapterError(model.adapters)
@@ -174,7 +167,7 @@ def _as_data(pixel_values: Tensor | None, features: Sequence[Tensor] | None) -> 
     return {"pixel_values": data(pixel_values), "features": data(features)}
 
 
-def _looked_at(model: CIAOModel, name: str, watch: Callable[..., Tensor]) -> CIAOModel:
+def looked_at(model: CIAOModel, name: str, watch: Callable[..., Tensor]) -> CIAOModel:
     """A model of the same backbone whose adapter `name` is a copy in eval mode, with `watch` in its mask's place."""
     original = copy.deepcopy(model.adapters[name]).eval()
     watched = copy.copy(original)
@@ -251,150 +244,3 @@ def _scaled(maps: Tensor) -> Tensor:
     maps = maps - maps.amin(dim=each, keepdim=True)
     largest = maps.amax(dim=each, keepdim=True)
     return maps / torch.where(largest > 0, largest, 1)
-
-
-# -- pictures ----------------------------------------------------------------------------------------------------------
-
-
-def saliency_picture(
-    model: CIAOModel,
-    images: Sequence[Any],
-    adapter_names: Sequence[str] | None = None,
-    *,
-    views: Sequence[str] = ("saliency",),
-) -> bytes:
-    """Faces as an encoder sees them, and beside each where every world looks and what it says.
-
-    It shows the faces themselves: ask the people before it is published.
-
-    Args:
-        model: With a preprocessing.
-        images: Paths, PIL images or arrays, as `model.predict` takes them; one row each.
-        adapter_names: The worlds; all when left out.
-        views: `"saliency"` (GradCAM++ of M), `"mask"` (the mean of `1 / (a + I)`), or both. Worlds without inhibition
-            have no mask to show.
-
-    Returns:
-        A PNG file's content, as `save_pretrained` and `push_to_hub` take it for `picture`.
-
-    Raises:
-        ConfigError: `views` names something else.
-        InputError: the model has no preprocessing, or there is nothing to draw.
-        DataError: a picture cannot be read.
-        AdapterNotFoundError: a name is not loaded.
-    """
-    if unknown := set(views) - set(VIEWS):
-        raise ConfigError(f"`views` knows {listed(VIEWS)}; got {listed(unknown)}.")
-    if model.preprocessing is None:
-        raise InputError(
-            "This backbone does not say how pictures must be prepared for it; give `preprocessing=` to get_ciao_model."
-        )
-    names = [_adapter_of(model, name) for name in (model.adapters if adapter_names is None else adapter_names)]
-    images = list(images)
-    pixels = model.preprocessing(images).to(next(model.backbone.parameters()).device)
-    maps: dict[str, Tensor] = {}
-    captions: dict[str, list[str]] = {}
-    for name in names:
-        config = model.adapters[name].config
-        if "saliency" in views:
-            title = name if len(views) == 1 else f"{name}: saliency"
-            maps[title] = gradcam_plus_plus(model, pixels, adapter_name=name)
-            logits = _looked_at(model, name, Adapter.mask).read(pixels, adapter_names=[name])[name].detach()
-            captions[title] = [_said(answer, config) for answer in named_answers(logits, config)]
-        if "mask" in views and config.inhibition:
-            maps[name if len(views) == 1 else f"{name}: mask"] = mask_strength(model, pixels, adapter_name=name)
-    faces = [_fitted(model, image) for image in images]
-    return draw_saliency(faces, maps, captions=captions)
-
-
-def _fitted(model: CIAOModel, image: Any) -> Any:
-    pixels = model.preprocessing.fit(open_picture(image))
-    return pixels[:, :, ::-1] if model.preprocessing.mode == "BGR" else pixels
-
-
-def _said(answer: Mapping[str, float], config: CIAOConfig) -> str:
-    """What a world says of a face in two short lines at most, first what its map is about."""
-    if config.problem_type == "regression":
-        ordered = sorted(answer.items(), key=lambda pair: -abs(pair[1]))
-        return "\n".join(f"{name} {value:+.2f}" for name, value in ordered[:2])
-    first, *rest = answer.items()
-    more = [pair for pair in rest[:1] if config.problem_type == "multi_label_classification" and pair[1] >= 0.5]
-    return "\n".join(f"{name} {value:.0%}" for name, value in [first, *more])
-
-
-def draw_saliency(
-    faces: Sequence[Image | Any],
-    maps: Mapping[str, Tensor],
-    *,
-    captions: Mapping[str, Sequence[str]] | None = None,
-) -> bytes:
-    """Faces as rows, worlds or networks as columns, each map laid over its face.
-
-    The colours of a column go from its smallest value to its largest, over all faces.
-
-    Args:
-        faces: B pictures: arrays `(h, w)`, `(h, w, 1)` or `(h, w, 3)` of uint8, or PIL images.
-        maps: `(B, H, W)` by the column's title, as `gradcam_plus_plus` and `mask_strength` give them; of one model or
-            of several.
-        captions: By title, one text under each face.
-
-    Returns:
-        A PNG file's content.
-
-    Raises:
-        InputError: no face, no map, or maps and captions that are not one for each face.
-        ModuleNotFoundError: matplotlib is missing; `pip install 'ciao_peft[plots]'` brings it.
-    """
-    captions = captions or {}
-    if len(faces) == 0 or not maps:
-        raise InputError(f"There is nothing to draw: {len(faces)} faces, {len(maps)} maps.")
-    for title, values in maps.items():
-        if values.ndim != 3 or len(values) != len(faces) or not bool(values.isfinite().all()):
-            raise InputError(
-                f"The maps {title!r} must be ({len(faces)}, H, W), one for each face, and finite; got "
-                f"{tuple(values.shape)}."
-            )
-    for title, texts in captions.items():
-        if title not in maps or len(texts) != len(faces):
-            raise InputError(
-                f"`captions` must have {len(faces)} texts, one for each face, under a title of {listed(maps)}; got "
-                f"{len(texts)} under {title!r}."
-            )
-    return _draw(faces, maps, captions)
-
-
-def _draw(faces: Sequence[Any], maps: Mapping[str, Tensor], captions: Mapping[str, Sequence[str]]) -> bytes:
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    lines = max((text.count("\n") + 1 for texts in captions.values() for text in texts), default=0)
-    columns = 1 + len(maps)
-    figure = Figure(figsize=(1.4 * columns, (1.4 + 0.15 * lines) * len(faces) + 0.3), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
-    grid = figure.subplots(len(faces), columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-    for row, face in enumerate(faces):
-        pixels = np.atleast_3d(np.asarray(face))
-        pixels = pixels.repeat(3, axis=2) if pixels.shape[2] == 1 else pixels
-        gray = pixels @ np.array([0.299, 0.587, 0.114])
-        height, width = gray.shape
-        extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-        grid[row, 0].imshow(pixels)
-        for axes, (title, values) in zip(grid[row, 1:], maps.items(), strict=True):
-            values = values.detach()
-            low, high = float(values.min()), float(values.max())
-            heat = (values[row].float().cpu().numpy() - low) / ((high - low) or 1)
-            axes.imshow(gray, cmap="gray", vmin=0, vmax=255)
-            veil = 0.75 * np.clip(heat, 0, 1)  # where little passes, the face stays as it is
-            axes.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=veil, extent=extent, interpolation="bilinear")
-            if title in captions:
-                axes.set_xlabel(captions[title][row], fontsize=8, labelpad=2)
-            if row == 0:
-                axes.set_title(title, fontsize=9, pad=4)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
-    return file.getvalue()
