@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -82,6 +84,18 @@ def keras1(unit):
     return f"{layer}/{layer}_W_1:0", f"{layer}/{layer}_b_1:0"
 
 
+def keras3(unit):
+    """Of `save_weights` in Keras 3: no names of layers, but convolutions counted from the first to the last."""
+    number = UNITS.index(unit)
+    layer = f"layers/conv2d_{number}" if number else "layers/conv2d"
+    return f"{layer}/vars/0", f"{layer}/vars/1"
+
+
+def keras3_legacy(unit):
+    layer = f"block{unit[0]}_conv{unit[2]}"
+    return f"model_weights/{layer}/{layer}/kernel", f"model_weights/{layer}/{layer}/bias"
+
+
 def vggface_names(unit):
     return f"conv{unit}/conv{unit}/kernel:0", f"conv{unit}/conv{unit}/bias:0"
 
@@ -99,7 +113,7 @@ def test_torchvisions_state_dict(prefix, network, picture, tmp_path):
     assert (record["file"], record["layout"], record["channel_order"]) == ("vgg16.pth", "torchvision", "rgb")
 
 
-@pytest.mark.parametrize("name_of", [tf2, inside_a_whole_model, keras1])
+@pytest.mark.parametrize("name_of", [tf2, inside_a_whole_model, keras1, keras3, keras3_legacy])
 def test_keras_vgg16(name_of, network, picture, tmp_path):
     write_keras(network, tmp_path / "vgg16.h5", name_of)
     folder = convert_encoder(tmp_path / "vgg16.h5", tmp_path / "mine")
@@ -108,6 +122,44 @@ def test_keras_vgg16(name_of, network, picture, tmp_path):
     for layer, other in zip(convolutions(network), convolutions(load_encoder(folder).chain), strict=True):
         assert torch.equal(layer.weight, other.weight)
         assert torch.equal(layer.bias, other.bias)
+
+
+def test_a_keras_archive(network, tmp_path):
+    write_keras(network, tmp_path / "vgg16.weights.h5", keras3)
+    with zipfile.ZipFile(tmp_path / "vgg16.keras", "w") as archive:
+        archive.writestr("config.json", '{"module": "os", "class_name": "system"}')
+        archive.write(tmp_path / "vgg16.weights.h5", "model.weights.h5")
+    one, two = (
+        convert_encoder(tmp_path / f"vgg16.{kind}", tmp_path / kind).joinpath("model.safetensors").read_bytes()
+        for kind in ("keras", "weights.h5")
+    )
+    assert one == two
+
+
+@pytest.mark.parametrize("damage", ["no archive", "no weights", "weights damaged"])
+def test_a_damaged_keras_archive_is_refused(damage, tmp_path):
+    path = tmp_path / "vgg16.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "{}")
+        if damage == "weights damaged":
+            archive.writestr("model.weights.h5", b"\x89HDF\r\n\x1a\n and no more")
+    if damage == "no archive":
+        path.write_bytes(b"nothing of the kind")
+    with pytest.raises(AdapterFileError, match=r"vgg16\.keras' cannot be read as (a model of Keras|HDF5)"):
+        convert_encoder(path, tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_deeper_sibling_in_keras_3_is_no_vgg16(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    widths = [3, 64, 64, 128, 128, *[256] * 4, *[512] * 8]  # VGG19
+    with h5py.File(tmp_path / "vgg19.weights.h5", "w") as file:
+        for number, (before, after) in enumerate(itertools.pairwise(widths)):
+            layer = f"layers/conv2d_{number}" if number else "layers/conv2d"
+            file[f"{layer}/vars/0"] = np.zeros((3, 3, before, after), np.float32)
+            file[f"{layer}/vars/1"] = np.zeros(after, np.float32)
+    with pytest.raises(AdapterFileError, match=r"is no VGG16: chain\.17\.weight would be \(256, 256, 3, 3\)"):
+        convert_encoder(tmp_path / "vgg19.weights.h5", tmp_path / "mine")
 
 
 def test_keras_vggface_with_the_means_of_faces(network, picture, tmp_path):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import pickle
 import re
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,10 +61,12 @@ def convert_encoder(
     answer that the source's own kernels give, in their own order of axes and channels. Dense layers are left out.
 
     Args:
-        source: Safetensors, a PyTorch state dict (read with `weights_only`) or a Keras file in HDF5 (needs h5py).
+        source: Safetensors, a PyTorch state dict (read with `weights_only`), or a Keras file: HDF5 of any version, or
+            `.keras` (both need h5py).
         folder: Made where it is missing; `load_encoder("vggface2", weights=folder)` reads it.
         layout: `"torchvision"` (`features.0.weight`), `"vggface"` (`conv1_1.weight`, PyTorch) or `"keras"` (layers
-            `block1_conv1` or `conv1_1`, kernels height x width x in x out); found out by default.
+            `block1_conv1` or `conv1_1`, or Keras 3's `layers/conv2d`; kernels height x width x in x out); found out by
+            default.
         channel_order: Of the pixels that the source was trained on. Known for `torchvision` (`"rgb"`) and `keras`
             (`"bgr"`); files with names as `conv1_1.weight` exist in both, so say it there.
         mean: Red, green and blue from 0 to 255, subtracted from the pixels; by default what the layout is known for:
@@ -119,8 +124,10 @@ def _content(path: Path) -> bytes:
 
 
 def _tensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
+    if path.suffix == ".keras":
+        content = _inside_keras(path, content)
     if content.startswith(b"\x89HDF"):
-        return _from_hdf5(path)
+        return _from_hdf5(path, content)
     if path.suffix == ".safetensors":
         return parse_tensors(content, path)
     try:
@@ -139,7 +146,16 @@ def _tensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
     return {str(key): value for key, value in data.items()}
 
 
-def _from_hdf5(path: Path) -> dict[str, torch.Tensor]:
+def _inside_keras(path: Path, content: bytes) -> bytes:
+    """The weights within an archive of Keras 3; what else lies in it is not looked at."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return archive.read("model.weights.h5")
+    except (zipfile.BadZipFile, KeyError, EOFError, zlib.error) as error:
+        raise AdapterFileError(f"'{path}' cannot be read as a model of Keras: {error}") from error
+
+
+def _from_hdf5(path: Path, content: bytes) -> dict[str, torch.Tensor]:
     try:
         import h5py
     except ImportError as error:
@@ -151,7 +167,7 @@ def _from_hdf5(path: Path) -> dict[str, torch.Tensor]:
             tensors[name] = torch.from_numpy(item[()].astype("float32"))
 
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(io.BytesIO(content), "r") as file:
             file.visititems(take)
     except (OSError, RuntimeError, ValueError) as error:
         raise AdapterFileError(f"'{path}' cannot be read as HDF5: {error}.") from error
@@ -179,9 +195,13 @@ def _keras(name: str) -> tuple[tuple[int, int], str] | None:
     match = re.search(
         r"(?:^|/)(?:block([1-5])_conv|conv([1-5])_)([1-3])/(?:.*[/_])?(kernel|bias|W|b)(?:_\d+)?(?::0)?$", name
     )
-    if not match:
+    if match:
+        return (int(match[1] or match[2]), int(match[3])), "weight" if match[4] in ("kernel", "W") else "bias"
+    # Keras 3 counts the convolutions from the first to the last: `layers/conv2d_12/vars/0`.
+    match = re.fullmatch(r"(?:.*/)?layers/conv2d(?:_(\d+))?/vars/([01])", name)
+    if not match or int(match[1] or 0) >= len(_UNITS):
         return None
-    return (int(match[1] or match[2]), int(match[3])), "weight" if match[4] in ("kernel", "W") else "bias"
+    return _UNITS[int(match[1] or 0)], ("weight", "bias")[int(match[2])]
 
 
 _NAMES = {"torchvision": _torchvision, "vggface": _vggface, "keras": _keras}
@@ -211,9 +231,9 @@ def _parse(
         known = "no layout known here" if len(missing) == 26 else f"layout {layout!r}, but lacks {_few(missing)}"
         raise AdapterFileError(
             f"'{path}' is in {known}. It holds {_few(tensors)}. Known are VGG16's convolutions as `features.0.weight` "
-            "(torchvision), `conv1_1.weight` (vggface) and Keras layers `block1_conv1` or `conv1_1`."
+            "(torchvision), `conv1_1.weight` (vggface) and Keras layers `block1_conv1`, `conv1_1` or `layers/conv2d`."
         )
-    faces = layout == "vggface" or (layout == "keras" and "block" not in units[(1, 1), "weight"])
+    faces = layout == "vggface" or (layout == "keras" and "conv1_1" in units[(1, 1), "weight"])
     if channel_order == "auto":
         if layout == "vggface":
             raise ConfigError(
