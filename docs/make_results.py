@@ -13,7 +13,17 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from ciao_peft.experiments import Plan
+from ciao_peft.experiments.contents import Section
+from ciao_peft.experiments.markdown import as_markdown
+from ciao_peft.experiments.report import load_study, section_markdown
+from ciao_peft.experiments.study import LEVEL, NETWORKS, Study
+from ciao_peft.experiments.tables import headlines, parameters, table_one
+from ciao_peft.experiments.wording import missing
+from ciao_peft.experiments.wording import spread as spread_of
+
 HERE = Path(__file__).parent
+STUDIES = HERE.parent / "benchmarks" / "studies"
 sys.path.insert(0, str(HERE.parent / "benchmarks"))
 import real_faces  # noqa: E402
 
@@ -21,6 +31,8 @@ RESULTS = HERE.parent / "benchmarks" / "results" / "real_faces.jsonl"
 PAINTED = HERE.parent / "benchmarks" / "results" / "painted_worlds.txt"
 README = HERE.parent / "README.md"
 ENCODER = HERE.parent / "ciao_peft" / "encoders" / "weights" / "small_face.json"
+FACES = """8,343 training faces and 1,990 test faces of people of whom none is in training, in six very unequal classes
+(`fear` and `contempt`, with fewer than 20 training faces, are left out)."""
 METRICS = ("accuracy", "balanced_accuracy")
 PAIRS = [
     ("decision layer + CIAO", "decision layer"),
@@ -119,6 +131,60 @@ the balance of the batches; the unfrozen convolution has its own best learning r
 Rare classes have so few test faces that balanced accuracy moves a point by chance."""
 
 
+def studies() -> dict[str, Study]:
+    """Every plan that has results, by its name."""
+    found = {}
+    for plan in sorted(STUDIES.glob("*.yaml"), reverse=True):  # the bundled encoder first
+        results = RESULTS.with_name(f"study_{plan.stem.replace('-', '_')}.jsonl")
+        if results.is_file():
+            found[plan.stem] = load_study(results, plan=Plan.from_file(plan))
+    return found
+
+
+def on_real_faces() -> str:
+    """What all studies say together, then each pair of a task and an encoder, its pictures beside the page."""
+    found = studies()
+    together = Study([record for study in found.values() for record in study.records])
+    tables = tuple(table for table in (headlines(together), table_one(together), parameters(together)) if table)
+    parts = [as_markdown(Section("Together", tables), level=3)]
+    for name, study in found.items():
+        for pair in study.pairs:
+            parts.append(section_markdown(study, *pair, level=3, figures_dir=HERE / "figures", page_dir=HERE))
+        lines = missing(study) or ["Nothing that was planned."]
+        parts.append(f"**Missing in the study `{name}`**\n\n" + "\n".join(f"- {line}" for line in lines) + "\n")
+    return "\n".join(parts).rstrip()
+
+
+def tried() -> str:
+    """The ablations that came out above CIAO as it is, or that none did; and what was settled before."""
+    rows = []
+    for study in studies().values():
+        for task, encoder in study.pairs:
+            for one in study.comparisons(task, encoder, ("ablation",)):
+                rows.append((encoder, one))
+    if not rows:
+        return "The settings below; no ablation was run in the studies above."
+    better = [f"{one.other} ({encoder})" for encoder, one in rows if one.comparison.difference.mean < 0]
+    clear = [
+        f"{one.other} ({encoder})"
+        for encoder, one in rows
+        if one.comparison.difference.mean < 0 and one.corrected is not None and one.corrected < LEVEL
+    ]
+    return f"""The ablations above, each with its own search of the mask's learning rate: {len(rows)} comparisons.
+Ahead of CIAO as it is: {", ".join(better) or "none"}. Ahead beyond chance, after Holm's correction: {
+        ", ".join(clear) or "none"
+    }. Before that, on held-out training people: the mask's learning rate, the start of a, the weight, place,
+temperature and denominator of the contrastive loss, what the head sees and the balance of the batches, see "How the
+defaults were chosen" below."""
+
+
+def commands() -> str:
+    return "\n".join(
+        f"    ciao reproduce --plan benchmarks/studies/{name}.yaml --output_dir runs/study-{name} --num_processes 2"
+        for name in studies()
+    )
+
+
 def painted() -> str:
     return f"""    python examples/quickstart.py --table benchmarks/results/painted_worlds.txt
 
@@ -131,12 +197,14 @@ One encoder, the same painted faces, four worlds that label them differently; sc
 
 def short() -> str:
     """The README's table: what adapts, what it trains, what it reaches."""
-    rows = [
-        [name, spread(percent(lines, "accuracy")), spread(percent(lines, "balanced_accuracy")), f"{n:,}"]
-        for name, lines in records("networks").items()
-        for n in [lines[0]["parameters"]]
-    ]
-    return table(["small-face on real faces, six classes", "accuracy", "balanced accuracy", "trained"], rows)
+    rows = []
+    for study in studies().values():
+        for task, encoder in study.pairs:
+            for name, result in study.results(task, encoder).items():
+                if name in NETWORKS:
+                    scores = [spread_of(result.summary(metric), metric) for metric in METRICS]
+                    rows.append([encoder, name, *scores, f"{result.trained:,}", str(len(result.seeds))])
+    return table(["real faces, six classes", "what trains", "accuracy", "balanced accuracy", "trained", "seeds"], rows)
 
 
 def fill(page: str, name: str, content: str) -> str:
@@ -172,9 +240,26 @@ def encoder() -> str:
 def main() -> None:
     page = f"""# Results
 
-Every number on this page was written by `python docs/make_results.py` from `benchmarks/results/real_faces.jsonl`.
+Every number and picture on this page was written by `python docs/make_results.py` from `benchmarks/results/`.
 
-## The six networks on real faces
+## Real faces
+
+{commands()}
+
+`../shared/faces`: {FACES} Everything that trains, trains with bfloat16 autocast from the same stored features (or
+pixels, where a method changes what comes before the cut), for as many epochs, at the learning rate that did best in a
+search of its own on held-out training people; every search of a study tries as many rates. The networks without CIAO
+and the rivals train by their task loss alone, like the "-" columns of the paper's Table I. How each method is set is in
+`ciao_peft/experiments/methods.py` and `rivals/`; [experiments.md](experiments.md) says how to run a study of your own.
+The weights of the three encoders are described in [encoders.md](encoders.md).
+
+{on_real_faces()}
+
+## What was tried to bring CIAO closer
+
+{tried()}
+
+## An earlier run: whole encoders, ten epochs, float32
 
     python benchmarks/real_faces.py networks --data_dir ../shared/faces
 

@@ -166,14 +166,16 @@ def test_keys_tell_apart_what_decides_the_result_and_nothing_else(tmp_path):
 
     same = [
         key(),
-        key(method=replace(plan.methods[1], name="another name", kind="ablation", rates=(1e-5,))),
+        key(method=replace(plan.methods[1], kind="ablation", rates=(1e-5,))),
+        key(method=replace(plan.methods[1], config={"temperature": 0.1}), plan=replace(plan, epochs=1)),
         key(plan=replace(plan, seeds=(7,), search_rates=4)),
-        key(encoder=Encoder(name="renamed", source=plan.encoders[0].source)),
+        key(encoder=Encoder(name="tiny", source="elsewhere")),
     ]
     assert len(set(same)) == 1
     different = [
         key(),
         key(seed=1),
+        key(method=replace(plan.methods[1], name="another row of the table")),
         key(rate=1e-2),
         key(split="validation"),
         key(split="validation", plan=replace(plan, search_fraction=0.5)),

@@ -91,7 +91,9 @@ def _reproduce(options: argparse.Namespace) -> None:
     bar = partial(_bar, quiet=not says)
     try:
         if processes == 1:
-            progress = work_here(plan, folder, threads, bar=bar, say=_say if says else _say_nothing)
+            progress = work_here(
+                plan, folder, threads, bar=bar, say=_say if says else _say_nothing, is_worker=options.worker
+            )
         else:
             words = ["reproduce", "--worker", "--output_dir", str(folder), "--num_threads", str(threads)]
             for name, names in only.items():

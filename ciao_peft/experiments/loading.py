@@ -21,6 +21,7 @@ from ..encoders import load_encoder
 from ..errors import ConfigError, DataError
 from ..features import FeatureDataset, Samples, cache_features
 from ..metrics import main_metric
+from ..preprocessing import Preprocessing
 from .protocol import Encoder, Task
 from .records import key_of
 
@@ -180,7 +181,7 @@ class LoadedEncoder:
         asked: What was asked for.
         module: The network.
         revision: Which weights these are.
-        signature: A hash of its content.
+        signature: A hash of its content and of what it is fed.
     """
 
     asked: Encoder
@@ -196,7 +197,11 @@ def load_experiment_encoder(encoder: Encoder) -> LoadedEncoder:
         EncoderNotFoundError, ConfigError, AdapterFileError: it cannot be had.
     """
     module = load_encoder(encoder.source)
-    signature = key_of(backbone_signature(module))
+    preprocessing = Preprocessing.for_backbone(module)
+    fed = None if preprocessing is None else preprocessing.to_dict()
+    size = getattr(module, "input_size", None)
+    size = None if size is None else list(size)
+    signature = key_of({"weights": backbone_signature(module), "preprocessing": fed, "input_size": size})
     revision = getattr(module, "revision", None)
     named = isinstance(revision, str) and revision not in ("", "random")
     return LoadedEncoder(encoder, module, revision if named else signature, signature)
@@ -255,7 +260,7 @@ class Material:
         return {name: self._stored_pixels(getattr(fold, name), place / f"{name}.npy") for name in ("train", "test")}
 
     def _stored_pixels(self, faces: Any, path: Path) -> PixelSplit:
-        samples = Samples(faces, getattr(self.encoder.module, "preprocessing", None))
+        samples = Samples(faces, Preprocessing.for_backbone(self.encoder.module))
         if not path.exists():
             aside = path.with_suffix(".part.npy")
             shape = (len(samples), *samples.pixels([0]).shape[1:])

@@ -23,7 +23,7 @@ class Record:
     """One training and its scores.
 
     Args:
-        key: 16 hexadecimal digits of what decides the result, see `key_of`.
+        key: 16 hexadecimal digits of what decides the result and of the names it is reported under, see `key_of`.
         task, dataset: Name of the task, and of its dataset.
         encoder, encoder_revision: Name, and content of the weights.
         method, kind: Name and kind of the method.
@@ -105,12 +105,25 @@ class Record:
 def key_of(content: Mapping[str, Any]) -> str:
     """16 hexadecimal digits that two trainings share exactly where everything in `content` is equal.
 
+    Numbers are equal by their value: 1 and 1.0 are.
+
     Example:
         >>> key_of({"seed": 1, "config": {}}) == key_of({"config": {}, "seed": 1}) != key_of({"config": {}, "seed": 2})
         True
     """
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    text = json.dumps(
+        _plain_numbers(content), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain_numbers(content: Any) -> Any:
+    """1.0 as 1: equal settings have equal keys however they are written."""
+    if isinstance(content, Mapping):
+        return {name: _plain_numbers(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_plain_numbers(value) for value in content]
+    return int(content) if isinstance(content, float) and content.is_integer() else content
 
 
 def append_record(path: str | os.PathLike, record: Record) -> None:

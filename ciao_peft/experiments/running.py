@@ -77,10 +77,12 @@ class Trial:
 
     @property
     def key(self) -> str:
-        """The same for two runs exactly where everything that decides the result is."""
+        """The same for two runs exactly where all that decides the result is, and the names it is reported under."""
         config, arguments = self.config, self.arguments
         content = {
             "protocol": PROTOCOL_VERSION,
+            "names": [self.run.task.name, self.material.encoder.asked.name, self.run.method.name],
+            "metric": self.material.loaded.metric,
             "task": self.material.loaded.fingerprint,
             "encoder": self.material.encoder.signature,
             "rival": self.run.method.rival,
@@ -91,7 +93,7 @@ class Trial:
             "seed": self.run.seed,
             "split": self.run.split,
             "held_out": self.plan.search_fraction if self.run.split == "validation" else None,
-            "feature_dtype": self.plan.feature_dtype,
+            "feature_dtype": self.plan.feature_dtype if self.run.method.needs == "features" else None,
         }
         return key_of(content)
 

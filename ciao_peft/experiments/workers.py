@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,15 @@ def usable_cores() -> int:
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
-def work_here(plan: Plan, folder: Path, num_threads: int | None, *, bar: Any, say: Callable[[str], None]) -> Progress:
+def work_here(
+    plan: Plan,
+    folder: Path,
+    num_threads: int | None,
+    *,
+    bar: Any,
+    say: Callable[[str], None],
+    is_worker: bool = False,
+) -> Progress:
     """Works a plan off in this process, with a bar that shows how far everybody is together.
 
     Args:
@@ -46,6 +56,7 @@ def work_here(plan: Plan, folder: Path, num_threads: int | None, *, bar: Any, sa
         num_threads: Of torch; as many as it takes by itself when left out.
         bar: From a total to a progress bar, as `tqdm` makes it.
         say: Called with every line for people.
+        is_worker: Whether another process started this one: should that be killed, this one ends, too.
     """
     import torch
 
@@ -58,8 +69,7 @@ def work_here(plan: Plan, folder: Path, num_threads: int | None, *, bar: Any, sa
         def on_progress(progress: Progress, doing: str) -> None:
             show(shown, progress, doing)
 
-        # Whoever started this process may be killed: its workers end then, too.
-        return worklist.work(on_progress, until=lambda: os.getppid() != parent)
+        return worklist.work(on_progress, until=lambda: is_worker and os.getppid() != parent)
 
 
 def show(bar: Any, progress: Progress, doing: str) -> None:
@@ -92,37 +102,38 @@ def work_together(
         KeyboardInterrupt: on Ctrl-C, when every worker has ended the update that it was making.
     """
     worklist = Worklist(plan, folder, say)
-    # Sessions of their own: Ctrl-C reaches this process, which passes it on once.
-    workers = [
-        subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True, encoding="utf-8")
-        for _ in range(num_processes)
-    ]
-    try:
-        with bar(worklist.look().total) as shown:
-            while any(worker.poll() is None for worker in workers):
+    with ExitStack() as files:
+        answers = [files.enter_context(tempfile.TemporaryFile()) for _ in range(num_processes)]
+        # Sessions of their own: Ctrl-C reaches this process, which passes it on once.
+        workers = [subprocess.Popen(command, start_new_session=True, stdout=answer) for answer in answers]
+        try:
+            with bar(worklist.look().total) as shown:
+                while any(worker.poll() is None for worker in workers):
+                    show(shown, worklist.look(), "")
+                    for worker in workers:
+                        try:
+                            worker.wait(_SECONDS_BETWEEN_LOOKS / num_processes)
+                        except subprocess.TimeoutExpired:
+                            continue
                 show(shown, worklist.look(), "")
-                for worker in workers:
-                    try:
-                        worker.wait(_SECONDS_BETWEEN_LOOKS / num_processes)
-                    except subprocess.TimeoutExpired:
-                        continue
-            show(shown, worklist.look(), "")
-    finally:
-        for worker in workers:
-            if worker.poll() is None:
-                worker.send_signal(signal.SIGINT)
-        answers = [worker.communicate()[0] for worker in workers]
-    progress = worklist.progress
-    for worker, answer in zip(workers, answers, strict=True):
-        if worker.returncode != 0:
-            progress.failed.setdefault(f"process {worker.pid}", f"ended with status {worker.returncode}")
-            continue
-        found = json.loads(answer.splitlines()[-1])
-        progress.failed |= found["failed"]
-        for name, why in found["skipped"].items():
-            if name not in progress.skipped:
-                progress.skipped[name] = why
-                say(f"{name} is skipped: {why}")
+        finally:
+            for worker in workers:
+                if worker.poll() is None:
+                    worker.send_signal(signal.SIGINT)
+            for worker in workers:
+                worker.wait()
+        progress = worklist.progress
+        for worker, answer in zip(workers, answers, strict=True):
+            if worker.returncode != 0:
+                progress.failed.setdefault(f"process {worker.pid}", f"ended with status {worker.returncode}")
+                continue
+            answer.seek(0)
+            found = json.loads(answer.read().splitlines()[-1])
+            progress.failed |= found["failed"]
+            for name, why in found["skipped"].items():
+                if name not in progress.skipped:
+                    progress.skipped[name] = why
+                    say(f"{name} is skipped: {why}")
     return worklist.look()
 
 

@@ -186,11 +186,14 @@ class Worklist:
         Where there is no search, the only rate there is; `None` leaves it at the method's own.
 
         Raises:
-            TrainingError: training diverged, or could not be done, at every rate.
+            TrainingError: training diverged at every rate, or could not be done at one of them: of the others alone,
+                another process might choose another.
         """
         searches = self.searches(task, encoder, method)
         if not searches:
             return method.grid(self.plan.search_rates)[0] if self.plan.search_rates else None
+        if failed := [run for run in searches if _described(run) in self.progress.failed]:
+            raise TrainingError(f"{len(failed)} of the {len(searches)} trainings of its search could not be done.")
         scores: dict[float, list[float]] = defaultdict(list)
         for run in searches:
             record = self._record(run)
@@ -222,12 +225,11 @@ class Worklist:
                 return True
             on_progress(self.progress, doing)
             try:
-                record = trial.train()
+                append_record(self.folder / RESULTS_FILE, trial.train())
             except CIAOError as error:
                 self.progress.failed[doing] = str(error)
                 self.say(f"{doing}: {error}")
                 return True
-            append_record(self.folder / RESULTS_FILE, record)
             on_progress(self.look(), doing)
             return True
         finally:
