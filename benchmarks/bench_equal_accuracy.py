@@ -38,7 +38,7 @@ from ciao_peft import (
 from ciao_peft.data import hold_out, labels_of
 
 RATES = {"ciao_peft": (5e-4, 1e-3, 2e-3), "PEFT": (5e-4, 1e-3, 2e-3)}
-EPOCHS, SEEDS, BATCH_SIZE = 5, 3, 64
+EPOCHS, SEEDS, BATCH_SIZE = 5, 2, 64
 HAIR = 0.005  # of accuracy, that the target lies below what both reach
 
 
@@ -207,7 +207,7 @@ def faces_of(folder: Path, smoke: bool) -> tuple[str, dict]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = arguments(__doc__, argv, data_dir=Path("../shared/faces"), train_faces=2560, held_out_faces=1600)
+    args = arguments(__doc__, argv, data_dir=Path("../shared/faces"), train_faces=1920, held_out_faces=1200)
     try:
         import peft  # noqa: F401
     except ImportError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -22,8 +24,33 @@ def script(monkeypatch):
     threads = torch.get_num_threads()
     yield import_module
     torch.set_num_threads(threads)
-    for name in [name for name in sys.modules if name == "measuring" or name.startswith(("bench_", "make_perf"))]:
+    own = ("bench_", "make_perf", "measuring", "speed_tables")
+    for name in [name for name in sys.modules if name.startswith(own)]:
         del sys.modules[name]
+
+
+@pytest.mark.filterwarnings("ignore:A single training sample each")  # of the few faces of a smoke run
+@pytest.mark.parametrize("name", sorted(path.stem for path in (REPOSITORY / "benchmarks").glob("bench_*.py")))
+def test_every_benchmark_runs_and_records_what_it_measured(script, name, tmp_path, capsys):
+    before = logging.root.manager.disable
+    try:
+        script(name).main(["--smoke"] if name == "bench_reading" else ["--smoke", "--results", str(tmp_path)])
+    finally:
+        logging.disable(before)
+    if name == "bench_reading":  # writes a page; in a smoke run it prints the row
+        assert "| JAFFE, 256x256 TIFF | 213 |" in capsys.readouterr().out
+        return
+    subject = name.removeprefix("bench_")
+    record = json.loads((tmp_path / f"{subject}.json").read_text())
+    assert record["machine"]["threads"] == 1
+    kept = json.loads((REPOSITORY / "benchmarks" / "results" / f"{subject}.json").read_text())
+    assert set(record) == set(kept)
+
+
+def test_a_smoke_run_does_not_replace_what_was_measured(script, capsys):
+    with pytest.raises(SystemExit):
+        script("bench_imports").main(["--smoke"])
+    assert "give --results another folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["formula", "exact"])
