@@ -87,7 +87,7 @@ def scored(logits: Tensor, labels: Tensor, first: int) -> dict[str, float]:
 def ours(data: dict, config: CIAOConfig, rate: float, seed: int, epochs: int, first: int) -> dict:
     clock = Clock()
     model = get_ciao_model(load_encoder("small-face"), config)
-    stored = cache_features(model, data, disable_tqdm=True)
+    stored = cache_features(model, data, include_excitation=True, disable_tqdm=True)
     caching = processor_seconds() - clock.start[0]
     settings = {"learning_rate": rate, "lr_scheduler_type": "linear", "num_train_epochs": epochs, "seed": seed}
     # Samples as often as the data has them, as Trainer draws them: accuracy is what is compared.

@@ -1,0 +1,151 @@
+"""Tables of what the benchmarks measured, for docs/make_performance.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+SUBJECTS = ("training", "worlds", "loading", "losses", "imports", "growth", "equal_accuracy")
+BFLOAT16 = 2  # bytes
+
+
+def result(subject: str) -> dict:
+    return json.loads((RESULTS / f"{subject}.json").read_text(encoding="utf-8"))
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *rows])
+
+
+def ms(seconds: float) -> str:
+    return f"{1000 * seconds:,.1f}" if seconds < 0.1 else f"{1000 * seconds:,.0f}"
+
+
+def size(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if number < 1000 or unit == "TB":
+            return f"{number:,.1f} {unit}"
+        number /= 1000
+    raise AssertionError
+
+
+def with_update(case: dict, run: str = "cached") -> float:
+    """The bound on live over stored: operations at the trunk's own speed, and the update that both need."""
+    per_flop = case["batch_size"] / case["flops_per_second"]
+    live, stored = (case["flop_per_sample"][name] * per_flop for name in ("live", run))
+    return (live + case["seconds"]["update"]) / (stored + case["seconds"]["update"])
+
+
+def training() -> str:
+    rows = []
+    for name, case in result("training")["cases"].items():
+        times = [ms(case["seconds"][run]) for run in ("live", "cached", "with_u", "trunk", "update")]
+        ratios = [
+            f"{number:.1f}x"
+            for run in ("cached", "with_u")
+            for number in (case["ratio"][run], case["limit"][run], with_update(case, run))
+        ]
+        rows.append([name, str(case["batch_size"]), *times, *ratios])
+    header = ["encoder", "batch", "live, ms", "stored, ms", "with u, ms", "trunk, ms", "update, ms", "live / stored"]
+    header += ["operations", "with update", "live / with u", "operations", "with update"]
+    return table(header, rows)
+
+
+def on_disk() -> str:
+    rows = [
+        [name, *(size(BFLOAT16 * case[n]) for n in ("feature_numbers", "numbers_with_u")), size(case["pixel_bytes"])]
+        for name, case in result("training")["cases"].items()
+    ]
+    return table(["encoder", "features, bfloat16", "with u", "pixels"], rows)
+
+
+def worlds() -> str:
+    parts = []
+    for name, case in result("worlds")["cases"].items():
+        rows = [[run, ms(seconds), f"{case['ratio'].get(run, 1):.2f}x"] for run, seconds in case["seconds"].items()]
+        parts.append(f"{name}, {case['batch_size']} faces:\n\n{table(['', 'ms', 'ratio'], rows)}")
+        if case["refused"]:
+            parts[-1] += f"\n\nPEFT refuses a mixed batch here: {case['refused']}"
+    return "\n\n".join(parts)
+
+
+def loading() -> str:
+    record = result("loading")
+    cases = record["cases"] | {f"PEFT, LoRA r = 16, {name}": case for name, case in record["peft"].items() if case}
+    rows = []
+    for name, case in cases.items():
+        checksum = ms(case["checksum"]) if "checksum" in case else "none"
+        times = (ms(case[kind]) for kind in ("first", "last", "median"))
+        rows.append([name, size(case["bytes"]), str(case["loads"]), *times, checksum])
+    return table(["", "weights", "loads", "first eighth, ms", "last eighth, ms", "all, ms", "checksum, ms"], rows)
+
+
+def losses() -> str:
+    record = result("losses")
+    rows = [
+        [f"{int(batch):,}", name, ms(seconds), f"{case['ratio'][name]:.2f}x", f"{case['memory'][name]:.2f}"]
+        for batch, case in record["sizes"].items()
+        for name, seconds in case["seconds"].items()
+    ]
+    text = table(["B", "", "ms", "against SupContrast", "peak memory, B² float32"], rows)
+    temperatures = list(record["errors"]["ciao_peft"])
+
+    def shown(value: float | None) -> str:
+        return "NaN" if value is None else f"{value:.0e}"
+
+    rows = [
+        [name, *(f"{shown(errors[t][0])}, {shown(errors[t][1])}" for t in temperatures)]
+        for name, errors in record["errors"].items()
+    ]
+    return text + "\n\n" + table(["value, gradient", *(f"τ = {t}" for t in temperatures)], rows)
+
+
+def imports() -> str:
+    record = result("imports")
+    rows = [[f"`{n}`", f"{s:.2f}", f"{record['ratio'][n]:.2f}x"] for n, s in record["import_seconds"].items()]
+    return table(["import", "s", "against torch"], rows)
+
+
+def faces_of(case: dict) -> str:
+    counts = case["samples"]
+    return f"{case['faces']}, {counts['train']:,} to train on, {counts['scored']:,} of other people to score"
+
+
+def equal_accuracy() -> str:
+    record = result("equal_accuracy")
+    rows = []
+    for side, runs in record["curves"].items():
+        ends = [run[-1] for run in runs]
+        rows.append(
+            [
+                {"PEFT": "PEFT, LoRA r = 16 on every convolution"}.get(side, side),
+                f"{record['parameters'][side]:,}",
+                str(record["chosen"][side]),
+                ", ".join(f"{100 * best:.1f}%" for best in record["best"][side]),
+                f"{sum(end['seconds'] for end in ends) / len(ends):.1f}",
+                f"{record['seconds_to_target'][side]:.1f}",
+            ]
+        )
+    header = ["", "trained numbers", "learning rate", "best accuracy, by seed", f"{record['epochs']} epochs, s"]
+    return table([*header, f"s to {100 * record['target']:.1f}%"], rows)
+
+
+def growth() -> str:
+    rows = []
+    for name, sizes in result("growth")["cases"].items():
+        for case in sizes:
+            stored, live, count = case["stored"], case["live"], case["samples"]
+            rows.append(
+                [
+                    name,
+                    f"{count:,}",
+                    *(ms(seconds / count) for seconds in stored["seconds"].values()),
+                    ms(live["seconds"]["epoch"] / count),
+                    size(stored["disk"]),
+                    *(size(side["memory"]["own"]) for side in (stored, live)),
+                    size(stored["memory"]["mapped"]),
+                ]
+            )
+    header = ["encoder", "faces", "storing, ms a face", "epoch, stored, ms a face", "epoch, live, ms a face", "disk"]
+    return table([*header, "memory, stored", "memory, live", "mapped"], rows)
