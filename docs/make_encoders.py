@@ -149,7 +149,7 @@ def draw(found: dict[str, dict]) -> None:
     from matplotlib import pyplot
 
     kept = {name: entry["training"] for name, entry in found.items() if entry["training"].get("history")}
-    figure, axes = pyplot.subplots(1, len(kept), figsize=(4 * len(kept), 2.8), squeeze=False)
+    figure, axes = pyplot.subplots(1, len(kept), figsize=(4.6 * len(kept), 2.6), squeeze=False)
     for axis, (name, training) in zip(axes[0], kept.items(), strict=True):
         history = training["history"]
         epochs = [epoch["epoch"] for epoch in history]
@@ -162,7 +162,7 @@ def draw(found: dict[str, dict]) -> None:
             axis.axhline(random, color="gray", linestyle=":", label="random weights")
         axis.set(title=name, xlabel="epoch", ylim=(0, None))
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.legend(fontsize=7, frameon=False)
+        axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(PICTURE, dpi=100, metadata={"Software": None})

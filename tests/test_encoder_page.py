@@ -116,3 +116,32 @@ def test_the_page_keeps_what_people_wrote(make, found, tmp_path):
 def test_without_results_the_page_says_so(make, tmp_path, monkeypatch):
     monkeypatch.setattr(make, "RESULTS", tmp_path / "nothing.json")
     assert make.measured(make.results()).startswith("No training has been probed yet")
+
+
+def test_a_grid_of_painted_faces_is_drawn_and_small(make, tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.syspath_prepend(str(REPOSITORY / "examples"))
+    grid = import_module("make_pk_grid")
+    narrow = [
+        "--batch_size",
+        "5",
+        "--channels",
+        "4",
+        "4",
+        "4",
+        "8",
+        "--widths",
+        "8",
+        "8",
+        "4",
+        "4",
+        "4",
+        "--mixed_precision",
+        "no",
+    ]
+    grid.draw(tmp_path / "grid.png", 10, 1, *narrow)
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.size == (8 * 48, 6 * 48)  # eight faces; seen, drawn again, and in four moods
+    page = (REPOSITORY / "docs" / "encoders.md").read_text(encoding="utf-8")
+    assert not (REPOSITORY / "docs" / "pk_painted.png").exists() or "](pk_painted.png)" in page

@@ -116,3 +116,37 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(script, faces, tmp_p
     one, two = ((tmp_path / name / "encoder" / "model.safetensors").read_bytes() for name in ("whole", "cut"))
     assert one == two
     assert load_encoder(tmp_path / "cut" / "encoder").encoder_type == "small-face"
+
+
+def test_a_plain_chain_is_trained_with_help_that_is_gone_afterwards(script, faces, tmp_path, monkeypatch):
+    def narrow(name, **settings):
+        return load_encoder(name, channels=[4, "pool", 4, "pool", 4, "pool", 4, "pool", 6], **settings)
+
+    monkeypatch.setattr(script, "load_encoder", narrow)
+    words = f"--encoder vggface2 --output_dir {tmp_path} --num_train_epochs 2 --batch_size 16 --cpu"
+    helped = "--batch_norm --project_to 5 --dropout 0.3 --half_size_epochs 1"
+    script.main(script.parse_args([*words.split(), *helped.split()]))
+    encoder = load_encoder("vggface2", weights=tmp_path / "encoder")
+    plain = narrow("vggface2", pretrained=False)
+    assert {key: value.shape for key, value in encoder.state_dict().items()} == {
+        key: value.shape for key, value in plain.state_dict().items()
+    }
+    card = json.loads((tmp_path / "vggface2.json").read_text())
+    assert [record["size"] for record in card["history"]] == [48, 96]
+    # What is saved is the network that the last epoch was judged by, but for half precision and the order of rounding.
+    _, verification, _ = script.split_people(script.parse_args(["--output_dir", "unused"]))
+    unseen = script.load_pixels(verification, encoder.preprocessing)
+    embeddings = script.embed(encoder, unseen, encoder.preprocessing, torch.device("cpu"))
+    again = script.verification_auc(embeddings, verification["person"])
+    assert again == pytest.approx(card["verification_auc"], abs=1e-4)
+    assert again == pytest.approx(
+        card["history"][-1]["verification_auc"], abs=0.11
+    )  # one pair of ten may change places
+
+
+def test_a_model_of_timm_is_trained_and_loaded_again(script, faces, tmp_path):
+    words = f"--encoder timm/test_resnet --output_dir {tmp_path} --num_train_epochs 1 --batch_size 24 --cpu"
+    script.main(script.parse_args(words.split()))
+    encoder = load_encoder(tmp_path / "encoder")
+    assert encoder.architecture == {"name": "test_resnet", "num_classes": 0}
+    assert (tmp_path / "timm_test_resnet.safetensors").exists()
