@@ -27,6 +27,7 @@ from tqdm import tqdm
 from ciao_peft import Preprocessing, load_encoder
 from ciao_peft.encoders import save_encoder
 from ciao_peft.encoders.adversarial import Autoencoder, IdentityDistance, Judges, dense_judge, told_apart
+from ciao_peft.encoders.folding import add_batch_norm, fold_batch_norm
 from ciao_peft.encoders.training import resume, save_checkpoint
 
 PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
@@ -84,6 +85,8 @@ def main(args: argparse.Namespace) -> None:
     encoder = load_encoder("prior_knowledge", pretrained=False, **settings)
     paths, conditions = find_faces(Path(args.data_dir), args.conditional)
     pixels = load_pixels(paths[: args.max_faces], encoder.preprocessing)
+    if args.batch_norm:
+        add_batch_norm(encoder)
     num_conditions = 0 if conditions is None else conditions.shape[1]
     steps_per_epoch = len(pixels) // (args.batch_size * accelerator.num_processes)
     if not steps_per_epoch:
@@ -97,6 +100,12 @@ def main(args: argparse.Namespace) -> None:
     network.to(memory_format=torch.channels_last), judges.to(memory_format=torch.channels_last)  # faster on a CPU
     optimizer = torch.optim.Adam(network.parameters(), lr=args.learning_rate, betas=(0.5, 0.999))
     judges_optimizer = torch.optim.Adam(judges.parameters(), lr=args.learning_rate, betas=(0.5, 0.999))
+
+    def share_of_the_rate(step: int) -> float:  # Adam's first steps are as long as any, and lead nowhere in particular
+        return min(1.0, (step + 1) / (args.warmup_steps + 1))
+
+    schedules = [torch.optim.lr_scheduler.LambdaLR(one, share_of_the_rate) for one in (optimizer, judges_optimizer)]
+    accelerator.register_for_checkpointing(*schedules)
     network, judges, optimizer, judges_optimizer = accelerator.prepare(network, judges, optimizer, judges_optimizer)
     judge, history = accelerator.unwrap_model(judges), resume(accelerator, output)
     for epoch in range(len(history), args.num_train_epochs):
@@ -141,6 +150,8 @@ def main(args: argparse.Namespace) -> None:
             judge.requires_grad_(True)
             optimizer.step()
             optimizer.zero_grad()
+            for schedule in schedules:
+                schedule.step()
             for name, loss in {**losses, "judges": against}.items():
                 sums[name] = sums.get(name, 0.0) + loss.item()
         means = {name: total / len(batches) for name, total in sums.items()}
@@ -162,7 +173,8 @@ def main(args: argparse.Namespace) -> None:
             "settings": {key: value for key, value in vars(args).items() if not key.endswith("_dir")},
         }
         network = accelerator.unwrap_model(network)
-        print(f"saved to '{save_encoder(network.encoder.cpu(), output / 'encoder', training=training)}'")
+        encoder = fold_batch_norm(network.encoder.cpu().eval())
+        print(f"saved to '{save_encoder(encoder, output / 'encoder', training=training)}'")
     accelerator.end_training()
 
 
@@ -176,6 +188,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max_faces", type=int, help="use the first ones only")
     parser.add_argument("--batch_size", type=int, default=49, help="faces per process (default: %(default)s)")
     parser.add_argument("--learning_rate", type=float, default=2e-4, help="of both sides (default: %(default)s)")
+    parser.add_argument(
+        "--warmup_steps", type=int, default=0, help="until the learning rate is at its height (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch_norm",
+        action="store_true",
+        help="normalise behind each of the encoder's convolutions while training; worked into its weights afterwards",
+    )
     parser.add_argument("--latent_size", type=int, default=50, help="numbers in z (default: %(default)s)")
     parser.add_argument("--channels", type=int, nargs=4, help="of the encoder (default: 64 128 256 512)")
     parser.add_argument(

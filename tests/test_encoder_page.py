@@ -123,24 +123,8 @@ def test_a_grid_of_painted_faces_is_drawn_and_small(make, tmp_path, monkeypatch)
 
     monkeypatch.syspath_prepend(str(REPOSITORY / "examples"))
     grid = import_module("make_pk_grid")
-    narrow = [
-        "--batch_size",
-        "5",
-        "--channels",
-        "4",
-        "4",
-        "4",
-        "8",
-        "--widths",
-        "8",
-        "8",
-        "4",
-        "4",
-        "4",
-        "--mixed_precision",
-        "no",
-    ]
-    grid.draw(tmp_path / "grid.png", 10, 1, *narrow)
+    narrow = "--batch_size 5 --channels 4 4 4 8 --widths 8 8 4 4 4 --mixed_precision no"
+    grid.draw(tmp_path / "grid.png", 10, 1, *narrow.split())
     with Image.open(tmp_path / "grid.png") as picture:
         assert picture.size == (8 * 48, 6 * 48)  # eight faces; seen, drawn again, and in four moods
     page = (REPOSITORY / "docs" / "encoders.md").read_text(encoding="utf-8")

@@ -66,7 +66,8 @@ def test_pixels_survive_the_way_into_bytes_and_back(script):
 
 @pytest.mark.parametrize("conditional", [False, True])
 def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(script, conditional, faces, tmp_path, monkeypatch):
-    words = f"--data_dir {faces} --num_train_epochs 2 {TINY}" + " --conditional" * conditional
+    words = f"--data_dir {faces} --num_train_epochs 2 --warmup_steps 3 {TINY}"
+    words += " --conditional --batch_norm" * conditional
 
     def run(folder):
         script.main(script.parse_args(f"{words} --output_dir {folder}".split()))
@@ -89,6 +90,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(script, conditional,
 
     encoder = load_encoder("prior_knowledge", weights=tmp_path / "whole" / "encoder")
     assert encoder.architecture == {"channels": [4, 4, 4, 8]}
+    assert [*encoder.state_dict()] == [f"chain.{place}.{part}" for place in (0, 2, 4, 6) for part in ("weight", "bias")]
     training = json.loads((tmp_path / "whole" / "encoder" / "config.json").read_text())["training"]
     assert training["faces"] == (8 if conditional else 10)
     assert [record["epoch"] for record in training["history"]] == [1, 2]
