@@ -87,6 +87,13 @@ class DecisionHead(nn.Module):
             linear.weight.uniform_(-bound, bound, generator=generator)
             linear.bias.uniform_(-bound, bound, generator=generator)
 
+    def train(self, mode: bool = True) -> DecisionHead:
+        """Dropout follows `mode`. The LSTM has none, and cuDNN gives its gradients in training mode only."""
+        super().train(mode)
+        if self.lstm is not None:
+            self.lstm.training = True
+        return self
+
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         last = getattr(self, str(self.num_layers - 1))
         hidden = dropped = pooled.to(last.weight.dtype)

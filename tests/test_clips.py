@@ -108,6 +108,16 @@ def test_initial_values_come_from_the_seed_alone_and_fill_the_range_of_an_lstm()
     assert weight.std().item() == pytest.approx(0.1 / np.sqrt(3), rel=0.02)
 
 
+def test_the_lstm_stays_in_training_mode_which_cudnn_needs_for_gradients():
+    """Maps are gradients in eval mode. Without dropout between its layers an LSTM answers alike in both modes."""
+    head, pooled = DecisionHead(10, recurrent(dropout=0.0)), torch.rand(5, T, 10)
+    trains = head.train()(pooled)[0]
+    assert torch.equal(head.eval()(pooled)[0], trains)
+    assert head.lstm.training
+    assert head.lstm.dropout == 0
+    assert not head.training
+
+
 def test_a_head_for_pictures_has_no_lstm():
     assert not any("lstm" in name for name in DecisionHead(10, small_config()).state_dict())
 
