@@ -158,12 +158,18 @@ def _draw(
     captions: Mapping[str, Sequence[str]],
     names: Sequence[str],
 ) -> bytes:
+    import textwrap
+
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     lines = max((text.count("\n") + 1 for texts in [*captions.values(), names] for text in texts if text), default=0)
-    above = 0.15 + 0.15 * max(title.count("\n") + 1 for title in maps)
+    titles = {
+        title: "\n".join(textwrap.fill(line, 18, break_long_words=False) for line in title.split("\n"))
+        for title in maps
+    }
+    above = 0.15 + 0.15 * max(title.count("\n") + 1 for title in titles.values())
     columns = 1 + len(maps)
     figure = Figure(figsize=(1.4 * columns, (1.4 + 0.15 * lines) * len(faces) + above + 0.3), layout="constrained")
     FigureCanvasAgg(figure)
@@ -190,7 +196,7 @@ def _draw(
             if title in captions:
                 axes.set_xlabel(captions[title][row], fontsize=8, labelpad=2)
             if row == 0:
-                axes.set_title(title, fontsize=9, pad=4)
+                axes.set_title(titles[title], fontsize=9, pad=4)
     width, height = figure.get_size_inches()
     figure.get_layout_engine().set(rect=(0, 0.3 / height, 1, 1 - 0.3 / height))  # the bar stands below the rest
     length = min(2.0, width - 1.9)
