@@ -147,7 +147,8 @@ What is not met, and why: a bound is what `t = max(bytes / BW, FLOP / F) + t_opt
 trunk itself ran and t_opt the optimiser's update. Beyond its operations, each world reads weights of its own from
 memory, which counts where a batch is small. Loading maps the file of weights and copies nothing; what is left is the
 SHA-256 of every byte, the search for NaN, the signature of the backbone and the making of modules. No check is skipped
-to be quicker: an adapter of VGG16 cannot be hashed in 5 ms by one core.
+to be quicker: an adapter of VGG16 cannot be hashed in 5 ms by one core. A whole training with the bundled encoder gains
+little, as its trunk is no more work than the step behind it; what a larger trunk gains is in the first rows.
 
 What more faces cost is in [scaling.md](scaling.md).
 
@@ -165,8 +166,9 @@ A face takes, with one stored view:
 
 ### A whole training to equal accuracy
 
-{faces_of(result("equal_accuracy"))}; the bundled encoder, the same batches, epochs and head, and a falling learning
-rate that each chose by people of their own. PEFT's model is trained by transformers' `Trainer`. Ours includes the pass
+{faces_of(result("equal_accuracy"))};
+the bundled encoder, the same batches, epochs and head, and a falling learning rate that each chose by further people.
+PEFT's model is trained by transformers' `Trainer`. Ours includes the pass
 that stores features and u ({result("equal_accuracy")["caching"]:.1f} s). The target is the accuracy that every training
 of both reaches, less half a point; seconds are of the processor, with the evaluation after each epoch.
 

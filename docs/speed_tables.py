@@ -109,7 +109,8 @@ def imports() -> str:
 
 def faces_of(case: dict) -> str:
     counts = case["samples"]
-    return f"{case['faces']}, {counts['train']:,} to train on, {counts['scored']:,} of other people to score"
+    named = case["faces"].capitalize()
+    return f"{named}, {counts['train']:,} to train on and {counts['scored']:,} of other people to score"
 
 
 def equal_accuracy() -> str:
@@ -123,11 +124,19 @@ def equal_accuracy() -> str:
                 f"{record['parameters'][side]:,}",
                 str(record["chosen"][side]),
                 ", ".join(f"{100 * best:.1f}%" for best in record["best"][side]),
+                ", ".join(f"{100 * max(point['balanced'] for point in run):.1f}%" for run in runs),
                 f"{sum(end['seconds'] for end in ends) / len(ends):.1f}",
                 f"{record['seconds_to_target'][side]:.1f}",
             ]
         )
-    header = ["", "trained numbers", "learning rate", "best accuracy, by seed", f"{record['epochs']} epochs, s"]
+    header = [
+        "",
+        "trained numbers",
+        "learning rate",
+        "best accuracy, by seed",
+        "balanced",
+        f"{record['epochs']} epochs, s",
+    ]
     return table([*header, f"s to {100 * record['target']:.1f}%"], rows)
 
 
