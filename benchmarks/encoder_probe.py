@@ -41,12 +41,14 @@ FACES_OF_A_PERSON = 4
 
 
 @torch.no_grad()
-def features_of(encoder: nn.Module, images) -> Tensor:
+def features_of(encoder: nn.Module, images, bf16: bool = False) -> Tensor:
     """`(N, D)`: the last map as an adapter's head gets it, without what comes after it."""
     encoder = encoder.to(memory_format=torch.channels_last)  # faster on a CPU
     read = (lambda x: encoder.pool(encoder.chain(x)).flatten(1)) if hasattr(encoder, "embedding") else encoder
     batches = [images[i : i + 128] for i in range(0, len(images), 128)]
-    return torch.cat([read(encoder.preprocessing(batch)).flatten(1) for batch in tqdm(batches, disable=None)])
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        found = [read(encoder.preprocessing(batch)).flatten(1).float() for batch in tqdm(batches, disable=None)]
+    return torch.cat(found)
 
 
 class Ridge:
@@ -124,13 +126,13 @@ def probe_expression(features: Tensor, labels: Tensor, people: list[str], splits
     return results
 
 
-def probe(encoder: nn.Module, faces: DatasetDict, splits: int) -> dict:
+def probe(encoder: nn.Module, faces: DatasetDict, splits: int, bf16: bool = False) -> dict:
     """All scores of one network; of the test split, `faces` has only people who are not in the training split."""
     training, test = faces["train"], faces["test"]
     counts = Counter(test["identity"])
     several = torch.tensor([row for row, who in enumerate(test["identity"]) if counts[who] >= FACES_OF_A_PERSON])
     people = numbered(test["identity"])
-    seen = features_of(encoder, test["image"])
+    seen = features_of(encoder, test["image"], bf16)
     result = {
         "size": seen.shape[1],
         "verification": [verification_auc(F.normalize(seen - seen.mean(dim=0), dim=1), test["identity"])],
@@ -139,7 +141,7 @@ def probe(encoder: nn.Module, faces: DatasetDict, splits: int) -> dict:
     names = training.features["label"].names
     wanted = [names.index(name) for name in EXPRESSIONS]
     fit, judged = ([row for row, label in enumerate(part["label"]) if label in wanted] for part in (training, test))
-    features = torch.cat([features_of(encoder, training.select(fit)["image"]), seen[judged]])
+    features = torch.cat([features_of(encoder, training.select(fit)["image"], bf16), seen[judged]])
     labels = [
         wanted.index(part[row]) for part, rows in ((training["label"], fit), (test["label"], judged)) for row in rows
     ]
@@ -171,13 +173,13 @@ def main(args: argparse.Namespace) -> None:
         entry = results.setdefault(name, {})
         if entry.get("revision") != encoder.revision:
             record = json.loads(config.read_text())["training"] if source and config.is_file() else {}
-            entry.update(revision=encoder.revision, training=record, trained=probe(encoder, faces, args.splits))
+            entry.update(revision=encoder.revision, training=record, trained=probe(encoder, faces, args.splits, args.bf16))
             write(args.results, results)
         for seed in range(args.random_seeds):
             if str(seed) not in entry.setdefault("random", {}):
                 torch.manual_seed(seed)
                 untrained = load_encoder(source or name, pretrained=False)
-                entry["random"][str(seed)] = probe(untrained, faces, args.splits)
+                entry["random"][str(seed)] = probe(untrained, faces, args.splits, args.bf16)
                 write(args.results, results)
         print(name, json.dumps(entry["trained"]), flush=True)
 
@@ -197,6 +199,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--splits", type=int, default=5, help="of the fitted faces (default: %(default)s)")
     parser.add_argument("--random_seeds", type=int, default=3, help="networks of random weights (default: %(default)s)")
+    parser.add_argument("--bf16", action="store_true", help="run the networks with bfloat16 autocast")
     parser.add_argument("--results", type=Path, default=RESULTS, help="default: %(default)s")
     return parser.parse_args(argv)
 

@@ -187,7 +187,7 @@ here.{picture}
 
 ### What linear probes read from the frozen features
 
-    python benchmarks/encoder_probe.py --data_dir ../shared/faces {told}
+    python benchmarks/encoder_probe.py --data_dir ../shared/faces --bf16 {told}
 
 Nobody who is judged was in a training. Mean ± standard deviation: of trained weights over {splits} splits of the faces
 that the probe is fitted to, of random ones over {random} networks. `benchmarks/encoder_probe.py` says what each probe
