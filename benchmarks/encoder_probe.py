@@ -173,7 +173,8 @@ def main(args: argparse.Namespace) -> None:
         entry = results.setdefault(name, {})
         if entry.get("revision") != encoder.revision:
             record = json.loads(config.read_text())["training"] if source and config.is_file() else {}
-            entry.update(revision=encoder.revision, training=record, trained=probe(encoder, faces, args.splits, args.bf16))
+            trained = probe(encoder, faces, args.splits, args.bf16)
+            entry.update(revision=encoder.revision, training=record, trained=trained)
             write(args.results, results)
         for seed in range(args.random_seeds):
             if str(seed) not in entry.setdefault("random", {}):
