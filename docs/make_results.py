@@ -31,8 +31,8 @@ RESULTS = HERE.parent / "benchmarks" / "results" / "real_faces.jsonl"
 PAINTED = HERE.parent / "benchmarks" / "results" / "painted_worlds.txt"
 README = HERE.parent / "README.md"
 ENCODER = HERE.parent / "ciao_peft" / "encoders" / "weights" / "small_face.json"
-FACES = """8,343 training faces and 1,990 test faces of people of whom none is in training, in six very unequal classes
-(`fear` and `contempt`, with fewer than 20 training faces, are left out)."""
+FACES = """8,343 training faces and 1,990 test faces of people of whom none is in training, in six very
+unequal classes (`fear` and `contempt`, with fewer than 20 training faces, are left out)."""
 METRICS = ("accuracy", "balanced_accuracy")
 PAIRS = [
     ("decision layer + CIAO", "decision layer"),
@@ -246,9 +246,10 @@ Every number and picture on this page was written by `python docs/make_results.p
 
 {commands()}
 
-`../shared/faces`: {FACES} Everything that trains, trains with bfloat16 autocast from the same stored features (or
-pixels, where a method changes what comes before the cut), for as many epochs, at the learning rate that did best in a
-search of its own on held-out training people; every search of a study tries as many rates. The networks without CIAO
+`../shared/faces`: {FACES}
+Everything trains with bfloat16 autocast from the same stored features (or pixels, where a method changes what comes
+before the cut), for as many epochs, at the learning rate that did best in a search of its own on held-out training
+people; every search of a study tries as many rates. The networks without CIAO
 and the rivals train by their task loss alone, like the "-" columns of the paper's Table I. How each method is set is in
 `ciao_peft/experiments/methods.py` and `rivals/`; [experiments.md](experiments.md) says how to run a study of your own.
 The weights of the three encoders are described in [encoders.md](encoders.md).

@@ -127,6 +127,13 @@ def test_planned_tasks_methods_and_seeds_without_a_record_are_named():
     ]
 
 
+def test_methods_that_were_not_begun_stand_in_one_line():
+    three = plan(methods=methods_named([HEAD, CIAO, "LoRA r=4"]))
+    assert said(Study(records({HEAD: MINE}), three)) == [
+        "faces, small-face: no training of decision layer + CIAO; LoRA r=4."
+    ]
+
+
 def test_without_a_plan_every_method_is_expected_with_every_seed():
     assert said(Study(records({HEAD: MINE, CIAO: [0.5]}))) == [
         "faces, small-face: decision layer + CIAO has 1 of 3 seeds (1, 2 missing)."

@@ -184,7 +184,7 @@ def missing(study: Study) -> list[str]:
         names = {name for _, _, name in expected}
         for task, encoder in study.pairs:
             absent = [name for name in NETWORKS if name in names - set(study.results(task, encoder))]
-            lines += [f"{task}, {encoder}: no training of {name}." for name in absent]
+            lines += [f"{task}, {encoder}: no training of {'; '.join(absent)}."] if absent else []
     else:
         seeds = sorted(study.plan.seeds)
         expected = []
@@ -196,15 +196,17 @@ def missing(study: Study) -> list[str]:
                 continue
             for encoder in study.plan.encoders:
                 expected += [(task.name, encoder.name, method.name) for method in study.plan.methods]
+    untrained: dict[tuple[str, str], list[str]] = {}
     for task, encoder, name in expected:
         result = study.results(task, encoder).get(name)
         there = set(result.seeds) if result else set()
         if not there:
-            lines.append(f"{task}, {encoder}: no training of {name}.")
+            untrained.setdefault((task, encoder), []).append(name)
         elif absent := [seed for seed in seeds if seed not in there]:
             lines.append(
                 f"{task}, {encoder}: {name} has {len(there)} of {len(seeds)} seeds ({_listing(absent)} missing)."
             )
+    lines += [f"{task}, {encoder}: no training of {'; '.join(names)}." for (task, encoder), names in untrained.items()]
     for (task, encoder), results in study.results_by.items():
         lines += _mixed(task, encoder, results)
     ran = {result.records[0].dataset for results in study.results_by.values() for result in results.values()}
