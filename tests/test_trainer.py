@@ -371,6 +371,7 @@ class Jittered(torch.utils.data.Dataset):
         return face | {"pixel_values": face["pixel_values"] + added}
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # where there is one core
 def test_workers_change_nothing_even_where_the_dataset_augments(capsys):
     results = []
     for workers in (0, 2):
