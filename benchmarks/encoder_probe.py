@@ -7,6 +7,8 @@ Each network's scores go into benchmarks/results/encoders.json as soon as they a
 where it stopped; the records of the trainings in the folders go there too. `docs/make_encoders.py` writes
 docs/encoders.md from that file. The features are what an adapter's decision head sees, flattened.
 
+`--no_probe` only notes how an encoder was trained.
+
 - `verification`: cosines of centred features of all pairs of faces of people of the test split, whom no encoder was
   trained on; the area under the ROC curve. Nothing is fitted.
 - `identity`: a ridge classifier of those people of whom there are at least four faces, fitted to half of each one's
@@ -173,9 +175,13 @@ def main(args: argparse.Namespace) -> None:
         entry = results.setdefault(name, {})
         if entry.get("revision") != encoder.revision:
             record = json.loads(config.read_text())["training"] if source and config.is_file() else {}
-            trained = probe(encoder, faces, args.splits, args.bf16)
-            entry.update(revision=encoder.revision, training=record, trained=trained)
+            entry.pop("trained", None)
+            entry.update(revision=encoder.revision, training=record)
+            if not args.no_probe:
+                entry["trained"] = probe(encoder, faces, args.splits, args.bf16)
             write(args.results, results)
+        if args.no_probe:
+            continue
         for seed in range(args.random_seeds):
             if str(seed) not in entry.setdefault("random", {}):
                 torch.manual_seed(seed)
@@ -200,6 +206,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--splits", type=int, default=5, help="of the fitted faces (default: %(default)s)")
     parser.add_argument("--random_seeds", type=int, default=3, help="networks of random weights (default: %(default)s)")
+    parser.add_argument("--no_probe", action="store_true", help="only note how they were trained")
     parser.add_argument("--bf16", action="store_true", help="run the networks with bfloat16 autocast")
     parser.add_argument("--results", type=Path, default=RESULTS, help="default: %(default)s")
     return parser.parse_args(argv)
