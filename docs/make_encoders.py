@@ -202,11 +202,10 @@ def trained_on_two_cores(found: dict[str, dict]) -> str:
 
 {trainings(found)}
 
-Other work shared the two cores, so the minutes are upper bounds. No label of an affect was read. The rate and the margin
-of `vggface2` were settled on after one earlier start, judged by the people who verify it here; its AUC up to the last
-epoch is that of faces of half the size. PK's pictures of faces
-beside what it drew, one after each epoch, are in `runs/pk/reconstructions`; those of real people are not shown
-here.{picture}
+Other work shared the two cores, so the minutes are upper bounds. No label of an affect was read. The rate and the
+margin of `vggface2` were settled on after one earlier start, judged by the people who verify it here; its AUC up to the
+last epoch is that of faces of half the size. PK's pictures of faces beside what it drew, one after each epoch, are in
+`runs/pk/reconstructions`; those of real people are not shown here.{picture}
 
 {curves(found)}"""
 

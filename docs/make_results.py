@@ -178,6 +178,14 @@ temperature and denominator of the contrastive loss, what the head sees and the 
 defaults were chosen" below."""
 
 
+def budgets() -> str:
+    told = [
+        f"`{name}` trains for {study.plan.epochs:g} epochs and searches {study.plan.search_rates} rates"
+        for name, study in studies().items()
+    ]
+    return f"The study {'; '.join(told)}."
+
+
 def commands() -> str:
     return "\n".join(
         f"    ciao reproduce --plan benchmarks/studies/{name}.yaml --output_dir runs/study-{name} --num_processes 2"
@@ -249,7 +257,7 @@ Every number and picture on this page was written by `python docs/make_results.p
 `../shared/faces`: {FACES}
 Everything trains with bfloat16 autocast from the same stored features (or pixels, where a method changes what comes
 before the cut), for as many epochs, at the learning rate that did best in a search of its own on held-out training
-people; every search of a study tries as many rates. The networks without CIAO
+people; every search of a study tries as many rates. {budgets()} The networks without CIAO
 and the rivals train by their task loss alone, like the "-" columns of the paper's Table I. How each method is set is in
 `ciao_peft/experiments/methods.py` and `rivals/`; [experiments.md](experiments.md) says how to run a study of your own.
 The weights of the three encoders are described in [encoders.md](encoders.md).
