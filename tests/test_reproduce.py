@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from filelock import FileLock
 from test_search import tiny_encoder
@@ -117,7 +118,7 @@ def test_the_rate_of_every_test_record_is_the_one_that_did_best_on_held_out_peop
 def test_records_say_what_was_trained(finished):
     plan, folder = finished
     encoder = load_experiment_encoder(plan.encoders[0])
-    sides = encoder.module(__import__("torch").zeros(1, *encoder.module.input_size))  # an embedding of 4
+    sides = encoder.module(torch.zeros(1, *encoder.module.input_size))  # an embedding of 4
     assert sides.shape == (1, 4)
     for record in read_records(folder):
         assert record.encoder_revision == encoder.revision
@@ -125,11 +126,10 @@ def test_records_say_what_was_trained(finished):
         assert len(record.history) == 1 and record.history[0]["loss"] > 0
         assert record.samples["train"] == (40 if record.split == "test" else 40 - record.samples["test"])
         assert (record.confusion is None) == (record.task in ("affect", "signals"))
-        # 8 -> 12 channels of 3x3 and a bias in the mask's copy with a batch norm of 12, and a of 12.
         if record.method == "decision layer":
             without = record.parameters["trained"]
     with_ciao = next(r for r in read_records(folder) if r.method == "decision layer + CIAO" and r.task == record.task)
-    assert with_ciao.parameters["trained"] - without >= 8 * 12 * 9
+    assert with_ciao.parameters["trained"] - without >= 8 * 12 * 9  # the mask's copy: 3x3, from 8 channels to 12
 
 
 def test_seeds_make_different_trainings_of_the_same_data(finished):

@@ -16,6 +16,9 @@ Kind = Literal["network", "ablation", "rival"]
 Needs = Literal["features", "pixels"]
 Split = Literal["test", "validation"]
 
+PLAN_FILE = "plan.yaml"
+"""A study's plan, in its folder."""
+
 RATE_NAMES = ("learning_rate", "mask_learning_rate", "encoder_learning_rate")
 
 

@@ -12,14 +12,13 @@ from .contents import about, contents, picture_stems
 from .figures import check_plots
 from .markdown import as_markdown
 from .page import as_page
-from .protocol import Plan
+from .protocol import PLAN_FILE, Plan
 from .records import RESULTS_FILE, Record, read_records
 from .study import Study
 
 PAGE_FILE = "report.html"
 TEXT_FILE = "report.md"
 FIGURES_FOLDER = "figures"
-PLAN_FILE = "plan.yaml"
 
 
 class Report(NamedTuple):

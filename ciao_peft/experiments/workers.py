@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from .protocol import Plan
-from .worklist import PLAN_FILE, Progress, Worklist
+from .protocol import PLAN_FILE, Plan
+from .worklist import Progress, Worklist
 
 _LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 _SECONDS_BETWEEN_LOOKS = 0.5

@@ -16,7 +16,6 @@ from .protocol import Method, Plan, Run
 from .records import RESULTS_FILE, Record, Results, append_record
 from .running import Trial
 
-PLAN_FILE = "plan.yaml"
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 
