@@ -98,7 +98,10 @@ def main(args: argparse.Namespace) -> None:
     judges = Judges(encoder.input_size, args.latent_size, num_conditions)
     identity = IdentityDistance(load_encoder(args.face_network), encoder.preprocessing).to(accelerator.device)
     network.to(memory_format=torch.channels_last), judges.to(memory_format=torch.channels_last)  # faster on a CPU
-    optimizer = torch.optim.Adam(network.parameters(), lr=args.learning_rate, betas=(0.5, 0.999))
+    encoder_rate = args.learning_rate if args.encoder_learning_rate is None else args.encoder_learning_rate
+    others = [parameter for name, parameter in network.named_parameters() if not name.startswith("encoder.")]
+    groups = [{"params": [*encoder.parameters()], "lr": encoder_rate}, {"params": others}]
+    optimizer = torch.optim.Adam(groups, lr=args.learning_rate, betas=(0.5, 0.999))
     judges_optimizer = torch.optim.Adam(judges.parameters(), lr=args.learning_rate, betas=(0.5, 0.999))
 
     def share_of_the_rate(step: int) -> float:  # Adam's first steps are as long as any, and lead nowhere in particular
@@ -188,6 +191,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max_faces", type=int, help="use the first ones only")
     parser.add_argument("--batch_size", type=int, default=49, help="faces per process (default: %(default)s)")
     parser.add_argument("--learning_rate", type=float, default=2e-4, help="of both sides (default: %(default)s)")
+    parser.add_argument(
+        "--encoder_learning_rate",
+        type=float,
+        help="of the encoder's convolutions (default: that of both sides); theirs have up to 6,400 inputs, which Adam "
+        "moves all at once: too large a step silences a rectifier for good",
+    )
     parser.add_argument(
         "--warmup_steps", type=int, default=0, help="until the learning rate is at its height (default: %(default)s)"
     )
