@@ -350,6 +350,6 @@ def test_a_worker_ends_when_whoever_started_it_is_gone(finished, tmp_path):
 def test_every_rate_failing_says_which_were_tried(tmp_path):
     worklist = Worklist(plan_of(tmp_path), tmp_path / "run", say=lambda line: None)
     plan = worklist.plan
-    assert worklist._has("affect", "tiny")
+    assert worklist._has(plan.tasks[0], plan.encoders[0])
     with pytest.raises(TrainingError, match=r"No learning rate of '0\.001', '0\.01' gave a result"):
-        worklist.chosen_rate("affect", "tiny", plan.methods[0])
+        worklist.chosen_rate(plan.tasks[0], plan.encoders[0], plan.methods[0])

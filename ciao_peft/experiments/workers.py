@@ -15,10 +15,9 @@ from typing import Any
 
 from ..errors import ConfigError
 from .protocol import PLAN_FILE, Plan
-from .worklist import Progress, Worklist
+from .worklist import SECONDS_BETWEEN_LOOKS, Progress, Worklist
 
 _LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def leave_launcher() -> tuple[int, int]:
@@ -112,7 +111,7 @@ def work_together(
                     show(shown, worklist.look(), "")
                     for worker in workers:
                         try:
-                            worker.wait(_SECONDS_BETWEEN_LOOKS / num_processes)
+                            worker.wait(SECONDS_BETWEEN_LOOKS / num_processes)
                         except subprocess.TimeoutExpired:
                             continue
                 show(shown, worklist.look(), "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -12,11 +13,12 @@ from typing import NamedTuple
 
 from ..errors import CIAOError, ConfigError, DataNotFoundError, TrainingError, listed
 from .loading import LoadedEncoder, LoadedTask, Material, load_experiment_encoder, load_task
-from .protocol import Method, Plan, Run
+from .protocol import Encoder, Method, Plan, Run, Task
 from .records import RESULTS_FILE, Record, Results, append_record
 from .running import Trial
 
-_SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_LOOKS = 0.5
+"""At what others have done meanwhile."""
 
 
 @dataclass
@@ -81,28 +83,20 @@ class Worklist:
 
     # -- what there is to do -------------------------------------------------------------------------------------------
 
-    def searches(self, task: str, encoder: str, method: Method) -> list[Run]:
+    def searches(self, task: Task, encoder: Encoder, method: Method) -> list[Run]:
         """The trainings of a method's learning-rate search; none where one rate is all there is."""
         rates = method.grid(self.plan.search_rates) if self.plan.search_rates else ()
         if len(rates) < 2:
             return []
-        where = {"task": self._planned("tasks", task), "encoder": self._planned("encoders", encoder), "method": method}
-        seeds = range(self.plan.search_seeds)
-        return [Run(**where, seed=seed, split="validation", rate=rate) for rate in rates for seed in seeds]
+        what = {"task": task, "encoder": encoder, "method": method, "split": "validation"}
+        return [Run(**what, seed=seed, rate=rate) for rate in rates for seed in range(self.plan.search_seeds)]
 
-    def finals(self, task: str, encoder: str, method: Method, rate: float | None) -> list[Run]:
+    def finals(self, task: Task, encoder: Encoder, method: Method, rate: float | None) -> list[Run]:
         """The trainings that are scored on the test split."""
-        where = {"task": self._planned("tasks", task), "encoder": self._planned("encoders", encoder), "method": method}
-        return [Run(**where, seed=seed, rate=rate) for seed in self.plan.seeds]
+        return [Run(task=task, encoder=encoder, method=method, seed=seed, rate=rate) for seed in self.plan.seeds]
 
-    def _planned(self, name: str, wanted: str):
-        return next(item for item in getattr(self.plan, name) if item.name == wanted)
-
-    def _groups(self) -> Iterator[tuple[str, str, Method]]:
-        for task in self.plan.tasks:
-            for encoder in self.plan.encoders:
-                for method in self.plan.methods:
-                    yield task.name, encoder.name, method
+    def _groups(self) -> Iterator[tuple[Task, Encoder, Method]]:
+        return itertools.product(self.plan.tasks, self.plan.encoders, self.plan.methods)
 
     def look(self) -> Progress:
         """Reads what was added to the results. Loads no data: trainings are told apart by their names alone."""
@@ -112,7 +106,7 @@ class Worklist:
         there = {_Name.of_record(r, rates[r.method]) for r in self._results.records if r.method in rates}
         self.progress.total = self.progress.done = 0
         for task, encoder, method in self._groups():
-            if task in self.progress.skipped or encoder in self.progress.skipped:
+            if task.name in self.progress.skipped or encoder.name in self.progress.skipped:
                 continue
             runs = [*self.searches(task, encoder, method), *self.finals(task, encoder, method, None)]
             self.progress.total += len(runs)
@@ -149,13 +143,13 @@ class Worklist:
                 if self._finished():
                     break
                 continue
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
         return self.look()
 
     def _open_runs(self) -> Iterator[Run]:
         """Trainings that could begin now and have no record; a method's own come after its search."""
         for task, encoder, method in self._groups():
-            group = f"{task}, {encoder}, {method.name}"
+            group = f"{task.name}, {encoder.name}, {method.name}"
             if group in self.progress.failed or not self._has(task, encoder):
                 continue
             try:
@@ -177,9 +171,9 @@ class Worklist:
         return self._by_key.get(self._trial(run).key)
 
     def _trial(self, run: Run) -> Trial:
-        return Trial(run, self.plan, self._material(run.task.name, run.encoder.name))
+        return Trial(run, self.plan, self._material(run.task, run.encoder))
 
-    def chosen_rate(self, task: str, encoder: str, method: Method) -> float | None:
+    def chosen_rate(self, task: Task, encoder: Encoder, method: Method) -> float | None:
         """The rate with the best mean score on held-out people, the lower of equal ones.
 
         Where there is no search, the only rate there is; `None` leaves it at the method's own.
@@ -236,18 +230,19 @@ class Worklist:
 
     # -- data and encoders, loaded when first needed -------------------------------------------------------------------
 
-    def _has(self, task: str, encoder: str) -> bool:
+    def _has(self, task: Task, encoder: Encoder) -> bool:
         """Whether both can be had; says so once where not."""
-        for name, known, load in (
-            (task, self._tasks, lambda: load_task(self._planned("tasks", task))),
-            (encoder, self._encoders, lambda: load_experiment_encoder(self._planned("encoders", encoder))),
+        for wanted, known, load in (
+            (task, self._tasks, load_task),
+            (encoder, self._encoders, load_experiment_encoder),
         ):
+            name = wanted.name
             if name in self.progress.skipped:
                 return False
             if name in known:
                 continue
             try:
-                known[name] = load()
+                known[name] = load(wanted)
             except DataNotFoundError as error:
                 self.progress.skipped[name] = str(error)
                 self.say(f"{name} is skipped: {error}")
@@ -260,16 +255,17 @@ class Worklist:
                 self.say(note)
         return True
 
-    def _material(self, task: str, encoder: str) -> Material:
-        if (task, encoder) not in self._materials:
-            self._materials[task, encoder] = Material(
-                self._tasks[task],
-                self._encoders[encoder],
+    def _material(self, task: Task, encoder: Encoder) -> Material:
+        pair = task.name, encoder.name
+        if pair not in self._materials:
+            self._materials[pair] = Material(
+                self._tasks[task.name],
+                self._encoders[encoder.name],
                 self.folder / "features",
                 self.plan.feature_dtype,
                 disable_tqdm=True,
             )
-        return self._materials[task, encoder]
+        return self._materials[pair]
 
 
 def _described(run: Run) -> str:
