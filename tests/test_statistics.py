@@ -158,14 +158,32 @@ def test_equal_scores_have_no_spread_and_no_difference():
     assert (pair.t, pair.wilcoxon, pair.sign_flip, pair.effect_size) == (1.0, 1.0, 1.0, 0.0)
 
 
-def test_a_difference_that_never_varies_is_certain_for_t_and_not_for_signs():
-    pair = compare([0.6, 0.7, 0.8], [0.5, 0.6, 0.7])
-    assert pair.t == 0.0
+def test_where_differences_never_vary_no_test_is_surer_than_the_signs():
+    pair = compare([0.62, 0.72], [0.60, 0.70])  # +2.0 points twice: 2 of 4 choices of signs are as extreme
+    assert pair.t == pair.wilcoxon == pair.sign_flip == 0.5
     assert pair.effect_size == math.inf
-    assert pair.wilcoxon == pair.sign_flip == 0.25
-    assert t_test([0.1, 0.1], above=0.1) == 1.0
-    assert t_test([0.1, 0.1], above=0.05) == 0.0
-    assert t_test([-0.1, -0.1], above=0.05) == 1.0
+    assert compare([0.6, 0.7, 0.8], [0.5, 0.6, 0.7]).t == 2 / 8
+    assert t_test([0.02] * 6) == sign_flip_test([0.02] * 6) == 2 / 64
+
+
+@pytest.mark.parametrize(("above", "p"), [(0.1, 1.0), (0.05, 1 / 8), (0.2, 1.0), (-0.05, 1 / 8)])
+def test_one_sided_without_spread_the_signs_are_flipped_about_what_is_tested_against(above, p):
+    """Three times 0.1: one of eight choices of signs is as far above a lower value, all are above a higher one."""
+    assert t_test([0.1, 0.1, 0.1], above=above) == p
+
+
+@pytest.mark.parametrize(
+    ("pairs", "none", "lower"),
+    [
+        ([(0.80, 0.81), (0.11, 0.12), (0.02, 0.03)], -0.01, -0.02),  # what is tested against, but for rounding
+        ([(0.1 + 0.2, 0.3), (0.5, 0.5)], 0.01, -0.01),  # no difference, but for rounding
+    ],
+)
+def test_what_rounding_leaves_is_no_spread(pairs, none, lower):
+    differences = [one - other for one, other in pairs]
+    assert len(set(differences)) > 1
+    assert t_test(differences, above=none) == 1.0
+    assert t_test(differences, above=lower) == 0.5 ** len(pairs)
 
 
 def test_swapping_two_methods_turns_the_difference_round():

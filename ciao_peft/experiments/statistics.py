@@ -39,7 +39,8 @@ class Comparison:
 
     Args:
         difference: Mean, sd and interval of the n differences.
-        t: p of the paired t-test, `None` for one pair.
+        t: p of the paired t-test, `None` for one pair; that of `sign_flip` where the n differences do not vary, see
+            `t_test`.
         wilcoxon: p of the exact signed-rank test.
         sign_flip: p of the sign-flip permutation test.
         effect_size: Cohen's d of the differences (mean over sd), `None` for one pair; infinite where
@@ -168,8 +169,9 @@ def t_test(differences: Any, *, above: float | None = None) -> float:
         above: When given, one-sided: a small p says that the mean lies above this value.
 
     Returns:
-        p in [0, 1]. Where all differences are the same there is no spread to test with: 1 if they are what is tested
-        against, else 0 (or, one-sided, by their sign).
+        p in [0, 1]. Where all differences are the same a t-test has no spread to go by, and would be certain after two
+        seeds: accuracies are counts, so that this happens. p is then that of the exact sign flips, as `sign_flip_test`
+        has it: `2 / 2**n`, half of it one-sided, and 1 where they are what is tested against or, one-sided, below it.
 
     Raises:
         InputError: fewer than two differences, or NaN.
@@ -179,12 +181,16 @@ def t_test(differences: Any, *, above: float | None = None) -> float:
         0.0305
         >>> round(t_test([0.01, 0.02, 0.03, 0.04], above=0.0), 4)
         0.0152
+        >>> t_test([0.02, 0.02])  # no spread: 2 of 4 choices of signs
+        0.5
     """
-    sample = _sample(differences, at_least=2) - (above or 0.0)
-    n = len(sample)
-    if _constant(sample):
+    given = _sample(differences, at_least=2)
+    sample, n = given - (above or 0.0), len(given)
+    if _constant(given) or _constant(sample):  # both: what rounding left of a difference of zero varies, next to zero
         mean = 0.0 if math.isclose(sample[0], 0, abs_tol=1e-15) else float(sample[0])
-        return float(mean == 0) if above is None else float(mean <= 0)
+        if above is None:
+            return 1.0 if mean == 0 else 2 * 0.5**n
+        return 0.5**n if mean > 0 else 1.0
     t = sample.mean() / (sample.std(ddof=1) / math.sqrt(n))
     tail = _t_tail(abs(t), n - 1)
     if above is None:
