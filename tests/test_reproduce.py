@@ -213,8 +213,16 @@ def test_a_task_whose_files_are_not_there_is_skipped_and_said_so(finished, tmp_p
     command = ["reproduce", "--plan", written(small, tmp_path / "plan.yaml"), "--output_dir", str(tmp_path / "run")]
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "fer is skipped: " in said and "is not a folder" in said
+    assert "task fer is skipped: " in said and "is not a folder" in said
     assert "2 of 2 trainings" in said
+
+
+def test_a_study_of_which_nothing_is_there_is_an_error(finished, tmp_path, capsys):
+    absent = Task(name="fer", dataset="fer2013", data_dir=str(tmp_path / "nowhere"))
+    plan = replace(finished[0], tasks=(absent,))
+    command = ["reproduce", "--plan", written(plan, tmp_path / "plan.yaml"), "--output_dir", str(tmp_path / "run")]
+    assert main(command) == 1
+    assert "Nothing could be trained" in capsys.readouterr().err
 
 
 def test_what_cannot_be_trained_is_named_and_the_rest_goes_on(finished, tmp_path, capsys):
@@ -281,7 +289,7 @@ def test_clips_are_scored_once_each(finished, tmp_path):
     material = Material(loaded, load_experiment_encoder(plan.encoders[0]), tmp_path)
     record = Trial(Run(task=by_clip, encoder=plan.encoders[0], method=plan.methods[0], seed=0), plan, material).train()
     assert sum(map(sum, record.confusion)) == 8
-    assert record.samples == {"train": 64, "test": 16}
+    assert record.samples == {"train": 64, "test": 16, "scored": 8}
 
 
 def test_narrowing_to_a_name_that_is_not_in_the_plan_lists_those_that_are(tmp_path):
@@ -308,7 +316,9 @@ def test_a_plan_file_gives_an_equal_plan(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--plan", "x.yaml", "--seeds", "3"], "leave the other flags out"),
+        (["--plan", "x.yaml", "--seeds", "3"], "stands in the file; leave out `--seeds`"),
+        (["--plan", "x.yaml", "--methods", "rivals", "--bf16"], "leave out `--methods`, `--bf16`"),
+        (["--seeds", "30", "--encoders", "vggface2"], "`--encoders`, `--seeds` without `--tasks`"),
         (["--tasks", "nobody=here"], "There is no task 'nobody'"),
         (["--tasks", "fer=x", "--methods", "magic"], "There is no method 'magic'"),
         ([], "holds no study to go on with"),

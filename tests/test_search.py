@@ -22,6 +22,7 @@ from ciao_peft.experiments.methods import method_from_file
 from ciao_peft.experiments.search import SearchResult, SearchSpace, search_settings
 from ciao_peft.experiments.search.objective import held_out_parts
 from ciao_peft.experiments.search.space import method_with
+from ciao_peft.metrics import compute_metrics
 
 pytest.importorskip("optuna")
 OPTIONS = {"world": "affect", "num_train": 24, "num_validation": 2, "num_test": 2, "size": 32}
@@ -176,7 +177,7 @@ def test_who_is_held_out_is_nobody_who_is_trained_on(tmp_path):
     _, stored, parts = held_out_parts(task, encoder, tmp_path / "features", 0.4, 3, 0)
     assert len(stored) == len(faces)
     held_out_rows = set()
-    for train, held_out in parts:
+    for train, held_out, _ in parts:
         rows = [set(part._rows.tolist()) for part in (train, held_out)]
         assert rows[0] | rows[1] == set(range(len(faces)))
         assert not rows[0] & rows[1]
@@ -190,10 +191,31 @@ def test_frames_of_a_clip_stay_together(tmp_path):
     task = replace(TASK, group_by=None, average_by="identity")
     encoder = load_encoder(tiny_encoder(tmp_path / "encoder").source)
     faces = load_faces("painted_faces", **OPTIONS)["train"]
-    _, _, [(train, held_out)] = held_out_parts(task, encoder, tmp_path / "features", 0.4, 1, 0)
+    _, _, [(train, held_out, things)] = held_out_parts(task, encoder, tmp_path / "features", 0.4, 1, 0)
     assert not {faces[i]["identity"] for i in train._rows.tolist()} & {
         faces[i]["identity"] for i in held_out._rows.tolist()
     }
+    assert things == [faces[i]["identity"] for i in held_out._rows.tolist()]
+
+
+def test_a_clip_is_scored_once_by_the_mean_answer_to_its_frames(tmp_path):
+    task = replace(TASK, average_by="identity")
+    by_hand, found = [], search(tmp_path / "search", task, trials=1)
+    method = method_from_file(found.folder / "best.json")
+    encoder = load_encoder(tiny_encoder(tmp_path / "encoder").source)
+    labels, _, [(train, held_out, things)] = held_out_parts(task, encoder, tmp_path / "features", 0.4, 1, 0)
+    config = CIAOConfig(**labels.as_config(), **method.config)
+    trainer = CIAOTrainer(
+        get_ciao_model(encoder, config), CIAOTrainingArguments(num_train_epochs=1, **method.arguments)
+    )
+    trainer.train(train)
+    logits = trainer.predict(held_out).logits
+    first = {name: row for row, name in reversed(list(enumerate(things)))}
+    for name in dict.fromkeys(things):
+        by_hand.append(logits[[row for row, other in enumerate(things) if other == name]].mean(dim=0))
+    truth = held_out.labels[[first[name] for name in dict.fromkeys(things)]]
+    assert found.best.score == pytest.approx(compute_metrics(torch.stack(by_hand), truth, config)["concordance"])
+    assert len(by_hand) < len(things)
 
 
 def test_a_score_is_that_of_training_with_the_settings_by_hand(found, tmp_path):
@@ -201,7 +223,7 @@ def test_a_score_is_that_of_training_with_the_settings_by_hand(found, tmp_path):
     method = method_from_file(found.folder / "best.json")
     assert method == found.method
     encoder = load_encoder(tiny_encoder(found.folder.parent / "encoder").source)
-    labels, _, [(train, held_out)] = held_out_parts(TASK, encoder, tmp_path / "features", 0.4, 1, 0)
+    labels, _, [(train, held_out, _)] = held_out_parts(TASK, encoder, tmp_path / "features", 0.4, 1, 0)
     model = get_ciao_model(encoder, CIAOConfig(**labels.as_config(), **method.config))
     trainer = CIAOTrainer(model, CIAOTrainingArguments(num_train_epochs=1, seed=0, **method.arguments))
     trainer.train(train)
@@ -248,7 +270,7 @@ def test_several_splits_are_averaged(found, tmp_path):
     encoder = load_encoder(tiny_encoder(tmp_path / "encoder").source)
     labels, _, parts = held_out_parts(TASK, encoder, tmp_path / "features", 0.4, 2, 0)
     method, scores = method_with(METHODS["decision layer + CIAO"], both.trials[0].values), []
-    for train, held_out in parts:
+    for train, held_out, _ in parts:
         model = get_ciao_model(encoder, CIAOConfig(**labels.as_config(), **method.config))
         trainer = CIAOTrainer(model, CIAOTrainingArguments(num_train_epochs=1, seed=0, **method.arguments))
         trainer.train(train)

@@ -29,11 +29,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--encoders",
         nargs="+",
         metavar="NAME[=SOURCE]",
-        default=["small-face"],
         help="names or folders that load_encoder knows (default: small-face)",
     )
     what.add_argument(
-        "--methods", nargs="+", metavar="NAME", default=["networks"], help="methods, or groups of them (see --list)"
+        "--methods", nargs="+", metavar="NAME", help="methods, or groups of them, see --list (default: networks)"
     )
     what.add_argument(
         "--method_file", nargs="+", metavar="FILE", default=[], help="methods in files, such as best.json of a search"
@@ -43,15 +42,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     what.add_argument("--search_rates", type=int, metavar="N", help="learning rates each method tries (default: 4)")
     what.add_argument("--search_seeds", type=int, metavar="N", help="seeds per learning rate (default: 1)")
     what.add_argument("--search_epochs", type=float, metavar="N", help="of the search (default: as --epochs)")
-    what.add_argument("--bf16", action="store_true", help="mixed precision")
+    what.add_argument("--bf16", action="store_const", const=True, help="mixed precision")
     what.add_argument("--feature_dtype", choices=["float32", "bfloat16", "float16"], help="of stored features")
     part = reproduce.add_argument_group("which part of it now")
     for name in ("tasks", "encoders", "methods"):
         part.add_argument(f"--only_{name}", nargs="+", metavar="NAME", default=[])
     how = reproduce.add_argument_group("how")
     how.add_argument("--output_dir", metavar="DIR", default="runs/study", help="of the study (default: runs/study)")
-    how.add_argument("--num_processes", type=int, default=1, metavar="N", help="that share the work")
-    how.add_argument("--num_threads", type=int, metavar="N", help="of each (default: the cores shared out)")
+    how.add_argument("--num_processes", type=_at_least_one, default=1, metavar="N", help="that share the work")
+    how.add_argument("--num_threads", type=_at_least_one, metavar="N", help="of each (default: the cores shared out)")
     how.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     how.add_argument("--list", action="store_true", help="print tasks, methods and groups, and train nothing")
     reproduce.set_defaults(run=_reproduce)
@@ -76,6 +75,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     rank, launched = leave_launcher()
     folder = Path(options.output_dir)
     says = rank == 0 and not options.worker
+    _check_flags(options)
     if options.plan is None and not options.tasks:
         plan = known_plan(folder)
     else:
@@ -84,8 +84,7 @@ def _reproduce(options: argparse.Namespace) -> None:
             remember_plan(plan, folder)
     only = {name: getattr(options, f"only_{name}") for name in ("tasks", "encoders", "methods")}
     plan = narrowed(plan, **only)
-    processes = max(options.num_processes, 1)
-    threads = options.num_threads
+    processes, threads = options.num_processes, options.num_threads
     if threads is None and processes * launched > 1:
         threads = max(1, usable_cores() // (processes * launched))
     bar = partial(_bar, quiet=not says)
@@ -107,6 +106,8 @@ def _reproduce(options: argparse.Namespace) -> None:
         print(told(progress))
     if not says:
         return
+    if not progress.total and progress.skipped:
+        raise StudyError("Nothing could be trained: every task or every encoder of the plan was skipped, see above.")
     _say(f"{progress.done} of {progress.total} trainings are in {folder / 'results.jsonl'}, the plan beside it.")
     if progress.failed:
         for what, why in progress.failed.items():
@@ -115,26 +116,44 @@ def _reproduce(options: argparse.Namespace) -> None:
     _say(f"Tables and figures: ciao report {folder}")
 
 
+_OF_A_PLAN = ("seeds", "epochs", "search_rates", "search_seeds", "search_epochs", "feature_dtype")
+"""Flags that a plan has by the same names."""
+
+
+def _check_flags(options: argparse.Namespace) -> None:
+    """Says so where flags would be left unread: what is trained is said in a file, or by flags, or was said before."""
+    names = ("encoders", "methods", "method_file", *_OF_A_PLAN, "bf16")
+    given = [f"`--{name}`" for name in names if getattr(options, name) not in (None, [])]
+    if options.plan is not None and (options.tasks or given):
+        raise ConfigError(
+            f"With `--plan`, what is to be trained stands in the file; leave out "
+            f"{', '.join((['`--tasks`'] if options.tasks else []) + given)}."
+        )
+    if options.plan is None and not options.tasks and given:
+        raise ConfigError(
+            f"{', '.join(given)} without `--tasks`: a study that was begun goes on with the plan in its folder. Name "
+            f"the tasks, too, for another plan, or edit '{Path(options.output_dir) / 'plan.yaml'}'."
+        )
+
+
 def _plan(options: argparse.Namespace) -> Any:
     from ..experiments import Plan, method_from_file
 
-    given = {
-        "seeds": options.seeds,
-        "epochs": options.epochs,
-        "search_rates": options.search_rates,
-        "search_seeds": options.search_seeds,
-        "search_epochs": options.search_epochs,
-        "feature_dtype": options.feature_dtype,
-        "arguments": {"bf16": True} if options.bf16 else None,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
     if options.plan is not None:
-        if options.tasks or options.method_file or given:
-            raise ConfigError("With `--plan`, what is to be trained stands in the file; leave the other flags out.")
         return Plan.from_file(options.plan)
-    plan = Plan.from_flags(options.tasks, options.encoders, options.methods, **given)
+    given = {name: getattr(options, name) for name in _OF_A_PLAN if getattr(options, name) is not None}
+    if options.bf16:
+        given["arguments"] = {"bf16": True}
+    plan = Plan.from_flags(options.tasks, options.encoders or ["small-face"], options.methods or ["networks"], **given)
     found = tuple(method_from_file(path) for path in options.method_file)
     return dataclasses.replace(plan, methods=(*plan.methods, *found))
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of 1 or more; got {text!r}")
+    return number
 
 
 def _list() -> None:

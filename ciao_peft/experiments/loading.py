@@ -18,7 +18,7 @@ from ..data import hold_out, labels_of, load_faces
 from ..data.duplicates import picture_hashes
 from ..data.labels import LabelSet
 from ..encoders import load_encoder
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, listed
 from ..features import FeatureDataset, Samples, cache_features
 from ..metrics import main_metric
 from ..preprocessing import Preprocessing
@@ -55,14 +55,20 @@ class LoadedTask:
     fingerprint: str
     notes: tuple[str, ...] = ()
 
+    @property
+    def has_folds(self) -> bool:
+        """Whether there are several: each is trained by itself, and the answers of all are scored together."""
+        return len(self.folds) > 1
+
     def held_out(self, fold: Fold, fraction: float, seed: int) -> tuple[list[int], list[int]]:
         """Row numbers of a fold's training split: those that stay, and those of other people, to choose by."""
         from datasets import Dataset
 
+        group_by = self.task.group_by or self.task.average_by  # the frames of a clip stay together, whoever is in it
         columns: dict[str, list] = {"row": list(range(len(fold.train)))}
-        if self.task.group_by is not None:
-            columns[self.task.group_by] = list(fold.train[self.task.group_by])
-        rest, held = hold_out(Dataset.from_dict(columns), fraction, self.task.group_by, seed)
+        if group_by is not None:
+            columns[group_by] = list(fold.train[group_by])
+        rest, held = hold_out(Dataset.from_dict(columns), fraction, group_by, seed)
         return list(rest["row"]), list(held["row"])
 
 
@@ -72,6 +78,7 @@ def load_task(task: Task) -> LoadedTask:
     Raises:
         DataNotFoundError: its folder is not there.
         DataError: the dataset or the task's settings cannot be used.
+        ConfigError: its options do not fit the dataset, or its metric does not fit the problem.
     """
     folds, notes = [], []
     for name, splits in _folds(task):
@@ -88,10 +95,33 @@ def load_task(task: Task) -> LoadedTask:
             notes += [note] * (note is not None)
         folds.append(Fold(name, train, test))
     labels = labels_of(folds[0].train)
-    metric = task.metric or main_metric(labels.problem_type)
+    metric = metric_of(task, labels)
     known = set().union(*(_digest(fold, task) for fold in folds))
     fingerprint = key_of({"folds": sorted(known), "average_by": task.average_by, "names": list(labels.names)})
     return LoadedTask(task, tuple(folds), labels, metric, fingerprint, tuple(notes))
+
+
+def metric_of(task: Task, labels: LabelSet) -> str:
+    """The score that counts for a task.
+
+    Raises:
+        ConfigError: there is no such score for its labels, or a lower one would be the better.
+
+    Example:
+        >>> metric_of(Task(name="moods", dataset="imagefolder"), LabelSet("single_label_classification", ("a", "b")))
+        'accuracy'
+    """
+    known = {
+        "single_label_classification": ["accuracy", "balanced_accuracy", "macro_f1"],
+        "regression": ["concordance", *(f"concordance_{name}" for name in labels.names)],
+        "multi_label_classification": ["macro_f1", *(f"f1_{name}" for name in labels.names)],
+    }[labels.problem_type]
+    if task.metric is not None and task.metric not in known:
+        raise ConfigError(
+            f"The task {task.name!r} has the metric {task.metric!r}. For {labels.problem_type} choose one of "
+            f"{listed(known)}."
+        )
+    return task.metric or main_metric(labels.problem_type)
 
 
 def _folds(task: Task) -> list[tuple[str, dict[str, Any]]]:
@@ -230,7 +260,8 @@ class Material:
     ):
         self.loaded, self.encoder = loaded, encoder
         slug = re.sub(r"[^A-Za-z0-9]+", "-", f"{loaded.task.name}-{encoder.asked.name}").strip("-")
-        self.folder = folder / f"{slug}-{key_of({'task': loaded.fingerprint, 'encoder': encoder.signature})[:8]}"
+        stored = {"task": loaded.fingerprint, "encoder": encoder.signature, "dtype": feature_dtype}
+        self.folder = folder / f"{slug}-{key_of(stored)[:8]}"
         self.feature_dtype, self.disable_tqdm = feature_dtype, disable_tqdm
         self._made: dict[tuple[str, str], dict[str, Any]] = {}
 

@@ -68,8 +68,8 @@ class Task:
         data_dir: Folder with its files, for datasets that are not drawn on the spot.
         options: Further arguments of `load_faces`, such as `label_column` or `protocol`. With `fold="all"`, one run
             trains once per fold of the protocol and scores the answers of all folds together.
-        metric: The score by which learning rates are chosen and methods compared; the one of the problem when left out:
-            `"accuracy"`, `"concordance"` or `"macro_f1"`.
+        metric: The score by which learning rates are chosen and methods compared, the higher the better; the one of the
+            problem when left out: `"accuracy"`, `"concordance"` or `"macro_f1"`.
         group_by: Column that says who it is. Whoever is in the training split is then left out of the test split, and
             the validation split of a learning-rate search is of people held out of the training split.
         average_by: Column that says which test rows are one thing, such as the frames of a clip: their answers are
@@ -165,6 +165,7 @@ class Run:
 
     Args:
         rate: The learning rate that the method's search moves; `None` leaves it at the method's own.
+        fold_rates: That rate for each fold of a task that has several, in place of `rate`.
     """
 
     task: Task
@@ -173,10 +174,12 @@ class Run:
     seed: int
     split: Split = "test"
     rate: float | None = None
+    fold_rates: Mapping[str, float] = field(default_factory=dict)
 
-    def arguments(self) -> dict[str, Any]:
-        """The method's arguments, with the rate of this run among them."""
-        return dict(self.method.arguments) | ({} if self.rate is None else {self.method.rate: self.rate})
+    def arguments(self, fold: str = "") -> dict[str, Any]:
+        """The method's arguments, with the rate of this run (for one fold, where each has its own) among them."""
+        rate = self.fold_rates.get(fold, self.rate)
+        return dict(self.method.arguments) | ({} if rate is None else {self.method.rate: rate})
 
     def config(self) -> dict[str, Any]:
         """The task's settings of the adapter, and over them the method's."""
@@ -221,11 +224,14 @@ class Plan:
             names = [item.name for item in items]
             if twice := sorted({item for item in names if names.count(item) > 1}):
                 raise ConfigError(f"Each of `{name}` needs a name of its own; {listed(twice)} is there twice.")
-        seeds = range(self.seeds) if isinstance(self.seeds, int) else self.seeds
-        object.__setattr__(self, "seeds", tuple(seeds))
-        whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in self.seeds)
-        if not self.seeds or not whole or len(set(self.seeds)) < len(self.seeds):
+        seeds = self.seeds
+        if isinstance(seeds, int) and not isinstance(seeds, bool):
+            seeds = range(seeds)
+        listed_seeds = tuple(seeds) if isinstance(seeds, (range, list, tuple)) else ()
+        whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in listed_seeds)
+        if not listed_seeds or not whole or len(set(listed_seeds)) < len(listed_seeds):
             raise ConfigError(f"`seeds` must be a number of runs or different whole numbers; got {seeds!r}.")
+        object.__setattr__(self, "seeds", listed_seeds)
         for name, low in (("search_rates", 0), ("search_seeds", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:

@@ -38,10 +38,12 @@ class Record:
         confusion: Counts, row = true class, column = answer; `None` for a problem without classes.
         history: Per epoch the mean losses of training.
         parameters: `"trained"`, and `"adapter_total"`: all that is stored for the task beside the encoder.
-        samples: Number of samples by split.
+        samples: Number of samples by split; `"scored"`: of what was scored, clips where their answers are averaged.
         seconds: Of training alone.
         versions: Of the libraries.
         time: When it ended, in UTC.
+        fold_scores, fold_rates: Of a task with several folds: the score that counts on each one's held-out part, in a
+            search; and the learning rate that each was trained with.
         error: Why there are no scores: with the learning rate that a search tried, training diverged.
     """
 
@@ -68,6 +70,8 @@ class Record:
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
     time: str = ""
+    fold_scores: Mapping[str, float] = field(default_factory=dict)
+    fold_rates: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
@@ -66,10 +66,9 @@ class Trial:
             self.material.loaded.labels.as_config() | self.run.config() | {"init_seed": self.run.seed}
         )
 
-    @property
-    def arguments(self) -> CIAOTrainingArguments:
-        """The training's settings, in full."""
-        given = {"num_train_epochs": self.plan.epochs, **self.plan.arguments, **self.run.arguments()}
+    def arguments(self, fold: str = "") -> CIAOTrainingArguments:
+        """The settings of the training on a fold, in full."""
+        given = {"num_train_epochs": self.plan.epochs, **self.plan.arguments, **self.run.arguments(fold)}
         if self.run.split == "validation" and self.plan.search_epochs is not None:
             given["num_train_epochs"] = self.plan.search_epochs
         aside = {"report_to": "none", "eval_strategy": "no", "disable_tqdm": True, "feature_cache": "never"}
@@ -78,7 +77,10 @@ class Trial:
     @property
     def key(self) -> str:
         """The same for two runs exactly where all that decides the result is, and the names it is reported under."""
-        config, arguments = self.config, self.arguments
+        config, arguments = self.config, self.arguments()
+        settings = arguments.to_dict()
+        # With a constant rate a training may be resumed for longer; here the length decides the result in any case.
+        length = {name: settings[name] for name in ("num_train_epochs", "max_steps", "warmup_ratio", "warmup_steps")}
         content = {
             "protocol": PROTOCOL_VERSION,
             "names": [self.run.task.name, self.material.encoder.asked.name, self.run.method.name],
@@ -89,12 +91,14 @@ class Trial:
             "needs": self.run.method.needs,
             "settings": dict(self.run.method.settings),
             "config": differing(config.to_dict(), CIAOConfig),
-            "arguments": differing(arguments.what_decides_the_weights(), CIAOTrainingArguments),
+            "arguments": differing(arguments.what_decides_the_weights() | length, CIAOTrainingArguments),
             "seed": self.run.seed,
             "split": self.run.split,
             "held_out": self.plan.search_fraction if self.run.split == "validation" else None,
             "feature_dtype": self.plan.feature_dtype if self.run.method.needs == "features" else None,
         }
+        if self.run.fold_rates:
+            content["fold_rates"] = dict(self.run.fold_rates)
         return key_of(content)
 
     def train(self) -> Record:
@@ -111,15 +115,21 @@ class Trial:
         labels, logits, results = [], [], []
         samples = {"train": 0, "test": 0}
         scores: dict[str, float] = {}
+        fold_scores: dict[str, float] = {}
         confusion, error = None, None
         try:
             for fold in self.material.loaded.folds:
                 train, test, rows = self._data(fold)
-                result = self._fit(train, test)
+                result = self._fit(train, test, fold.name)
                 samples = {"train": samples["train"] + len(train), "test": samples["test"] + len(test)}
-                answers, truth = self._averaged(result.logits, torch.as_tensor(test.labels), rows)
+                answers, truth = result.logits, check_labels(torch.as_tensor(test.labels), self.config)
+                if rows is not None:
+                    answers, truth = averaged_answers(answers, truth, rows)
                 logits, labels, results = [*logits, answers], [*labels, truth], [*results, result]
+                if self.material.loaded.has_folds and self.run.split == "validation":
+                    fold_scores[fold.name] = compute_metrics(answers, truth, self.config)[self.material.loaded.metric]
             answers, truth = torch.cat(logits), torch.cat(labels)
+            samples["scored"] = len(truth)
             scores = compute_metrics(answers, truth, self.config)
             if self.config.problem_type == "single_label_classification":
                 confusion = confusion_matrix(answers.argmax(dim=1), truth, self.config.num_labels).tolist()
@@ -128,7 +138,7 @@ class Trial:
                 raise
             error = str(problem)
         arguments = self.run.arguments()
-        if len(self.material.loaded.folds) > 1:
+        if self.material.loaded.has_folds:
             samples["folds"] = len(self.material.loaded.folds)
         loaded, encoder = self.material.loaded, self.material.encoder
         return Record(
@@ -143,10 +153,12 @@ class Trial:
             split=self.run.split,
             metric=loaded.metric,
             scores={name: float(value) for name, value in scores.items()},
+            fold_scores=fold_scores,
+            fold_rates=dict(self.run.fold_rates),
             config=self.run.config(),
             arguments=dict(self.plan.arguments) | arguments,
             settings=dict(self.run.method.settings),
-            epochs=self.arguments.num_train_epochs,
+            epochs=self.arguments().num_train_epochs,
             labels=list(loaded.labels.names),
             confusion=confusion,
             history=_mean_history([result.history for result in results]),
@@ -181,12 +193,12 @@ class Trial:
             raise ConfigError(f"{name!r} reads clips, and the task {task.name!r} has no `average_by` to tell them by.")
         return data.clips(clips(faces, self.config.frames, task.average_by).rows)
 
-    def _fit(self, train: Any, test: Any) -> Trained:
+    def _fit(self, train: Any, test: Any, fold: str) -> Trained:
+        arguments = self._with_a_log_per_epoch(self.arguments(fold), len(train))
         if self.run.method.rival is not None:
             from .rivals import train_rival
 
-            return train_rival(self, train, test)
-        arguments = self._with_a_log_per_epoch(len(train))
+            return train_rival(self, train, test, arguments)
         model = get_ciao_model(self.material.encoder.module, self.config)
         try:
             trainer = CIAOTrainer(model, arguments)
@@ -203,20 +215,29 @@ class Trial:
         finally:
             model.unload()
 
-    def _with_a_log_per_epoch(self, num_samples: int) -> CIAOTrainingArguments:
-        arguments = self.arguments
+    def _with_a_log_per_epoch(self, arguments: CIAOTrainingArguments, num_samples: int) -> CIAOTrainingArguments:
         batches = math.ceil(num_samples / arguments.per_device_train_batch_size)
         steps = math.ceil(batches / arguments.gradient_accumulation_steps)
         return replace(arguments, logging_steps=steps)
 
-    def _averaged(self, logits: Tensor, labels: Tensor, things: list[str] | None) -> tuple[Tensor, Tensor]:
-        labels = check_labels(labels, self.config)
-        if things is None:
-            return logits, labels
-        means, _ = clip_means(logits.numpy(), things)
-        first = {name: row for row, name in reversed(list(enumerate(things)))}
-        rows = [first[name] for name in dict.fromkeys(things)]
-        return torch.from_numpy(means).to(logits.dtype), labels[rows]
+
+def averaged_answers(logits: Tensor, labels: Tensor, things: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """One answer and one label for each thing, such as a clip, that several rows show: the mean of their answers.
+
+    Args:
+        logits: `(N, num_labels)`.
+        labels: A row each, the same for all rows of a thing.
+        things: Which thing each row shows.
+
+    Example:
+        >>> averaged_answers(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]), ["a", "a", "b"])
+        (tensor([[2.],
+                [5.]]), tensor([0, 1]))
+    """
+    means, _ = clip_means(logits.numpy(), things)
+    first = {name: row for row, name in reversed(list(enumerate(things)))}
+    rows = [first[name] for name in dict.fromkeys(things)]
+    return torch.from_numpy(means).to(logits.dtype), labels[rows]
 
 
 def differing(values: Mapping[str, Any], cls: type) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from ..errors import CIAOError, ConfigError, DataNotFoundError, TrainingError, listed
 from .loading import LoadedEncoder, LoadedTask, Material, load_experiment_encoder, load_task
@@ -21,6 +22,10 @@ SECONDS_BETWEEN_LOOKS = 0.5
 """At what others have done meanwhile."""
 
 
+Rate: TypeAlias = float | Mapping[str, float] | None
+"""A learning rate; one for each fold; or the method's own."""
+
+
 @dataclass
 class Progress:
     """How far a plan is.
@@ -28,7 +33,7 @@ class Progress:
     Attributes:
         total: Trainings of the plan, without those of `skipped`.
         done: Those with a record.
-        skipped: Tasks and encoders that are not there, and why.
+        skipped: Tasks and encoders that are not there, as "task NAME" or "encoder NAME", and why.
         failed: Trainings that could not be done, and why.
     """
 
@@ -91,9 +96,10 @@ class Worklist:
         what = {"task": task, "encoder": encoder, "method": method, "split": "validation"}
         return [Run(**what, seed=seed, rate=rate) for rate in rates for seed in range(self.plan.search_seeds)]
 
-    def finals(self, task: Task, encoder: Encoder, method: Method, rate: float | None) -> list[Run]:
-        """The trainings that are scored on the test split."""
-        return [Run(task=task, encoder=encoder, method=method, seed=seed, rate=rate) for seed in self.plan.seeds]
+    def finals(self, task: Task, encoder: Encoder, method: Method, rate: Rate = None) -> list[Run]:
+        """The trainings that are scored on the test split, with the rate that the search chose."""
+        chosen = {"fold_rates": rate} if isinstance(rate, Mapping) else {"rate": rate}
+        return [Run(task=task, encoder=encoder, method=method, seed=seed, **chosen) for seed in self.plan.seeds]
 
     def _groups(self) -> Iterator[tuple[Task, Encoder, Method]]:
         return itertools.product(self.plan.tasks, self.plan.encoders, self.plan.methods)
@@ -106,9 +112,9 @@ class Worklist:
         there = {_Name.of_record(r, rates[r.method]) for r in self._results.records if r.method in rates}
         self.progress.total = self.progress.done = 0
         for task, encoder, method in self._groups():
-            if task.name in self.progress.skipped or encoder.name in self.progress.skipped:
+            if _part(task) in self.progress.skipped or _part(encoder) in self.progress.skipped:
                 continue
-            runs = [*self.searches(task, encoder, method), *self.finals(task, encoder, method, None)]
+            runs = [*self.searches(task, encoder, method), *self.finals(task, encoder, method)]
             self.progress.total += len(runs)
             self.progress.done += sum(_Name.of_run(run) in there for run in runs)
         return self.progress
@@ -173,10 +179,11 @@ class Worklist:
     def _trial(self, run: Run) -> Trial:
         return Trial(run, self.plan, self._material(run.task, run.encoder))
 
-    def chosen_rate(self, task: Task, encoder: Encoder, method: Method) -> float | None:
+    def chosen_rate(self, task: Task, encoder: Encoder, method: Method) -> Rate:
         """The rate with the best mean score on held-out people, the lower of equal ones.
 
-        Where there is no search, the only rate there is; `None` leaves it at the method's own.
+        Where there is no search, the only rate there is; `None` leaves it at the method's own. Of a task with several
+        folds each has its own: what is held out for one fold is tested in another.
 
         Raises:
             TrainingError: training diverged at every rate, or could not be done at one of them: of the others alone,
@@ -187,18 +194,15 @@ class Worklist:
             return method.grid(self.plan.search_rates)[0] if self.plan.search_rates else None
         if failed := [run for run in searches if _described(run) in self.progress.failed]:
             raise TrainingError(f"{len(failed)} of the {len(searches)} trainings of its search could not be done.")
-        scores: dict[float, list[float]] = defaultdict(list)
-        for run in searches:
-            record = self._record(run)
-            if record is not None:
-                scores[run.rate].append(record.score)
-        means = {rate: sum(found) / len(found) for rate, found in scores.items()}
-        best = max(means.values(), default=float("-inf"))
-        if best == float("-inf"):
-            raise TrainingError(
-                f"No learning rate of {listed(f'{run.rate:g}' for run in searches)} gave a result; set other `rates`."
-            )
-        return next(rate for rate in sorted(means) if means[rate] == best)
+        tried = [(run.rate, self._record(run)) for run in searches]
+        if not self._tasks[task.name].has_folds:
+            return _best((rate, -math.inf if record is None else record.score) for rate, record in tried)
+
+        def of_fold(name: str, record: Record | None) -> float:
+            return -math.inf if record is None else record.fold_scores.get(name, -math.inf)
+
+        names = [fold.name for fold in self._tasks[task.name].folds]
+        return {name: _best((rate, of_fold(name, record)) for rate, record in tried) for name in names}
 
     def _do(self, run: Run, on_progress: Callable[[Progress, str], None]) -> bool:
         """Trains if nobody else does; false where somebody does."""
@@ -218,11 +222,12 @@ class Worklist:
                 return True
             on_progress(self.progress, doing)
             try:
-                append_record(self.folder / RESULTS_FILE, trial.train())
-            except CIAOError as error:
-                self.progress.failed[doing] = str(error)
-                self.say(f"{doing}: {error}")
+                record = trial.train()
+            except Exception as error:  # such as too little memory for this method: the rest is done all the same
+                self.progress.failed[doing] = str(error) if isinstance(error, CIAOError) else _with_type(error)
+                self.say(f"{doing}: {self.progress.failed[doing]}")
                 return True
+            append_record(self.folder / RESULTS_FILE, record)
             on_progress(self.look(), doing)
             return True
         finally:
@@ -237,19 +242,19 @@ class Worklist:
             (encoder, self._encoders, load_experiment_encoder),
         ):
             name = wanted.name
-            if name in self.progress.skipped:
+            if _part(wanted) in self.progress.skipped:
                 return False
             if name in known:
                 continue
             try:
                 known[name] = load(wanted)
             except DataNotFoundError as error:
-                self.progress.skipped[name] = str(error)
-                self.say(f"{name} is skipped: {error}")
+                self.progress.skipped[_part(wanted)] = str(error)
+                self.say(f"{_part(wanted)} is skipped: {error}")
                 return False
             except CIAOError as error:
-                self.progress.skipped[name] = str(error)
-                self.progress.failed[name] = str(error)
+                self.progress.skipped[_part(wanted)] = str(error)
+                self.progress.failed[_part(wanted)] = str(error)
                 return False
             for note in getattr(known[name], "notes", ()):
                 self.say(note)
@@ -266,6 +271,37 @@ class Worklist:
                 disable_tqdm=True,
             )
         return self._materials[pair]
+
+
+def _part(item: Task | Encoder) -> str:
+    """What a plan calls it: a task and an encoder may share a name."""
+    return f"{type(item).__name__.lower()} {item.name}"
+
+
+def _with_type(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _best(scored: Iterable[tuple[float, float]]) -> float:
+    """Of rates and their scores, the rate with the best mean, the lower of equal ones.
+
+    Raises:
+        TrainingError: training diverged at every rate.
+
+    Example:
+        >>> _best([(0.1, 0.5), (0.01, 0.7), (0.1, 0.9), (0.01, 0.7)])
+        0.01
+    """
+    scores: dict[float, list[float]] = defaultdict(list)
+    for rate, score in scored:
+        scores[rate].append(score)
+    means = {rate: sum(found) / len(found) for rate, found in sorted(scores.items())}
+    best = max(means.values(), default=-math.inf)
+    if best == -math.inf:
+        raise TrainingError(
+            f"No learning rate of {listed(f'{rate:g}' for rate in means)} gave a result; set other `rates`."
+        )
+    return next(rate for rate, mean in means.items() if mean == best)
 
 
 def _described(run: Run) -> str:

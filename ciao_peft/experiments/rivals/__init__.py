@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ...config import CIAOConfig
+    from ...trainer import CIAOTrainingArguments
     from ..running import Trained, Trial
     from .rival import Trainee
 
@@ -68,17 +69,18 @@ def build_rival(name: str, encoder: nn.Module, config: CIAOConfig, **settings: A
         borrowed.give_back()
 
 
-def train_rival(trial: Trial, train: Any, test: Any) -> Trained:
+def train_rival(trial: Trial, train: Any, test: Any, arguments: CIAOTrainingArguments) -> Trained:
     """One training of a study with a rival.
 
     Args:
         trial: The run, with its data and encoder.
         train, test: What it learns from, and what it answers.
+        arguments: Of the training.
     """
     from ..running import Trained, history_of
     from .fitting import fit, predict
 
-    method, arguments = trial.run.method, trial._with_a_log_per_epoch(len(train))
+    method = trial.run.method
     rival = build_rival(method.rival, trial.material.encoder.module, trial.config, **method.settings)
     fitted = fit(rival, train, arguments)
     logits = predict(rival, test, arguments)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from ...config import CIAOConfig
@@ -16,11 +17,14 @@ from ...data.labels import LabelSet
 from ...encoders import load_encoder
 from ...errors import ConfigError, DataError, listed
 from ...features import FeatureDataset, cache_features
-from ...metrics import main_metric
+from ...losses import check_labels
+from ...metrics import compute_metrics
 from ...model import get_ciao_model
 from ...trainer import CIAOTrainer, CIAOTrainingArguments
+from ..loading import metric_of
 from ..methods import METHODS
 from ..protocol import Encoder, Method, Task
+from ..running import averaged_answers
 
 
 class GivenUp(Exception):
@@ -69,7 +73,7 @@ class Objective:
         self.backbone = load_encoder(encoder.source)
         self.labels, stored, self.parts = held_out_parts(task, self.backbone, folder, fraction, splits, seed)
         self.data: str = stored.key["data"]
-        self.metric = task.metric or main_metric(self.labels.problem_type)
+        self.metric = metric_of(task, self.labels)
 
     def settings(self) -> dict[str, Any]:
         """What decides the scores, as plain data; where the files lie does not."""
@@ -91,10 +95,11 @@ class Objective:
 
         Args:
             method: With a trial's choice.
-            report: Told the number of epochs done, over all splits, and the mean score of the splits begun.
+            report: Told the number of epochs done, over all splits, and the mean score of the splits begun; of rows by
+                themselves, also where `task.average_by` makes several of them one thing.
 
         Returns:
-            The mean over the splits of the score after the last epoch.
+            The mean over the splits of the score after the last epoch; of answers averaged by `task.average_by`.
 
         Raises:
             GivenUp: `report` did.
@@ -116,11 +121,16 @@ class Objective:
                 scores[-1] = entry[f"eval_{self.metric}"] or 0.0
                 report(epochs_done, float(np.mean(scores)))
 
-        for train, held_out in self.parts:
+        for train, held_out, things in self.parts:
             scores.append(0.0)
             model = get_ciao_model(self.backbone, config)
             try:
-                CIAOTrainer(model, arguments, on_log=on_log).train(train, held_out)
+                trainer = CIAOTrainer(model, arguments, on_log=on_log)
+                trainer.train(train, held_out)
+                if things is not None:
+                    logits = trainer.predict(held_out).logits
+                    averaged = averaged_answers(logits, check_labels(torch.as_tensor(held_out.labels), config), things)
+                    scores[-1] = float(compute_metrics(*averaged, config)[self.metric])
             finally:
                 model.unload()
         return float(np.mean(scores))
@@ -128,8 +138,9 @@ class Objective:
 
 def held_out_parts(
     task: Task, backbone: nn.Module, folder: Path, fraction: float, splits: int, seed: int
-) -> tuple[LabelSet, FeatureDataset, list[tuple[FeatureDataset, FeatureDataset]]]:
-    """The training split's labels, its stored features, and its parts: to train on, and held out.
+) -> tuple[LabelSet, FeatureDataset, list[tuple[FeatureDataset, FeatureDataset, list[str] | None]]]:
+    """The training split's labels, its stored features, and its parts: to train on, held out, and which of the latter
+    are one thing (`None` where each is by itself).
 
     Whoever `task.group_by` names is in one part alone, and so are rows that `task.average_by` makes one thing.
 
@@ -147,10 +158,11 @@ def held_out_parts(
         )
     faces = load_faces(task.dataset, task.data_dir, **dict(task.options))["train"]
     group_by = task.group_by or task.average_by
-    if group_by is not None and group_by not in faces.column_names:
-        raise DataError(
-            f"The task {task.name!r} names the column {group_by!r}; there are {listed(faces.column_names)}."
-        )
+    for column in (group_by, task.average_by):
+        if column is not None and column not in faces.column_names:
+            raise DataError(
+                f"The task {task.name!r} names the column {column!r}; there are {listed(faces.column_names)}."
+            )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):  # whoever else searches waits for the one that stores them
         stored = cache_features(backbone, faces, folder)
@@ -158,5 +170,7 @@ def held_out_parts(
     parts = []
     for number in range(splits):
         halves = hold_out(Dataset.from_dict(columns), fraction, group_by=group_by, seed=seed + number)
-        parts.append(tuple(stored.select(half["row"]) for half in halves))
+        train, held = (list(half["row"]) for half in halves)
+        things = None if task.average_by is None else [faces[task.average_by][row] for row in held]
+        parts.append((stored.select(train), stored.select(held), things))
     return labels_of(faces), stored, parts
