@@ -8,6 +8,8 @@ from ..protocol import Method
 
 # Each grid is as long as CIAO's: as much search for everybody.
 HEAD_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+POOLED_PROBE_RATES = (3e-3, 1e-2, 3e-2, 1e-1)  # few numbers to read; each has to weigh more
+FLATTENED_PROBE_RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 ADDED_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 
 _PROBE = {"inhibition": False, "contrastive_weight": 0.0, "hidden_sizes": ()}
@@ -31,8 +33,8 @@ def _added(name: str, rival: str, rates: tuple[float, ...] = ADDED_RATES, **sett
 
 
 RIVALS: tuple[Method, ...] = (
-    _head("linear probe (pooled)", config={**_PROBE, "pooling": "avg"}),
-    _head("linear probe (flattened)", config={**_PROBE, "pooling": "flatten"}),
+    _head("linear probe (pooled)", POOLED_PROBE_RATES, config={**_PROBE, "pooling": "avg"}),
+    _head("linear probe (flattened)", FLATTENED_PROBE_RATES, config={**_PROBE, "pooling": "flatten"}),
     _head("MLP head", rival="wide_head"),
     _added("LoRA r=4", "lora", rank=4),
     _added("LoRA r=16", "lora", rank=16),
