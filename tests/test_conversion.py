@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import re
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +126,76 @@ def test_keras_vgg16(name_of, network, picture, tmp_path):
         assert torch.equal(layer.bias, other.bias)
 
 
+def small_keras(path, change=lambda file, name: None):
+    """Every convolution by name, each of four numbers: enough to be read, too little to be VGG16."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w") as file:
+        for unit in UNITS:
+            for name in tf2(unit):
+                file[name] = np.zeros(4, np.float32)
+        file["predictions/predictions/kernel:0"] = np.zeros(4, np.float32)
+        name = tf2("3_2")[1]
+        del file[name]
+        change(file, name)
+
+
+def in_another_file(file, name):
+    path = file.filename.replace("mine.h5", "secret.bin")
+    np.arange(4, dtype=np.float32).tofile(path)
+    file.create_dataset(name, (4,), "f4", external=[(path, 0, 16)])
+
+
+def in_another_hdf5_file(file, name):
+    import h5py
+
+    path = file.filename.replace("mine.h5", "secret.h5")
+    with h5py.File(path, "w") as other:
+        other["numbers"] = np.arange(4, dtype=np.float32)
+    layout = h5py.VirtualLayout((4,), "f4")
+    layout[:] = h5py.VirtualSource(path, "numbers", (4,))
+    file.create_virtual_dataset(name, layout)
+
+
+@pytest.mark.parametrize("where", [in_another_file, in_another_hdf5_file])
+def test_an_hdf5_file_pulls_in_no_other_file(where, tmp_path):
+    small_keras(tmp_path / "mine.h5", where)
+    with pytest.raises(AdapterFileError, match=r"keeps the numbers of 'block3_conv2/.*bias:0' in other files, which"):
+        convert_encoder(tmp_path / "mine.h5", tmp_path / "mine")
+
+
+@pytest.mark.parametrize("shape", [(10**13,), (2**32, 2**32), (512 * 512 * 9 + 1,)], ids=["40 TB", "2^64", "+1"])
+def test_an_hdf5_file_that_says_more_numbers_than_vgg16s_is_refused_unread(shape, tmp_path):
+    small_keras(tmp_path / "mine.h5", lambda file, name: file.create_dataset(name, shape, "f4", chunks=True))
+    assert (tmp_path / "mine.h5").stat().st_size < 200_000
+    with pytest.raises(AdapterFileError, match=r"block3_conv2/.*bias:0' has shape .* largest kernel has 2,359,296"):
+        convert_encoder(tmp_path / "mine.h5", tmp_path / "mine")
+
+
+def test_an_hdf5_chunk_larger_than_what_is_taken_from_it_is_refused_unread(tmp_path):
+    def huge_chunk(file, name):
+        file.create_dataset(name, (4,), "f4", maxshape=(None,), chunks=(10**9,), fillvalue=1)
+
+    small_keras(tmp_path / "mine.h5", huge_chunk)
+    with pytest.raises(AdapterFileError, match="largest kernel has 2,359,296 numbers"):
+        convert_encoder(tmp_path / "mine.h5", tmp_path / "mine")
+
+
+def test_of_the_dense_layers_in_an_hdf5_file_only_the_names_are_kept(network, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    write_keras(network, tmp_path / "vgg16.h5", tf2)
+    with h5py.File(tmp_path / "vgg16.h5", "a") as file:
+        file.create_dataset("fc1/fc1/kernel:0", (10**13,), "f4", chunks=(1000,))
+    folder = convert_encoder(tmp_path / "vgg16.h5", tmp_path / "mine")
+    record = json.loads((folder / "config.json").read_text())["training"]["converted_from"]
+    assert record["left_out"] == ["fc1/fc1/kernel:0", "predictions/predictions/kernel:0"]
+
+
+def test_kernels_of_four_numbers_are_no_vgg16(tmp_path):
+    small_keras(tmp_path / "mine.h5", lambda file, name: file.create_dataset(name, (4,), "f4"))
+    with pytest.raises(AdapterFileError, match=r"is no VGG16: chain\.0\.weight would have 1 axes, must have 4"):
+        convert_encoder(tmp_path / "mine.h5", tmp_path / "mine")
+
+
 def test_a_keras_archive(network, tmp_path):
     write_keras(network, tmp_path / "vgg16.weights.h5", keras3)
     with zipfile.ZipFile(tmp_path / "vgg16.keras", "w") as archive:
@@ -190,10 +262,48 @@ def test_vggface_in_pytorch(order, name, network, picture, tmp_path):
     torch.testing.assert_close(answer(folder, picture), expected(network, picture, mean), atol=1e-2, rtol=1e-3)
 
 
+def test_torchvisions_other_file_of_the_same_names_is_fed_by_the_mean_and_deviation_given(network, picture, tmp_path):
+    from torchvision.models import VGG16_Weights
+
+    path = tmp_path / Path(VGG16_Weights.IMAGENET1K_FEATURES.url).name
+    torch.save({f"features.{key}": value for key, value in network.state_dict().items()}, path)
+    page = Path(__file__).parents[1].joinpath("docs", "encoders.md").read_text(encoding="utf-8")
+    _, _, options = page.partition(f"ciao convert-encoder {path.name} runs/vggface2 ")
+    assert main(["convert-encoder", str(path), str(tmp_path / "mine"), *options.splitlines()[0].split()]) == 0
+    theirs = VGG16_Weights.IMAGENET1K_FEATURES.transforms()
+    preprocessing = load_encoder(tmp_path / "mine").preprocessing
+    assert preprocessing.mean == pytest.approx(theirs.mean, rel=1e-6)
+    assert preprocessing.std == pytest.approx(theirs.std, rel=1e-6)
+    mean, std = (np.float32(values) * 255 for values in (theirs.mean, theirs.std))
+    answers = answer(tmp_path / "mine", picture), expected(network, picture, mean, std)
+    torch.testing.assert_close(*answers, atol=1e-2, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "least"),
+    [
+        ("mean", [0.485, 0.456], 0),
+        ("mean", [-1, 0, 0], 0),
+        ("mean", [float("nan")] * 3, 0),
+        ("std", [1, 1, 256], 1),
+        ("std", [0.229, 0.224, 0.225], 1),  # of pixels between 0 and 1
+        ("std", [1 / 255] * 3, 1),
+        ("std", [1, 1, float("nan")], 1),
+    ],
+)
+def test_a_mean_or_deviation_that_no_pixels_from_0_to_255_have_is_refused(name, values, least, network, tmp_path):
+    torch.save({f"features.{key}": value for key, value in network.state_dict().items()}, tmp_path / "vgg16.pth")
+    with pytest.raises(ConfigError, match=rf"`{name}` must be red, green and blue from {least} to 255.*got \["):
+        convert_encoder(tmp_path / "vgg16.pth", tmp_path / "mine", **{name: values})
+    assert not (tmp_path / "mine").exists()
+
+
 def test_on_the_command_line(network, tmp_path, capsys):
     torch.save({f"features.{key}": value for key, value in network.state_dict().items()}, tmp_path / "vgg16.pth")
     assert main(["convert-encoder", str(tmp_path / "vgg16.pth"), str(tmp_path / "mine")]) == 0
-    assert "torchvision" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "torchvision" in told
+    assert "minus 123.675 116.28 103.53, divided by 58.395 57.12 57.375" in told
     assert load_encoder(tmp_path / "mine").encoder_type == "vggface2"
     assert main(["convert-encoder", str(tmp_path / "nothing.pth"), str(tmp_path / "other")]) == 1
     assert "nothing.pth' cannot be read" in capsys.readouterr().err
@@ -213,6 +323,41 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, monkeypat
             convert_encoder(tmp_path / name, tmp_path / "mine")
     assert not (tmp_path / "ran.txt").exists()
     assert not (tmp_path / "mine").exists()
+
+
+DAMAGED = {
+    "empty": b"",
+    "text": b"hello",
+    "a page": b"<!DOCTYPE html>",
+    "an archive cut off": b"PK\x03\x04",
+    "a pickle cut off": b"\x80\x02}q\x00",
+    "a pickle of nothing": b"\x80\x02.",
+    "None": b"\x80\x02N.",
+    "attributes of None": b"\x80\x02N}b.",
+    "an entry in None": b"\x80\x02NNNs.",
+    "a text of 2 GB that is not there": b"\x80\x02X\xff\xff\xff\x7f",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=list(DAMAGED))
+def test_whatever_bytes_are_no_state_dict_the_error_says_so(content, tmp_path, capsys):
+    (tmp_path / "vgg.pth").write_bytes(content)
+    assert main(["convert-encoder", str(tmp_path / "vgg.pth"), str(tmp_path / "mine")]) == 1
+    told = capsys.readouterr().err
+    assert re.search(r"vgg\.pth' (is (empty, cut off, damaged|no state dict)|holds \w+, not a state dict)", told)
+    assert "wrote ()" not in told
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_state_dict_cut_off_anywhere_is_refused(tmp_path):
+    torch.save({"features.0.bias": torch.zeros(64)}, tmp_path / "whole.pth")
+    torch.save({"features.0.bias": torch.zeros(64)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    for name in ("whole.pth", "old.pth"):
+        content = (tmp_path / name).read_bytes()
+        for end in range(0, len(content), len(content) // 60):
+            (tmp_path / "cut.pth").write_bytes(content[:end])
+            with pytest.raises(AdapterFileError, match=r"cut\.pth' (is empty, cut off|is no state dict|holds)"):
+                convert_encoder(tmp_path / "cut.pth", tmp_path / "mine")
 
 
 @pytest.mark.parametrize(

@@ -30,11 +30,18 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     convert.add_argument(
         "--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="subtracted from the pixels, from 0 to 255"
     )
+    convert.add_argument(
+        "--std",
+        type=float,
+        nargs=3,
+        metavar=("R", "G", "B"),
+        help="what they are divided by then, from 1 to 255 (58.395 where others write 0.229)",
+    )
     convert.set_defaults(run=_convert)
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from ..checkpoints import read_json
+    from ..checkpoints import PREPROCESSOR_FILE, read_json
     from ..encoders import convert_encoder
 
     folder = convert_encoder(
@@ -43,11 +50,15 @@ def _convert(options: argparse.Namespace) -> None:
         layout=options.layout,
         channel_order=options.channel_order,
         mean=options.mean,
+        std=options.std,
     )
+    fed = read_json(folder / PREPROCESSOR_FILE)
     facts = read_json(folder / "config.json")["training"]["converted_from"]
     print(f"layout         {facts['layout']}")
     turned = ", first convolution turned to rgb" if facts["channel_order"] == "bgr" else ""
     print(f"channel order  {facts['channel_order']}{turned}")
+    mean, std = (" ".join(f"{255 * value:.7g}" for value in fed[key]) for key in ("image_mean", "image_std"))
+    print(f"pixels         minus {mean}, divided by {std}")
     print(f"left out       {len(facts['left_out'])} tensors")
     print(f"same answers   within {facts['largest_difference_of_answers']:.1e} of the largest")
     print(f"load it with   load_encoder('vggface2', weights={str(folder)!r})")

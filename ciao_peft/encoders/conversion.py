@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import pickle
 import re
@@ -31,6 +32,7 @@ ChannelOrder = Literal["auto", "rgb", "bgr"]
 _IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 _IMAGENET_CAFFE = ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
 _VGGFACE = ((129.1863, 104.7624, 93.5940), (1.0, 1.0, 1.0))
+_LARGEST_KERNEL = 512 * 512 * 3 * 3
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class _Source:
     biases: list[torch.Tensor]
     channel_order: str
     mean: tuple[float, ...]  # in RGB, of pixels from 0 to 255
-    std: tuple[float, ...]
+    std: tuple[float, ...]  # likewise
     left_out: list[str]
 
 
@@ -54,6 +56,7 @@ def convert_encoder(
     layout: Layout = "auto",
     channel_order: ChannelOrder = "auto",
     mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Path:
     """Writes a `vggface2` encoder from a file of VGG16 or VGGFace weights.
 
@@ -71,6 +74,9 @@ def convert_encoder(
             (`"bgr"`); files with names as `conv1_1.weight` exist in both, so say it there.
         mean: Red, green and blue from 0 to 255, subtracted from the pixels; by default what the layout is known for:
             ImageNet's, or VGGFace's for names as `conv1_1`. Networks of VGGFace2 had 131.0912 103.8827 91.4953.
+        std: Red, green and blue from 1 to 255, what the pixels from 0 to 255 are divided by then: 58.395 where others
+            write 0.229 for pixels between 0 and 1. By default ImageNet's for `torchvision` and 1 for the rest. A file
+            named as torchvision's `vgg16_features-amdegroot-88682ab5.pth` does not say that it needs 1, so say it here.
 
     Returns:
         The folder.
@@ -82,14 +88,20 @@ def convert_encoder(
     from .folder import save_encoder
 
     path = Path(source)
+    if layout not in get_args(Layout):
+        raise ConfigError(f"`layout` must be one of {listed(get_args(Layout))}; got {layout!r}.")
     if channel_order not in get_args(ChannelOrder):
         raise ConfigError(f"`channel_order` must be one of {listed(get_args(ChannelOrder))}; got {channel_order!r}.")
     content = _content(path)
-    found = _parse(_tensors(path, content), path, layout, channel_order, mean)
+    found = _parse(_tensors(path, content, layout), path, layout, channel_order, mean, std)
     encoder = VGGFace2()
     state = {}
     places = [i for i, module in enumerate(encoder.chain) if isinstance(module, torch.nn.Conv2d)]
     for place, kernel, bias in zip(places, found.kernels, found.biases, strict=True):
+        if kernel.ndim != 4:
+            raise AdapterFileError(
+                f"'{path}' is no VGG16: chain.{place}.weight would have {kernel.ndim} axes, must have 4."
+            )
         kernel = kernel.permute([found.axes.index(axis) for axis in "OIHW"])
         if place == 0 and found.channel_order == "bgr":
             kernel = kernel.flip(1)
@@ -123,20 +135,25 @@ def _content(path: Path) -> bytes:
         raise AdapterFileError(f"'{path}' cannot be read: {error}.") from error
 
 
-def _tensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
+def _tensors(path: Path, content: bytes, layout: str) -> dict[str, torch.Tensor]:
     if path.suffix == ".keras":
         content = _inside_keras(path, content)
     if content.startswith(b"\x89HDF"):
-        return _from_hdf5(path, content)
+        return _from_hdf5(path, content, layout)
     if path.suffix == ".safetensors":
         return parse_tensors(content, path)
     try:
         # Never without `weights_only`: a pickle runs whatever it says.
         data = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except pickle.UnpicklingError as error:
         raise AdapterFileError(
-            f"'{path}' is no state dict that can be read without running code from it: {str(error).splitlines()[0]} "
+            f"'{path}' is no state dict that can be read without running code from it: {_first_line(error)} "
             "Save `model.state_dict()` where the model can be loaded, and convert that."
+        ) from error
+    except Exception as error:  # whatever the damaged bytes lead the unpickler to
+        raise AdapterFileError(
+            f"'{path}' is empty, cut off, damaged or nothing that `torch.save` wrote ({_first_line(error)}). Its "
+            f"{len(content):,} bytes are not those of a state dict: copy or download it anew."
         ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
@@ -146,32 +163,61 @@ def _tensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
     return {str(key): value for key, value in data.items()}
 
 
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 def _inside_keras(path: Path, content: bytes) -> bytes:
     """The weights within an archive of Keras 3; what else lies in it is not looked at."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return archive.read("model.weights.h5")
-    except (zipfile.BadZipFile, KeyError, EOFError, zlib.error) as error:
+    except (zipfile.BadZipFile, KeyError, EOFError, RuntimeError, zlib.error) as error:
         raise AdapterFileError(f"'{path}' cannot be read as a model of Keras: {error}") from error
 
 
-def _from_hdf5(path: Path, content: bytes) -> dict[str, torch.Tensor]:
+def _from_hdf5(path: Path, content: bytes, layout: str) -> dict[str, torch.Tensor]:
+    """The convolutions of the layout. Of what else lies in the file only the names are kept, each with an empty tensor.
+
+    Nothing outside the file is opened, and nothing larger than VGG16's largest kernel is read, whatever the file says.
+    """
     try:
         import h5py
     except ImportError as error:
         raise ConfigError(f"'{path}' is HDF5, which needs h5py: pip install 'ciao_peft[convert]'.") from error
-    tensors = {}
+    found: dict[str, h5py.Dataset] = {}
 
     def take(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.dtype.kind == "f" and not name.startswith("optimizer_weights"):
-            tensors[name] = torch.from_numpy(item[()].astype("float32"))
+        if not isinstance(item, h5py.Dataset) or name.startswith("optimizer_weights"):
+            return
+        if item.is_virtual or item.external:
+            raise AdapterFileError(
+                f"'{path}' keeps the numbers of {name!r} in other files, which are not opened for it. Save the weights "
+                "anew, all in one file."
+            )
+        if item.dtype.kind == "f":
+            found[name] = item
+
+    def read(name: str) -> torch.Tensor:
+        item = found[name]
+        # A chunk is unpacked as a whole, and may be larger than what is taken from it.
+        if item.shape is None or max(item.size, math.prod(item.chunks or ())) > _LARGEST_KERNEL:
+            raise AdapterFileError(
+                f"'{path}' is no VGG16: {name!r} has shape {item.shape}; the largest kernel has {_LARGEST_KERNEL:,} "
+                "numbers."
+            )
+        return torch.from_numpy(item[()].astype("float32"))
 
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
             file.visititems(take)
-    except (OSError, RuntimeError, ValueError) as error:
+            _, units = _find(found, path, layout)
+            tensors = {name: read(name) for name in units.values()}
+    except AdapterFileError:  # which is an OSError too
+        raise
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:
         raise AdapterFileError(f"'{path}' cannot be read as HDF5: {error}.") from error
-    return tensors
+    return {name: tensors.get(name, torch.empty(0)) for name in found}
 
 
 # -- layouts -----------------------------------------------------------------------------------------------------------
@@ -207,19 +253,13 @@ def _keras(name: str) -> tuple[tuple[int, int], str] | None:
 _NAMES = {"torchvision": _torchvision, "vggface": _vggface, "keras": _keras}
 
 
-def _parse(
-    tensors: Mapping[str, torch.Tensor],
-    path: Path,
-    layout: str,
-    channel_order: str,
-    mean: Sequence[float] | None,
-) -> _Source:
-    if layout not in get_args(Layout):
-        raise ConfigError(f"`layout` must be one of {listed(get_args(Layout))}; got {layout!r}.")
+def _find(names: Iterable[str], path: Path, layout: str) -> tuple[str, dict[tuple, str]]:
+    """The layout, and the name in it of each of the thirteen convolutions' kernels and biases."""
+    names = list(names)
     found: dict[str, dict[tuple, str]] = {}
     for candidate in _NAMES if layout == "auto" else [layout]:
         units: dict[tuple, str] = {}
-        for name in tensors:
+        for name in names:
             if unit := _NAMES[candidate](name):
                 if unit in units:
                     raise AdapterFileError(f"'{path}' holds two networks: both {units[unit]!r} and {name!r} fit.")
@@ -230,9 +270,21 @@ def _parse(
     if missing:
         known = "no layout known here" if len(missing) == 26 else f"layout {layout!r}, but lacks {_few(missing)}"
         raise AdapterFileError(
-            f"'{path}' is in {known}. It holds {_few(tensors)}. Known are VGG16's convolutions as `features.0.weight` "
+            f"'{path}' is in {known}. It holds {_few(names)}. Known are VGG16's convolutions as `features.0.weight` "
             "(torchvision), `conv1_1.weight` (vggface) and Keras layers `block1_conv1`, `conv1_1` or `layers/conv2d`."
         )
+    return layout, units
+
+
+def _parse(
+    tensors: Mapping[str, torch.Tensor],
+    path: Path,
+    layout: str,
+    channel_order: str,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> _Source:
+    layout, units = _find(tensors, path, layout)
     faces = layout == "vggface" or (layout == "keras" and "conv1_1" in units[(1, 1), "weight"])
     if channel_order == "auto":
         if layout == "vggface":
@@ -242,21 +294,26 @@ def _parse(
                 "the command line --channel-order)."
             )
         channel_order = "bgr" if layout == "keras" else "rgb"
-    means, std = _VGGFACE if faces else _IMAGENET_CAFFE if layout == "keras" else _IMAGENET
-    if mean is not None:
-        if len(mean) != 3 or not all(0 <= value <= 255 for value in mean):
-            raise ConfigError(f"`mean` must be red, green and blue from 0 to 255; got {list(mean)}.")
-        means = tuple(map(float, mean))
+    usual_mean, usual_std = _VGGFACE if faces else _IMAGENET_CAFFE if layout == "keras" else _IMAGENET
     return _Source(
         layout=layout,
         axes="HWIO" if layout == "keras" else "OIHW",
         kernels=[tensors[units[unit, "weight"]].float() for unit in _UNITS],
         biases=[tensors[units[unit, "bias"]].float() for unit in _UNITS],
         channel_order=channel_order,
-        mean=means,
-        std=std,
+        mean=usual_mean if mean is None else _colours("mean", mean, least=0),
+        std=usual_std if std is None else _colours("std", std, least=1),
         left_out=sorted(set(tensors) - set(units.values())),
     )
+
+
+def _colours(name: str, values: Sequence[float], least: int) -> tuple[float, ...]:
+    if len(values) != 3 or not all(least <= value <= 255 for value in values):
+        raise ConfigError(
+            f"`{name}` must be red, green and blue from {least} to 255, in the units of pixels from 0 to 255 (what is "
+            f"0.229 for pixels from 0 to 1 is 58.395 here); got {list(values)}."
+        )
+    return tuple(map(float, values))
 
 
 def _few(names: Iterable[str]) -> str:
