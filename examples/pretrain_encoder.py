@@ -6,7 +6,8 @@
 Took 17 minutes on two busy cores and reached a verification AUC of 0.964 on 227 people it had never seen (0.565 with
 random weights); the learning rate, margin and scale were settled on by a few epochs of four other runs, judged by the
 same people. These are the weights of `small-face`; `--encoder vggface2` or `timm/NAME` trains another network. The
-folder `encoder/` is for `load_encoder`. Given again, a command that was cut off goes on where it was.
+folder `encoder/` is for `load_encoder`. Given again, a command that was cut off goes on where it was; with other
+settings or faces it refuses to.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from tqdm import tqdm
 from ciao_peft import Preprocessing, load_encoder, load_faces
 from ciao_peft.encoders import save_encoder
 from ciao_peft.encoders.folding import add_batch_norm, fold_batch_norm
-from ciao_peft.encoders.training import resume, save_checkpoint
+from ciao_peft.encoders.training import digest, ingredients, resume, save_checkpoint
 from ciao_peft.encoders.verification import verification_auc
 
 
@@ -71,7 +72,7 @@ def load_pixels(faces, preprocessing: Preprocessing) -> Tensor:
     One channel where every face is gray.
     """
     height, width = (math.ceil(1.5 * side) for side in preprocessing.size)
-    stored = preprocessing.replace(size=(height, width), crop_pct=1.0)
+    stored = preprocessing.replace(size=(height, width))
     pixels = torch.stack([torch.tensor(stored.fit(face["image"])) for face in tqdm(faces, "reading", disable=None)])
     pixels = pixels.permute(0, 3, 1, 2)
     gray = all(torch.equal(pixels[:, :1], pixels[:, i : i + 1]) for i in range(1, pixels.shape[1]))
@@ -198,6 +199,12 @@ def split_people(args: argparse.Namespace) -> tuple[Dataset, Dataset, dict]:
     return train, verification.select(keep), people
 
 
+def names_of_people(faces: Dataset) -> list[str]:
+    """Who is on each face; folders of a dataset go by their names, not by their numbers."""
+    feature = faces.features["person"]
+    return [feature.int2str(person) if hasattr(feature, "int2str") else str(person) for person in faces["person"]]
+
+
 def save_weights(encoder: nn.Module, card: dict, folder: Path) -> Path:
     """Float16 safetensors, and beside them what they are, as JSON."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
@@ -218,13 +225,16 @@ def main(args: argparse.Namespace) -> None:
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     encoder = load_encoder(args.encoder, pretrained=False)
-    preprocessing = encoder.preprocessing
+    # It learns from whole faces, and is to be fed whole faces afterwards: timm's networks would see their middle only.
+    encoder.preprocessing = preprocessing = encoder.preprocessing.replace(crop_pct=1.0)
 
     with accelerator.main_process_first():
         train, verification, people = split_people(args)
     accelerator.print(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in people.items()))
     number = {person: i for i, person in enumerate(sorted({*train["person"]}, key=str))}
     labels = torch.tensor([number[person] for person in train["person"]])
+    who = {"who_is_which_label": digest(names_of_people(train)), "who_verifies": digest(names_of_people(verification))}
+    made_of = ingredients(accelerator, vars(args), **people, **who)
     pixels, unseen = load_pixels(train, preprocessing), load_pixels(verification, preprocessing)
 
     def auc_of(network: nn.Module, small: bool = False) -> float:
@@ -257,7 +267,7 @@ def main(args: argparse.Namespace) -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_the_rate)
     encoder, head, optimizer = accelerator.prepare(encoder, head, optimizer)
     accelerator.register_for_checkpointing(schedule)
-    history = resume(accelerator, output)
+    history = resume(accelerator, output, made_of)
     for epoch in range(len(history), args.num_train_epochs):
         small = epoch < args.half_size_epochs
         fed = halved(preprocessing) if small else preprocessing
@@ -288,7 +298,7 @@ def main(args: argparse.Namespace) -> None:
         if accelerator.is_main_process:
             record["verification_auc"] = round(auc_of(accelerator.unwrap_model(encoder), small), 4)
         history.append(record)
-        save_checkpoint(accelerator, output, history)
+        save_checkpoint(accelerator, output, history, made_of)
         accelerator.print(", ".join(f"{name} {value}" for name, value in record.items()), flush=True)
 
     if accelerator.is_main_process:

@@ -6,13 +6,14 @@
 No label is needed. With a metadata.csv that has the columns `file_name`, `arousal` and `valence` (both in [-1, 1]),
 `--conditional` draws faces that are to show them. Pictures beside what became of them are in `reconstructions/`; the
 trained encoder is the folder `encoder/`, for `load_encoder`. Given again, a command that was cut off goes on where it
-was.
+was; with other settings or faces it refuses to.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import os
 import time
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from ciao_peft import Preprocessing, load_encoder
 from ciao_peft.encoders import save_encoder
 from ciao_peft.encoders.adversarial import Autoencoder, IdentityDistance, Judges, dense_judge, told_apart
 from ciao_peft.encoders.folding import add_batch_norm, fold_batch_norm
-from ciao_peft.encoders.training import resume, save_checkpoint
+from ciao_peft.encoders.training import digest, ingredients, resume, save_checkpoint
 
 PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 
@@ -84,7 +85,11 @@ def main(args: argparse.Namespace) -> None:
     settings = {"channels": args.channels} if args.channels else {}
     encoder = load_encoder("prior_knowledge", pretrained=False, **settings)
     paths, conditions = find_faces(Path(args.data_dir), args.conditional)
-    pixels = load_pixels(paths[: args.max_faces], encoder.preprocessing)
+    paths = paths[: args.max_faces]
+    pixels = load_pixels(paths, encoder.preprocessing)
+    which = [os.path.relpath(path, args.data_dir) for path in paths]
+    shown = [] if conditions is None else conditions[: len(paths)].flatten().tolist()
+    made_of = ingredients(accelerator, vars(args), faces=len(paths), which_faces=digest([*which, *shown]))
     if args.batch_norm:
         add_batch_norm(encoder)
     num_conditions = 0 if conditions is None else conditions.shape[1]
@@ -110,7 +115,7 @@ def main(args: argparse.Namespace) -> None:
     schedules = [torch.optim.lr_scheduler.LambdaLR(one, share_of_the_rate) for one in (optimizer, judges_optimizer)]
     accelerator.register_for_checkpointing(*schedules)
     network, judges, optimizer, judges_optimizer = accelerator.prepare(network, judges, optimizer, judges_optimizer)
-    judge, history = accelerator.unwrap_model(judges), resume(accelerator, output)
+    judge, history = accelerator.unwrap_model(judges), resume(accelerator, output, made_of)
     for epoch in range(len(history), args.num_train_epochs):
         start = time.perf_counter()
         network.train(), judges.train()
@@ -159,7 +164,7 @@ def main(args: argparse.Namespace) -> None:
                 sums[name] = sums.get(name, 0.0) + loss.item()
         means = {name: total / len(batches) for name, total in sums.items()}
         history.append({"epoch": epoch + 1, **means, "seconds": round(time.perf_counter() - start, 1)})
-        save_checkpoint(accelerator, output, history)
+        save_checkpoint(accelerator, output, history, made_of)
         if accelerator.is_main_process:
             shown = pixels[:8].float().to(accelerator.device) / 127.5 - 1
             asked = None if conditions is None else conditions[:8].to(accelerator.device)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features
 from PIL import Image
 
 from ciao_peft import Preprocessing, load_encoder
+from ciao_peft.errors import TrainingError
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +97,8 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(script, faces, tmp_p
     whole = run(tmp_path / "whole")
     save = script.save_checkpoint
 
-    def save_and_stop(accelerator, folder, history):
-        save(accelerator, folder, history)
+    def save_and_stop(accelerator, folder, history, made_of):
+        save(accelerator, folder, history, made_of)
         if len(history) == 2:
             raise KeyboardInterrupt
 
@@ -115,7 +116,42 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(script, faces, tmp_p
     assert json.loads((tmp_path / "cut" / "history.json").read_text()) == card["history"]
     one, two = ((tmp_path / name / "encoder" / "model.safetensors").read_bytes() for name in ("whole", "cut"))
     assert one == two
-    assert load_encoder(tmp_path / "cut" / "encoder").encoder_type == "small-face"
+    encoder = load_encoder(tmp_path / "cut" / "encoder")
+    assert encoder.encoder_type == "small-face"
+    assert encoder.preprocessing == load_encoder("small-face").preprocessing
+
+
+def test_a_run_goes_on_with_its_own_settings_and_people_alone(script, faces, tmp_path):
+    def run(*words):
+        line = f"--output_dir {tmp_path} --num_train_epochs 1 --batch_size 24 --cpu"
+        script.main(script.parse_args([*line.split(), *words]))
+
+    run()
+    before = (tmp_path / "encoder" / "config.json").read_bytes()
+    with pytest.raises(TrainingError, match=r"'learning_rate' was 0\.002 and is 0\.5"):
+        run("--learning_rate", "0.5")
+    with pytest.raises(TrainingError, match="'project_to' was 0 and is 5"):
+        run("--project_to", "5")
+    train, test = faces["train"], faces["test"]
+    for split, column, what in (
+        ("train", train["identity"][::-1], "who_is_which_label"),
+        ("test", [name.replace("y", "w") for name in test["identity"]], "who_verifies"),
+    ):
+        faces[split] = faces[split].remove_columns("identity").add_column("identity", column)
+        with pytest.raises(
+            TrainingError, match=f"cannot go on: '{what}' was '[0-9a-f]{{16}}' and is '[0-9a-f]{{16}}'. "
+        ):
+            run()
+        faces["train"], faces["test"] = train, test
+    assert (tmp_path / "encoder" / "config.json").read_bytes() == before
+    run("--num_train_epochs", "2")
+    assert [record["epoch"] for record in json.loads((tmp_path / "history.json").read_text())] == [1, 2]
+
+
+def test_people_go_by_the_names_of_their_folders(script):
+    feature = ClassLabel(names=["ann", "bea"])
+    faces = Dataset.from_dict({"person": [1, 0, 1]}, features=Features({"person": feature}))
+    assert script.names_of_people(faces) == ["bea", "ann", "bea"]
 
 
 def test_a_plain_chain_is_trained_with_help_that_is_gone_afterwards(script, faces, tmp_path, monkeypatch):
@@ -149,4 +185,16 @@ def test_a_model_of_timm_is_trained_and_loaded_again(script, faces, tmp_path):
     script.main(script.parse_args(words.split()))
     encoder = load_encoder(tmp_path / "encoder")
     assert encoder.architecture == {"name": "test_resnet", "num_classes": 0}
+    # timm's own transform cuts the frame off; what was trained on whole faces is fed whole faces.
+    theirs = load_encoder("timm/test_resnet", pretrained=False).preprocessing
+    assert theirs.crop_pct < 1
+    framed = Image.new("RGB", (200, 200), "white")
+    framed.paste("black", (4, 4, 196, 196))
+    shown = script.prepare(script.load_pixels([{"image": framed}], encoder.preprocessing), encoder.preprocessing)
+    fed = encoder.preprocessing(framed)
+    torch.testing.assert_close(fed[..., 0], shown[..., 0], atol=0.1, rtol=0)  # white in both
+    assert (theirs(framed)[..., 0] - shown[..., 0]).abs().min() > 1
+    card = json.loads((tmp_path / "timm_test_resnet.json").read_text())
+    assert card["preprocessing"] == encoder.preprocessing.to_dict()
+    assert encoder.preprocessing == theirs.replace(crop_pct=1.0)
     assert (tmp_path / "timm_test_resnet.safetensors").exists()

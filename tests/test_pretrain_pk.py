@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ciao_peft import load_encoder
+from ciao_peft.errors import TrainingError
 
 TINY = "--channels 4 4 4 8 --widths 8 8 4 4 4 --batch_size 4 --latent_size 6 --cpu"
 
@@ -76,8 +77,8 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(script, conditional,
     whole = run(tmp_path / "whole")
     save = script.save_checkpoint
 
-    def save_and_stop(accelerator, folder, history):
-        save(accelerator, folder, history)
+    def save_and_stop(accelerator, folder, history, made_of):
+        save(accelerator, folder, history, made_of)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(script, "save_checkpoint", save_and_stop)
@@ -101,6 +102,32 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(script, conditional,
     ]
     with Image.open(tmp_path / "whole" / "reconstructions" / "epoch-2.png") as grid:
         assert grid.size == (8 * 96, (6 if conditional else 2) * 96)
+
+
+def test_a_run_goes_on_with_its_own_settings_and_faces_alone(script, faces, tmp_path):
+    def run(words=""):
+        line = f"--data_dir {faces} --output_dir {tmp_path / 'run'} --num_train_epochs 1 {TINY} --conditional {words}"
+        script.main(script.parse_args(line.split()))
+
+    run()
+    before = (tmp_path / "run" / "encoder" / "config.json").read_bytes()
+    with pytest.raises(TrainingError, match="'latent_size' was 6 and is 7"):
+        run("--latent_size 7")
+    with pytest.raises(TrainingError, match="'max_faces' was None and is 5; 'faces' was 8 and is 5; 'which_faces' was"):
+        run("--max_faces 5")
+    table = (faces / "metadata.csv").read_text()
+    for old, new in (("b/7.png,0.7,", "b/7.png,0.6,"), ("b/7.png", "b/9.png")):
+        assert old in table
+        (faces / "metadata.csv").write_text(table.replace(old, new))
+        with pytest.raises(
+            TrainingError, match=r"cannot go on: 'which_faces' was '[0-9a-f]{16}' and is '[0-9a-f]{16}'"
+        ):
+            run()
+    assert (tmp_path / "run" / "encoder" / "config.json").read_bytes() == before
+    (faces / "metadata.csv").write_text(table)
+    faces = faces.rename(tmp_path / "elsewhere")
+    run("--num_train_epochs 2")
+    assert len(json.loads((tmp_path / "run" / "history.json").read_text())) == 2
 
 
 def test_training_draws_one_face_closer_to_itself(script, faces, tmp_path):
