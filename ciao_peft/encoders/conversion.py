@@ -164,7 +164,7 @@ def _tensors(path: Path, content: bytes, layout: str) -> dict[str, torch.Tensor]
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
 def _inside_keras(path: Path, content: bytes) -> bytes:
