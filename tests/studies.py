@@ -31,9 +31,9 @@ SIZES = {
 
 
 def record(method: str, seed: int, score: float | None, **more: Any) -> Record:
-    """One training; `score` is the main score, `scores` in `more` those beside it."""
+    """One training, a preset's with its own settings; `score` is the main score, `scores` in `more` those beside it."""
     metric = more.get("metric", "accuracy")
-    kind = METHODS[method].kind if method in METHODS else "rival"
+    preset = METHODS.get(method)
     scores = {} if score is None else {metric: score}
     shared = {
         "key": key_of({"method": method, "seed": seed, "score": score, "more": repr(more)}),
@@ -41,7 +41,10 @@ def record(method: str, seed: int, score: float | None, **more: Any) -> Record:
         "dataset": "imagefolder",
         "encoder": "small-face",
         "encoder_revision": "1",
-        "kind": kind,
+        "kind": preset.kind if preset else "rival",
+        "config": preset.config if preset else {},
+        "settings": preset.settings if preset else {},
+        "arguments": {preset.rate: preset.rates[2]} if preset else {},
         "split": "test",
         "metric": metric,
         "parameters": {"trained": SIZES[method]} if method in SIZES else {},

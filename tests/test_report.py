@@ -276,6 +276,7 @@ def test_what_is_missing_is_said(tmp_path):
         encoders=(Encoder(name="small-face"),),
         methods=methods_named([HEAD, CIAO]),
         seeds=2,
+        epochs=3,
     )
     folder = written(tmp_path, [record(HEAD, 0, 0.5)])
     plan.to_file(folder / "plan.yaml")
@@ -283,6 +284,14 @@ def test_what_is_missing_is_said(tmp_path):
     assert "- fer: nothing was trained on it." in text
     assert "- faces, small-face: decision layer has 1 of 2 seeds (1 missing)." in text
     assert "- faces, small-face: no training of decision layer + CIAO." in text
+
+
+def test_records_of_which_none_fits_the_plan_are_an_error(tmp_path):
+    folder = written(tmp_path, [record(HEAD, 0, 0.5, epochs=9.0)])
+    tasks, encoders = (Task(name="faces", dataset="imagefolder"),), (Encoder(name="small-face"),)
+    Plan(tasks=tasks, encoders=encoders, methods=methods_named([HEAD]), epochs=3).to_file(folder / "plan.yaml")
+    with pytest.raises(RecordError, match="none of its 1 records fits the plan"):
+        write_report(folder, figures=False)
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------

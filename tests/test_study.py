@@ -34,10 +34,10 @@ def test_networks_come_in_the_papers_order_and_the_rest_by_name():
 
 def test_pairs_come_in_the_plans_order():
     tasks = tuple(Task(name=name, dataset="imagefolder") for name in ("b", "a"))
-    plan = Plan(tasks=tasks, encoders=(Encoder(name="small-face"),), methods=methods_named([HEAD]))
+    plan = Plan(tasks=tasks, encoders=(Encoder(name="small-face"),), methods=methods_named([HEAD]), epochs=3)
     lines = [record(HEAD, 0, 0.5, task=task) for task in ("a", "c", "b")]
     assert [task for task, _ in Study(lines).pairs] == ["a", "c", "b"]
-    assert [task for task, _ in Study(lines, plan).pairs] == ["b", "a", "c"]
+    assert [task for task, _ in Study(lines, plan).pairs] == ["b", "a"]  # it does not ask for c
 
 
 def test_a_search_is_no_result():
@@ -116,6 +116,20 @@ def test_the_best_rival_is_the_one_furthest_ahead_among_those_that_train_no_more
     assert study.best_rival(*PAIR) == "LoRA r=4"
 
 
+def test_a_method_with_a_mask_is_no_rival_whatever_its_name():
+    """`ciao search` adds to the name of a method, and a method of one's own has any name."""
+    shared = {"kind": "network", "parameters": {"trained": 1000}}
+    lines = records({CIAO: MINE, HEAD: [0.5, 0.5, 0.5]})
+    lines += records({f"{CIAO}, searched": [0.9, 0.9, 0.9]}, config={"hidden_sizes": [64]}, **shared)
+    lines += records({"hot": [0.9, 0.9, 0.9]}, config={"temperature": 1.0, "inhibition": True}, **shared)
+    assert Study(lines).best_rival(*PAIR) == HEAD
+    lines += records({f"{HEAD}, searched": [0.6, 0.6, 0.6]}, config={"inhibition": False}, **shared)
+    lines += records({"no mask + CIAO": [0.4, 0.4, 0.4]}, config={"inhibition": False}, **shared)
+    lines += records({"LoRA r=4": [0.7, 0.7, 0.7]}, config={"inhibition": True})  # a rival reads no such setting
+    ranked = [one.other for one in Study(lines).rivals(*PAIR)]
+    assert ranked == ["LoRA r=4", f"{HEAD}, searched", HEAD, "no mask + CIAO"]
+
+
 @pytest.mark.parametrize(("share", "best"), [(1.01, "last convolution"), (1.011, HEAD)])
 def test_a_rival_may_train_one_in_a_hundred_more(share, best):
     lines = records({CIAO: MINE, HEAD: [0.7, 0.7, 0.7]})
@@ -134,14 +148,52 @@ def test_a_rival_may_train_one_in_a_hundred_more(share, best):
     ],
 )
 def test_within_a_point_is_a_one_sided_test_of_the_side_the_mean_is_on(differences, inside):
-    found, p = within_margin(differences)
+    found, p, _ = within_margin(differences)
     side = "greater" if np.mean(differences) > -0.01 else "less"
     assert p == pytest.approx(stats.ttest_1samp(differences, -0.01, alternative=side).pvalue, rel=1e-9)
     assert found is inside
 
 
 def test_one_difference_cannot_tell():
-    assert within_margin([0.5]) == (None, None)
+    assert within_margin([0.5]) == (None, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("differences", "inside", "p"),
+    [
+        ([0.0] * 2, None, 1 / 4),  # one of four choices of signs about the margin is as far above it
+        ([0.0] * 5, True, 1 / 32),
+        ([-0.02] * 4, None, 1 / 16),
+        ([-0.02] * 5, False, 1 / 32),
+        ([-0.01] * 5, None, 1.0),
+    ],
+)
+def test_differences_that_never_vary_are_within_a_point_by_their_signs_alone(differences, inside, p):
+    assert within_margin(differences) == (inside, p, 1)
+
+
+def test_being_behind_the_best_of_many_is_corrected_for_their_number():
+    """t = 4 with two degrees of freedom: P(T > t) is (1 - t / sqrt(2 + t²)) / 2."""
+    spread = math.sqrt(3) / 1000
+    behind = [-0.014 - spread, -0.014, -0.014 + spread]  # four standard errors of a thousandth beyond the margin
+    p = (1 - 4 / math.sqrt(18)) / 2
+    assert within_margin(behind) == (False, pytest.approx(p), 1)
+    assert within_margin(behind, candidates=2) == (None, pytest.approx(2 * p), 2)
+    assert within_margin(behind, candidates=50) == (None, 1.0, 50)
+    inside = [-0.02 - difference for difference in behind]  # as far on the other side of it, where nothing was chosen
+    assert within_margin(inside, candidates=50) == (True, pytest.approx(p), 1)
+
+
+def test_the_best_of_ten_rivals_within_the_margin_is_seldom_called_outside():
+    """Each truly 0.99 points ahead, over five seeds of half a point: the best looks further ahead by chance."""
+    generator = np.random.default_rng(0)
+    wrong = {1: 0, 10: 0}
+    for _ in range(400):
+        differences = -0.0099 + 0.005 * generator.normal(size=(10, 5))
+        best = differences[differences.mean(axis=1).argmin()]
+        for candidates in wrong:
+            wrong[candidates] += within_margin(best, candidates=candidates).inside is False
+    assert wrong[10] <= 0.05 * 400 < wrong[1]
 
 
 def test_the_sampling_error_of_an_accuracy_is_binomial():
@@ -150,6 +202,12 @@ def test_the_sampling_error_of_an_accuracy_is_binomial():
     other = Study(records({HEAD: [0.8]}, metric="macro_f1")).results(*PAIR)[HEAD]
     assert sampling_error(other) is None
     assert sampling_error(Study([record(HEAD, 0, 0.8, samples={})]).results(*PAIR)[HEAD]) is None
+
+
+def test_frames_whose_answers_are_averaged_are_as_many_tests_as_clips():
+    samples = {"train": 100, "test": 400, "scored": 16}
+    result = Study([record(HEAD, 0, 0.8, samples=samples)]).results(*PAIR)[HEAD]
+    assert sampling_error(result) == pytest.approx(0.1)  # sqrt(0.8 * 0.2 / 16)
 
 
 def test_confusions_are_summed_over_seeds():

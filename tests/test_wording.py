@@ -17,7 +17,7 @@ PAPER = "Of the paper's tasks not run here: "
 
 def plan(**changes) -> Plan:
     settings = {"tasks": (Task(name="faces", dataset="imagefolder"),), "encoders": (Encoder(name="small-face"),)}
-    return Plan(**(settings | {"methods": methods_named([HEAD, CIAO]), "seeds": 3} | changes))
+    return Plan(**(settings | {"methods": methods_named([HEAD, CIAO]), "seeds": 3, "epochs": 3} | changes))
 
 
 def said(study: Study) -> list[str]:
@@ -86,6 +86,22 @@ def test_being_behind_the_best_rival_is_said():
     assert "CIAO is behind. It does not come within one point of it" in text
 
 
+def test_two_seeds_that_agree_to_the_last_face_say_no_more_than_two_seeds():
+    """Accuracies are counts: +2.0 points twice happens by chance, in 2 of 4 choices of signs."""
+    text = finding(Study(records({CIAO: [0.82, 0.72], HEAD: [0.80, 0.70]})), *PAIR)
+    assert "p = 0.500 after Holm, 2 pairs), no difference that these seeds can tell from chance" in text
+    assert "CIAO is ahead" not in text
+    assert "cannot tell (one-sided sign-flip test, as the differences do not vary, p = 0.250)" in text
+
+
+def test_a_rival_that_is_the_best_of_several_is_tested_as_such():
+    """t = 4 over three seeds: p = 0.0286 alone, twice that for the better of two."""
+    spread = 3**0.5 / 1000
+    scores = {CIAO: [0.80] * 3, HEAD: [0.5, 0.6, 0.7], "LoRA r=4": [0.814 - spread, 0.814, 0.814 + spread]}
+    text = finding(Study(records(scores)), *PAIR)
+    assert "these seeds cannot tell (one-sided paired t-test, p = 0.057 after Bonferroni for 2 rivals)" in text
+
+
 def test_a_rival_that_trains_more_leaves_the_question_open():
     text = finding(Study(records({CIAO: MINE, "full": [0.9, 0.9, 0.9]})), *PAIR)
     assert "how it stands among them is open" in text
@@ -109,6 +125,13 @@ def test_balanced_accuracy_is_reported_against_the_same_rival():
 def test_the_number_of_test_faces_bounds_what_seeds_can_say():
     # sqrt(0.8 * 0.2 / 400) = 0.02
     assert "±2.0 points (one standard error)" in finding(Study(records({CIAO: [0.79, 0.81], HEAD: [0.7, 0.71]})), *PAIR)
+
+
+def test_what_is_averaged_over_clips_is_counted_in_clips():
+    samples = {"train": 100, "test": 400, "scored": 16}  # sqrt(0.8 * 0.2 / 16) = 0.1
+    text = finding(Study(records({CIAO: [0.79, 0.81], HEAD: [0.7, 0.71]}, samples=samples)), *PAIR)
+    assert "on these 16 clips or other groups of test faces" in text
+    assert "±10.0 points (one standard error)" in text
 
 
 # -- what is missing ---------------------------------------------------------------------------------------------------
@@ -158,6 +181,38 @@ def test_seeds_with_different_settings_are_pointed_out():
     assert said(Study(lines)) == [
         "faces, small-face: decision layer was trained with different settings in different seeds."
     ]
+
+
+def test_records_of_an_earlier_plan_are_left_aside_and_counted():
+    lines = [*records({HEAD: MINE, CIAO: MINE}), *records({HEAD: [0.1, 0.2]}, epochs=9.0), record("full", 0, 0.9)]
+    assert said(Study(lines, plan())) == [
+        "Left aside, because they do not fit the plan as it is now: 3 of 9 records (2 of decision layer; 1 of full). "
+        "They are of other epochs, settings, rates or seeds, or of what the plan does not name."
+    ]
+    assert said(Study(records({HEAD: MINE, CIAO: [0.5, 0.6]}), plan(epochs=9, seeds=2)))[1:] == [
+        "Left aside, because they do not fit the plan as it is now: 5 of 5 records (3 of decision layer; 2 of decision "
+        "layer + CIAO). They are of other epochs, settings, rates or seeds, or of what the plan does not name."
+    ]
+
+
+def test_clips_and_the_frames_of_as_many_clips_compare():
+    frames = records({HEAD: MINE}, samples={"train": 90, "test": 30, "scored": 10}, config={"inhibition": False})
+    clips = records({CIAO: MINE}, samples={"train": 30, "test": 10, "scored": 10}, config={"frames": 3})
+    assert said(Study([*frames, *clips])) == []
+    fewer = records({CIAO: MINE}, samples={"train": 29, "test": 9, "scored": 9}, config={"frames": 3})
+    assert said(Study([*frames, *fewer])) == [
+        "faces, small-face: the trainings are of 2 different numbers of test faces or clips; they do not compare."
+    ]
+    other = records({"full": MINE}, samples={"train": 80, "test": 30, "scored": 10})
+    assert said(Study([*frames, *clips, *other])) == [
+        "faces, small-face: the trainings are of 2 different numbers of training faces; they do not compare."
+    ]
+
+
+def test_arousal_and_valence_are_missing_where_only_categories_were_learned():
+    (line,) = missing(Study(records({HEAD: MINE}, task="affectnet", dataset="affectnet")))
+    assert "AffectNet, arousal; AffectNet, valence; FER;" in line
+    assert "categorical" not in line
 
 
 def test_the_papers_tasks_that_were_not_run_are_listed():

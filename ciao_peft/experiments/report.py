@@ -61,9 +61,15 @@ def load_study(source: str | os.PathLike | Iterable[Record], *, plan: Plan | Non
             "trains and writes one."
         )
     study = Study(records, plan)
+    if not study.records:
+        raise RecordError(
+            f"There is nothing to report in {where}: none of its {len(records)} records fits the plan, which asks for "
+            "other tasks, encoders, methods, epochs, settings or seeds. Give the plan that they were made for, or go "
+            "on with `ciao reproduce`."
+        )
     if not study.pairs:
         raise RecordError(
-            f"There is nothing to report in {where} yet: its {len(records)} trainings are all of learning-rate "
+            f"There is nothing to report in {where} yet: its {len(study.records)} trainings are all of learning-rate "
             "searches, none is scored on a test split. `ciao reproduce` goes on where it stopped."
         )
     return study

@@ -6,13 +6,16 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from .paper import SCHEMES, WITH_CIAO
+from .planned import fits
 from .protocol import RATE_NAMES, Plan
 from .records import Record
 from .statistics import Comparison, Summary, compare, holm, summarize, t_test
+from .tasks import TASKS
 
 CIAO = "decision layer + CIAO"
 NETWORKS = tuple(name + mark for name in reversed(SCHEMES) for mark in ("", WITH_CIAO))
@@ -47,6 +50,16 @@ class Result:
     def trained(self) -> int | None:
         """Trained parameters, the same for every seed; `None` where the records do not say."""
         return self.records[-1].parameters.get("trained")
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether it trains CIAO's mask: adapters of ours do, unless their config says `inhibition: false`."""
+        return self.kind != "rival" and bool(self.records[-1].config.get("inhibition", True))
+
+    @property
+    def scored(self) -> int | None:
+        """Things scored: test faces, or clips where the answers to their frames are averaged."""
+        return scored(self.records[-1])
 
     @property
     def seconds(self) -> float:
@@ -99,8 +112,12 @@ class Study:
 
     Args:
         records: As `read_records` gives them.
-        plan: What was to be trained, where it is known; without it, each method is expected to have all seeds that
-            there are.
+        plan: What was to be trained, where it is known: records that do not fit it, such as those of other epochs, are
+            left aside, and one with the rate that the search chose goes before a later one with another. Without it,
+            each method is expected to have all seeds that there are.
+
+    Attributes:
+        aside: Records that do not fit the plan; `records` are then the others.
 
     Example:
         >>> from ciao_peft.experiments import Record
@@ -113,26 +130,31 @@ class Study:
 
     records: Iterable[Record]
     plan: Plan | None = None
+    aside: list[Record] = field(init=False)
     results_by: dict[tuple[str, str], dict[str, Result]] = field(init=False)
     searches_by: dict[tuple[str, str], dict[str, list[Trial]]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.records = list(self.records)
-        newest: dict[tuple, Record] = {}
-        for record in self.records:
-            tried = tuple(record.arguments.get(name) for name in RATE_NAMES) if record.split == "validation" else None
-            newest[record.task, record.encoder, record.method, record.split, record.seed, tried] = record
+        given, self.records, self.aside = self.records, [], []
+        for record in given:
+            (self.records if self.plan is None or fits(record, self.plan) else self.aside).append(record)
         by: dict[str, dict[tuple[str, str, str], list[Record]]] = {"test": {}, "validation": {}}
-        for record in newest.values():
+        for record in self.records:
             by[record.split].setdefault((record.task, record.encoder, record.method), []).append(record)
 
         searches: dict[tuple[str, str], dict[str, list[Trial]]] = defaultdict(dict)
         for (task, encoder, method), found in by["validation"].items():
-            searches[task, encoder][method] = _trials(found)
+            newest = {(r.seed, *(r.arguments.get(name) for name in RATE_NAMES)): r for r in found}
+            searches[task, encoder][method] = _trials(list(newest.values()))
         results: dict[tuple[str, str], dict[str, Result]] = defaultdict(dict)
         for (task, encoder, method), found in by["test"].items():
-            found.sort(key=lambda record: record.seed)
-            rate = _rate(found[-1], searches[task, encoder].get(method, []))
+            trials = searches[task, encoder].get(method, [])
+            if self.plan is not None and trials:  # the grid may have been another in between
+                best = max(trials, key=lambda trial: trial.mean)
+                found.sort(key=lambda record: record.arguments.get(best.name) == best.rate)
+            newest = {record.seed: record for record in found}
+            found = [newest[seed] for seed in sorted(newest)]
+            rate = _rate(found[-1], trials)
             results[task, encoder][method] = Result(task, encoder, method, tuple(found), rate)
         self.results_by = {key: {name: results[key][name] for name in _ordered(results[key])} for key in results}
         self.searches_by = {key: {name: value[name] for name in _ordered(value)} for key, value in searches.items()}
@@ -143,10 +165,23 @@ class Study:
         if self.plan is None:
             return list(self.results_by)
         planned = [(task.name, encoder.name) for task in self.plan.tasks for encoder in self.plan.encoders]
-        return [
-            *(pair for pair in planned if pair in self.results_by),
-            *(p for p in self.results_by if p not in planned),
-        ]
+        return [pair for pair in planned if pair in self.results_by]
+
+    @property
+    def ran(self) -> set[tuple[str, str]]:
+        """Datasets, each with every score that a result on it has."""
+        records = [r for results in self.results_by.values() for result in results.values() for r in result.records]
+        return {(record.dataset, score) for record in records for score in record.scores}
+
+    def protocol(self, task: str) -> str | None:
+        """How a task's dataset is split; `None` where neither the plan nor the presets know it."""
+        from ..data import PROTOCOLS
+
+        known = TASKS if self.plan is None else {one.name: one for one in self.plan.tasks}
+        if task not in known:
+            return None
+        there = PROTOCOLS.get(known[task].dataset)
+        return known[task].options.get("protocol", there[0] if there else None)
 
     def results(self, task: str, encoder: str) -> dict[str, Result]:
         """By method: the networks of the paper in its order, then rivals and ablations by name."""
@@ -186,47 +221,74 @@ class Study:
         ]
         return sorted(found, key=lambda one: -one.comparison.difference.mean)
 
-    def best_rival(self, task: str, encoder: str) -> str | None:
-        """Of the methods without CIAO that train no more numbers, the one furthest ahead of it (or least behind)."""
+    def rivals(self, task: str, encoder: str) -> list[Against]:
+        """CIAO against each method without a mask that trains no more numbers, that furthest ahead (or least behind)
+        first."""
         results = self.results(task, encoder)
         if CIAO not in results or results[CIAO].trained is None:
-            return None
+            return []
         limit = AS_MANY * results[CIAO].trained
-        for one in reversed(self.comparisons(task, encoder, ("network", "rival"))):
-            rival = results[one.other]
-            if rival.trained is not None and rival.trained <= limit and not one.other.endswith(WITH_CIAO):
-                return one.other
-        return None
+        others = reversed(self.comparisons(task, encoder, ("network", "rival")))
+        found = [(one, results[one.other]) for one in others]
+        return [one for one, r in found if not r.has_mask and r.trained is not None and r.trained <= limit]
+
+    def best_rival(self, task: str, encoder: str) -> str | None:
+        """The first of `rivals`; `None` where there is none."""
+        return next((one.other for one in self.rivals(task, encoder)), None)
 
 
-def within_margin(differences: Iterable[float], margin: float = MARGIN) -> tuple[bool | None, float | None]:
+class Within(NamedTuple):
+    """Whether one method is less than a margin behind another.
+
+    Args:
+        inside: `True` (it is), `False` (it is further behind) or `None` (the seeds cannot tell).
+        p: Of the one-sided test of the side that the mean is on; `None` for one difference.
+        times: What p was multiplied by, because the other method was the best of so many.
+    """
+
+    inside: bool | None
+    p: float | None
+    times: int = 1
+
+
+def within_margin(differences: Iterable[float], margin: float = MARGIN, *, candidates: int = 1) -> Within:
     """Whether the first method is less than `margin` behind the second, as far as the differences over seeds can tell.
 
-    Returns:
-        `True` (it is), `False` (it is further behind) or `None` (they cannot tell), and the p of the one-sided paired
-        t-test of the side that the mean is on; `None` for one difference.
+    Args:
+        differences: Paired by seed, the first minus the second.
+        margin: As scores are, a fraction.
+        candidates: Of how many methods the second was chosen as the one furthest ahead. The best of many is ahead by
+            chance as well: the p of "further behind" is corrected after Bonferroni. That of "less behind" needs no
+            correction, as the choice speaks against it.
 
     Example:
-        >>> within_margin([-0.001, 0.002, 0.001])[0], within_margin([-0.02, -0.021, -0.022])[0]
+        >>> within_margin([-0.001, 0.002, 0.001]).inside, within_margin([-0.02, -0.021, -0.022]).inside
         (True, False)
-        >>> within_margin([-0.02, 0.0, 0.01])[0] is None
+        >>> within_margin([-0.02, 0.0, 0.01]).inside is None
         True
+        >>> within_margin([-0.02, -0.024, -0.028]).inside, within_margin([-0.02, -0.024, -0.028], candidates=4).inside
+        (False, None)
     """
     differences = np.asarray(list(differences))
     if len(differences) < 2:
-        return None, None
+        return Within(None, None)
     inside = bool(differences.mean() > -margin)
-    p = t_test(differences, above=-margin) if inside else t_test(-differences, above=margin)
-    return (inside if p < LEVEL else None), p
+    times = 1 if inside else candidates
+    p = min(1.0, times * (t_test(differences, above=-margin) if inside else t_test(-differences, above=margin)))
+    return Within(inside if p < LEVEL else None, p, times)
+
+
+def scored(record: Record) -> int | None:
+    """Things that a record's scores are of: clips where the answers to their frames are averaged, else test rows."""
+    return record.samples.get("scored", record.samples.get("test"))
 
 
 def sampling_error(result: Result) -> float | None:
-    """Standard error of an accuracy from the number of test faces alone, which no number of seeds makes smaller."""
-    faces = result.records[-1].samples.get("test")
-    if not faces or result.metric != "accuracy":
+    """Standard error of an accuracy from the number of things scored alone, which no number of seeds makes smaller."""
+    if not result.scored or result.metric != "accuracy":
         return None
     accuracy = result.summary().mean
-    return math.sqrt(max(accuracy * (1 - accuracy), 0.0) / faces)
+    return math.sqrt(max(accuracy * (1 - accuracy), 0.0) / result.scored)
 
 
 def _ordered(results: Mapping[str, object]) -> list[str]:

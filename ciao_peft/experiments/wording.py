@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from .paper import TABLE_I
 from .statistics import Summary
-from .study import CIAO, LEVEL, MARGIN, NETWORKS, Against, Result, Study, sampling_error, within_margin
+from .study import CIAO, LEVEL, MARGIN, NETWORKS, Against, Result, Study, sampling_error, scored, within_margin
 
 NOTHING = "–"
 SCORE_NAMES = {
@@ -107,18 +108,19 @@ def finding(study: Study, task: str, encoder: str) -> str:
         f"{_over(mine)}."
     ]
     against = {one.other: one for one in study.comparisons(task, encoder, ("network", "rival"))}
+    rivals = study.rivals(task, encoder)
     if "decision layer" in against:
         text.append(f"Against the same head without it: {_gap(against['decision layer'])}.")
-    best = study.best_rival(task, encoder)
+    best = rivals[0].other if rivals else None
     if best is None:
         text.append("No rival with as many trained parameters was run: how it stands among them is open.")
     elif best == "decision layer":
-        text.append(f"That head is the best of the rivals that train no more parameters. {_verdict(against[best])}")
+        text.append(f"That head is the best of the rivals that train no more parameters. {_verdict(rivals)}")
     else:
         rival = results[best]
         text.append(
             f"The best rival that trains no more parameters ({rival.trained:,} against {mine.trained:,}) is “{best}” "
-            f"with {spread(rival.summary(), metric)}: {_gap(against[best])}. {_verdict(against[best])}"
+            f"with {spread(rival.summary(), metric)}: {_gap(against[best])}. {_verdict(rivals)}"
         )
     for beside in study.metrics(task, encoder)[1:]:
         if best is None or beside != "balanced_accuracy":
@@ -128,9 +130,10 @@ def finding(study: Study, task: str, encoder: str) -> str:
             text.append(f"In {score_name(beside)}, against the same rival: {_gap(other[best])}.")
     error = sampling_error(mine)
     if error is not None:
-        faces = mine.records[-1].samples["test"]
+        averaged = mine.scored != mine.records[-1].samples.get("test")
+        what = "clips or other groups of test faces" if averaged else "test faces"
         text.append(
-            f"All this is about seeds, on these {faces:,} test faces; another sample of as many faces would move an "
+            f"All this is about seeds, on these {mine.scored:,} {what}; another sample of as many would move an "
             f"accuracy by about ±{number(error, metric)} points (one standard error)."
         )
     return " ".join(text)
@@ -160,13 +163,17 @@ def _gap(against: Against) -> str:
     return text + (", CIAO is ahead" if difference.mean > 0 else ", CIAO is behind")
 
 
-def _verdict(against: Against) -> str:
-    """Whether CIAO comes within one point of a rival."""
-    margin = "one point" if in_percent(against.metric) else f"{MARGIN:g}"
-    inside, p = within_margin(against.differences)
+def _verdict(rivals: list[Against]) -> str:
+    """Whether CIAO comes within one point of the best of its rivals."""
+    best = rivals[0]
+    margin = "one point" if in_percent(best.metric) else f"{MARGIN:g}"
+    inside, p, times = within_margin(best.differences, candidates=len(rivals))
     if p is None:
         return f"Whether it comes within {margin} of it, one seed cannot tell."
-    tested = f"one-sided paired t-test, p {'' if p < 0.001 else '= '}{p_value(p)}"
+    # Without spread a t-test says nothing, see `t_test`.
+    test = "paired t-test" if best.comparison.difference.sd else "sign-flip test, as the differences do not vary"
+    tested = f"one-sided {test}, p {'' if p < 0.001 else '= '}{p_value(p)}"
+    tested += f" after Bonferroni for {times} rivals" if times > 1 else ""
     if inside is None:
         return f"Whether it comes within {margin} of it, these seeds cannot tell ({tested})."
     return f"It {'comes' if inside else 'does not come'} within {margin} of it ({tested})."
@@ -207,10 +214,17 @@ def missing(study: Study) -> list[str]:
                 f"{task}, {encoder}: {name} has {len(there)} of {len(seeds)} seeds ({_listing(absent)} missing)."
             )
     lines += [f"{task}, {encoder}: no training of {'; '.join(names)}." for (task, encoder), names in untrained.items()]
+    if study.aside:
+        counts = Counter(record.method for record in study.aside)
+        names = "; ".join(f"{count:,} of {name}" for name, count in counts.items())
+        lines.append(
+            f"Left aside, because they do not fit the plan as it is now: {len(study.aside):,} of "
+            f"{len(study.aside) + len(study.records):,} records ({names}). They are of other epochs, settings, rates "
+            "or seeds, or of what the plan does not name."
+        )
     for (task, encoder), results in study.results_by.items():
         lines += _mixed(task, encoder, results)
-    ran = {result.records[0].dataset for results in study.results_by.values() for result in results.values()}
-    absent = list(dict.fromkeys(row.task for row in TABLE_I if row.dataset not in ran))
+    absent = list(dict.fromkeys(row.task for row in TABLE_I if (row.dataset, row.score) not in study.ran))
     if absent:
         lines.append(f"Of the paper's tasks not run here: {'; '.join(absent)}.")
     return lines
@@ -220,10 +234,13 @@ def _mixed(task: str, encoder: str, results: dict[str, Result]) -> list[str]:
     """Records that stand in one table though they were not made alike."""
     lines = []
     records = [record for result in results.values() for record in result.records]
+    trained = {bool(r.config.get("frames")): set() for r in records}  # on faces, or on clips of them: two ways to count
+    for record in records:
+        trained[bool(record.config.get("frames"))].add(record.samples.get("train"))
     for what, values in (
         ("weights of the encoder", {record.encoder_revision for record in records}),
-        ("numbers of training faces", {record.samples.get("train") for record in records}),
-        ("numbers of test faces", {record.samples.get("test") for record in records}),
+        ("numbers of training faces", max(trained.values(), key=len, default=set())),
+        ("numbers of test faces or clips", {scored(record) for record in records}),
     ):
         if len(values) > 1:
             lines.append(
