@@ -7,6 +7,7 @@ import math
 import pytest
 from studies import HEAD, SIZES, record, records, searched
 
+from ciao_peft.experiments import Encoder, Plan, Task, methods_named
 from ciao_peft.experiments.study import CIAO, Study
 from ciao_peft.experiments.tables import (
     Table,
@@ -100,6 +101,51 @@ def test_table_two_is_the_papers_rivals_and_our_own_numbers():
     ]
 
 
+def test_categories_and_affects_of_one_dataset_stand_in_their_own_rows():
+    shared = {"dataset": "affectnet", "encoder": "vggface2"}
+    categories = record(CIAO, 0, 0.61, task="affectnet", **shared)
+    affects = record(CIAO, 0, 0.5, task="affectnet_av", metric="concordance", **shared)
+    affects.scores.update(concordance_arousal=0.41, concordance_valence=0.59)
+    for lines in ([categories, affects], [affects, categories]):
+        table = table_two(Study(lines))
+        here = {row[0]: row[3] for row in texts(table) if row[1] == "VGG, decision layer + CIAO"}
+        assert here == {
+            "AffectNet, arousal": "0.410",
+            "AffectNet, valence": "0.590",
+            "AffectNet, categorical": "61.0",
+        }
+    assert {row[0] for row in texts(table_two(Study([categories])))} == {"AffectNet, categorical"}
+
+
+def test_beside_the_papers_jaffe_stands_the_task_that_is_split_as_the_paper_says():
+    shared = {"dataset": "jaffe", "encoder": "vggface2"}
+    by_emotion = record(CIAO, 0, 0.9, task="jaffe", **shared)
+    by_person = record(CIAO, 0, 0.6, task="jaffe_subjects", **shared)
+    for lines in ([by_emotion, by_person], [by_person, by_emotion]):
+        table = table_two(Study(lines))
+        assert column(table, "here") == ["–", "–", "–", "90.0"]
+        assert "jaffe_subjects" not in table.note
+    alone = table_two(Study([by_person]))
+    assert column(alone, "here") == ["–", "–", "–", "60.0"]
+    assert "JAFFE is the task “jaffe_subjects”, which is not split as the paper splits it" in alone.note
+
+
+def test_a_plan_says_how_a_task_of_ones_own_is_split():
+    tasks = tuple(
+        Task(name=name, dataset="jaffe", options={} if protocol is None else {"protocol": protocol})
+        for name, protocol in (("a", None), ("b", "leave-one-emotion-out"))
+    )
+    plan = Plan(tasks=tasks, encoders=(Encoder(name="vggface2"),), methods=methods_named([CIAO]), epochs=3)
+    lines = [record(CIAO, 0, s, task=name, dataset="jaffe", encoder="vggface2") for name, s in (("a", 0.6), ("b", 0.9))]
+    assert column(table_two(Study(lines, plan)), "here")[-1] == "90.0"
+    assert [Study(lines, plan).protocol(name) for name in "abc"] == [
+        "leave-one-subject-out",  # the default of JAFFE
+        "leave-one-emotion-out",
+        None,
+    ]
+    assert Study(lines).protocol("a") is None
+
+
 # -- methods side by side ----------------------------------------------------------------------------------------------
 
 
@@ -159,6 +205,16 @@ def test_the_headline_is_ciao_against_its_head_and_the_best_rival():
 def test_a_headline_says_whether_ciao_is_within_a_point(rival, verdict):
     study = Study(records({CIAO: [0.80, 0.81], "LoRA r=4": rival}))
     assert column(headlines(study), "within a point") == [verdict]
+
+
+def test_no_rival_is_the_best_of_many_for_certain_by_chance():
+    """t = 4 over three seeds is p = 0.029 alone, and 0.057 for the better of two rivals."""
+    spread = math.sqrt(3) / 1000
+    ahead = [0.80 + 0.014 + step for step in (-spread, 0, spread)]
+    one = {CIAO: [0.80] * 3, "LoRA r=4": ahead}
+    assert column(headlines(Study(records(one))), "within a point") == ["no"]
+    two = one | {"LoRA r=16": [0.5, 0.6, 0.7]}
+    assert column(headlines(Study(records(two))), "within a point") == ["cannot tell"]
 
 
 # -- parameters, learning rates, settings ------------------------------------------------------------------------------

@@ -17,6 +17,10 @@ SCHEMES = {"full": "Full", "last convolution": "LC", "decision layer": "DL"}
 WITH_CIAO = " + CIAO"
 
 
+# How the paper splits a dataset, where that is not the first of `PROTOCOLS`.
+_WORDED = {"jaffe": "leave-one-emotion-out"}
+
+
 @dataclass(frozen=True)
 class PaperScore:
     """One number of Table I.
@@ -186,6 +190,18 @@ def paper_scores(dataset: str, encoder: str, method: str) -> dict[str, float]:
     return {
         row.score: row.value for row in TABLE_I if (row.dataset, row.encoder, row.method) == (dataset, encoder, method)
     }
+
+
+def paper_protocol(dataset: str) -> str | None:
+    """How the paper splits a dataset, as `load_faces` calls it; `None` for a dataset of one's own.
+
+    Example:
+        >>> paper_protocol("jaffe"), paper_protocol("ferplus"), paper_protocol("mine")
+        ('leave-one-emotion-out', 'official', None)
+    """
+    from ..data import PROTOCOLS
+
+    return _WORDED.get(dataset, PROTOCOLS.get(dataset, (None,))[0])
 
 
 def trained_beside_head(encoder: str, method: str) -> int | None:
