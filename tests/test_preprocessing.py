@@ -400,6 +400,32 @@ def test_a_timm_model_for_gray_pictures_is_fed_gray_ones():
     assert model.eval()(preprocessing.replace(size=(32, 32))(noise())).shape == (1, 1000)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "size"),
+    [
+        ("resnet18", {"stem_type": "deep"}, (3, 224, 224)),
+        ("resnet18", {"stem_type": "deep", "in_chans": 1}, (1, 224, 224)),
+        ("tresnet_m", {}, (3, 224, 224)),
+        ("test_convnext", {"features_only": True}, (3, 160, 160)),
+        ("test_maxvit", {"img_size": 64}, (3, 64, 64)),
+    ],
+)
+def test_a_timm_model_is_fed_pixels_of_the_channels_and_sides_it_was_made_with(name, settings, size):
+    import timm
+
+    with torch.device("meta"):
+        model = timm.create_model(name, pretrained=False, **settings)
+    assert Preprocessing.for_backbone(model).input_size == size
+
+
+def test_a_timm_model_of_four_channels_is_fed_no_pictures():
+    import timm
+
+    with torch.device("meta"):
+        model = timm.create_model("test_resnet", pretrained=False, in_chans=4)
+    assert Preprocessing.for_backbone(model) is None
+
+
 PROCESSORS = {
     "ViT": {"size": {"height": 48, "width": 32}},
     "BiT": {"size": {"shortest_edge": 40}, "crop_size": {"height": 36, "width": 36}},
@@ -429,6 +455,47 @@ def test_a_processor_of_transformers_is_followed(kind, source):
     values = preprocessing(picture)[0]
     assert values.shape == expected.shape
     torch.testing.assert_close(values, expected.float(), rtol=0, atol=1e-5)
+
+
+# What older files, and some of today's, leave out is up to the class.
+LEAVING_OUT = {
+    "Beit": {"size": 48},
+    "Bit": {"size": {"shortest_edge": 56}, "crop_size": 48},
+    "CLIP": {"size": 56, "crop_size": 48, "do_center_crop": True},
+    "ConvNext": {"size": 56},
+    "DPT": {"size": 48},
+    "DeiT": {"size": 256},
+    "EfficientNet": {"size": 48},
+    "Levit": {"size": 224, "do_center_crop": True},
+    "MobileNetV1": {"size": {"shortest_edge": 256}},
+    "MobileNetV2": {"size": 256, "do_center_crop": True},
+    "MobileViT": {"size": 288, "do_normalize": True},
+    "PoolFormer": {"size": 224, "do_resize_and_center_crop": True, "crop_pct": 0.9},
+    "Pvt": {"size": 48},
+    "Segformer": {"size": 48},
+    "Siglip": {"size": {"height": 48, "width": 40}},
+    "ViT": {"size": 48},
+}
+
+
+@pytest.mark.parametrize("kind", LEAVING_OUT)
+def test_what_a_processors_file_leaves_out_is_what_its_class_does(kind):
+    import transformers
+
+    data = LEAVING_OUT[kind] | {"feature_extractor_type": f"{kind}FeatureExtractor"}
+    processor, picture = getattr(transformers, f"{kind}ImageProcessorPil").from_dict({**data}), noise(120, 90)
+    expected = torch.tensor(np.array(processor(picture)["pixel_values"][0]))
+    values = Preprocessing.from_image_processor(data)(picture)[0]
+    assert values.shape == expected.shape
+    torch.testing.assert_close(values, expected.float(), rtol=0, atol=1e-5)
+
+
+def test_levit_and_poolformer_cut_out_their_size_where_they_name_no_crop():
+    # Shorter edges of int(256 / 224 * 112) and int(112 / 0.9); each file means 112.
+    for kind, edge in (("Levit", 128), ("PoolFormer", 124)):
+        data = {"size": 112, "do_center_crop": True, "feature_extractor_type": f"{kind}FeatureExtractor"}
+        preprocessing = Preprocessing.from_image_processor(data)
+        assert (preprocessing.size, preprocessing.crop_pct) == ((112, 112), pytest.approx(112 / edge))
 
 
 def test_a_processor_that_uses_torchvision_is_followed_to_a_step_of_256():
@@ -473,14 +540,24 @@ def test_a_model_of_transformers_finds_the_file_it_was_loaded_with(tmp_path):
         ({"size": {"shortest_edge": 64, "longest_edge": 96}}, "must have 'height' and 'width' or 'shortest_edge'"),
         ({"size": {"height": 8, "width": 8}, "do_pad": True}, "asks for `do_pad`, which `Preprocessing` does not do"),
         ({"size": {"height": 8, "width": 8}, "do_resize": False}, "does not resize; an encoder needs one size"),
-        ({"size": {"height": 8, "width": 8}, "resample": 17}, "`resample` must be Pillow's number of a filter"),
-        ({"size": {"height": 8, "width": 8}, "image_mean": [0.5]}, "must have three numbers"),
         (
-            {"size": {"shortest_edge": 8}, "do_center_crop": True, "crop_size": {"height": 9, "width": 9}},
+            {"size": {"height": 8, "width": 8}, "do_normalize": False, "resample": 17},
+            "`resample` must be Pillow's number of a filter",
+        ),
+        ({"size": 8, "image_mean": [0.5], "image_std": [0.5]}, "must have three numbers"),
+        ({"size": 8}, "The image processor normalises, and its file does not say with which `image_mean`"),
+        (
+            {"size": {"height": 8, "width": 8}, "image_mean": 0.5, "image_processor_type": "MineImageProcessor"},
+            "Mine image processor normalises, and its file does not say",
+        ),
+        ({"size": 8, "image_processor_type": "DPTImageProcessor", "keep_aspect_ratio": True}, "`keep_aspect_ratio`"),
+        ({"size": 8, "image_processor_type": "SiglipImageProcessor"}, "Siglip image processor keeps the ratio"),
+        (
+            {"size": {"shortest_edge": 8}, "do_center_crop": True, "crop_size": 9, "do_normalize": False},
             "with a black border around",
         ),
         (
-            {"size": {"height": 8, "width": 8}, "do_center_crop": True, "crop_size": {"height": 4, "width": 6}},
+            {"size": 8, "do_center_crop": True, "crop_size": {"height": 4, "width": 6}, "do_normalize": False},
             "not one share of both sides",
         ),
     ],
@@ -502,5 +579,5 @@ def test_a_backbones_own_word_comes_first():
 
 def test_an_image_processor_carried_by_the_backbone_is_followed():
     model = torch.nn.Conv2d(3, 8, 3)
-    model.image_processor = {"size": {"height": 8, "width": 6}}
+    model.image_processor = {"size": {"height": 8, "width": 6}, "image_mean": 0.5, "image_std": 0.5}
     assert Preprocessing.for_backbone(model).size == (8, 6)

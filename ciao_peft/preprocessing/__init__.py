@@ -267,9 +267,10 @@ class Preprocessing:
     def for_backbone(cls, backbone: Any) -> Preprocessing | None:
         """What a backbone says about its own input, or None where it says nothing.
 
-        Looked at in this order: its attribute `preprocessing`, timm's `pretrained_cfg`, its attribute
-        `image_processor`, and the `preprocessor_config.json` beside the files that transformers loaded it from, as far
-        as it is on this disk; nothing is downloaded.
+        Looked at in this order: its attribute `preprocessing`, timm's `pretrained_cfg`, which transformers' wrapper of
+        timm's models has in its config, its attribute `image_processor`, and the `preprocessor_config.json` beside the
+        files that transformers loaded it from, as far as it is on this disk; nothing is downloaded. A model of timm
+        says nothing where its pixels have neither one channel nor three.
 
         Raises:
             ConfigError: it says something this class does not do.
@@ -284,11 +285,12 @@ class Preprocessing:
             return own
         if isinstance(own, Mapping):
             return cls.from_dict(own)
-        timm_config = getattr(backbone, "pretrained_cfg", None)
-        if timm_config and "timm" in sys.modules:
-            from timm.data import resolve_data_config
+        if "timm" in sys.modules:
+            from .timm_models import data_config_of, is_of_timm
 
-            return cls.from_timm(_with_channels_of(backbone, resolve_data_config(pretrained_cfg=dict(timm_config))))
+            if is_of_timm(backbone):
+                told = data_config_of(backbone)
+                return None if told is None else cls.from_timm(told)
         if (processor := getattr(backbone, "image_processor", None)) is not None:
             return cls.from_image_processor(processor)
         if (config := getattr(backbone, "config", None)) is not None and "transformers" in sys.modules:
@@ -306,20 +308,6 @@ class Preprocessing:
             (96, 96)
         """
         return dataclasses.replace(self, **changes)
-
-
-def _with_channels_of(model: Any, data_config: dict[str, Any]) -> dict[str, Any]:
-    """timm's data config for the number of channels that the model has, whatever its weights were trained with."""
-    first = model.pretrained_cfg.get("first_conv") or ()
-    for path in (first,) if isinstance(first, str) else first:
-        channels = model.get_submodule(path).in_channels
-        # TResNet's first convolution takes 48 channels: squares of 4x4 colour pixels, still fed colour pictures.
-        if channels in (1, 3) and channels != data_config["input_size"][0]:
-            # timm adds up the weights of the colours, so that one channel stands for all three.
-            mean, std = (sum(data_config[key]) / len(data_config[key]) for key in ("mean", "std"))
-            changes = {"mean": (mean,) * channels, "std": (std,) * channels}
-            return data_config | changes | {"input_size": (channels, *data_config["input_size"][1:])}
-    return data_config
 
 
 def _resample_name(number: Any) -> str:

@@ -6,13 +6,60 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import ConfigError
 
 _FILE = "preprocessor_config.json"
-# Defaults of the classes, for files that leave these keys out.
-_IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
+
+
+class _Defaults(NamedTuple):
+    """What a class does where its file leaves a key out.
+
+    Args:
+        mean, std: None where nobody knows.
+        resample: Pillow's number of a filter.
+        square: Whether one number as `size` is both sides, rather than the shorter edge.
+        cuts: Whether the middle is cut out.
+        crop: Side of what is cut out; `size` where it is None.
+    """
+
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    resample: int = 3
+    square: bool = False
+    cuts: bool = False
+    crop: int | None = None
+
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HALF = ((0.5,) * 3, (0.5,) * 3)
+_OF_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+_UNKNOWN = _Defaults(None, None, resample=2)
+# As transformers 5 has them; LeViT and PoolFormer had no `crop_size` once and cut out what `size` said.
+_CLASSES = {
+    "": _UNKNOWN._replace(square=True),
+    "Beit": _Defaults(*_HALF, square=True, crop=224),
+    "Bit": _Defaults(*_OF_CLIP, cuts=True, crop=224),
+    "Blip": _Defaults(*_OF_CLIP, square=True),
+    "CLIP": _Defaults(*_OF_CLIP, cuts=True, crop=224),
+    "ChineseCLIP": _Defaults(*_OF_CLIP, cuts=True, crop=224),
+    "ConvNext": _Defaults(*_HALF),
+    "DINOv3ViT": _Defaults(*_IMAGENET, resample=2, square=True),
+    "DPT": _Defaults(*_HALF, square=True),
+    "DeiT": _Defaults(*_HALF, square=True, cuts=True, crop=224),
+    "EfficientNet": _Defaults(*_HALF, square=True, crop=289),
+    "Flava": _Defaults(*_OF_CLIP, square=True, cuts=True, crop=224),
+    "Levit": _Defaults(*_IMAGENET, cuts=True),
+    "MobileNetV1": _Defaults(*_HALF, resample=2, cuts=True, crop=224),
+    "MobileNetV2": _Defaults(*_HALF, resample=2, cuts=True, crop=224),
+    "MobileViT": _Defaults(*_HALF, cuts=True, crop=256),
+    "PoolFormer": _Defaults(*_IMAGENET, cuts=True),
+    "Pvt": _Defaults(*_IMAGENET, square=True),
+    "Segformer": _Defaults(*_IMAGENET, resample=2, square=True),
+    "Siglip": _Defaults(*_HALF),
+    "ViT": _Defaults(*_HALF, resample=2, square=True),
+}
 _CONVNEXT_CROP_PCT, _POOLFORMER_CROP_PCT, _LEVIT_SCALE = 224 / 256, 0.9, 256 / 224
 # From this size on ConvNeXT's processor squashes and cuts nothing.
 _CONVNEXT_SQUASHED = 384
@@ -24,6 +71,7 @@ _NOT_DONE = (
     "do_thumbnail",
     "do_align_long_axis",
     "do_crop_margin",
+    "keep_aspect_ratio",
 )
 
 
@@ -45,15 +93,16 @@ def settings_of(data: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(
             f"{kind or 'The'} image processor does not resize; an encoder needs one size. Give one of your own."
         )
-    resized, keeps_ratio, size = _sizes(data, kind)
-    mean, std = _mean_and_std(data, kind)
+    defaults = _CLASSES.get(kind, _UNKNOWN)
+    resized, keeps_ratio, size = _sizes(data, kind, defaults)
+    mean, std = _mean_and_std(data, kind, defaults)
     crop_mode = "center" if keeps_ratio else "squash"
     return {
         "size": size,
         "mode": "BGR" if data.get("do_flip_channel_order", kind == "MobileViT") else "RGB",
         "mean": mean,
         "std": std,
-        "resample": _resample(data.get("resample")),
+        "resample": _resample(data.get("resample"), defaults),
         "crop_pct": _crop_pct(resized, size, kind),
         "crop_mode": crop_mode,
     }
@@ -79,11 +128,11 @@ def stored_with(config: Any) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _sizes(data: Mapping[str, Any], kind: str) -> tuple[tuple[int, int], bool, tuple[int, int]]:
+def _sizes(data: Mapping[str, Any], kind: str, defaults: _Defaults) -> tuple[tuple[int, int], bool, tuple[int, int]]:
     """Height and width after resizing, whether the ratio is kept, and height and width that are cut from the middle."""
     size = data.get("size")
-    if isinstance(size, int):  # files older than the dicts: squashed by ViT, the shorter edge elsewhere
-        size = {"height": size, "width": size} if kind in ("ViT", "DeiT", "") else {"shortest_edge": size}
+    if isinstance(size, int):  # files older than the dicts
+        size = {"height": size, "width": size} if defaults.square else {"shortest_edge": size}
     size = {key: value for key, value in size.items() if value} if isinstance(size, Mapping) else size
     if not isinstance(size, dict) or set(size) not in ({"shortest_edge"}, {"height", "width"}):
         raise ConfigError(
@@ -103,15 +152,17 @@ def _sizes(data: Mapping[str, Any], kind: str) -> tuple[tuple[int, int], bool, t
             edge = int(_LEVIT_SCALE * edge)
         have = (edge, edge)
     else:
-        have, keeps_ratio = (int(size["height"]), int(size["width"])), False
-    if not data.get("do_center_crop", False):
+        want, keeps_ratio = (int(size["height"]), int(size["width"])), False
+        have = want
+    # PoolFormer's older files have one key for both.
+    if not data.get("do_center_crop", data.get("do_resize_and_center_crop", defaults.cuts)):
         if keeps_ratio:
             raise ConfigError(
                 f"{kind or 'The'} image processor keeps the ratio of the picture and cuts nothing, so that every "
                 "picture has another size; an encoder needs one size. Give a `Preprocessing` of your own."
             )
         return have, keeps_ratio, have
-    crop = data.get("crop_size") or have
+    crop = data.get("crop_size") or defaults.crop or want
     if isinstance(crop, int):
         crop = (crop, crop)
     want = (int(crop["height"]), int(crop["width"])) if isinstance(crop, Mapping) else tuple(crop)
@@ -133,17 +184,25 @@ def _crop_pct(resized: tuple[int, int], size: tuple[int, int], kind: str) -> flo
     raise ConfigError(f"{kind or 'The'} image processor cuts {size} from {resized}: not one share of both sides.")
 
 
-def _mean_and_std(data: Mapping[str, Any], kind: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _mean_and_std(
+    data: Mapping[str, Any], kind: str, defaults: _Defaults
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Of pixels between 0 and 1, with the processor's own scale and offset folded in."""
     scale, offset = 1.0, 0.0
     if data.get("do_rescale", True):
         scale = float(data.get("rescale_factor") or 1 / 255)
         offset = 1.0 if data.get("rescale_offset") else 0.0  # EfficientNet: pixel * factor - 1
     mean, std = (0.0,) * 3, (1.0,) * 3
-    if data.get("do_normalize", kind != "MobileViT"):
-        mean, std = (_three(data.get(key) or default) for key, default in _IMAGENET.items())
+    if kind != "MobileViT" and data.get("do_normalize", True):  # MobileViT never does
+        given = (data.get("image_mean") or defaults.mean, data.get("image_std") or defaults.std)
+        if None in given:
+            raise ConfigError(
+                f"{kind or 'The'} image processor normalises, and its file does not say with which `image_mean` and "
+                "`image_std`. Give a `Preprocessing` of your own."
+            )
+        mean, std = map(_three, given)
     if data.get("include_top", kind == "EfficientNet"):  # divided by the deviation once more
-        std = tuple(a * b for a, b in zip(std, _three(data.get("image_std") or _IMAGENET["image_std"]), strict=True))
+        std = tuple(a * b for a, b in zip(std, _three(data.get("image_std") or defaults.std or 1.0), strict=True))
     # (pixel * scale - offset - mean) / std = (pixel / 255 - mean') / std'
     factor = 255 * scale
     return tuple((value + offset) / factor for value in mean), tuple(value / factor for value in std)
@@ -156,10 +215,10 @@ def _three(values: Any) -> tuple[float, ...]:
     return values
 
 
-def _resample(number: Any) -> str:
+def _resample(number: Any, defaults: _Defaults) -> str:
     from . import RESAMPLES
 
-    number = 2 if number is None else int(number)
+    number = defaults.resample if number is None else int(number)
     if not 0 <= number < len(RESAMPLES):
         raise ConfigError(f"`resample` must be Pillow's number of a filter, 0 to {len(RESAMPLES) - 1}; got {number}.")
     return RESAMPLES[number]
