@@ -266,6 +266,22 @@ def test_a_map_of_the_sides_of_the_masks_own_is_read_channels_first():
     assert (layout.axes, layout.grid) == ((1, 2, 3), (5, 7))
 
 
+@pytest.mark.parametrize("pack", [list, tuple, lambda maps: dict(enumerate(maps))], ids=["list", "tuple", "dict"])
+def test_of_several_maps_nobody_guesses_which_one_is_meant(pack):
+    pyramid = Fake(lambda net, x: pack([net.stem(x), nn.functional.max_pool2d(net.conv(net.stem(x)), 2)])).eval()
+    with pytest.raises(BackboneError, match=r"several maps, of \(12, 8, 8\) and \(12, 4, 4\).*`out_indices=\[-1\]`"):
+        open_backbone(pyramid, SIZE)
+    last = Fake(lambda net, x: pack([net.conv(net.stem(x))])).eval()
+    assert open_backbone(last, SIZE).targets == ("conv",)
+    pooled = Fake(lambda net, x: pack([net.conv(net.stem(x)), net.stem(x).mean((2, 3))])).eval()
+    assert open_backbone(pooled, SIZE).targets == ("conv",)
+
+
+def test_of_named_answers_of_one_shape_the_first_is_meant():
+    segments = Fake(lambda net, x: {"out": net.conv(net.stem(x)), "aux": net.other(net.stem(x))}).eval()
+    assert open_backbone(segments, SIZE).targets == ("conv",)
+
+
 # -- what crosses the cut --------------------------------------------------------------------------------------------
 
 

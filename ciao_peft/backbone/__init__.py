@@ -52,7 +52,7 @@ def open_backbone(
         targets: Exact paths of the convolutions to take instead.
 
     Raises:
-        BackboneError: it cannot be called on such pixels, or has no spatial convolution.
+        BackboneError: it cannot be called on such pixels, returns several maps, or has no spatial convolution.
         TargetModulesError: `targets` do not name convolutions side by side on the way to the output.
 
     Example:
@@ -65,6 +65,8 @@ def open_backbone(
     example = example_pixels(backbone, input_size)
     try:
         _call(backbone, example)
+    except BackboneError:
+        raise
     except Exception as error:
         raise BackboneError(
             f"{type(backbone).__name__} cannot be called on pixels of {tuple(input_size)}: {error}. Give the size it "

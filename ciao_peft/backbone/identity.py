@@ -77,7 +77,8 @@ def _declared_sizes(backbone: nn.Module) -> Iterator[tuple[int, int, int]]:
         yield tuple(int(n) for n in own)
     for source in (getattr(backbone, "pretrained_cfg", None), getattr(backbone, "default_cfg", None)):
         if isinstance(source, dict) and source.get("input_size"):
-            yield tuple(source["input_size"])
+            channels, *sides = source["input_size"]
+            yield getattr(backbone, "in_chans", channels), *sides
     config = getattr(backbone, "config", None)
     side = getattr(config, "image_size", None)
     if side:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ..errors import UntraceableBackboneError
+from ..errors import BackboneError, UntraceableBackboneError
+from .maps import is_map
 
 
 class Rooted(nn.Module):
@@ -28,15 +29,29 @@ class Rooted(nn.Module):
 
 
 def first_tensor(output: Any) -> Any:
-    """The tensor that a network's output is about: itself, `.logits`, or the first entry that is one."""
+    """The tensor that a network's output is about: itself, `.logits`, or the first entry that is one.
+
+    Raises:
+        BackboneError: it is several maps, as of a feature pyramid; nobody says which.
+        UntraceableBackboneError: there is no tensor.
+    """
     if isinstance(output, (Tensor, fx.Proxy)):
         return output
     if isinstance(output, dict):  # transformers' ModelOutput is one
-        output = [output["logits"]] if "logits" in output else list(output.values())
-    if isinstance(output, (tuple, list)):
-        for entry in output:
-            if isinstance(entry, (Tensor, fx.Proxy)):
-                return entry
+        entries = [output["logits"]] if "logits" in output else list(output.values())
+    else:
+        entries = list(output) if isinstance(output, (tuple, list)) else []
+    maps = [tuple(entry.shape[1:]) for entry in entries if isinstance(entry, Tensor) and is_map(entry.shape)]
+    # Named and of one shape, as a segmentation and its auxiliary answer: the first is the answer.
+    if len(maps) > 1 and not (isinstance(output, dict) and len({*maps}) == 1):
+        raise BackboneError(
+            f"The backbone returns several maps, of {' and '.join(map(str, maps))}; an adapter reads one. Make the "
+            "backbone return one: a model of timm with `features_only=True` takes `out_indices=[-1]` for its last, any "
+            "other a module around it."
+        )
+    for entry in entries:
+        if isinstance(entry, (Tensor, fx.Proxy)):
+            return entry
     raise UntraceableBackboneError(f"The backbone returns no tensor but {type(output).__name__}.")
 
 
