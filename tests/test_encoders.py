@@ -20,6 +20,7 @@ from ciao_peft.errors import (
     ConfigError,
     EncoderNotFoundError,
     HubNotFoundError,
+    HubOfflineError,
 )
 
 
@@ -213,6 +214,17 @@ def test_a_timm_model_comes_without_classifier_and_with_its_preprocessing():
     assert encoder.preprocessing.resample == "bicubic"
     assert (encoder.name, encoder.revision) == ("timm/resnet18", "random")
     assert load_encoder("timm/resnet18", pretrained=False, num_classes=7).num_classes == 7
+
+
+def test_a_timm_model_that_cannot_be_had_or_made_is_an_error_of_ours():
+    with pytest.raises(HubOfflineError, match=r"'resnet18' of timm is not in the cache, and HF_HUB_OFFLINE is set"):
+        load_encoder("timm/resnet18")
+    with pytest.raises(ConfigError, match=r"timm cannot make 'test_vit' with .*'img_size': \(1, 2, 3\)"):
+        load_encoder("timm/test_vit", pretrained=False, img_size=(1, 2, 3))
+
+
+def test_a_timm_model_of_four_channels_says_which_pixels_it_takes():
+    assert load_encoder("timm/test_resnet", pretrained=False, in_chans=4).input_size == (4, 160, 160)
 
 
 def test_unknown_timm_models_and_weights_are_answered_with_what_there_is():

@@ -25,6 +25,7 @@ from ..checkpoints import (
 from ..errors import AdapterConfigError, AdapterFileError, ConfigError, listed
 from ..hub import MAX_WEIGHTS_BYTES, RepoFile, is_hub_id, read_pretrained
 from ..preprocessing import Preprocessing
+from .feeding import fed_by
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT_VERSION = 1
@@ -162,7 +163,7 @@ def _read(folder: Path, pretrained: bool) -> nn.Module:
     build = getattr(importlib.import_module(f".{module}", __package__), function)
     try:
         encoder = build(**config["architecture"])
-        encoder.preprocessing = Preprocessing.from_dict(read_json(folder / PREPROCESSOR_FILE))
+        fed_by(encoder, Preprocessing.from_dict(read_json(folder / PREPROCESSOR_FILE)))
     except (ConfigError, TypeError, ValueError, RuntimeError) as error:
         raise AdapterConfigError(f"No encoder can be built from '{path}': {error}") from error
     if not pretrained:

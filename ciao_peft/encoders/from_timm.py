@@ -9,8 +9,10 @@ from typing import Any
 from torch import nn
 
 from ..checkpoints import read_json
-from ..errors import AdapterFileError, EncoderNotFoundError
+from ..errors import AdapterFileError, ConfigError, EncoderNotFoundError, listed
+from ..hub.client import as_our_errors, open_client
 from ..preprocessing import Preprocessing
+from .feeding import fed_by
 
 # Of a repository's `pretrained_cfg`: what the network is fed, and where its first and last layers are. Not from where
 # else weights could be fetched, nor how.
@@ -18,6 +20,8 @@ _FED = {
     *("input_size", "fixed_input_size", "min_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"),
     *("num_classes", "label_offset", "pool_size", "first_conv", "classifier", "tag"),
 }
+# Arguments of `timm.create_model`, beside all whose names begin with "pretrained", that bring in other weights.
+_ELSEWHERE = {"cache_dir", "checkpoint_path"}
 
 
 def load(name: str, *, pretrained: bool = True, **settings: Any) -> nn.Module:
@@ -30,6 +34,8 @@ def load(name: str, *, pretrained: bool = True, **settings: Any) -> nn.Module:
 
     Raises:
         EncoderNotFoundError: timm has no such model, or no such weights.
+        ConfigError: timm cannot make the model with these settings.
+        HubError: the Hub does not give the weights.
     """
     import timm
 
@@ -42,7 +48,15 @@ def load(name: str, *, pretrained: bool = True, **settings: Any) -> nn.Module:
         raise EncoderNotFoundError(
             f"timm has no weights {tag!r} of {architecture!r}; it has: {', '.join(known) or 'none'}."
         )
-    encoder = build(name, pretrained=pretrained, **settings)
+    settings = {"num_classes": 0} | settings
+    with as_our_errors(f"'{name}' of timm", open_client(None), f"timm/{name}"):
+        try:
+            encoder = timm.create_model(name, pretrained=pretrained, **settings)
+        except ValueError as error:
+            if isinstance(error, OSError):  # of the Hub's client
+                raise
+            raise ConfigError(f"timm cannot make {name!r} with {settings}: {error}") from error
+    _described(encoder, name, {key: value for key, value in settings.items() if not _brings_weights(key)})
     # The full name of the weights that were chosen: without it, another version of timm may choose others.
     tag = encoder.pretrained_cfg.get("tag")
     encoder.name = f"timm/{architecture}.{tag}" if pretrained and tag else f"timm/{architecture}"
@@ -50,12 +64,47 @@ def load(name: str, *, pretrained: bool = True, **settings: Any) -> nn.Module:
     return encoder
 
 
-def build(name: str, *, pretrained: bool = False, **settings: Any) -> nn.Module:
-    """What `timm.create_model` makes, without classifier unless `num_classes` asks for one, and its preprocessing."""
+def build(name: str, **settings: Any) -> nn.Module:
+    """The model that a file describes, with random weights, and its preprocessing.
+
+    Without classifier, unless `num_classes` asks for one.
+
+    Raises:
+        ConfigError: as `check_settings`.
+    """
     import timm
 
+    check_settings(name, settings)
     settings = {"num_classes": 0} | settings
-    return _described(timm.create_model(name, pretrained=pretrained, **settings), name, settings, None)
+    return _described(timm.create_model(name, **settings), name, settings)
+
+
+def check_settings(name: Any, settings: dict[str, Any]) -> None:
+    """Refuses what a file must not have `timm.create_model` do: take a model or weights from elsewhere.
+
+    Args:
+        name: Of the model.
+        settings: For `timm.create_model`.
+
+    Raises:
+        ConfigError: timm has no model of this name, or a setting says where weights come from.
+
+    Example:
+        >>> check_settings("resnet18.a1_in1k", {"num_classes": 7})
+    """
+    import timm
+
+    if not isinstance(name, str) or not timm.is_model(name.partition(".")[0]):
+        raise ConfigError(f"timm has no model {name!r}; a file names one of `timm.list_models()`, and no place.")
+    if refused := [key for key in settings if _brings_weights(key)]:
+        raise ConfigError(
+            f"A file says with {listed(refused)} where timm finds other weights, which may run code; weights are read "
+            "from the folder itself. Make the model yourself if you trust it, and give it to `get_ciao_model`."
+        )
+
+
+def _brings_weights(setting: str) -> bool:
+    return setting in _ELSEWHERE or setting.startswith("pretrained")
 
 
 def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing | None = None) -> nn.Module:
@@ -73,23 +122,38 @@ def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing 
     from safetensors import SafetensorError
 
     config = read_json(folder / "config.json")
-    told, settings = config.get("pretrained_cfg") or {}, config.get("model_args") or {}
+    told, settings = config.get("pretrained_cfg") or {}, dict(config.get("model_args") or {})
     try:
+        check_settings(config["architecture"], settings)
+        if settings.pop("features_only", False):
+            raise ConfigError("timm lets weights be missing where `features_only` is asked for. Leave it out.")
         fed = {key: value for key, value in told.items() if key in _FED}
+        # With the classes and channels that the file itself has, every tensor must be there: timm fills up what lacks
+        # with random numbers wherever the model is another one than the file's.
+        classes = [where["num_classes"] for where in (config, told, settings) if "num_classes" in where]
+        if classes:
+            fed["num_classes"] = settings["num_classes"] = classes[0]
+        if "in_chans" in settings and "input_size" in fed:
+            fed["input_size"] = (settings["in_chans"], *fed["input_size"][1:])
         if pretrained:
             fed["file"] = str(folder / "model.safetensors")
-        settings = {**settings, "num_classes": 0}
         encoder = timm.create_model(config["architecture"], pretrained=pretrained, pretrained_cfg=fed, **settings)
+        if encoder.num_classes:
+            encoder.reset_classifier(0)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise AdapterFileError(f"The model of timm in '{folder}' cannot be loaded: {error}") from error
-    return _described(encoder, config["architecture"], settings, preprocessing)
+    return _described(encoder, config["architecture"], {**settings, "num_classes": 0}, preprocessing)
 
 
 def _described(
-    encoder: nn.Module, name: str, settings: dict[str, Any], preprocessing: Preprocessing | None
+    encoder: nn.Module, name: str, settings: dict[str, Any], preprocessing: Preprocessing | None = None
 ) -> nn.Module:
     encoder.encoder_type, encoder.architecture = "timm", {"name": name, **settings}
-    encoder.preprocessing = preprocessing or Preprocessing.for_backbone(encoder)
-    encoder.input_size = encoder.preprocessing.input_size
     encoder.revision = "random"
-    return encoder
+    preprocessing = preprocessing or Preprocessing.for_backbone(encoder)
+    if preprocessing is None:  # neither one channel nor three: no pictures
+        from timm.models import get_model_input_config
+
+        encoder.input_size = get_model_input_config(encoder)["input_size"]
+        return encoder
+    return fed_by(encoder, preprocessing)

@@ -11,6 +11,8 @@ from torch import nn
 from ..checkpoints import PREPROCESSOR_FILE, read_json
 from ..errors import AdapterFileError
 from ..preprocessing import Preprocessing
+from .feeding import fed_by
+from .from_timm import check_settings
 
 _BROKEN = (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, AttributeError)
 
@@ -21,7 +23,8 @@ def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing 
     Args:
         folder: With `config.json`, `model.safetensors` and, where the model has one, `preprocessor_config.json`.
         pretrained: Its weights, or random ones.
-        preprocessing: In place of what `preprocessor_config.json` says; without either it is not known.
+        preprocessing: In place of what `preprocessor_config.json` says, or the config of a wrapped model of timm;
+            without any of them it is not known.
 
     Raises:
         AdapterFileError: transformers does not know the model, or a file is damaged or incomplete.
@@ -33,6 +36,7 @@ def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing 
     missing = []
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        _check_wrapped(config)
         if pretrained:
             encoder, found = AutoModel.from_pretrained(
                 folder, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
@@ -48,24 +52,36 @@ def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing 
             f"The weights in '{folder}' lack {few}; transformers would fill them with random numbers. Save the model "
             "again with `save_pretrained`."
         )
-    return _described(encoder.float(), preprocessing or _preprocessing_of(folder))
+    return _described(encoder.float(), preprocessing or _preprocessing_of(folder, encoder))
 
 
 def build(**architecture: Any) -> nn.Module:
-    """The model of a config of transformers, with random weights."""
+    """The model of a config of transformers, with random weights.
+
+    Raises:
+        ConfigError: it wraps a model of timm, and takes weights from elsewhere.
+    """
     from transformers import AutoConfig, AutoModel
 
-    return _described(AutoModel.from_config(AutoConfig.for_model(**architecture), trust_remote_code=False), None)
+    config = AutoConfig.for_model(**architecture)
+    _check_wrapped(config)
+    return _described(AutoModel.from_config(config, trust_remote_code=False), None)
 
 
-def _preprocessing_of(folder: Path) -> Preprocessing | None:
+def _check_wrapped(config: Any) -> None:
+    if config.model_type == "timm_wrapper":  # hands its `model_args` to timm as they are
+        check_settings(config.architecture, config.model_args or {})
+
+
+def _preprocessing_of(folder: Path, encoder: nn.Module) -> Preprocessing | None:
     path = folder / PREPROCESSOR_FILE
-    return Preprocessing.from_image_processor(read_json(path)) if path.is_file() else None
+    # A wrapped model of timm has no such file: its config says what it is fed.
+    return (
+        Preprocessing.from_image_processor(read_json(path)) if path.is_file() else Preprocessing.for_backbone(encoder)
+    )
 
 
 def _described(encoder: nn.Module, preprocessing: Preprocessing | None) -> nn.Module:
     encoder.encoder_type, encoder.architecture = "transformers", json.loads(encoder.config.to_json_string())
     encoder.revision = "random"
-    if preprocessing is not None:
-        encoder.preprocessing, encoder.input_size = preprocessing, preprocessing.input_size
-    return encoder
+    return encoder if preprocessing is None else fed_by(encoder, preprocessing)

@@ -13,6 +13,7 @@ from ..errors import AdapterFileError
 from ..hub import MAX_WEIGHTS_BYTES, RepoFile, read_pretrained
 from ..preprocessing import Preprocessing
 from . import folder, from_timm, from_transformers
+from .feeding import fed_by
 from .folder import CONFIG_FILE, WEIGHTS_FILE
 
 
@@ -37,9 +38,7 @@ def load(source: str, *, pretrained: bool = True, preprocessing: Preprocessing |
     if "ciao_encoder" not in config and ("model_type" in config or isinstance(config.get("architecture"), str)):
         return _foreign(source, pretrained, preprocessing, **hub)
     encoder = folder.load(source, pretrained=pretrained, **hub)
-    if preprocessing is not None:
-        encoder.preprocessing = preprocessing
-    return encoder
+    return encoder if preprocessing is None else fed_by(encoder, preprocessing)
 
 
 def _config(where: Path) -> dict[str, Any]:
