@@ -19,6 +19,7 @@ from .encoders import list_encoders, load_encoder
 from .errors import BackboneError, CIAOError, listed
 from .hub import RepoFile, is_hub_id, read_pretrained
 from .model import CIAOModel
+from .preprocessing import Preprocessing
 from .sharing import name_from, read_adapter
 
 
@@ -34,13 +35,20 @@ class AutoCIAOModel:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | os.PathLike, adapter_name: str | None = None, *, check_preprocessing: bool = True, **hub: Any
+        cls,
+        source: str | os.PathLike,
+        adapter_name: str | None = None,
+        *,
+        preprocessing: Preprocessing | None = None,
+        check_preprocessing: bool = True,
+        **hub: Any,
     ) -> CIAOModel:
         """A model with one saved adapter, active, in eval mode, on the backbone that the adapter names.
 
         Args:
             source: A folder that `save_pretrained` wrote, or `user/name` on the Hub.
             adapter_name: Name to hold it under; the source's last part when left out.
+            preprocessing: What the backbone must be fed; what the adapter was trained on when left out.
             check_preprocessing: As for `CIAOModel.load_adapter`.
             **hub: `subfolder`, `revision`, `token`, `cache_dir`, `local_files_only` and `force_download`, as
                 `ciao_peft.hub.read_pretrained` takes them. Those that are not about one repository hold for the
@@ -64,20 +72,26 @@ class AutoCIAOModel:
         check_adapter_name(name)
         saved, snapshot = read_adapter(source, **hub)
         options = {key: hub[key] for key in ("token", "cache_dir", "local_files_only") if key in hub}
-        backbone = _backbone_of(saved, options, foreign=snapshot.repo_id is not None)
-        return CIAOModel._from_saved(backbone, name, saved, str(snapshot), True, check_preprocessing).eval()
+        if preprocessing is None and saved.preprocessing is not None:
+            preprocessing = Preprocessing.from_dict(saved.preprocessing)
+        backbone = _backbone_of(saved, preprocessing, options, foreign=snapshot.repo_id is not None)
+        return CIAOModel._from_saved(
+            backbone, name, saved, str(snapshot), preprocessing, True, check_preprocessing
+        ).eval()
 
 
-def _backbone_of(saved: SavedAdapter, options: dict[str, Any], foreign: bool) -> nn.Module:
+def _backbone_of(
+    saved: SavedAdapter, preprocessing: Preprocessing | None, options: dict[str, Any], foreign: bool
+) -> nn.Module:
     name = saved.backbone_name
     if name in list_encoders():
         return load_encoder(name)
     if name.startswith("timm/"):
         return _from_timm(saved)
     if is_hub_id(name):
-        return _from_repository(saved, options)
+        return _from_repository(saved, preprocessing, options)
     if os.path.isdir(name) and not foreign:  # a path that others wrote means nothing here
-        return load_encoder(name)
+        return load_encoder(name, preprocessing=preprocessing)
     raise BackboneError(
         f"The adapter was trained on {name!r}, which is neither an encoder of this library ({listed(list_encoders())}) "
         "nor `timm/NAME` nor a repository. Make that backbone yourself and call `CIAOModel.from_pretrained(backbone, "
@@ -109,7 +123,7 @@ def _named(name: str) -> Iterator[None]:
         raise BackboneError(f"The adapter's backbone {name!r} cannot be loaded: {error}") from error
 
 
-def _from_repository(saved: SavedAdapter, options: dict[str, Any]) -> nn.Module:
+def _from_repository(saved: SavedAdapter, preprocessing: Preprocessing | None, options: dict[str, Any]) -> nn.Module:
     name, revision = saved.backbone_name, saved.backbone_revision
     pinned = {"revision": revision} if revision and re.fullmatch("[0-9a-f]{40}", revision) else {}
 
@@ -118,7 +132,7 @@ def _from_repository(saved: SavedAdapter, options: dict[str, Any]) -> nn.Module:
 
     config, _ = read_pretrained(name, read_config, [RepoFile("config.json", MAX_JSON_BYTES)], **pinned, **options)
     if "model_type" not in config:
-        return load_encoder(name, **pinned, **options)
+        return load_encoder(name, preprocessing=preprocessing, **pinned, **options)
     from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
     with _named(name):

@@ -29,6 +29,7 @@ from .errors import (
     AdapterNameError,
     AdapterNotFoundError,
     BackboneError,
+    BackboneMismatchError,
     InputError,
     MergeError,
     NoActiveAdapterError,
@@ -600,6 +601,7 @@ class CIAOModel(nn.Module):
         source: str | os.PathLike,
         adapter_name: str | None = None,
         *,
+        preprocessing: Preprocessing | None = None,
         check_backbone: bool = True,
         check_preprocessing: bool = True,
         **hub: Any,
@@ -610,6 +612,8 @@ class CIAOModel(nn.Module):
             backbone: The one the adapter was trained on.
             source: A folder that `save_pretrained` wrote, or `user/name` on the Hub.
             adapter_name: Name to hold it under; the source's last part when left out.
+            preprocessing: What the backbone must be fed, as for `get_ciao_model`; taken from the backbone when it
+                knows, else from the adapter.
             check_backbone: As for `load_adapter`.
             check_preprocessing: As for `load_adapter`.
             **hub: As for `load_adapter`.
@@ -620,11 +624,24 @@ class CIAOModel(nn.Module):
         name = name_from(source, hub.get("subfolder")) if adapter_name is None else adapter_name
         check_adapter_name(name)
         saved, snapshot = read_adapter(source, **hub)
-        return cls._from_saved(backbone, name, saved, str(snapshot), check_backbone, check_preprocessing)
+        return cls._from_saved(backbone, name, saved, str(snapshot), preprocessing, check_backbone, check_preprocessing)
 
     @classmethod
-    def _from_saved(cls, backbone: nn.Module, name: str, saved: SavedAdapter, where: str, *checks: bool) -> CIAOModel:
-        model = cls(backbone, input_size=saved.input_size)
+    def _from_saved(
+        cls,
+        backbone: nn.Module,
+        name: str,
+        saved: SavedAdapter,
+        where: str,
+        preprocessing: Preprocessing | None,
+        *checks: bool,
+    ) -> CIAOModel:
+        if preprocessing is not None and preprocessing.input_size != saved.input_size:
+            raise BackboneMismatchError(
+                f"The adapter in '{where}' takes pixels of {saved.input_size}; `preprocessing` makes some of "
+                f"{preprocessing.input_size}. Give it the adapter's `size`."
+            )
+        model = cls(backbone, input_size=saved.input_size, preprocessing=preprocessing)
         try:
             model._hold(name, saved, where, *checks)
         except BaseException:

@@ -84,8 +84,9 @@ def _check_same_preprocessing(saved: SavedAdapter, where: str, preprocessing: Pr
     keys = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
     changed = "; ".join(f"{key}: {theirs.get(key)!r} there, {mine.get(key)!r} here" for key in keys)
     raise BackboneMismatchError(
-        f"The adapter in '{where}' was trained on pixels prepared in another way ({changed}). Give the model its "
-        "preprocessing, or pass `check_preprocessing=False`."
+        f"The adapter in '{where}' was trained on pixels prepared in another way ({changed}). Give what it was "
+        "trained on as `preprocessing=` where the model is made, by `get_ciao_model` or `from_pretrained`, or pass "
+        "`check_preprocessing=False` to feed it the model's own."
     )
 
 

@@ -162,6 +162,46 @@ def test_its_preprocessing_is_stored_with_the_adapter_and_another_one_is_refused
     assert CIAOModel.from_pretrained(backbone, folder, check_preprocessing=False).preprocessing.resample == "box"
 
 
+@pytest.mark.parametrize("alone", [True, False], ids=["by the adapter alone", "onto a backbone"])
+def test_an_adapter_trained_on_a_preprocessing_of_ones_own_is_loaded_with_it(alone, tmp_path):
+    encoder = load_encoder("small-face")
+    mine, own = encoder.preprocessing.replace(resample="bicubic"), encoder.preprocessing
+    model = get_ciao_model(encoder, CONFIG, preprocessing=mine).eval()
+    folder, face = model.save_pretrained(tmp_path / "adapter"), pictures(tmp_path / "faces")[0]
+
+    def load(**told):
+        if alone:
+            return AutoCIAOModel.from_pretrained(folder, **told)
+        return CIAOModel.from_pretrained(load_encoder("small-face"), folder, **told).eval()
+
+    again = load(preprocessing=mine)
+    assert again.preprocessing == mine != own
+    assert again.predict(face) == model.predict(face)
+    if alone:  # the adapter knows what it was trained on
+        assert load().preprocessing == mine
+    else:
+        with pytest.raises(BackboneMismatchError, match=r"\(resample: 3 there, 2 here\)\. Give .* `preprocessing=`"):
+            load()
+    with pytest.raises(BackboneMismatchError, match=r"\(resample: 3 there, 2 here\)"):
+        load(preprocessing=own)
+    assert load(preprocessing=own, check_preprocessing=False).preprocessing == own
+    with pytest.raises(BackboneMismatchError, match=r"takes pixels of \(3, 64, 64\); .* makes some of \(3, 80, 80\)"):
+        load(preprocessing=mine.replace(size=(80, 80)))
+
+
+def test_an_adapter_on_a_model_whose_processor_cannot_be_followed_is_loaded_again(tmp_path):
+    from transformers import ResNetModel
+
+    theirs = written(of_transformers(), tmp_path / "theirs")
+    path = theirs / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"do_pad": True}))
+    model = get_ciao_model(load_encoder(theirs, preprocessing=EXPECTED), CONFIG)
+    folder = model.save_pretrained(tmp_path / "adapter")
+    assert AutoCIAOModel.from_pretrained(folder).preprocessing == EXPECTED
+    backbone = ResNetModel.from_pretrained(theirs)
+    assert CIAOModel.from_pretrained(backbone, folder, preprocessing=EXPECTED).preprocessing == EXPECTED
+
+
 def test_a_backbone_that_does_not_say_what_it_is_fed_reads_pixels_and_no_pictures(tmp_path):
     model = get_ciao_model(plain(), CONFIG, input_size=(3, 32, 32)).eval()
     assert model(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 3)
@@ -254,11 +294,21 @@ def test_a_model_of_transformers_is_saved_as_an_encoder_and_reads_back_equal(tmp
     encoder = load_encoder(written(of_transformers(), tmp_path / "theirs"))
     other = load_encoder(save_encoder(encoder, tmp_path / "ours"))
     assert other.preprocessing == encoder.preprocessing == EXPECTED
+    assert other.input_size == encoder.input_size == (3, 48, 40)
     assert other.state_dict().keys() == encoder.state_dict().keys()
     assert all(torch.equal(value, other.state_dict()[key]) for key, value in encoder.state_dict().items())
     pixel_values = torch.rand(2, 3, 48, 40)
     with torch.no_grad():
         assert torch.equal(encoder(pixel_values).last_hidden_state, other(pixel_values).last_hidden_state)
+
+
+def test_the_size_of_the_pixels_is_that_of_the_preprocessing_whoever_gave_it(tmp_path):
+    encoder = load_encoder("timm/test_resnet", pretrained=False)
+    encoder.preprocessing = encoder.preprocessing.replace(size=(96, 96))
+    folders = [save_encoder(encoder, tmp_path / "ours"), of_timm_in(tmp_path)]
+    assert load_encoder(folders[0]).input_size == (3, 96, 96)
+    for folder in [*folders, written(of_transformers(), tmp_path / "theirs")]:
+        assert load_encoder(folder, preprocessing=EXPECTED).input_size == (3, 48, 40)
 
 
 def test_a_repository_that_brings_code_is_refused_and_the_code_does_not_run(tmp_path):
@@ -274,25 +324,30 @@ def test_a_repository_that_brings_code_is_refused_and_the_code_does_not_run(tmp_
 
 
 @pytest.mark.parametrize("damage", ["cut short", "tensors missing", "gone", "pickle"])
-def test_damaged_or_missing_weights_are_refused(damage, tmp_path):
+@pytest.mark.parametrize("library", ["transformers", "timm"])
+def test_damaged_or_missing_weights_are_refused(library, damage, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    folder = written(of_transformers(), tmp_path / "theirs")
+    folder = of_timm_in(tmp_path) if library == "timm" else written(of_transformers(), tmp_path / "theirs")
     path = folder / "model.safetensors"
     if damage == "cut short":
         path.write_bytes(path.read_bytes()[:-9])
         message = "cannot be loaded"
     elif damage == "tensors missing":
         tensors = load_file(path)
-        tensors.pop("encoder.stages.0.layers.0.layer.0.convolution.weight")
+        if library == "timm":
+            tensors.pop("layer4.0.conv2.weight")
+            message = r"cannot be loaded: .*Missing key.*layer4\.0\.conv2\.weight"
+        else:
+            tensors.pop("encoder.stages.0.layers.0.layer.0.convolution.weight")
+            message = r"lack 'encoder\.stages\.0\.layers\.0\.layer\.0\.convolution\.weight'; .* random numbers"
         save_file(tensors, path, metadata={"format": "pt"})
-        message = r"lack 'encoder\.stages\.0\.layers\.0\.layer\.0\.convolution\.weight'; .* random numbers"
     else:
         path.unlink()
         message = "has no model.safetensors.*may run code"
         if damage == "pickle":
             torch.save(of_transformers().state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(AdapterFileError, match=message):
+    with pytest.raises(AdapterFileError, match=f"(?s){message}"):
         load_encoder(folder)
 
 
@@ -352,3 +407,94 @@ def test_a_repository_of_timm_cannot_say_where_else_weights_come_from(tmp_path):
     (folder / "config.json").write_text(json.dumps(config | {"architecture": "resnet81"}))
     with pytest.raises(AdapterFileError, match=r"The model of timm in '.*timms' cannot be loaded: .*resnet81"):
         load_encoder(folder)
+
+
+def pickled(tmp_path):
+    """Weights that run code when they are unpickled, and what shows that it ran."""
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return open, (str(tmp_path / "ran"), "w")
+
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil()))
+    return str(tmp_path / "evil.pth"), tmp_path / "ran"
+
+
+def with_settings(folder, key, settings):
+    config = json.loads((folder / "config.json").read_text())
+    config[key] = (config.get(key) or {}) | settings
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def wrapped(folder, **changes):
+    """As transformers saves a model of timm in its wrapper."""
+    import transformers
+
+    config = transformers.TimmWrapperConfig(architecture="test_resnet", num_labels=4, **changes)
+    transformers.TimmWrapperForImageClassification(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["ours", "timm", "transformers"])
+@pytest.mark.parametrize(
+    "setting", ["checkpoint_path", "pretrained_cfg_overlay", "pretrained_cfg", "pretrained", "cache_dir"]
+)
+def test_no_file_has_timm_take_weights_from_elsewhere(setting, kind, tmp_path):
+    path, ran = pickled(tmp_path)
+    settings = {setting: {"file": path} if "cfg" in setting else setting == "pretrained" or path}
+    if kind == "ours":
+        folder = save_encoder(load_encoder("timm/test_resnet", pretrained=False), tmp_path / "ours")
+        with_settings(folder, "architecture", settings)
+    else:
+        folder = of_timm_in(tmp_path) if kind == "timm" else wrapped(tmp_path / "wrapped")
+        with_settings(folder, "model_args", settings)
+    with pytest.raises(AdapterFileError, match=f"A file says with '{setting}' where timm finds other weights"):
+        load_encoder(folder)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("kind", ["ours", "timm"])
+def test_no_file_has_timm_take_a_model_from_elsewhere(kind, hub, tmp_path):
+    if kind == "ours":
+        folder = save_encoder(load_encoder("timm/test_resnet", pretrained=False), tmp_path / "ours")
+        with_settings(folder, "architecture", {"name": "hf-hub:ann/evil"})
+    else:
+        folder = of_timm_in(tmp_path)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"architecture": "hf-hub:ann/evil"}))
+    with pytest.raises(AdapterFileError, match="timm has no model 'hf-hub:ann/evil'"):
+        load_encoder(folder)
+    assert not hub.requests
+
+
+def test_what_a_user_has_timm_take_from_elsewhere_is_not_asked_for_again(tmp_path):
+    theirs = of_timm(num_classes=0)
+    torch.save(theirs.state_dict(), tmp_path / "mine.pth")
+    encoder = load_encoder("timm/test_resnet", pretrained=False, checkpoint_path=str(tmp_path / "mine.pth"))
+    folder = save_encoder(encoder, tmp_path / "ours")
+    (tmp_path / "mine.pth").unlink()
+    other = load_encoder(folder)
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in theirs.state_dict().items())
+
+
+# -- timm's models in transformers' wrapper ----------------------------------------------------------------------------
+
+
+def test_a_wrapped_model_of_timm_is_fed_as_its_config_says(tmp_path):
+    import transformers
+
+    told = {"input_size": [3, 96, 80], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "interpolation": "bilinear"}
+    folder = wrapped(tmp_path / "wrapped", pretrained_cfg=told | {"crop_pct": 0.9, "crop_mode": "squash"})
+    assert not (folder / "preprocessor_config.json").exists()
+    encoder = load_encoder(folder)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8))
+    expected = transformers.TimmWrapperImageProcessor.from_pretrained(folder)(picture)["pixel_values"]
+    torch.testing.assert_close(encoder.preprocessing(picture), expected, rtol=0, atol=1e-6)
+    assert encoder.input_size == (3, 96, 80)
+    assert Preprocessing.for_backbone(transformers.TimmWrapperModel.from_pretrained(folder)) == encoder.preprocessing
+
+
+def test_a_wrapped_model_of_timm_without_a_word_on_its_pixels_is_fed_what_nobody_knows(tmp_path):
+    assert Preprocessing.for_backbone(load_encoder(wrapped(tmp_path / "wrapped"))) is None
