@@ -131,6 +131,14 @@ def test_another_dtype_of_the_stored_features_is_stored_beside_them(plan, tmp_pa
     assert len(read_records(tmp_path / "run")) == 2
 
 
+def test_what_was_trained_for_another_plan_does_not_count_as_done(plan, tmp_path):
+    assert quiet(plan, tmp_path / "run").work().done == 1
+    for other in (replace(plan, epochs=2.0), replace(plan, arguments={"per_device_train_batch_size": 8})):
+        worklist = quiet(other, tmp_path / "run")
+        assert (worklist.look().done, worklist.progress.total) == (0, 1)
+    assert quiet(plan, tmp_path / "run").look().done == 1
+
+
 # -- what cannot be done -----------------------------------------------------------------------------------------------
 
 

@@ -97,7 +97,7 @@ class Trial:
             "held_out": self.plan.search_fraction if self.run.split == "validation" else None,
             "feature_dtype": self.plan.feature_dtype if self.run.method.needs == "features" else None,
         }
-        if self.run.fold_rates:
+        if self.material.loaded.has_folds:
             content["fold_rates"] = dict(self.run.fold_rates)
         return key_of(content)
 

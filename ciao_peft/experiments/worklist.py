@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 from ..errors import CIAOError, ConfigError, DataNotFoundError, TrainingError, listed
 from .loading import LoadedEncoder, LoadedTask, Material, load_experiment_encoder, load_task
+from .planned import fits
 from .protocol import Encoder, Method, Plan, Run, Task
 from .records import RESULTS_FILE, Record, Results, append_record
 from .running import Trial
@@ -82,6 +83,7 @@ class Worklist:
         self.progress = Progress()
         self._results = Results(folder / RESULTS_FILE)
         self._by_key: dict[str, Record] = {}
+        self._there: set[_Name] = set()
         self._tasks: dict[str, LoadedTask] = {}
         self._encoders: dict[str, LoadedEncoder] = {}
         self._materials: dict[tuple[str, str], Material] = {}
@@ -105,18 +107,19 @@ class Worklist:
         return itertools.product(self.plan.tasks, self.plan.encoders, self.plan.methods)
 
     def look(self) -> Progress:
-        """Reads what was added to the results. Loads no data: trainings are told apart by their names alone."""
+        """Reads what was added to the results. Loads no data: trainings are told apart by what a plan says of them."""
+        rates = {method.name: method.rate for method in self.plan.methods}
         for record in self._results.update():
             self._by_key[record.key] = record
-        rates = {method.name: method.rate for method in self.plan.methods}
-        there = {_Name.of_record(r, rates[r.method]) for r in self._results.records if r.method in rates}
+            if fits(record, self.plan):
+                self._there.add(_Name.of_record(record, rates[record.method]))
         self.progress.total = self.progress.done = 0
         for task, encoder, method in self._groups():
             if _part(task) in self.progress.skipped or _part(encoder) in self.progress.skipped:
                 continue
             runs = [*self.searches(task, encoder, method), *self.finals(task, encoder, method)]
             self.progress.total += len(runs)
-            self.progress.done += sum(_Name.of_run(run) in there for run in runs)
+            self.progress.done += sum(_Name.of_run(run) in self._there for run in runs)
         return self.progress
 
     # -- doing it ------------------------------------------------------------------------------------------------------
