@@ -6,13 +6,15 @@
 No label is needed. With a metadata.csv that has the columns `file_name`, `arousal` and `valence` (both in [-1, 1]),
 `--conditional` draws faces that are to show them. Pictures beside what became of them are in `reconstructions/`; the
 trained encoder is the folder `encoder/`, for `load_encoder`. Given again, a command that was cut off goes on where it
-was; with other settings or faces it refuses to.
+was; with other settings or faces it refuses to. `--start_dir` begins with the weights of an earlier, finished training,
+and may train them with other settings.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import time
 from pathlib import Path
@@ -21,6 +23,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -29,7 +32,7 @@ from ciao_peft import Preprocessing, load_encoder
 from ciao_peft.encoders import save_encoder
 from ciao_peft.encoders.adversarial import Autoencoder, IdentityDistance, Judges, dense_judge, told_apart
 from ciao_peft.encoders.folding import add_batch_norm, fold_batch_norm
-from ciao_peft.encoders.training import digest, ingredients, resume, save_checkpoint
+from ciao_peft.encoders.training import digest, ingredients, newest_checkpoint, resume, save_checkpoint
 
 PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 
@@ -77,6 +80,28 @@ def save_grid(network: Autoencoder, faces: Tensor, conditions: Tensor | None, pa
     Image.fromarray(grid.permute(1, 2, 0).numpy()).save(path)
 
 
+def earlier_training(folder: Path) -> dict:
+    """What a finished training here says of itself."""
+    path = folder / "encoder" / "config.json"
+    if newest_checkpoint(folder) is None or not path.is_file():
+        raise SystemExit(f"'{folder}' holds no finished training: it needs a checkpoint and 'encoder/'.")
+    return json.loads(path.read_text(encoding="utf-8"))["training"]
+
+
+def start_from(folder: Path, network: Autoencoder, judges: Judges) -> None:
+    """Gives both sides the weights that they had at the end of an earlier training."""
+    checkpoint = newest_checkpoint(folder)
+    for module, name in ((network, "model.safetensors"), (judges, "model_1.safetensors")):
+        weights = {key.removeprefix("module."): value for key, value in load_file(checkpoint / name).items()}
+        try:
+            module.load_state_dict(weights)
+        except RuntimeError as error:
+            raise SystemExit(
+                f"The weights in '{checkpoint}' are of other sizes; give --channels, --widths, --latent_size, "
+                f"--conditional and --batch_norm as they were. {error}"
+            ) from error
+
+
 def main(args: argparse.Namespace) -> None:
     accelerator = Accelerator(mixed_precision=args.mixed_precision, cpu=args.cpu)
     set_seed(args.seed)
@@ -89,7 +114,10 @@ def main(args: argparse.Namespace) -> None:
     pixels = load_pixels(paths, encoder.preprocessing)
     which = [os.path.relpath(path, args.data_dir) for path in paths]
     shown = [] if conditions is None else conditions[: len(paths)].flatten().tolist()
-    made_of = ingredients(accelerator, vars(args), faces=len(paths), which_faces=digest([*which, *shown]))
+    started = earlier_training(Path(args.start_dir)) if args.start_dir else None
+    made_of = ingredients(
+        accelerator, vars(args), faces=len(paths), which_faces=digest([*which, *shown]), started_from=started
+    )
     if args.batch_norm:
         add_batch_norm(encoder)
     num_conditions = 0 if conditions is None else conditions.shape[1]
@@ -101,6 +129,8 @@ def main(args: argparse.Namespace) -> None:
     if num_conditions:
         network.emotion = dense_judge(args.latent_size, num_conditions)  # D_em: learns with z, not against it
     judges = Judges(encoder.input_size, args.latent_size, num_conditions)
+    if started is not None:
+        start_from(Path(args.start_dir), network, judges)
     identity = IdentityDistance(load_encoder(args.face_network), encoder.preprocessing).to(accelerator.device)
     network.to(memory_format=torch.channels_last), judges.to(memory_format=torch.channels_last)  # faster on a CPU
     encoder_rate = args.learning_rate if args.encoder_learning_rate is None else args.encoder_learning_rate
@@ -178,6 +208,7 @@ def main(args: argparse.Namespace) -> None:
             "labels": "arousal and valence, as condition" if num_conditions else "none",
             "faces": len(pixels),
             "history": history,
+            **({} if started is None else {"started_from": started}),
             "settings": {key: value for key, value in vars(args).items() if not key.endswith("_dir")},
         }
         network = accelerator.unwrap_model(network)
@@ -190,6 +221,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", required=True, help="faces, in it and below it")
     parser.add_argument("--output_dir", required=True, help="for checkpoints, pictures and the encoder; resumes")
+    parser.add_argument("--start_dir", help="an earlier --output_dir, whose weights to begin with")
     parser.add_argument("--conditional", action="store_true", help="with arousal and valence from metadata.csv")
     parser.add_argument("--face_network", default="small-face", help="judges identity (default: %(default)s)")
     parser.add_argument("--num_train_epochs", type=int, default=20, help="default: %(default)s")

@@ -142,3 +142,25 @@ def test_training_draws_one_face_closer_to_itself(script, faces, tmp_path):
         losses.append(record["training"]["history"][-1]["reconstruction"])
     assert losses[1] < 0.7 * losses[0]
     assert len(record["training"]["history"]) == 12
+
+
+def test_a_training_may_begin_with_the_weights_of_an_earlier_one(script, faces, tmp_path):
+    def run(folder, words=""):
+        line = f"--data_dir {faces} --output_dir {tmp_path / folder} --num_train_epochs 1 {TINY} {words}"
+        script.main(script.parse_args(line.split()))
+        return json.loads((tmp_path / folder / "encoder" / "config.json").read_text())
+
+    with pytest.raises(SystemExit, match="holds no finished training"):
+        run("second", f"--start_dir {tmp_path / 'first'}")
+    first = run("first")
+    still = "--learning_rate 1e-12"  # so small that float32 keeps the weights as they were
+    second = run("second", f"--start_dir {tmp_path / 'first'} {still} --seed 7")
+    assert second["training"]["started_from"] == first["training"]
+    assert second["weights_sha256"] == first["weights_sha256"]
+    assert second["training"]["history"][0]["reconstruction"] != first["training"]["history"][0]["reconstruction"]
+    assert run("alone", f"{still} --seed 7")["weights_sha256"] != first["weights_sha256"]
+    with pytest.raises(SystemExit, match="are of other sizes; give --channels"):
+        run("third", f"--start_dir {tmp_path / 'first'} --latent_size 7")
+    run("first", "--num_train_epochs 2")
+    with pytest.raises(TrainingError, match="'started_from' was"):
+        run("second", f"--start_dir {tmp_path / 'first'} {still} --seed 7 --num_train_epochs 2")
