@@ -269,6 +269,19 @@ def test_a_dataset_that_augments_on_the_fly_is_refused():
         cache_features(tiny_backbone(), Jittered(faces()))
 
 
+@pytest.mark.parametrize("count", [12, 300])
+def test_a_dataset_that_changes_one_sample_in_ten_is_seen_to_augment(count):
+    class SeldomMirrored(list):
+        def __getitem__(self, index):
+            face = super().__getitem__(index)
+            return face | {"pixel_values": face["pixel_values"].flip(2)} if random.random() < 0.1 else face
+
+    for seed in range(20):
+        random.seed(seed)
+        assert not Samples(SeldomMirrored(faces(count)), None).shows_the_same_twice()
+    assert Samples(faces(count), None).shows_the_same_twice()
+
+
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
