@@ -260,6 +260,28 @@ def test_malformed_votes_are_counted(load, tmp_path, caplog):
     assert "1 x row of FER2013Train/label.csv without its picture: fer9999999.png" in caplog.text
 
 
+def test_a_clone_of_the_repository_has_votes_without_pictures_and_is_read_from_the_tables(load, tmp_path):
+    folder = write_prepared(write_tables(tmp_path / "FERPlus", ANSWERS), [votes(neutral=10)] * 9)
+    for path in folder.rglob("*.png"):
+        path.unlink()
+    faces = load(folder)
+    assert faces.num_rows == {"train": 2, "validation": 3, "test": 3}
+    assert_pictures_are_the_written_ones(faces)
+    (folder / "fer2013.csv").unlink()
+    with pytest.raises(DataNotFoundError, match=r"fer2013new\.csv alone, and a label\.csv without any of its pictures"):
+        load(folder)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_tables_of_nothing_but_malformed_rows_are_an_error_and_no_empty_dataset(load, tmp_path, streaming):
+    folder = write_prepared(tmp_path / "FERPlus", ANSWERS)
+    for path in folder.rglob("label.csv"):
+        path.write_text('fer0000000.png,"(0, 0, 48, 48)",1,2,3\nfer0000001.png\nfer0000002.png\n')
+    for _ in range(2):  # the second time from what the first one prepared
+        with pytest.raises(DataError, match=r"FerPlus found no face in .*FERPlus"):
+            load(folder, streaming=streaming)
+
+
 def test_votes_alone_are_not_enough_and_the_message_says_so(load, tmp_path):
     folder = write_tables(tmp_path / "fer", ANSWERS)
     (folder / "fer2013.csv").unlink()

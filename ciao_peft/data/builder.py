@@ -22,6 +22,7 @@ from ..errors import DataError, DataNotFoundError
 logger = logging.getLogger("ciao_peft.data")
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm")
+HIDDEN = (".", "__MACOSX")  # beginnings of the names of files and folders that are not looked at
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 _BINARY_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".npy")
 _LARGE = 1 << 24  # bytes; above this a file is known by its size and times only
@@ -80,6 +81,7 @@ class FacesBuilder(datasets.GeneratorBasedBuilder):
             )
             raise DataError(f"{type(self).__name__} has no setting {unknown[0]!r}. It has: {', '.join(own) or 'none'}.")
         kwargs.setdefault("hash", self._fingerprint_of(data_dir))
+        self._preparing = False
         super().__init__(*args, data_dir=data_dir, **kwargs)
 
     @classmethod
@@ -115,11 +117,10 @@ class FacesBuilder(datasets.GeneratorBasedBuilder):
         """Keeps what was left out beside the rows, where it outlives worker processes and the cache hit."""
         if not left_out.counts:
             return
-        folder = Path(self._output_dir)
-        if folder.is_dir():
+        if self._preparing:
             content = {"counts": left_out.counts, "examples": left_out.examples}
-            (folder / _REPORT.format(uuid.uuid4().hex)).write_text(json.dumps(content))
-        else:  # streaming: there is no folder, so say it at once
+            (Path(self._output_dir) / _REPORT.format(uuid.uuid4().hex)).write_text(json.dumps(content))
+        else:  # streaming: the folder, if there is one, tells of rows that were prepared, so say it at once
             logger.warning("%s left out: %s.", type(self).__name__, left_out)
 
     @property
@@ -133,13 +134,17 @@ class FacesBuilder(datasets.GeneratorBasedBuilder):
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         """As in `datasets`, and then says what was left out, also when it all came from the cache."""
+        self._preparing = True
         try:
             super().download_and_prepare(*args, **kwargs)
         except datasets.exceptions.DatasetGenerationError as error:
             if isinstance(error.__cause__, DataError):  # our own message instead of a wrapper around it
                 raise error.__cause__ from None
             raise
+        finally:
+            self._preparing = False
         left_out = self.left_out
+        self._check_splits(self.info.splits, left_out)
         for name, split in self.info.splits.items():
             if not split.num_examples:
                 raise DataError(
@@ -148,6 +153,20 @@ class FacesBuilder(datasets.GeneratorBasedBuilder):
         if left_out.counts:
             logger.warning("%s left out: %s.", type(self).__name__, left_out)
         self._compare_with_official()
+
+    def as_streaming_dataset(self, *args: Any, **kwargs: Any) -> Any:
+        """As in `datasets`; without any split it is an error here too."""
+        faces = super().as_streaming_dataset(*args, **kwargs)
+        if isinstance(faces, dict):
+            self._check_splits(faces)
+        return faces
+
+    def _check_splits(self, splits: Any, left_out: LeftOut | None = None) -> None:
+        if not splits:
+            told = f" Left out: {left_out}." if left_out else ""
+            raise DataError(
+                f"{type(self).__name__} found no face in {self.config.data_dir!r}.{told} {self.HOW_TO_OBTAIN}".strip()
+            )
 
     def official_counts(self) -> dict[str, int]:
         """Rows per split of the released files under this config; empty where nobody published them."""
@@ -205,7 +224,7 @@ def walk(folder: str | os.PathLike) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
         found += [os.path.join(parent, name) for name in files if not name.startswith(".")]
     return [Path(path) for path in sorted(found)]
 

@@ -217,13 +217,16 @@ class FerPlus(FacesBuilder):
         }
 
     def _prepared(self) -> dict[str, Path]:
-        """Folders by split that hold a `label.csv`."""
+        """Folders by split that hold a `label.csv`; none where no picture lies beside any, as in FER+'s repository."""
         folder = Path(self.config.data_dir)
-        found = {}
+        found, any_picture = {}, False
         for name, split in _FOLDERS.items():
-            if tables := sorted(folder.rglob(f"{name}/label.csv")):
-                found[split] = tables[0].parent
-        return found
+            tables = sorted(folder.rglob(f"{name}/label.csv"))
+            filled = [table for table in tables if _has_pictures(table)]
+            if tables:
+                found[split] = (filled or tables)[0].parent
+            any_picture |= bool(filled)
+        return found if any_picture else {}
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         folder, left_out = Path(self.config.data_dir), LeftOut()
@@ -235,6 +238,8 @@ class FerPlus(FacesBuilder):
             table = find_table(folder, ("fer2013.csv", "icml_face_data.csv"))
             if votes is None or table is None:
                 there = f"{votes.name} alone" if votes else f"{table.name} alone" if table else "neither"
+                if any(any(folder.rglob(f"{name}/label.csv")) for name in _FOLDERS):
+                    there += ", and a label.csv without any of its pictures"
                 raise DataNotFoundError(
                     f"No FER+ in {str(folder)!r}: looked for {_TABLE} with fer2013.csv or icml_face_data.csv, and for "
                     f"folders "
@@ -360,6 +365,11 @@ def _add_vote(
         left_out.add("row with votes that are no counts", f"row {line.row}")
     else:
         splits[SPLITS[usage]].append(_Vote(answer["Image name"].strip(), counts, line, line.row))
+
+
+def _has_pictures(table: Path) -> bool:
+    with table.open(encoding="utf-8-sig", newline="", errors="replace") as file:
+        return any(fields and (table.parent / fields[0].strip()).is_file() for fields in csv.reader(file))
 
 
 def _prepared_votes(table: Path, left_out: LeftOut) -> list[_Vote]:
