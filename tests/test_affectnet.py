@@ -129,6 +129,13 @@ def test_the_folders_of_2021_are_read(load, folder, part, as_text):
     assert faces[0]["box"] == []
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_training_faces_alone_are_read(load, folder, streaming):
+    faces = load(write_2021(folder, entries()), streaming=streaming)
+    assert list(faces) == ["train"]
+    assert sorted(row["expression"] for row in faces["train"]) == sorted(row[1] for row in entries() if row[1] < 8)
+
+
 def test_seven_classes_have_no_contempt(load, folder, caplog):
     faces = load(write_2017(folder, entries()), num_classes=7)["train"]
     assert faces.features["label"].names == NAMES[:7]

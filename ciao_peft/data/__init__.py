@@ -179,9 +179,7 @@ def _streamed(name: str, builder: Any, protocol: str | None, drop_duplicates: bo
             f"{what} needs to know all rows of {name}: load it without `streaming`, or with `protocol=None`."
         )
     faces = builder.as_streaming_dataset()
-    if name == "affectnet" and protocol == "official":
-        faces["test"] = faces.pop("validation")
-    return faces
+    return faces if protocol is None else _fold(name, faces, protocol, 0)
 
 
 def _warn_of_shared(name: str, faces: DatasetDict, pictures: bool) -> None:

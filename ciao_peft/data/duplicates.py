@@ -109,7 +109,7 @@ def drop_duplicate_pictures(faces: DatasetDict) -> tuple[DatasetDict, dict[str, 
             inside.add(key)
         seen |= inside
         kept[name], lost[name] = faces[name].select(keep), len(hashes) - len(keep)
-    if not len(kept["train"]):
+    if "train" in kept and not len(kept["train"]):
         raise DataError("No training picture is left once those of the other splits are dropped.")
     return DatasetDict({name: kept[name] for name in faces}), lost
 

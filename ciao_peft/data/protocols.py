@@ -79,6 +79,10 @@ def protocol_folds(
     protocol = protocol or known[0]
     if protocol not in known:
         raise DataError(f"{name} has no protocol {protocol!r}. It has: {', '.join(map(repr, known))}.")
+    needed = _NEEDED.get((name, protocol), ("train",) if protocol in _FOLDS else ())
+    if missing := [split for split in needed if split not in faces]:
+        there = ", ".join(map(repr, faces))
+        raise DataError(f"Protocol {protocol!r} of {name} needs the split {missing[0]!r}; there is {there} alone.")
     if protocol == "official":
         yield Fold("official", _official(name, faces))
     elif protocol == "authors-code":
@@ -158,10 +162,8 @@ def _keep(faces: DatasetDict, condition: Callable[[dict[str, Any]], bool], colum
 
 
 def _official(name: str, faces: DatasetDict) -> DatasetDict:
-    from datasets import DatasetDict
-
-    if name == "affectnet" and "test" not in faces:
-        return DatasetDict({{"validation": "test"}.get(split, split): rows for split, rows in faces.items()})
+    if name == "affectnet" and "test" not in faces:  # a stream stays one
+        return type(faces)({{"validation": "test"}.get(split, split): rows for split, rows in faces.items()})
     return faces
 
 
@@ -202,6 +204,11 @@ _AUTHORS_CODE: dict[str, Callable[[DatasetDict], DatasetDict]] = {
     "fer2013": _fer2013_code,
     "ferplus": lambda faces: faces,  # its builder deals with the labels
     "jaffe": _jaffe_code,
+}
+_NEEDED = {  # splits that the authors' code reads
+    ("emoreact", "authors-code"): ("train",),
+    ("fer2013", "authors-code"): ("train", "validation"),
+    ("jaffe", "authors-code"): ("train",),
 }
 _FOLDS: dict[str, Callable[..., Iterator[tuple[str, np.ndarray]]]] = {
     "leave-one-subject-out": lambda faces, folds, seed: leave_one_group_out(faces),
