@@ -297,6 +297,45 @@ def test_streaming_and_two_processes_give_the_same_rows(load, folder, tmp_path):
     assert alone["label"] == together["label"] == [row["label"] for row in streamed]
 
 
+def test_streaming_counts_what_it_leaves_out_and_not_into_what_was_prepared(load, folder, caplog):
+    class_folders(folder, {"train/calm": 2, "test/calm": 1})
+    (folder / "train" / "calm" / "bad.png").write_bytes(b"")
+    load(folder)
+    caplog.clear()
+    assert len(list(load(folder, streaming=True)["train"])) == 2
+    assert "1 x empty file" in caplog.text
+    caplog.clear()
+    load(folder)
+    assert "1 x empty file" in caplog.text
+
+
+def test_a_test_set_alone_has_no_copies_to_drop_and_no_folds(load, folder):
+    class_folders(folder, {"test/calm": 2})
+    assert load(folder, drop_duplicates=True).num_rows == {"test": 2}
+    with pytest.raises(DataError, match="'k-fold' of imagefolder needs the split 'train'; there is 'test' alone"):
+        load(folder, protocol="k-fold")
+
+
+@pytest.mark.parametrize("outside", ["../../pics/b.png", "../.hidden/b.png", "/{}/pics/b.png"])
+def test_a_row_may_not_name_a_file_whose_change_nobody_would_see(load, folder, caplog, outside):
+    table(folder / "train", [{"file_name": "a.png", "label": "calm"}, {"file_name": "../more/b.png", "label": "calm"}])
+    for place in (folder.parent / "pics", folder / ".hidden"):
+        draw(place / "b.png", seed=9)
+    outside = outside.format(str(folder.parent).lstrip("/"))
+    with (folder / "train" / "metadata.csv").open("a") as file:
+        file.write(f"{outside},calm\n")
+    assert load(folder)["train"].num_rows == 2
+    assert f"1 x row of metadata.csv that names a file hidden or outside the folder: {outside}" in caplog.text
+
+
+def test_file_names_that_are_no_text_are_counted(load, folder, caplog):
+    table(folder, [{"file_name": "0.png", "label": "calm"}], "metadata.jsonl")
+    with (folder / "metadata.jsonl").open("a") as file:
+        file.write('{"file_name": 5, "label": "calm"}\n{"file_name": ["0.png"], "label": "calm"}\n')
+    assert load(folder)["train"].num_rows == 1
+    assert "2 x row of metadata.jsonl without its file: 5, ['0.png']" in caplog.text
+
+
 def test_images_of_every_mode_are_kept_as_they_are(load, folder):
     for number, mode in enumerate(["L", "RGB", "RGBA", "P", "LA"]):
         path = folder / "calm" / f"{number}.png"
@@ -312,6 +351,9 @@ def test_images_of_every_mode_are_kept_as_they_are(load, folder):
         ({"label_type": "text"}, "`label_type` must be 'class', 'number', 'binary' or left out; got 'text'"),
         ({"min_images_per_class": -1}, "`min_images_per_class` must be a whole number of 0 or more; got -1"),
         ({"label_column": ""}, "`label_column` must name at least one column"),
+        ({"label_column": 1}, "`label_column` must be a column's name, or a list of names, as text; got 1"),
+        ({"label_column": ["valence", 2]}, r"or a list of names, as text; got \['valence', 2\]"),
+        ({"identity_column": 3}, "`identity_column` must be a column's name, as text; got 3"),
     ],
 )
 def test_settings_that_cannot_work_are_named(load, folder, settings, message):

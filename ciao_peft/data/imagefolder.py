@@ -15,7 +15,7 @@ from typing import Any
 import datasets
 
 from ..errors import DataError, DataNotFoundError
-from .builder import IMAGE_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_shards, walk
+from .builder import HIDDEN, IMAGE_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_shards, walk
 from .labels import described
 
 _SPLIT_NAMES = {
@@ -67,8 +67,14 @@ class ImageFolderConfig(datasets.BuilderConfig):
         if not isinstance(self.min_images_per_class, int) or self.min_images_per_class < 0:
             given = self.min_images_per_class
             raise DataError(f"`min_images_per_class` must be a whole number of 0 or more; got {given!r}.")
+        given = self.label_column
+        texts = [given] if isinstance(given, str) else given
+        if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+            raise DataError(f"`label_column` must be a column's name, or a list of names, as text; got {given!r}.")
         if not self.label_columns:
-            raise DataError(f"`label_column` must name at least one column; got {self.label_column!r}.")
+            raise DataError(f"`label_column` must name at least one column; got {given!r}.")
+        if not isinstance(self.identity_column, str):
+            raise DataError(f"`identity_column` must be a column's name, as text; got {self.identity_column!r}.")
 
     @property
     def label_columns(self) -> list[str]:
@@ -190,23 +196,31 @@ class ImageFolder(FacesBuilder):
         there = {str(path) for path in images}
         rows: dict[str, _Row] = {}
         for record in records:
-            path = os.path.normpath(table.parent / (record.get("file_name") or ""))
+            path = _named_file(table, record)
             labels = tuple(_text(record.get(name)) for name in self.config.label_columns)
             if path in rows:
                 left_out.add(f"repeated row of {table.name}", record["file_name"])
+            elif path not in there and not self._is_seen(path):
+                left_out.add(
+                    f"row of {table.name} that names a file hidden or outside the folder", record.get("file_name")
+                )
             elif path not in there and not os.path.isfile(path):
                 left_out.add(f"row of {table.name} without its file", record.get("file_name"))
             elif not all(labels):
                 left_out.add(f"row of {table.name} without a label", record["file_name"])
             else:
                 rows[path] = _Row(path, labels, _text(record.get(self.config.identity_column)) or None)
-        if unnamed := sorted(
-            there - set(rows) - {os.path.normpath(table.parent / (r.get("file_name") or "")) for r in records}
-        ):
+        if unnamed := sorted(there - set(rows) - {_named_file(table, record) for record in records}):
             left_out.add(f"image that {table.name} does not name", unnamed[0], len(unnamed))
         if not rows:
             raise DataError(f"No row of {str(table)!r} has both its image and a label. Left out: {left_out}.")
         return list(rows.values())
+
+    def _is_seen(self, path: str) -> bool:
+        """Whether the path lies in the folder and is not hidden: no other file's change is seen at the next load."""
+        folder = Path(self.config.data_dir)
+        parts = Path(path).relative_to(folder).parts if Path(path).is_relative_to(folder) else (".",)
+        return not any(part.startswith(HIDDEN) for part in parts)
 
     def _kind_of_label(self, splits: dict[str, list[_Row]]) -> str:
         kind, columns = self.config.label_type, self.config.label_columns
@@ -250,6 +264,10 @@ class ImageFolder(FacesBuilder):
 
 def _split_order(item: tuple[str, Any]) -> int:
     return ("train", "validation", "test").index(item[0])
+
+
+def _named_file(table: Path, record: dict[str, Any]) -> str:
+    return os.path.normpath(table.parent / str(record.get("file_name") or ""))
 
 
 def _text(value: Any) -> str:
