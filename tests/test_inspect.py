@@ -103,6 +103,46 @@ def test_the_command_says_how_to_get_data_that_is_not_there(tmp_path, capsys):
     assert "A setting is written NAME=VALUE" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "I;16", "P", "RGBA"])
+def test_pictures_of_every_mode_are_looked_at(tmp_path, mode):
+    grey = np.arange(0, 65536, 256, dtype="uint16").reshape(16, 16)
+    for name, pixels in {"shaded": grey, "black": grey * 0}.items():
+        image = Image.fromarray(pixels if mode == "I;16" else (pixels >> 8).astype("uint8"))
+        (tmp_path / "faces" / "calm").mkdir(parents=True, exist_ok=True)
+        (image if mode == "I;16" else image.convert(mode)).save(tmp_path / "faces" / "calm" / f"{name}.png")
+    train = look(tmp_path / "faces", tmp_path).splits["train"]
+    assert train.sizes == {f"16x16 {mode}": 2}
+    # Opaque but black is of one colour too; that the opacity is the same all over makes no other picture so.
+    assert (train.blank, train.num_unreadable) == (1, 0)
+    faces = load_faces("imagefolder", tmp_path / "faces", min_images_per_class=0, cache_dir=tmp_path / "cache")["train"]
+    sheet = np.asarray(contact_sheet(faces, columns=2, size=16)).astype(int)
+    means = sorted(sheet[:, x : x + 16].mean() for x in (0, 16))
+    assert means == pytest.approx([0, 127.5], abs=8), "nothing clipped: the shades go from black to white"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--contact_sheet", "faces"], "The contact sheet is a picture, such as faces.png; got 'faces'"),
+        (["--contact_sheet", "no/where.png"], "lies in 'no', which is no folder to write to"),
+        (["--contact_sheet", "folder.png"], "'folder.png' is a folder"),
+        (["--setting", "label_column=1"], "`label_column` must be a column's name"),
+        (["--setting", "data_dir=other"], "'data_dir' is no setting but an argument"),
+    ],
+)
+def test_words_that_cannot_work_are_one_line_before_anything_is_looked_at(
+    folder, tmp_path, capsys, monkeypatch, words, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.png").mkdir()
+    cache = ["--setting", f"cache_dir={tmp_path / 'cache'}", "--setting", "min_images_per_class=0"]
+    assert main(["data", "inspect", "imagefolder", str(folder), *cache, *words]) == 1
+    told = capsys.readouterr()
+    assert message in told.err
+    assert told.err.startswith("ciao: ")
+    assert told.out == ""
+
+
 def test_every_dataset_says_how_it_is_obtained():
     from ciao_peft.data import dataset_builder
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
@@ -34,11 +36,32 @@ def _inspect(options: argparse.Namespace) -> None:
     from .. import data
 
     settings = dict(setting_of(text) for text in options.setting)
+    if taken := sorted({"name", "data_dir"} & set(settings)):
+        raise ConfigError(f"{taken[0]!r} is no setting but an argument: ciao data inspect NAME DIR.")
+    if options.contact_sheet:
+        _check_picture(Path(options.contact_sheet))
     print(data.inspect_faces(options.name, options.data_dir, **settings))
     if options.contact_sheet:
         faces = data.load_faces(options.name, options.data_dir, protocol=None, **settings)
-        data.contact_sheet(next(iter(faces.values()))).save(options.contact_sheet)
+        sheet = data.contact_sheet(next(iter(faces.values())))
+        try:
+            sheet.save(options.contact_sheet)
+        except OSError as error:
+            raise ConfigError(f"The contact sheet cannot be written to {options.contact_sheet!r}: {error}.") from error
         print(f"Faces: {options.contact_sheet}")
+
+
+def _check_picture(path: Path) -> None:
+    """Before hours of looking at pictures: that one can be written there."""
+    from PIL import Image
+
+    Image.init()
+    known = [suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.SAVE]
+    if path.suffix.lower() not in known:
+        raise ConfigError(f"The contact sheet is a picture, such as faces.png; got {str(path)!r}.")
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        what = "is a folder" if path.is_dir() else f"lies in {str(path.parent)!r}, which is no folder to write to"
+        raise ConfigError(f"The contact sheet cannot be written: {str(path)!r} {what}.")
 
 
 def setting_of(text: str) -> tuple[str, Any]:

@@ -151,6 +151,8 @@ def contact_sheet(faces: Dataset, *, columns: int = 12, rows: int = 8, size: int
     """
     from PIL import Image, ImageOps
 
+    from ..preprocessing.pictures import as_mode
+
     if "image" not in faces.column_names or not len(faces):
         raise DataError(f"There is no face to show: columns {faces.column_names}, {len(faces)} rows.")
     rng = np.random.default_rng(seed)
@@ -161,7 +163,7 @@ def contact_sheet(faces: Dataset, *, columns: int = 12, rows: int = 8, size: int
     sheet = Image.new("RGB", (columns * size, math.ceil(len(chosen) / columns) * size), "white")
     for place, row in enumerate(chosen):
         try:
-            face = ImageOps.fit(faces[row]["image"].convert("RGB"), (size, size))
+            face = ImageOps.fit(as_mode(faces[row]["image"], "RGB"), (size, size))
         except (OSError, ValueError):
             face = Image.new("RGB", (size, size), "grey")
         sheet.paste(face, (place % columns * size, place // columns * size))
@@ -195,8 +197,8 @@ def _look(faces: Dataset, report: SplitReport) -> None:
                 report.unreadable.append(f"row {row} cannot be read: {error}")
             continue
         sizes[f"{image.width}x{image.height} {image.mode}"] += 1
-        extremes = image.getextrema()
-        report.blank += all(low == high for low, high in ([extremes] if image.mode in ("L", "P") else extremes))
+        extremes = image.getextrema()  # a pair, or one for each band where there are several
+        report.blank += all(low == high for low, high in ([extremes] if len(image.getbands()) == 1 else extremes))
     report.sizes = dict(sizes.most_common(5))
     by_hash = defaultdict(set)
     for key, label in zip(hashes.tolist(), labels, strict=True):
