@@ -77,7 +77,8 @@ class Adapter(nn.Module):
 
         The exception is their batch norm with `train_batch_norm=True`.
         """
-        super().train(mode)
+        self.training = mode
+        self.head.train(mode)
         for copies in (self.inhibition, self.excitation, self.encoder):
             for module in () if copies is None else copies.modules():
                 is_batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)

@@ -654,8 +654,10 @@ class CIAOModel(nn.Module):
 
     def train(self, mode: bool = True) -> CIAOModel:
         """Training mode of the adapters' heads; the backbone stays in eval mode."""
-        super().train(mode)
-        self.backbone.eval()
+        self.training = mode
+        for module in self.children():
+            # Not for a moment: the pass of another thread would move the statistics of its batch norm for good.
+            module.train(mode and module is not self.backbone)
         return self
 
     def adapter_parameters(self, adapter_name: str) -> dict[str, list[nn.Parameter]]:

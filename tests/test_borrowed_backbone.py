@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import ClassVar
 
 import pytest
 import torch
@@ -154,6 +155,34 @@ def test_the_global_random_state_stays_where_it_is(make, network, tmp_path):  # 
     CIAOModel.from_pretrained(backbone, tmp_path / "saved")
     model.eval()(pixels())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class _Watched(torch.nn.Conv2d):
+    """A convolution that notes every mode it is put into, however it is done and be it for a moment."""
+
+    modes: ClassVar[set[bool]] = set()
+
+    def __setattr__(self, name, value):
+        if name == "training":
+            self.modes.add(value)
+        super().__setattr__(name, value)
+
+
+@NETWORKS
+def test_neither_backbone_nor_copies_of_it_are_in_training_mode_for_a_moment(network):  # promises 3 and 14
+    backbone = tiny_backbone()
+    for index in (0, 3):
+        backbone[index].__class__ = _Watched
+    model = wrap(backbone, **network)
+    assert any(isinstance(module, _Watched) for module in model.adapters["default"].modules()) is (
+        network["inhibition"] or network["tuning"] != "decision_layer"
+    )
+    model.add_adapter("other", small_config(**network))
+    _Watched.modes.clear()
+    model.train().eval().train()
+    train(model, "other")
+    assert _Watched.modes == {False}
+    assert model.adapters["other"].head.training and model.training
 
 
 def test_a_part_of_the_backbone_put_into_training_mode_moves_no_statistics():  # promise 3
