@@ -112,6 +112,17 @@ def test_concordance_is_1_minus_1_and_0_where_it_must_be():
     assert concordance([0.5], [0.5]) == 0.0
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, 1 / 3, -0.7])
+@pytest.mark.parametrize("count", [3, 7, 10, 1000])
+def test_concordance_of_a_constant_is_0_though_its_mean_is_rounded(value, count):
+    constant = np.full(count, value)
+    assert concordance(constant, constant) == 0.0
+    assert concordance(constant, np.full(count, 0.2)) == 0.0
+    assert concordance(constant, np.linspace(-1, 1, count)) == 0.0
+    both = np.stack([constant, np.linspace(-1, 1, count)], axis=1)
+    assert concordance(both, both) == pytest.approx([0.0, 1.0])
+
+
 def test_concordance_falls_with_scale_and_shift_where_correlation_would_not():
     x = np.array([-1.0, 0.0, 1.0])
     assert concordance(0.5 * x, x) == pytest.approx(2 * 0.5 / (0.25 + 1))

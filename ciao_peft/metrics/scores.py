@@ -122,9 +122,11 @@ def concordance(predictions: Any, labels: Any) -> np.ndarray | float:
         0.333
     """
     predicted, true = _values(predictions, labels)
-    covariance = ((predicted - predicted.mean(axis=0)) * (true - true.mean(axis=0))).mean(axis=0)
-    shift = predicted.mean(axis=0) - true.mean(axis=0)
-    spread = predicted.var(axis=0) + true.var(axis=0) + shift**2
+    # Counted from the first sample: the mean of equal values is not always that value, that of zeros is.
+    x, y = predicted - predicted[0], true - true[0]
+    covariance = ((x - x.mean(axis=0)) * (y - y.mean(axis=0))).mean(axis=0)
+    shift = predicted[0] - true[0] + x.mean(axis=0) - y.mean(axis=0)
+    spread = x.var(axis=0) + y.var(axis=0) + shift**2
     score = np.divide(2 * covariance, spread, out=np.zeros_like(spread), where=spread > 0)
     return float(score) if score.ndim == 0 else score
 
