@@ -23,16 +23,16 @@ def is_folder(images: Any) -> bool:
 
 
 def pictures_in(folder: str | os.PathLike) -> list[Path]:
-    """The pictures that lie directly in a folder, in the order of their names. Hidden files are left out.
+    """The pictures that lie directly in a folder, in the order of their names: files that end as those do which
+    `load_faces` reads. Hidden files are left out.
 
     Raises:
         DataNotFoundError: there is none; says what is there instead.
     """
-    from PIL import Image
+    from .data.builder import IMAGE_SUFFIXES  # late: it brings `datasets` along
 
-    known = set(Image.registered_extensions())
     entries = sorted(entry for entry in Path(folder).iterdir() if not entry.name.startswith("."))
-    pictures = [entry for entry in entries if entry.suffix.lower() in known and entry.is_file()]
+    pictures = [entry for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
     if not pictures:
         folders = sum(entry.is_dir() for entry in entries)
         raise DataNotFoundError(

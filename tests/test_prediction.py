@@ -74,6 +74,13 @@ def test_a_folder_without_pictures_says_what_is_in_it(folder):
         prepared().predict(folder)
 
 
+@pytest.mark.parametrize("name", ["consent.pdf", "features.h5", "clip.mpg"])
+def test_what_lies_beside_the_pictures_of_a_folder_is_left_out(name, folder):  # Pillow has a plugin for each of these
+    answers = prepared().predict(folder)
+    (folder / name).write_bytes(b"no picture")
+    assert prepared().predict(folder) == answers
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 100])
 def test_no_batch_size_changes_the_answers(batch_size):
     model, faces = prepared(), pictures(5)
