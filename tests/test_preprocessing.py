@@ -244,6 +244,19 @@ def test_a_damaged_file_is_named_and_closed(content, tmp_path):  # an open one w
         PLAIN(path)
 
 
+@pytest.mark.parametrize("tag", [0x0100, 0x011A], ids=["a whole number", "a fraction"])
+def test_a_tag_that_holds_a_text_instead_of_a_number_is_a_damaged_file(tag, tmp_path):
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x010F], exif[0x0112] = "abc", 6  # who made the camera, and how it was held
+    noise().save(file, "JPEG", exif=exif)
+    damaged = file.getvalue().replace(b"\x01\x0f\x00\x02", tag.to_bytes(2, "big") + b"\x00\x02", 1)
+    (tmp_path / "face.jpg").write_bytes(damaged)
+    with pytest.raises(DataError, match=r"'.*face\.jpg' cannot be read as a picture"):
+        PLAIN(tmp_path / "face.jpg")
+    with Image.open(io.BytesIO(damaged)) as it, pytest.raises(DataError, match="The picture cannot be decoded"):
+        PLAIN(it)
+
+
 def test_a_truncated_picture_already_opened_is_refused(tmp_path):
     with (
         pytest.raises(DataError, match="The picture cannot be decoded"),

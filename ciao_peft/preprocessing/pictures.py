@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, DataNotFoundError
@@ -27,6 +28,7 @@ def open_picture(image: Any) -> Image:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     broken = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError)
+    broken += (struct.error, TypeError)  # of what an EXIF tag says its value is, and is not
     if isinstance(image, Image.Image):
         try:
             # A copy even where nothing turns: the caller's picture stays as it is.
