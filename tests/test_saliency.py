@@ -478,6 +478,34 @@ def test_faces_may_be_gray_or_in_colour(shape):
     opened(draw_saliency([np.zeros(shape, dtype=np.uint8)], {"constant": torch.ones(1, 4, 4)}))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "La", "P", "PA", "1", "CMYK", "YCbCr", "I;16"])
+def test_a_white_pil_image_is_drawn_white_whatever_its_mode(mode):
+    pytest.importorskip("matplotlib")
+    white = Image.new("RGB", (16, 16), "white")
+    if mode == "P":
+        face = Image.new("P", (16, 16), 1)
+        face.putpalette([0, 0, 0, 255, 255, 255])
+    elif mode == "I;16":
+        face = Image.new("I;16", (16, 16), 65535)
+    else:
+        face = white.convert("LA").convert(mode) if mode in ("La", "PA") else white.convert(mode)
+    maps = {"constant": torch.ones(1, 4, 4)}
+    assert face.mode == mode
+    assert draw_saliency([face], maps) == draw_saliency([np.full((16, 16, 3), 255, dtype=np.uint8)], maps)
+
+
+def test_a_pil_image_is_drawn_upright():
+    pytest.importorskip("matplotlib")
+    face = painted(1)[0]
+    sideways, exif = face.transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[0x0112] = 6  # to be turned by 270 degrees
+    file = io.BytesIO()
+    sideways.save(file, "PNG", exif=exif)
+    maps = {"ramp": torch.linspace(0, 1, 16).reshape(1, 4, 4)}
+    with Image.open(file) as opened_again:
+        assert draw_saliency([opened_again], maps) == draw_saliency([face], maps)
+
+
 @pytest.mark.parametrize(
     ("faces", "maps", "captions", "message"),
     [

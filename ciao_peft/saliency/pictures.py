@@ -13,7 +13,7 @@ from ..config import CIAOConfig
 from ..errors import ConfigError, InputError, listed
 from ..model import CIAOModel
 from ..prediction import named_answers
-from ..preprocessing.pictures import open_picture
+from ..preprocessing.pictures import as_mode, open_picture
 from .maps import adapter_of, gradcam_plus_plus, looked_at, mask_strength
 
 if TYPE_CHECKING:
@@ -119,7 +119,8 @@ def draw_saliency(
     The colours of a column go from its smallest value to its largest, over all faces, as the bar below says.
 
     Args:
-        faces: B pictures: arrays `(h, w)`, `(h, w, 1)` or `(h, w, 3)` of uint8, or PIL images.
+        faces: B pictures: arrays `(h, w)`, `(h, w, 1)` or `(h, w, 3)` of uint8, or PIL images, which are drawn upright
+            and as an encoder sees their colours, transparent parts on white.
         maps: `(B, H, W)` by the column's title, as `gradcam_plus_plus` and `mask_strength` give them; of one model or
             of several.
         captions: By title, one text under each face.
@@ -130,6 +131,7 @@ def draw_saliency(
 
     Raises:
         InputError: no face, no map, or maps, captions and names that are not one for each face.
+        DataError: a PIL image cannot be decoded.
         ModuleNotFoundError: matplotlib is missing; `pip install 'ciao_peft[plots]'` brings it.
     """
     captions = captions or {}
@@ -163,6 +165,7 @@ def _draw(
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from PIL import Image
 
     lines = max((text.count("\n") + 1 for texts in [*captions.values(), names] for text in texts if text), default=0)
     titles = {
@@ -179,7 +182,8 @@ def _draw(
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     for row, face in enumerate(faces):
-        pixels = np.atleast_3d(np.asarray(face))
+        picture = as_mode(open_picture(face), "RGB") if isinstance(face, Image.Image) else face
+        pixels = np.atleast_3d(np.asarray(picture))
         pixels = pixels.repeat(3, axis=2) if pixels.shape[2] == 1 else pixels
         gray = pixels @ np.array([0.299, 0.587, 0.114])
         height, width = gray.shape
