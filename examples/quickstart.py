@@ -36,7 +36,9 @@ def train_one(world: str, faces, inhibition: bool, args: argparse.Namespace) -> 
     model = get_ciao_model(load_encoder("small-face"), config, adapter_name=world)
     # The trunk never changes: each face goes through it once, and every epoch reads the stored features.
     # All worlds label the same faces, so what the first one stored serves the others.
-    features = cache_features(model, faces, Path(args.output_dir) / f"features-{args.num_train}-{args.seed}")
+    features = cache_features(
+        model, faces, Path(args.output_dir) / f"features-{args.num_train}-{args.num_test}-{args.seed}"
+    )
     trainer = CIAOTrainer(
         model, CIAOTrainingArguments(num_train_epochs=args.num_train_epochs, seed=args.seed, report_to="none")
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import os
 import subprocess
 import sys
@@ -69,3 +70,13 @@ def test_runs_and_prints_its_result(script, arguments, faces, tmp_path):
     result = run_example(script, arguments.format(faces=faces, tmp=tmp_path).split(), tmp_path)
     assert result.returncode == 0, result.stderr[-4000:]
     assert result.stdout.strip()
+
+
+def test_the_quickstart_runs_again_in_its_folder_with_other_sizes(tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("quickstart", REPOSITORY / "examples" / "quickstart.py")
+    quickstart = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(quickstart)
+    monkeypatch.setattr(quickstart, "WORLDS", ("affect",))  # one world is enough to store features for
+    for sizes in ("--num_train 24 --num_test 8", "--num_train 24 --num_test 12", "--num_train 16 --num_test 12"):
+        quickstart.main(quickstart.parse_args(f"--output_dir {tmp_path} --num_train_epochs 1 {sizes}".split()))
+        assert "with CIAO" in capsys.readouterr().out
