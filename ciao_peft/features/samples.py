@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ..data.clip_rows import Clips
 from ..errors import CIAOError, DataError, TrainingError, listed
 from ..losses import check_labels
 from ..preprocessing import Preprocessing
+from ..preprocessing.pictures import open_picture
 
 _LABEL_KEYS = ("labels", "label")
 
@@ -295,9 +297,14 @@ def as_tensor(values: Any, name: str) -> Tensor:
 
 
 def digest_of(value: Any) -> bytes:
-    """16 bytes that change with an array, a tensor, a picture or the file at a path."""
+    """16 bytes that change with an array, a tensor, a file at a path, or what a picture shows once it is prepared."""
     if isinstance(value, (str, Path)):
         return hashlib.blake2b(Path(value).read_bytes(), digest_size=16).digest()
+    pillow = sys.modules.get("PIL.Image")  # nobody has a picture who did not import it
+    if pillow is not None and isinstance(value, pillow.Image):
+        value = open_picture(value)
+        if value.mode in ("P", "PA") or ("transparency" in value.info and value.mode in ("1", "L", "RGB")):
+            value = value.convert("RGBA")  # the same numbers mean something else with another palette
     kind = getattr(value, "mode", "")
     if isinstance(value, Tensor):
         kind, value = str(value.dtype), value.detach().cpu().contiguous().view(torch.uint8).numpy()
