@@ -53,6 +53,16 @@ class TrainOutput(NamedTuple):
     metrics: dict[str, Any]
 
 
+def dtype_of_sums(device: torch.device) -> torch.dtype:
+    """What losses are summed in: float64, which Apple's GPUs do not have.
+
+    Example:
+        >>> dtype_of_sums(torch.device("cpu")), dtype_of_sums(torch.device("mps"))
+        (torch.float64, torch.float32)
+    """
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class Run:
     """The state of one training: model, optimiser, place in the data, best evaluation so far.
 
@@ -80,9 +90,8 @@ class Run:
         self.metric = (self.args.metric_for_best_model or main_metric(self.config.problem_type)).removeprefix("eval_")
         self.greater_is_better = self.args.greater_is_better
         if self.greater_is_better is None:
-            self.greater_is_better = (
-                not self.metric.startswith(("loss", "rmse", "mse", "mae")) and "loss" not in self.metric
-            )
+            is_error = self.metric.startswith(("rmse", "mse", "mae"))
+            self.greater_is_better = not is_error and not any(word in self.metric for word in ("loss", "error"))
         device = self.accelerator.device
         self.model.to(device)
         self.optimizer = make_optimizer(self.model, self.name, self.args)
@@ -94,8 +103,8 @@ class Run:
         self.evaluations_without_gain = 0
         self.stopped_early = False
         # Loss, task loss, contrastive loss and number of updates: since the last entry of the log, and in all.
-        self.window = torch.zeros(4, dtype=torch.float64, device=device)
-        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+        self.window = torch.zeros(4, dtype=dtype_of_sums(device), device=device)
+        self.sums = torch.zeros_like(self.window)
         self.grad_norm: Tensor | float | None = None
         self._in_update = False
         self.history = History(None)
@@ -111,6 +120,7 @@ class Run:
         self.history = History(self.output_dir if writes_log else None, self.history.entries)
         if self.output_dir is not None and self.accelerator.is_main_process:
             clean_up(self.output_dir, None)
+        self.optimizer.zero_grad()  # what somebody else, or a training that broke off, has left
         wrapped = data_parallel(Reader(self.model), self.accelerator, self.config.train_batch_norm)
         if self.accelerator.scaler is not None:
             self.optimizer = self.accelerator.prepare(self.optimizer)
@@ -313,6 +323,8 @@ class Run:
             )
         value, sign = metrics[key], 1 if self.greater_is_better else -1
         gain = math.inf if self.best is None else sign * (value - self.best["metric"])
+        if not math.isfinite(value):  # never the best: nothing would be better than NaN
+            gain = -math.inf
         if gain > 0:
             self.best = {"metric": value, "step": self.step}
             if self.args.load_best_model_at_end:
@@ -329,7 +341,16 @@ class Run:
         found = [entry for entry in self.history.entries if entry["step"] == step and "eval_loss" in entry]
         return {name: value for name, value in found[-1].items() if name.startswith("eval_")} if found else {}
 
+    def _check_finite(self) -> None:
+        """What is saved can be read again: no file of ours holds NaN."""
+        if not all(bool(tensor.isfinite().all()) for tensor in (*self.trained, self.window, self.sums)):
+            raise DivergenceError(
+                f"At update {self.step} the adapter or its loss holds NaN or infinite values: training has diverged, "
+                "and nothing was saved. Lower the learning rates (the mask's first)."
+            )
+
     def _keep_best(self, metrics: dict[str, Any]) -> None:
+        self._check_finite()
         state = self.model.adapters[self.name].state_dict()
         self.best_tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         if self.output_dir is not None and self.accelerator.is_main_process:
@@ -360,11 +381,7 @@ class Run:
         self._same_buffers()
         if not really:
             return None
-        if not all(bool(parameter.isfinite().all()) for parameter in self.trained):
-            raise DivergenceError(
-                f"At update {self.step} the adapter holds NaN or infinite values: training has diverged, and no "
-                "checkpoint was written. Lower the learning rates (the mask's first)."
-            )
+        self._check_finite()
         scaler = self.accelerator.scaler
         state = {
             "global_step": self.step,
@@ -391,8 +408,8 @@ class Run:
         restore_optimizer(self.optimizer, self.names, tensors, folder)
         self.step, self.best = state["global_step"], state["best"]
         self.evaluations_without_gain, self.stopped_early = state["evaluations_without_gain"], state["stopped_early"]
-        self.window.copy_(torch.tensor(state["window"], dtype=torch.float64))
-        self.sums.copy_(torch.tensor(state["sums"], dtype=torch.float64))
+        self.window.copy_(torch.tensor(state["window"], dtype=self.window.dtype))
+        self.sums.copy_(torch.tensor(state["sums"], dtype=self.sums.dtype))
         self.history = History(None, state["log_history"])
         if self.best is not None and self.args.load_best_model_at_end and self.output_dir is not None:
             self.best_tensors = load_best(self.output_dir / BEST_FOLDER, self.model.adapters[self.name])
