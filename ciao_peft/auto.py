@@ -88,8 +88,9 @@ def _backbone_of(
         return load_encoder(name)
     if name.startswith("timm/"):
         return _from_timm(saved)
-    if is_hub_id(name):
+    if is_hub_id(name) and not re.fullmatch("[0-9a-f]{16}", saved.backbone_revision or ""):
         return _from_repository(saved, preprocessing, options)
+    # What has a digest for its revision came from a folder, whose name may look like a stranger's repository.
     if os.path.isdir(name) and not foreign:  # a path that others wrote means nothing here
         return load_encoder(name, preprocessing=preprocessing)
     raise BackboneError(
