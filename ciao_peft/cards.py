@@ -6,14 +6,20 @@ around a part owns it.
 
 from __future__ import annotations
 
+import json
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from .checkpoints import CARD_FILE, PICTURE_FILE
+from .errors import HubFileError
 
 LIBRARY = "ciao_peft"
 
+_COMMIT = re.compile("[0-9a-f]{40}")  # the revision of what came from a repository
+_DIGEST = re.compile("[0-9a-f]{16}")  # and of weights that lay in a folder, or came with this library
 _SCORE = re.compile("eval_|test_")
 _COURSE = re.compile(r"train_|epoch$|\w*(runtime|_per_second)$")  # of the training itself, no score
 _PROBLEMS = {
@@ -31,7 +37,14 @@ consent of those who are seen. It is not for decisions about people: hiring, sch
 on faces like those it will meet before you trust its numbers."""
 
 
-def adapter_card(record: Mapping[str, Any], name: str, *, existing: str | None = None, picture: bool = False) -> str:
+def adapter_card(
+    record: Mapping[str, Any],
+    name: str,
+    *,
+    existing: str | None = None,
+    picture: bool = False,
+    prepares: bool = True,
+) -> str:
     """The card of one adapter.
 
     Args:
@@ -41,8 +54,9 @@ def adapter_card(record: Mapping[str, Any], name: str, *, existing: str | None =
             `interval`, `values`, `split`; `eval_NAME` and `test_NAME` are metrics wherever they stand. All else is
             listed.
         name: What to load it by: a repository or folder.
-        existing: The card that is there; its prose and its own metadata stay.
+        existing: The card that is there; its prose and its own metadata stay. `peoples_card` leaves no other in it.
         picture: Whether `saliency.png` lies beside it.
+        prepares: Whether `preprocessor_config.json` does, so that files of pictures can be read.
 
     Returns:
         Markdown with a head of YAML.
@@ -50,7 +64,7 @@ def adapter_card(record: Mapping[str, Any], name: str, *, existing: str | None =
     Example:
         >>> from ciao_peft import CIAOConfig
         >>> config = CIAOConfig(problem_type="regression", num_labels=2).to_dict()
-        >>> record = {"config": config, "base_model_name_or_path": "user/encoder", "training": {"seed": 3}}
+        >>> record = {"config": config, "base_model_name_or_path": "user/encoder", "revision": "0123456789" * 4}
         >>> print(adapter_card(record, "user/ciao-fer").split("tags:")[0], end="")
         ---
         library_name: ciao_peft
@@ -58,21 +72,13 @@ def adapter_card(record: Mapping[str, Any], name: str, *, existing: str | None =
         base_model_relation: adapter
     """
     training = record.get("training") or {}
-    base = record["base_model_name_or_path"]
-    problem = record["config"]["problem_type"]
     data = _dataset(training)
-    metadata: dict[str, Any] = {"library_name": LIBRARY}
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", base, re.ASCII):
-        metadata |= {"base_model": base, "base_model_relation": "adapter"}
-    if problem != "regression":
-        metadata["pipeline_tag"] = "image-classification"
-    metadata["tags"] = ["ciao", "adapter", "facial-expression-recognition"]
-    metadata |= _shared_metadata(
-        training, data, title=name.rpartition("/")[2], task=metadata.get("pipeline_tag", problem)
-    )
-    facts = [_adapter_facts(record, name, picture), *_training_sections(training, data, record.get("versions"))]
-    parts = {"facts": "\n\n".join([_title(name), *facts]), "use": _limits(data, training)}
-    return _merged(metadata, parts, existing)
+    facts = [
+        _adapter_facts(record, _loading(record, name, prepares), picture),
+        *_training_sections(training, data, record.get("versions")),
+    ]
+    parts = {"facts": "\n\n".join([f"# {_plain(_title(name))}", *facts]), "use": _limits(data, training)}
+    return _merged(_adapter_metadata(record, name), parts, existing)
 
 
 def encoder_card(
@@ -88,14 +94,6 @@ def encoder_card(
     """
     training = record.get("training") or {}
     data = _dataset(training)
-    metadata: dict[str, Any] = {
-        "library_name": LIBRARY,
-        "pipeline_tag": "image-feature-extraction",
-        "tags": ["ciao", "face-encoder"],
-    }
-    if "license" in record and "license" not in training:
-        training = {**training, "license": record["license"]}
-    metadata |= _shared_metadata(training, data, title=name.rpartition("/")[2], task="image-feature-extraction")
     size = "" if num_parameters is None else f" It has {num_parameters:,} parameters."
     facts = f"""A frozen face encoder for the adapters of `{LIBRARY}`.{size}
 
@@ -106,18 +104,18 @@ encoder = load_encoder("{_plain(name)}")
 model = get_ciao_model(encoder, CIAOConfig(problem_type="single_label_classification", num_labels=7))
 ```"""
     sections = _training_sections(training, data, record.get("versions"))
-    return _merged(metadata, {"facts": "\n\n".join([_title(name), facts, *sections])}, existing)
+    parts = {"facts": "\n\n".join([f"# {_plain(_title(name))}", facts, *sections])}
+    return _merged(_encoder_metadata(record, name), parts, existing)
 
 
 def collection_card(record: Mapping[str, Any], name: str, subfolders: list[str], existing: str | None = None) -> str:
     """The card at the root of a repository that holds several adapters, each in a folder with a card of its own."""
-    base = record["base_model_name_or_path"]
     metadata: dict[str, Any] = {"library_name": LIBRARY, "tags": ["ciao", "adapter", "facial-expression-recognition"]}
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", base, re.ASCII):
-        metadata |= {"base_model": base, "base_model_relation": "adapter"}
+    metadata |= _base_model(record)
     rows = [f"- [`{folder}`]({folder}/{CARD_FILE}): `subfolder={folder!r}`" for folder in sorted(subfolders)]
     about = f"Adapters of `{LIBRARY}` in this repository:"
-    return _merged(metadata, {"facts": "\n\n".join([_title(name), about, "\n".join(rows)])}, existing)
+    parts = {"facts": "\n\n".join([f"# {_plain(_title(name))}", about, "\n".join(rows)])}
+    return _merged(metadata, parts, existing)
 
 
 def prose(card: str) -> str:
@@ -128,10 +126,85 @@ def prose(card: str) -> str:
     return text.strip()
 
 
+def texts_in(folder: str | os.PathLike) -> Callable[[str], str | None]:
+    """What gives the text of a file in a folder, or None where there is none."""
+
+    def read(name: str) -> str | None:
+        path = Path(folder) / name
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+    return read
+
+
+def peoples_card(read: Callable[[str], str | None], record_file: str) -> str:
+    """The card of a folder or repository without the metadata that its record put there: what is left is of people.
+
+    Args:
+        read: Gives the text of a file, or None where there is none.
+        record_file: The file with what the card was written from.
+
+    Returns:
+        A card, with the marked parts as they were; nothing where there is none.
+    """
+    card = read(CARD_FILE) or ""
+    metadata, text = _split(card)
+    if not metadata:
+        return card
+    try:
+        recorded = _recorded(read(record_file))
+    except HubFileError:  # too large to be one
+        recorded = {}
+    return _page({key: value for key, value in metadata.items() if key not in recorded or value != recorded[key]}, text)
+
+
+def joined_cards(mine: str, theirs: str) -> str:
+    """What a push writes upon: the repository's card, with what people wrote in the folder's before their own.
+
+    Args:
+        mine: The folder's, as `peoples_card` gives it.
+        theirs: The repository's likewise.
+    """
+    if not mine.strip() or not theirs.strip():
+        return mine if mine.strip() else theirs
+    (own, text), (metadata, other) = _split(mine), _split(theirs)
+    tags = [tag for card in (metadata, own) if isinstance(card.get("tags"), list) for tag in card["tags"]]
+    metadata = {**metadata, **own, **({"tags": list(dict.fromkeys(map(str, tags)))} if tags else {})}
+    return _page(metadata, text if prose(mine) else other)
+
+
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 
-def _adapter_facts(record: Mapping[str, Any], name: str, picture: bool) -> str:
+def _loading(record: Mapping[str, Any], name: str, prepares: bool) -> str:
+    """Code that reads a face, or a clip, with this adapter."""
+    base, revision = record["base_model_name_or_path"], record.get("revision") or ""
+    maker, source, ending = "CIAOModel", f'backbone, "{_plain(name)}"', ".eval()"
+    if _DIGEST.fullmatch(revision) and "/" in base:
+        start = [f"from {LIBRARY} import CIAOModel, load_encoder", f'backbone = load_encoder("{_plain(base)}")']
+    elif (
+        (base.startswith("timm/") and revision != "random")
+        or _DIGEST.fullmatch(revision)
+        or _COMMIT.fullmatch(revision)
+    ):
+        maker, source, ending = "AutoCIAOModel", f'"{_plain(name)}"', ""
+        start = [f"from {LIBRARY} import AutoCIAOModel"]
+    else:
+        start = [f"from {LIBRARY} import CIAOModel", f"# backbone: the network it was trained on, {_plain(base)}"]
+    start[0] += f"  # pip install {LIBRARY}"
+    frames = record["config"].get("frames")
+    if not prepares:
+        shape = ", ".join(str(n) for n in (1, *([frames] if frames else []), *record.get("input_size", ())))
+        start.insert(0, "import torch")
+        answer = f"model(torch.zeros({shape})).logits)  # pixels, prepared as the backbone needs them"
+    elif frames:
+        answer = 'model.predict([["frame-1.jpg", "frame-2.jpg", "frame-3.jpg"]]))  # a clip is a list of its frames'
+    else:
+        answer = 'model.predict("face.jpg"))'
+    lines = [*start, f"model = {maker}.from_pretrained({source}){ending}", f"print({answer}"]
+    return "\n".join(["```python", *lines, "```"])
+
+
+def _adapter_facts(record: Mapping[str, Any], load: str, picture: bool) -> str:
     config = record["config"]
     labels = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
     if len(labels) > 30:
@@ -149,11 +222,6 @@ def _adapter_facts(record: Mapping[str, Any], name: str, picture: bool) -> str:
         rows["trained parameters"] = f"{record['trained_parameters']:,}"
     if "weights_bytes" in record:
         rows["weights"] = f"{record['weights_bytes']:,} bytes, SHA-256 `{record['weights_sha256']}`"
-    load = f"""```python
-from {LIBRARY} import AutoCIAOModel  # pip install {LIBRARY}
-model = AutoCIAOModel.from_pretrained("{_plain(name)}")
-print(model.predict("face.jpg"))
-```"""
     blocks = [
         f"An adapter of `{LIBRARY}`: it changes what a frozen face encoder lets through, and decides from that.",
         load,
@@ -246,6 +314,46 @@ def _metrics(training: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield metric
 
 
+def _adapter_metadata(record: Mapping[str, Any], name: str) -> dict[str, Any]:
+    training, problem = record.get("training") or {}, record["config"]["problem_type"]
+    metadata: dict[str, Any] = {"library_name": LIBRARY, **_base_model(record)}
+    if problem != "regression":
+        metadata["pipeline_tag"] = "image-classification"
+    metadata["tags"] = ["ciao", "adapter", "facial-expression-recognition"]
+    task = metadata.get("pipeline_tag", problem)
+    return metadata | _shared_metadata(training, _dataset(training), title=_title(name), task=task)
+
+
+def _encoder_metadata(record: Mapping[str, Any], name: str) -> dict[str, Any]:
+    training, task = record.get("training") or {}, "image-feature-extraction"
+    if "license" in record and "license" not in training:
+        training = {**training, "license": record["license"]}
+    metadata = {"library_name": LIBRARY, "pipeline_tag": task, "tags": ["ciao", "face-encoder"]}
+    return metadata | _shared_metadata(training, _dataset(training), title=_title(name), task=task)
+
+
+def _base_model(record: Mapping[str, Any]) -> dict[str, str]:
+    """The backbone, where it is known to be on the Hub: at a commit there, or with timm's pretrained weights."""
+    base, revision = record["base_model_name_or_path"], record.get("revision") or ""
+    pretrained = base.startswith("timm/") and revision not in ("", "random")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", base, re.ASCII) or not (pretrained or _COMMIT.fullmatch(revision)):
+        return {}
+    return {"base_model": base, "base_model_relation": "adapter"}
+
+
+def _recorded(text: str | None) -> dict[str, Any]:
+    """What a save put into the metadata of a card, by the text of its record; nothing for what is no record."""
+    try:
+        record = json.loads(text or "")
+        if "ciao_encoder" in record:
+            return _encoder_metadata(record, "")
+        # Versions up to 0.1.0 named any backbone whose name looks like a repository's.
+        base = {"base_model": record["base_model_name_or_path"], "base_model_relation": "adapter"}
+        return base | _adapter_metadata(record, "")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}
+
+
 def _shared_metadata(training: Mapping[str, Any], data: Mapping[str, Any], title: str, task: str) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     if training.get("license"):
@@ -275,7 +383,7 @@ def _shared_metadata(training: Mapping[str, Any], data: Mapping[str, Any], title
 
 
 def _title(name: str) -> str:
-    return f"# {_plain(name.partition(chr(34))[0].rpartition('/')[2])}"
+    return name.partition('"')[0].rpartition("/")[2]  # `user/name", subfolder="fer` asks for a folder of a repository
 
 
 def _plain(value: Any) -> str:
@@ -313,8 +421,6 @@ def _split(card: str) -> tuple[dict[str, Any], str]:
 
 
 def _merged(metadata: dict[str, Any], parts: Mapping[str, str], existing: str | None) -> str:
-    import yaml
-
     if existing is None or not existing.strip():
         text = "\n\n".join(_marked(part, content) for part, content in parts.items()) + "\n"
     else:
@@ -324,9 +430,17 @@ def _merged(metadata: dict[str, Any], parts: Mapping[str, str], existing: str | 
             text = _pattern(part).sub(lambda _, new=marked: new, text)
         tags = [*(old.get("tags") if isinstance(old.get("tags"), list) else []), *metadata["tags"]]
         stale = {"model-index", "metrics"} if "model-index" not in metadata else set()
-        kept = {key: value for key, value in old.items() if key not in stale}
-        metadata = {**kept, **metadata, "tags": list(dict.fromkeys(tags))}
+        kept = {key: value for key, value in old.items() if key not in {*stale, *metadata}}
+        metadata = {**metadata, **kept, "tags": list(dict.fromkeys(tags))}
         if "license" in old:  # the choice of whoever wrote it on the card
             metadata["license"] = old["license"]
-    head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=1000)
+    return _page(metadata, text)
+
+
+def _page(metadata: Mapping[str, Any], text: str) -> str:
+    import yaml
+
+    if not metadata:
+        return text
+    head = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True, width=1000)
     return f"---\n{head}---\n\n{text.lstrip()}"

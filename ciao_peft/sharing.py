@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cards import adapter_card, collection_card, prose
+from .cards import adapter_card, collection_card, joined_cards, peoples_card, texts_in
 from .checkpoints import (
     CARD_FILE,
     CONFIG_FILE,
@@ -53,7 +53,7 @@ def read_adapter(source: str | os.PathLike, **hub: Any) -> tuple[SavedAdapter, S
 def save_with_card(
     folder: str | os.PathLike, adapter: SavedAdapter, picture: bytes | None = None, *, name: str | None = None
 ) -> Path:
-    """Writes an adapter's folder, model card included; the prose of a card that is there stays.
+    """Writes an adapter's folder, model card included; what people wrote on a card that is there stays.
 
     Args:
         folder: Where.
@@ -66,12 +66,11 @@ def save_with_card(
     """
     if picture is not None and not picture.startswith(_PNG):
         raise AdapterFileError("`picture` is no PNG file's content; give the bytes of one.")
-    card = Path(folder) / CARD_FILE
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
+    existing = peoples_card(texts_in(folder), CONFIG_FILE)
+    beside = {"picture": picture is not None, "prepares": adapter.preprocessing is not None}
 
     def extra_files(record: Mapping[str, Any]) -> dict[str, bytes]:
-        text_now = adapter_card(record, name or str(folder), existing=text, picture=picture is not None)
-        files = {CARD_FILE: text_now.encode()}
+        files = {CARD_FILE: adapter_card(record, name or str(folder), existing=existing, **beside).encode()}
         return files if picture is None else {**files, PICTURE_FILE: picture}
 
     return save_adapter(folder, adapter, extra_files)
@@ -80,7 +79,7 @@ def save_with_card(
 def publish_adapter(folder: str | os.PathLike, repo_id: str, *, subfolder: str | None = None, **hub: Any) -> CommitInfo:
     """Publishes a saved adapter in one commit. What is damaged is refused before anything is sent.
 
-    Of the card, what people wrote stays: the folder's prose goes before the repository's.
+    Of the card, what people wrote stays: the folder's prose and metadata go before the repository's.
 
     Args:
         folder: One that `save_pretrained` wrote.
@@ -102,14 +101,13 @@ def publish_adapter(folder: str | os.PathLike, repo_id: str, *, subfolder: str |
         file: (folder / file).read_bytes() if (folder / file).is_file() else None
         for file in (CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE, PICTURE_FILE)
     }
-    local = folder / CARD_FILE
-    mine = local.read_text(encoding="utf-8", errors="replace") if local.is_file() else ""
+    mine = peoples_card(texts_in(folder), CONFIG_FILE)
+    beside = {"picture": files[PICTURE_FILE] is not None, "prepares": files[PREPROCESSOR_FILE] is not None}
     name = f"{repo_id}" if not prefix else f'{repo_id}", subfolder="{prefix.rstrip("/")}'
 
     def change(head: RepoHead) -> dict[str, bytes | None]:
-        theirs = head.read(prefix + CARD_FILE)
-        existing = mine if prose(mine) else theirs
-        card = adapter_card(record, name, existing=existing, picture=files[PICTURE_FILE] is not None)
+        theirs = peoples_card(lambda file: head.read(prefix + file), CONFIG_FILE)
+        card = adapter_card(record, name, existing=joined_cards(mine, theirs), **beside)
         changes = {**files, CARD_FILE: card.encode()}
         changes = {prefix + path: content for path, content in changes.items()}
         if prefix:

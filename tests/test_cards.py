@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from ciao_peft import CIAOConfig, get_ciao_model
-from ciao_peft.cards import adapter_card, encoder_card, prose
+from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
+from ciao_peft.cards import adapter_card, collection_card, encoder_card, peoples_card, prose, texts_in
 from ciao_peft.checkpoints import read_json
+from ciao_peft.data import paint_face
+from ciao_peft.encoders import save_encoder
 from ciao_peft.errors import AdapterFileError
+from ciao_peft.preprocessing import Preprocessing
 from fakes import SIZE, tiny_backbone
 
 CONFIG = CIAOConfig(
@@ -25,7 +31,7 @@ TRAINING = {
 }
 RECORD = {
     "base_model_name_or_path": "ann/encoder",
-    "revision": None,
+    "revision": "0123456789" * 4,
     "config": CONFIG.to_dict(),
     "input_size": [3, 64, 64],
     "weights_bytes": 12_345,
@@ -57,7 +63,7 @@ def test_the_page_says_what_was_recorded():
     for fact in (
         "# faces",
         "one of 2 classes: sad, happy",
-        "`ann/encoder`, frozen",
+        f"`ann/encoder` at `{'0123456789' * 4}`, frozen",
         "| trained parameters | 9,876 |",
         "12,345 bytes",
         'model = AutoCIAOModel.from_pretrained("ann/faces")',
@@ -167,6 +173,117 @@ def test_saving_writes_the_card_and_keeps_its_prose(tmp_path):
     model.save_pretrained(tmp_path / "faces")
     assert card.read_text().endswith("Mine.\n")
     assert "accuracy" not in card.read_text()
+
+
+def head(folder):
+    """Metadata of the card in a folder."""
+    return yaml.safe_load((folder / "README.md").read_text().split("---")[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "claimed"),
+    [
+        ("ann/encoder", "0123456789" * 4, True),
+        ("timm/resnet18.a1_in1k", "a1_in1k", True),
+        ("timm/resnet18", "random", False),
+        ("timm/resnet18.a1_in1k", None, False),  # a network of timm itself does not say whether it was pretrained
+        ("runs/encoder", "0123456789abcdef", False),  # a folder
+        ("ann/encoder", None, False),
+        ("../encoder", "0123456789abcdef", False),
+        ("small-face", "0123456789abcdef", False),
+    ],
+)
+def test_a_base_model_is_claimed_where_it_is_known_to_be_on_the_hub(name, revision, claimed):
+    record = RECORD | {"base_model_name_or_path": name, "revision": revision}
+    for card in (adapter_card(record, "ann/faces"), collection_card(record, "ann/faces", ["eight"])):
+        metadata = yaml.safe_load(card.split("---")[1])
+        assert metadata.get("base_model") == (name if claimed else None)
+        assert ("base_model_relation" in metadata) == claimed
+
+
+def test_neither_random_weights_nor_a_folder_are_a_base_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_encoder(load_encoder("small-face"), "runs/enc")
+    for encoder in (load_encoder("timm/test_resnet", pretrained=False), load_encoder("runs/enc")):
+        config = replace(CONFIG, target_modules=None)
+        assert "base_model" not in head(get_ciao_model(encoder, config).save_pretrained(tmp_path / "faces"))
+
+
+def test_saving_again_takes_back_what_the_last_save_said_and_nothing_else(tmp_path):
+    folder = get_ciao_model(tiny_backbone(), CONFIG, input_size=SIZE).save_pretrained(tmp_path / "a", training=TRAINING)
+    card = folder / "README.md"
+    assert {"license", "datasets", "metrics", "model-index", "pipeline_tag"} <= set(head(folder))
+    card.write_text(card.read_text().replace("library_name:", "language: de\nthumbnail: face.png\nlibrary_name:"))
+    values = CIAOConfig(problem_type="regression", num_labels=2)
+    get_ciao_model(tiny_backbone(), values, input_size=SIZE).save_pretrained(folder, training={"dataset": "B"})
+    tags = ["ciao", "adapter", "facial-expression-recognition"]
+    assert head(folder) == {"library_name": "ciao_peft", "tags": tags, "language": "de", "thumbnail": "face.png"}
+
+
+def test_a_licence_written_on_the_card_outlives_every_save_and_a_recorded_one_does_not(tmp_path):
+    model = get_ciao_model(tiny_backbone(), CONFIG, input_size=SIZE)
+    folder = model.save_pretrained(tmp_path / "a", training={"license": "mit"})
+    model.save_pretrained(folder, training={"license": "apache-2.0"})
+    assert head(folder)["license"] == "apache-2.0"
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace("apache-2.0", "cc-by-nc-4.0"))
+    for recorded in ({"license": "mit"}, {}, {"license": "apache-2.0"}):
+        model.save_pretrained(folder, training=recorded)
+        assert head(folder)["license"] == "cc-by-nc-4.0"
+
+
+def test_a_base_model_that_an_earlier_version_claimed_goes(tmp_path):
+    encoder = load_encoder("small-face")
+    encoder.name = "runs/enc"
+    folder = get_ciao_model(encoder, replace(CONFIG, target_modules=None)).save_pretrained(tmp_path / "a")
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace("tags:", "base_model: runs/enc\nbase_model_relation: adapter\ntags:", 1))
+    get_ciao_model(tiny_backbone(), CONFIG, input_size=SIZE).save_pretrained(folder)
+    assert "base_model" not in head(folder)
+
+
+@pytest.mark.parametrize("record", ["", "[]", "7", "{}", '{"ciao_encoder": 1, "training": 3}', "[" * 100_000])
+def test_a_card_whose_record_is_none_is_all_of_people(tmp_path, record):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n\nMine.\n")
+    (folder / "adapter_config.json").write_text(record)
+    assert peoples_card(texts_in(folder), "adapter_config.json") == (folder / "README.md").read_text()
+
+
+def test_scores_of_a_subfolder_are_under_the_name_of_the_title():
+    card = ModelCard(adapter_card(RECORD, 'ann/worlds", subfolder="fer'))
+    assert card.data.model_name == "worlds"
+    assert "# worlds" in card.text
+
+
+def code_of(folder):
+    """The first block of code on a card, which is what people copy."""
+    return re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1]
+
+
+@pytest.mark.parametrize("frames", [None, 2])
+@pytest.mark.parametrize("kind", ["named", "folder", "own", "own without preprocessing"])
+def test_the_code_on_the_card_runs(tmp_path, monkeypatch, capsys, kind, frames):
+    monkeypatch.chdir(tmp_path)
+    for name in ("face", *(f"frame-{n}" for n in (1, 2, 3))):
+        paint_face(size=32).save(f"{name}.jpg")
+    given = {}
+    if kind == "own":
+        given = {"preprocessing": Preprocessing(size=SIZE[1:])}
+    elif kind == "own without preprocessing":
+        given = {"input_size": SIZE}
+    elif kind == "folder":
+        save_encoder(load_encoder("small-face"), "runs/enc")
+    backbone = tiny_backbone() if given else load_encoder("runs/enc" if kind == "folder" else "small-face")
+    clips = {} if frames is None else {"frames": frames, "recurrent_size": 4}
+    model = get_ciao_model(backbone, replace(CONFIG, target_modules=None, **clips), **given)
+    code = code_of(model.save_pretrained(tmp_path / "faces"))
+    assert ("AutoCIAOModel" in code) == (kind == "named")
+    space = {"backbone": tiny_backbone().train()} if given else {}
+    exec(code, space)
+    words = set(re.findall(r"\w+", capsys.readouterr().out))
+    assert {"tensor"} <= words if kind == "own without preprocessing" else {"sad", "happy"} <= words
 
 
 def test_a_picture_lies_beside_the_card_until_the_adapter_is_saved_without(tmp_path):

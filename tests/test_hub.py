@@ -176,7 +176,10 @@ def test_several_adapters_share_a_repository(hub):
         *(f"{name}/{file}" for name in PROBLEMS for file in (CONFIG, WEIGHTS, CARD)),
     }
     assert all(f"]({name}/{CARD})" in hub.files("ann/worlds")[CARD].decode() for name in PROBLEMS)
-    assert 'from_pretrained("ann/worlds", subfolder="labels")' in hub.files("ann/worlds")[f"labels/{CARD}"].decode()
+    assert (
+        'from_pretrained(backbone, "ann/worlds", subfolder="labels")'
+        in hub.files("ann/worlds")[f"labels/{CARD}"].decode()
+    )
     reader = fresh_model()
     for name in PROBLEMS:
         assert reader.load_adapter("ann/worlds", subfolder=name) == name

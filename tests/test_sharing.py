@@ -8,11 +8,13 @@ import json
 
 import pytest
 import torch
+import yaml
 from huggingface_hub import constants
 
 from ciao_peft import AutoCIAOModel, CIAOConfig, get_ciao_model, load_encoder
-from ciao_peft.encoders.publishing import push_encoder
+from ciao_peft.encoders import publish_encoder, push_encoder, save_encoder
 from ciao_peft.errors import AdapterFileError, BackboneError, BackboneMismatchError, HubNotFoundError, HubTokenError
+from ciao_peft.sharing import publish_adapter
 from fakes import SIZE, tiny_backbone
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
@@ -90,12 +92,69 @@ def test_a_backbone_without_a_name_must_be_given(tmp_path):
 
 
 def test_another_persons_path_is_not_looked_at(hub, tmp_path):
-    from ciao_peft.encoders import save_encoder
-
     path = save_encoder(small_encoder(), tmp_path / "encoder")
     get_ciao_model(load_encoder(path), CONFIG).push_to_hub("ann/affect", token="hf_ann")
     with pytest.raises(BackboneError, match="neither an encoder of this library"):
         AutoCIAOModel.from_pretrained("ann/affect")
+
+
+def test_a_folder_named_like_a_repository_is_not_looked_for_on_the_hub(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    push_encoder(small_encoder(1), "ann/encoder", token="hf_ann")  # a stranger's
+    path = save_encoder(small_encoder(), "ann/encoder")
+    model = get_ciao_model(load_encoder("ann/encoder"), CONFIG).eval()
+    folder = model.save_pretrained(tmp_path / "affect")
+    hub.requests.clear()
+    assert torch.equal(AutoCIAOModel.from_pretrained(folder)(FACES).logits, model(FACES).logits)
+    path.rename("elsewhere")
+    with pytest.raises(BackboneError, match="trained on 'ann/encoder', which is neither"):
+        AutoCIAOModel.from_pretrained(folder)
+    assert not hub.requests
+
+
+def head(text):
+    return yaml.safe_load(text.split("---")[1])
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "published before"])
+@pytest.mark.parametrize("kind", ["adapter", "encoder"])
+def test_metadata_written_into_the_folders_card_is_published_beside_that_of_the_repository(hub, tmp_path, kind, there):
+    training = {"dataset": "painted_faces", "license": "mit"}
+    if kind == "adapter":
+        folder = get_ciao_model(small_encoder(), CONFIG).save_pretrained(tmp_path / "a", training=training)
+        publish = publish_adapter
+    else:
+        folder, publish = save_encoder(small_encoder(), tmp_path / "a", training=training), publish_encoder
+    card = folder / "README.md"
+    if there:
+        publish(folder, "ann/a", token="hf_ann")
+        theirs = hub.files("ann/a")["README.md"].decode()
+        theirs = theirs.replace("license: mit", "license: gpl-3.0\nthumbnail: theirs.png\nlanguage: en") + "Theirs.\n"
+        hub.repos["ann/a"].commit({"README.md": theirs.encode()})
+        publish(folder, "ann/a", token="hf_ann")
+        assert hub.files("ann/a")["README.md"].decode().endswith("Theirs.\n")
+        assert head(hub.files("ann/a")["README.md"].decode())["license"] == "gpl-3.0"  # recorded goes after written
+    card.write_text(card.read_text().replace("license: mit", "license: cc-by-nc-4.0\nlanguage: de\ntags_of: mine"))
+    publish(folder, "ann/a", token="hf_ann")
+    text = hub.files("ann/a")["README.md"].decode()
+    assert (head(text)["license"], head(text)["language"], head(text)["tags_of"]) == ("cc-by-nc-4.0", "de", "mine")
+    assert head(text).get("thumbnail") == ("theirs.png" if there else None)
+    assert text.endswith("Theirs.\n") == there
+    card.write_text(card.read_text() + "Mine.\n")
+    publish(folder, "ann/a", token="hf_ann")
+    text = hub.files("ann/a")["README.md"].decode()
+    assert text.endswith("Mine.\n")
+    assert "Theirs." not in text
+    assert head(text).get("thumbnail") == ("theirs.png" if there else None)
+
+
+def test_what_the_last_push_recorded_goes_with_its_record(hub):
+    model = get_ciao_model(small_encoder(), CONFIG)
+    data = {"name": "Painted faces", "id": "ann/painted"}
+    model.push_to_hub("ann/a", training={"dataset": data, "license": "mit"}, token="hf_ann")
+    assert {"license", "datasets"} <= set(head(hub.files("ann/a")["README.md"].decode()))
+    model.push_to_hub("ann/a", training={"dataset": "another"}, token="hf_ann")
+    assert not {"license", "datasets"} & set(head(hub.files("ann/a")["README.md"].decode()))
 
 
 def test_other_weights_under_the_same_name_are_refused(hub):

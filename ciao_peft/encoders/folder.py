@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from ..cards import encoder_card
+from ..cards import encoder_card, peoples_card, texts_in
 from ..checkpoints import (
     CARD_FILE,
     MAX_JSON_BYTES,
@@ -95,8 +95,7 @@ def save_encoder(encoder: nn.Module, folder: str | os.PathLike, *, training: Map
         }
     except (TypeError, ValueError) as error:
         raise ConfigError(f"The encoder's settings cannot be written as JSON: {error}") from error
-    card = Path(folder) / CARD_FILE
-    existing = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
+    existing = peoples_card(texts_in(folder), CONFIG_FILE)
     size = sum(parameter.numel() for parameter in encoder.parameters())
     files[CARD_FILE] = encoder_card(config, os.fspath(folder), existing=existing, num_parameters=size).encode()
     return write_folder(folder, files)

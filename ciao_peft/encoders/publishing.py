@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..cards import encoder_card, prose
+from ..cards import encoder_card, joined_cards, peoples_card, texts_in
 from ..checkpoints import CARD_FILE, PREPROCESSOR_FILE, read_json
 from ..hub import RepoHead, publish
 from .folder import CONFIG_FILE, WEIGHTS_FILE, load, save_encoder
@@ -54,12 +54,11 @@ def publish_encoder(folder: str | os.PathLike, repo_id: str, **hub: Any) -> Comm
     encoder = load(str(folder))
     record = read_json(folder / CONFIG_FILE)
     files = {name: (folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE)}
-    local = folder / CARD_FILE
-    mine = local.read_text(encoding="utf-8", errors="replace") if local.is_file() else ""
+    mine = peoples_card(texts_in(folder), CONFIG_FILE)
     size = sum(parameter.numel() for parameter in encoder.parameters())
 
     def change(head: RepoHead) -> dict[str, bytes | None]:
-        existing = mine if prose(mine) else head.read(CARD_FILE)
+        existing = joined_cards(mine, peoples_card(head.read, CONFIG_FILE))
         return {**files, CARD_FILE: encoder_card(record, repo_id, existing=existing, num_parameters=size).encode()}
 
     return publish(repo_id, change, **hub)
