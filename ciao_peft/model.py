@@ -542,12 +542,23 @@ class CIAOModel(nn.Module):
             AdapterFileError: it cannot be written.
             AdapterNotFoundError, NoActiveAdapterError: there is no such adapter.
         """
+        return save_with_card(folder, self.saved_adapter(adapter_name, training=training), picture)
+
+    def saved_adapter(self, adapter_name: str | None = None, *, training: dict[str, Any] | None = None) -> SavedAdapter:
+        """One adapter as `save_pretrained` writes it: config, tensors and what they belong to.
+
+        Args:
+            adapter_name, training: As for `save_pretrained`.
+
+        Raises:
+            AdapterNotFoundError, NoActiveAdapterError: there is no such adapter.
+        """
         name = self.active_adapter if adapter_name is None else self._check_known(adapter_name)
         if name is None:
             raise NoActiveAdapterError(self.adapters)
         adapter = self.adapters[name]
         opened = self._borrowed.open(adapter.config.target_modules)
-        saved = SavedAdapter(
+        return SavedAdapter(
             config=adapter.config,
             backbone_name=backbone_name(self.backbone),
             backbone_revision=backbone_revision(self.backbone),
@@ -560,7 +571,6 @@ class CIAOModel(nn.Module):
             trained_parameters=sum(p.numel() for n, p in adapter.named_parameters() if n in adapter.trainable),
             versions=library_versions(),
         )
-        return save_with_card(folder, saved, picture)
 
     def push_to_hub(
         self,

@@ -64,7 +64,7 @@ class CIAOTrainingArguments:
         eval_steps: For `eval_strategy="steps"`.
         save_strategy: The same for checkpoints, which need `output_dir`.
         save_steps: For `save_strategy="steps"`.
-        save_total_limit: Checkpoints to keep, the newest ones; all when left out.
+        save_total_limit: Checkpoints to keep, those written last; all when left out.
         load_best_model_at_end: Put the adapter back to where evaluation was best.
         metric_for_best_model: Name of a metric, with or without `eval_`; when left out, the one of the problem:
             accuracy, concordance or macro F1.
@@ -80,8 +80,8 @@ class CIAOTrainingArguments:
         seed: Of the order of samples, the stored views and the dropout.
         dataloader_num_workers: Processes that prepare pictures; changes no result.
         disable_tqdm: No progress bar; when left out, none unless a terminal is there to show it.
-        resume_from_checkpoint: A checkpoint folder; `True`: the newest one in `output_dir`; `"auto"`: the newest one,
-            or from the start if there is none.
+        resume_from_checkpoint: A checkpoint folder; `True`: the one in `output_dir` that was written last, whatever its
+            number; `"auto"`: that one, or from the start if there is none.
         feature_cache: `"auto"`: run the frozen trunk once and train from stored features wherever that gives the same
             adapter, up to the rounding of mixed precision in the trunk (in `output_dir`, or in memory without one);
             `"never"`; or the folder to keep them in.

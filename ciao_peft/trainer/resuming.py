@@ -18,20 +18,34 @@ from torch import Tensor, nn
 from ..checkpoints import check_tensors, load_adapter
 from ..errors import TrainingError, listed
 from ..model import CIAOModel
+from ..sharing import save_with_card
 
 STATE_FILE = "trainer_state.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
+BEST_FILE = "best.safetensors"
+BEST_FOLDER = "best"
 FORMAT_VERSION = 1
 _FOLDER = re.compile(r"checkpoint-(\d+)")
 
 
 def checkpoint_folders(output_dir: Path) -> list[Path]:
-    """Complete checkpoints in a folder, oldest first."""
+    """Complete checkpoints in a folder, in the order in which they were written.
+
+    That is not the order of their numbers where a training went on from an older one, or began anew beside them.
+    """
     found = []
     for entry in output_dir.iterdir() if output_dir.is_dir() else ():
         if (match := _FOLDER.fullmatch(entry.name)) and (entry / STATE_FILE).is_file():
-            found.append((int(match[1]), entry))
-    return [entry for _, entry in sorted(found)]
+            found.append((place_in_order(entry), int(match[1]), entry))
+    return [entry for _, _, entry in sorted(found)]
+
+
+def place_in_order(folder: Path) -> int:
+    """The how-many-th checkpoint of its folder it was when it was written; 0 for one that does not say."""
+    try:
+        return int(json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["place_in_order"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0  # of an earlier version, or damaged, as whoever loads it is told
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> dict[str, Tensor]:
@@ -69,7 +83,12 @@ def restore_optimizer(
 
 
 def save_checkpoint(
-    folder: Path, model: CIAOModel, adapter_name: str, optimizer: dict[str, Tensor], state: dict[str, Any]
+    folder: Path,
+    model: CIAOModel,
+    adapter_name: str,
+    optimizer: dict[str, Tensor],
+    best: dict[str, Tensor] | None,
+    state: dict[str, Any],
 ) -> None:
     """Writes a checkpoint aside and moves it into place: there is a whole one or none.
 
@@ -78,14 +97,19 @@ def save_checkpoint(
         model: Its adapter is saved as `save_pretrained` does, so a checkpoint can be loaded as an adapter.
         adapter_name: Which.
         optimizer: What `optimizer_tensors` gave.
+        best: The adapter at its best, where that is to come back and is not this one.
         state: Plain data.
     """
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    model.save_pretrained(aside, adapter_name, training={"global_step": state["global_step"]})
-    content = save(optimizer)
-    files = {OPTIMIZER_FILE: hashlib.sha256(content).hexdigest()}
-    _write(aside / OPTIMIZER_FILE, content)
+    saved = model.saved_adapter(adapter_name, training={"global_step": state["global_step"]})
+    save_with_card(aside, saved, name=str(folder))
+    files = {}
+    for name, tensors in ((OPTIMIZER_FILE, optimizer), (BEST_FILE, best)):
+        if tensors is not None:
+            content = save({key: tensor.contiguous() for key, tensor in tensors.items()})
+            files[name] = hashlib.sha256(content).hexdigest()
+            _write(aside / name, content)
     # Last, and only with everything else on the disk: its presence marks the checkpoint as complete.
     record = {"format_version": FORMAT_VERSION, **state, "files": files}
     _write(aside / STATE_FILE, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
@@ -107,9 +131,9 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def load_checkpoint(
-    folder: Path, model: CIAOModel, adapter_name: str, record: dict[str, Any], total_steps: int
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Puts a checkpoint's adapter into the model, and returns its state and the optimiser's tensors.
+    folder: Path, model: CIAOModel, adapter_name: str, record: dict[str, Any], total_steps: int, with_best: bool
+) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor] | None]:
+    """Puts a checkpoint's adapter into the model, and returns its state, the optimiser's tensors and the best adapter.
 
     Nothing in it is unpickled.
 
@@ -119,9 +143,11 @@ def load_checkpoint(
         adapter_name: Under which name.
         record: What the training that goes on is made of; must be what it was.
         total_steps: Updates it is to have.
+        with_best: Whether the best adapter so far is of use; else None is returned for it.
 
     Raises:
-        TrainingError: the folder is no complete checkpoint, of another format version, or of another training.
+        TrainingError: the folder is no complete checkpoint, of another format version, or of another training; or the
+            best adapter is lost.
         AdapterFileError, AdapterConfigError: its adapter is damaged, or another one.
     """
     path = folder / STATE_FILE
@@ -133,14 +159,10 @@ def load_checkpoint(
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         version, files = state["format_version"], state["files"]
-        content = (folder / OPTIMIZER_FILE).read_bytes()
         if version != FORMAT_VERSION:
             raise TrainingError(f"'{path}' has format version {version!r}; this version reads {FORMAT_VERSION}.")
-        if hashlib.sha256(content).hexdigest() != files[OPTIMIZER_FILE]:
-            raise TrainingError(
-                f"'{folder / OPTIMIZER_FILE}' does not have the checksum its state promises: it is damaged."
-            )
-        tensors = load(content)
+        tensors = _tensors_in(folder / OPTIMIZER_FILE, files)
+        best = _tensors_in(folder / BEST_FILE, files) if BEST_FILE in files else None
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         if isinstance(error, TrainingError):
             raise
@@ -162,8 +184,38 @@ def load_checkpoint(
         )
     expected = adapter.state_dict()
     check_tensors(saved.tensors, expected, str(folder))
+    if not with_best or state["best"] is None:
+        best = None
+    elif state["best"]["step"] == state["global_step"]:
+        best = {name: tensor.clone() for name, tensor in saved.tensors.items()}
+    elif best is None:
+        best = _best_beside(folder, state["best"]["step"])
+    if best is not None:
+        check_tensors(best, expected, str(folder))
     adapter.load_state_dict(saved.tensors)
-    return state, tensors
+    return state, tensors, best
+
+
+def _tensors_in(path: Path, checksums: dict[str, str]) -> dict[str, Tensor]:
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != checksums[path.name]:
+        raise TrainingError(f"'{path}' does not have the checksum its state promises: it is damaged.")
+    return load(content)
+
+
+def _best_beside(checkpoint: Path, step: int) -> dict[str, Tensor]:
+    """The best adapter as it lies beside a checkpoint of an earlier version, which does not hold it."""
+    folder = checkpoint.parent / BEST_FOLDER
+    saved = load_adapter(folder) if folder.is_dir() else None
+    there = None if saved is None else saved.training.get("global_step")
+    if saved is None or there != step:
+        holds = "is missing" if saved is None else f"holds that after update {there}"
+        raise TrainingError(
+            f"Training in '{checkpoint}' was at its best after update {step}; it does not hold that adapter, and "
+            f"'{folder}' {holds}. Resume from a checkpoint that was written later, or start anew with "
+            "`resume_from_checkpoint=None`."
+        )
+    return saved.tensors
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
@@ -177,15 +229,6 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     return "; ".join(f"{name!r} is {there.get(name)!r} there and {here.get(name)!r} here" for name in names)
 
 
-def load_best(folder: Path, adapter: nn.Module) -> dict[str, Tensor] | None:
-    """Tensors of the best adapter so far, or None where it was not kept."""
-    if not folder.is_dir():
-        return None
-    tensors = load_adapter(folder).tensors
-    check_tensors(tensors, adapter.state_dict(), str(folder))
-    return tensors
-
-
 def _check_same(there: dict[str, Any], here: dict[str, Any], where: Path) -> None:
     if changed := differences(there, here):
         raise TrainingError(
@@ -195,7 +238,7 @@ def _check_same(there: dict[str, Any], here: dict[str, Any], where: Path) -> Non
 
 
 def clean_up(output_dir: Path, keep: int | None) -> None:
-    """Removes what interrupted saves left, and the oldest checkpoints beyond the number to keep."""
+    """Removes what interrupted saves left, and the checkpoints written first, beyond the number to keep."""
     for entry in output_dir.glob(".checkpoint-*"):
         shutil.rmtree(entry, ignore_errors=True)
     for entry in checkpoint_folders(output_dir)[:-keep] if keep else ():

@@ -22,12 +22,13 @@ from .interrupting import Interrupts
 from .launching import data_parallel
 from .optimizing import Reader, batch_losses, make_optimizer
 from .resuming import (
+    BEST_FOLDER,
     checkpoint_folders,
     clean_up,
     find_checkpoint,
-    load_best,
     load_checkpoint,
     optimizer_tensors,
+    place_in_order,
     restore_optimizer,
     save_checkpoint,
 )
@@ -35,8 +36,6 @@ from .sampling import plan_epoch, positive_groups, seed_of, seed_torch
 
 if TYPE_CHECKING:
     from .trainer import CIAOTrainer
-
-BEST_FOLDER = "best"
 
 
 class TrainOutput(NamedTuple):
@@ -100,6 +99,8 @@ class Run:
         self.step = 0
         self.best: dict[str, Any] | None = None
         self.best_tensors: dict[str, Tensor] | None = None
+        self.best_is_on_disk = False
+        self.num_checkpoints: int | None = None
         self.evaluations_without_gain = 0
         self.stopped_early = False
         # Loss, task loss, contrastive loss and number of updates: since the last entry of the log, and in all.
@@ -167,7 +168,7 @@ class Run:
             raise TrainingError("`two_steps` trains in one process; leave it out, or start one.")
 
     def _refuse_old_checkpoints(self) -> None:
-        """New checkpoints among old ones: the newest by number would be the old training's."""
+        """Checkpoints of two trainings in one folder: nobody could tell them apart."""
         if old := checkpoint_folders(self.output_dir):
             raise TrainingError(
                 f"'{self.output_dir}' holds {old[-1].name} of an earlier training. Go on from it with "
@@ -353,9 +354,13 @@ class Run:
         self._check_finite()
         state = self.model.adapters[self.name].state_dict()
         self.best_tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        self._save_best(metrics)
+
+    def _save_best(self, metrics: dict[str, Any]) -> None:
         if self.output_dir is not None and self.accelerator.is_main_process:
-            record = plain({"global_step": self.step, **metrics})
+            record = plain({"global_step": self.best["step"], **metrics})
             self.model.save_pretrained(self.output_dir / BEST_FOLDER, self.name, training=record)
+        self.best_is_on_disk = True
 
     def _same_buffers(self) -> None:
         """Batch-norm statistics that follow the data: those of the first process count, as in the training steps."""
@@ -383,7 +388,11 @@ class Run:
             return None
         self._check_finite()
         scaler = self.accelerator.scaler
+        if self.num_checkpoints is None:
+            self.num_checkpoints = max(map(place_in_order, checkpoint_folders(self.output_dir)), default=0)
+        self.num_checkpoints += 1
         state = {
+            "place_in_order": self.num_checkpoints,
             "global_step": self.step,
             "total_steps": self.total_steps,
             "record": self._record(),
@@ -396,7 +405,8 @@ class Run:
             "log_history": self.history.entries,
         }
         folder = self.output_dir / f"checkpoint-{self.step}"
-        save_checkpoint(folder, self.model, self.name, optimizer_tensors(self.optimizer, self.names), state)
+        best = None if self.best is None or self.best["step"] == self.step else self.best_tensors
+        save_checkpoint(folder, self.model, self.name, optimizer_tensors(self.optimizer, self.names), best, state)
         clean_up(self.output_dir, self.args.save_total_limit)
         return folder
 
@@ -404,15 +414,15 @@ class Run:
         folder = find_checkpoint(self.args.output_dir, self.args.resume_from_checkpoint)
         if folder is None:
             return None
-        state, tensors = load_checkpoint(folder, self.model, self.name, self._record(), self.total_steps)
+        state, tensors, self.best_tensors = load_checkpoint(
+            folder, self.model, self.name, self._record(), self.total_steps, self.args.load_best_model_at_end
+        )
         restore_optimizer(self.optimizer, self.names, tensors, folder)
         self.step, self.best = state["global_step"], state["best"]
         self.evaluations_without_gain, self.stopped_early = state["evaluations_without_gain"], state["stopped_early"]
         self.window.copy_(torch.tensor(state["window"], dtype=self.window.dtype))
         self.sums.copy_(torch.tensor(state["sums"], dtype=self.sums.dtype))
         self.history = History(None, state["log_history"])
-        if self.best is not None and self.args.load_best_model_at_end and self.output_dir is not None:
-            self.best_tensors = load_best(self.output_dir / BEST_FOLDER, self.model.adapters[self.name])
         self.accelerator.print(f"Resuming from '{folder}', after update {self.step} of {self.total_steps}.")
         return state
 
@@ -436,6 +446,8 @@ class Run:
     def _finish(self, seconds: float, first_step: int) -> TrainOutput:
         if self.args.load_best_model_at_end and self.best_tensors is not None:
             self.model.adapters[self.name].load_state_dict(self.best_tensors)
+            if not self.best_is_on_disk:  # of a checkpoint, which may be another folder's
+                self._save_best(self.scores_of_the_result())
         self._same_buffers()
         made = self.step - first_step
         loss, _, _, count = self.sums.tolist()
