@@ -129,7 +129,7 @@ def test_other_preprocessing_is_another_key_and_other_labels_are_not(tmp_path):
 def test_each_split_has_its_folder(tmp_path):
     stored = cache_features(tiny_backbone(), {"train": faces(6), "test": faces(4, seed=2)}, tmp_path)
     assert {name: len(part) for name, part in stored.items()} == {"train": 6, "test": 4}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["test", "train"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["test", "train"]
 
 
 # -- accidents --------------------------------------------------------------------------------------------------------

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
-from itertools import groupby, islice, pairwise
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from ..preprocessing import Preprocessing
 from .cached import FeatureDataset
 from .processes import Processes
 from .samples import ClipSamples, Samples, samples_of
-from .store import DTYPES, FeatureFiles, Layout, free_disk, free_memory, readable_size
+from .store import DTYPES, FeatureFiles, Layout, free_disk, free_memory, readable_size, runs
 from .streams import StreamSamples, is_stream
 from .views import Augmentation
 
@@ -49,11 +50,11 @@ def cache_features(
     """Runs the frozen trunk once over a dataset and keeps what crosses the cut, for `CIAOTrainer` to train from.
 
     On disk, features are flat files that are mapped into memory. What is there already is used; what was interrupted is
-    taken up where it stopped; under `torchrun`, the processes share the work. Whose features they are is told by
-    content: weights and dtype of the backbone, place of the cut, preprocessing, views, storage dtype and the pictures.
-    No path, time, batch size or number of processes matters (kernels may round differently for other batch sizes and
-    devices; stored features are then those of whoever computed them first). Labels are not stored: they come from the
-    dataset.
+    taken up where it stopped; under `torchrun`, the processes share the work, and of those that were started apart one
+    stores while the others wait for it. Whose features they are is told by content: weights and dtype of the backbone,
+    place of the cut, preprocessing, views, storage dtype and the pictures. No path, time, batch size or number of
+    processes matters (kernels may round differently for other batch sizes and devices; stored features are then those
+    of whoever computed them first). Labels are not stored: they come from the dataset.
 
     A stream (`streaming=True`) is read to its end twice, once for what it shows and once through the trunk, and stands
     for the table with the same pictures: `take` bounds an endless one. Each process reads the shards that
@@ -72,7 +73,8 @@ def cache_features(
             which no frozen convolution is left. What is stored with u serves those who do not need it
             (`tuning="last_conv"`); what is stored without is refused where u is asked for.
         batch_size: Pictures that go through the trunk at once.
-        disable_tqdm: No progress bar and no message; when left out, none unless a terminal is there to show it.
+        disable_tqdm: No progress bar and no message; when left out, none unless a terminal is there to show it, but for
+            the word that another process is waited for.
 
     Returns:
         A `FeatureDataset`, or a dict of one for each split.
@@ -171,16 +173,21 @@ def store_features(
         "data": fingerprint(samples, processes),
     }
     folder = folder_of(key)
-    files = None if folder is None else FeatureFiles(folder, key)
-    if include_excitation is None and (files is None or files.layout is None):
-        layout = _layout(model, key | {"excitation": True})
-        key["excitation"] = all(processes.collect([_has_ample_room(layout, folder, processes)]))
-    if files is None:
+    if folder is None:
+        if include_excitation is None:
+            key["excitation"] = _has_ample_room(model, key, folder, processes)
         extract = _extractor(model, samples, augment, key)
         return _in_memory(key, _layout(model, key), samples, extract, batch_size, disable_tqdm)
-    if not files.complete:
-        extract = _extractor(model, samples, augment, files.key)
-        files = _fill(files, _layout(model, files.key), samples, extract, batch_size, processes, disable_tqdm)
+    files = FeatureFiles(folder, key)
+    if not all(processes.collect([files.complete])):
+        with processes.alone(files.lock_file, lambda: _tell_of_others(folder, disable_tqdm)):
+            files = FeatureFiles(folder, key)  # others may have stored them meanwhile
+            processes.wait_for_everyone()  # nobody writes before all have looked
+            if include_excitation is None and files.layout is None:
+                key["excitation"] = _has_ample_room(model, key, folder, processes)
+            if not files.complete:
+                extract = _extractor(model, samples, augment, files.key)
+                files = _fill(files, _layout(model, files.key), samples, extract, batch_size, processes, disable_tqdm)
     return FeatureDataset(
         files.key, files.layout, samples.labels(), folder=files.folder, label_names=samples.label_names
     )
@@ -257,12 +264,15 @@ def _as_model(model_or_encoder: CIAOModel | nn.Module, dataset: Any) -> Iterator
         model.unload()
 
 
-def _has_ample_room(layout: Layout, folder: Path | None, processes: Processes) -> bool:
-    """Whether what is to be stored takes no more than a share of what is free."""
+def _has_ample_room(model: CIAOModel, key: dict[str, Any], folder: Path | None, processes: Processes) -> bool:
+    """Whether features and u take no more than a share of what is free, wherever there is a process."""
+    layout = _layout(model, key | {"excitation": True})
     needed = layout.row_bytes() * layout.num_rows
     if folder is None:
-        return needed * processes.count <= SHARE_OF_MEMORY * free_memory()
-    return needed <= SHARE_OF_DISK * free_disk(folder)
+        ample = needed * processes.count <= SHARE_OF_MEMORY * free_memory()
+    else:
+        ample = needed <= SHARE_OF_DISK * free_disk(folder)
+    return all(processes.collect([ample]))
 
 
 def fingerprint(samples: Samples | StreamSamples, processes: Processes) -> str:
@@ -307,21 +317,8 @@ def _batches(rows: list[int], batch_size: int, num_samples: int) -> Iterator[lis
             yield batch
 
 
-def _runs(rows: list[int]) -> Iterator[slice]:
-    """Where in a batch rows follow one another.
-
-    Example:
-        >>> list(_runs([3, 4, 7]))
-        [slice(0, 2, None), slice(2, 3, None)]
-    """
-    breaks = [0, *(place for place in range(1, len(rows)) if rows[place] != rows[place - 1] + 1), len(rows)]
-    yield from (slice(first, last) for first, last in pairwise(breaks))
-
-
 def _tell(layout: Layout, where: str, processes: Processes | None, disable_tqdm: bool | None) -> Any:
     """A progress bar over the rows that are left; the size is told first."""
-    import sys
-
     from tqdm.auto import tqdm
 
     quiet = disable_tqdm if disable_tqdm is not None else not sys.stderr.isatty()
@@ -330,6 +327,13 @@ def _tell(layout: Layout, where: str, processes: Processes | None, disable_tqdm:
         size = readable_size(layout.row_bytes() * layout.num_rows)
         tqdm.write(f"Storing features {where}: {layout.num_rows} rows of {readable_size(layout.row_bytes())}, {size}.")
     return lambda total: tqdm(total=total, desc="features", unit="row", disable=quiet, leave=False)
+
+
+def _tell_of_others(folder: Path, disable_tqdm: bool | None) -> None:
+    from tqdm.auto import tqdm
+
+    if not disable_tqdm:  # also where there is no terminal: who waits in silence seems to hang
+        tqdm.write(f"Another process stores features in '{folder}'; waiting for it.", file=sys.stderr)
 
 
 def _fill(
@@ -363,7 +367,7 @@ def _fill(
             for rows in _batches(own, batch_size, num_samples):
                 view = rows[0] // num_samples
                 tensors = extract(view, [row % num_samples for row in rows])
-                for run in _runs(rows):
+                for run in runs(rows):
                     writer.put(rows[run.start], tuple(tensor[run] for tensor in tensors))
                 bar.update(len(rows))
     except CIAOError as error:

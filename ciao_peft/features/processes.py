@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..errors import LaunchError
+from ..errors import FeatureCacheError, LaunchError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+_SECONDS_BETWEEN_SIGNS = 30.0  # of those who wait with the main process; without one they would give up after minutes
 
 
 class Processes:
@@ -36,6 +44,49 @@ class Processes:
     def is_main(self) -> bool:
         """Whether this is the one that writes and prints."""
         return self.rank == 0
+
+    @contextmanager
+    def alone(self, path: Path, waiting: Callable[[], object]) -> Iterator[None]:
+        """These processes together, and none that was started apart from them, which waits or is waited for.
+
+        Args:
+            path: The lock file; the main process holds it, and a kill lets go of it.
+            waiting: Called once by the main process, if others are to be waited for.
+
+        Raises:
+            FeatureCacheError: the lock file cannot be written.
+        """
+        from filelock import FileLock
+
+        lock, seconds = FileLock(path), 0.0
+        try:
+            while not self._holds(lock, seconds):
+                if self.is_main and not seconds:
+                    waiting()
+                seconds = _SECONDS_BETWEEN_SIGNS
+            yield
+        finally:
+            lock.release()
+
+    def _holds(self, lock: FileLock, seconds: float) -> bool:
+        """Whether the main process got the lock within so many seconds, for every process to know."""
+        from filelock import Timeout
+
+        held, problem = True, None
+        if self.is_main:
+            try:
+                Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=seconds)
+            except Timeout:
+                held = False
+            except OSError as error:
+                problem = (
+                    f"'{lock.lock_file}' cannot be written: {error.strerror or error}. Store the features elsewhere."
+                )
+        held, problem = self.collect([(held, problem)])[0]
+        if problem is not None:
+            raise FeatureCacheError(problem)
+        return held
 
     def wait_for_everyone(self) -> None:
         """Returns when every process got here."""

@@ -8,8 +8,12 @@ import json
 import os
 import shutil
 import time
+import uuid
 import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,7 @@ from ..errors import FeatureCacheError, listed
 FORMAT_VERSION = 1
 INDEX_FILE = "index.json"
 DONE_FILE = "done.bin"
-_INDEX_ASIDE = f".{INDEX_FILE}.tmp"
+_ASIDE = f".{INDEX_FILE}*.tmp"  # an index while it is written; a kill may leave one behind
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SECONDS_BETWEEN_SYNCS = 0.5
 _SPOTS = 64
@@ -133,8 +137,13 @@ class FeatureFiles:
         self.layout: Layout | None = None
         self.complete = False
         self._failed = False
-        if (self.folder / INDEX_FILE).exists():
-            self._read_index()
+        self._read_index()
+
+    @property
+    def lock_file(self) -> Path:
+        """What those who store here hold, one after the other: beside the folder, which holds nothing but features."""
+        folder = self.folder.resolve()
+        return folder.parent / f".{folder.name}.lock"
 
     def _refuse(self, what: str) -> None:
         raise FeatureCacheError(
@@ -149,6 +158,8 @@ class FeatureFiles:
             shapes = tuple(tuple(shape) for shape in layout["shapes"])
             self.layout = Layout(shapes, layout["dtype"], layout["num_rows"])
             spots, self._failed = index.get("spots"), bool(index.get("failed"))
+        except (FileNotFoundError, NotADirectoryError):
+            return
         except (OSError, ValueError, KeyError, TypeError) as error:
             self._refuse(f"have an index that cannot be read ({type(error).__name__}: {error})")
         if version != FORMAT_VERSION:
@@ -181,17 +192,14 @@ class FeatureFiles:
             FeatureCacheError: the disk has no room for them, or the folder holds other things.
         """
         if self._failed:
-            for path in (self.folder / INDEX_FILE, *self.folder.glob("features.*.bin")):
+            for path in (self.folder / INDEX_FILE, self.folder / DONE_FILE, *self.folder.glob("features.*.bin")):
                 path.unlink(missing_ok=True)
         if self.folder.exists():
             there = {p.name for p in self.folder.iterdir()} if self.folder.is_dir() else {self.folder.name}
-            ours = {
-                _INDEX_ASIDE,
-                DONE_FILE,
-                *(tensor_file(self.folder, i).name for i in range(len(layout.shapes))),
-            }
-            if there - ours:
-                self._refuse(f"are none: {listed(there - ours)} lies there")
+            ours = {DONE_FILE, *(tensor_file(self.folder, i).name for i in range(len(layout.shapes)))}
+            foreign = {name for name in there - ours if not fnmatchcase(name, _ASIDE)}
+            if foreign:
+                self._refuse(f"are none: {listed(foreign)} lies there")
         self.folder.mkdir(parents=True, exist_ok=True)
         needed = layout.row_bytes() * layout.num_rows + layout.num_rows
         free = free_disk(self.folder)
@@ -214,7 +222,7 @@ class FeatureFiles:
 
     def _write_index(self, more: dict[str, Any]) -> None:
         content = {"format_version": FORMAT_VERSION, "key": self.key, "layout": self.layout.to_dict(), **more}
-        path = self.folder / _INDEX_ASIDE
+        path = self.folder / _ASIDE.replace("*", f".{uuid.uuid4().hex}")  # of several processes each has its own
         with path.open("w", encoding="utf-8") as file:
             json.dump(content, file, indent=2)
             file.flush()
@@ -243,7 +251,8 @@ class FeatureFiles:
     def finish(self) -> None:
         """Marks the folder as complete."""
         self._write_index({"complete": True, "spots": self._spots()})
-        (self.folder / DONE_FILE).unlink(missing_ok=True)
+        for path in (self.folder / DONE_FILE, *self.folder.glob(_ASIDE)):
+            path.unlink(missing_ok=True)
         self.complete = True
 
     def _spots(self) -> list[int]:
@@ -275,6 +284,17 @@ def map_tensors(folder: Path, layout: Layout) -> tuple[Tensor, ...]:
         flat = torch.from_file(str(tensor_file(folder, index)), shared=False, size=count, dtype=DTYPES[layout.dtype])
         found.append(flat.view(layout.num_rows, *shape))
     return tuple(found)
+
+
+def runs(rows: Sequence[int]) -> Iterator[slice]:
+    """Where in a batch rows follow one another.
+
+    Example:
+        >>> list(runs([3, 4, 7]))
+        [slice(0, 2, None), slice(2, 3, None)]
+    """
+    breaks = [0, *(place for place in range(1, len(rows)) if rows[place] != rows[place - 1] + 1), len(rows)]
+    yield from (slice(first, last) for first, last in pairwise(breaks))
 
 
 class FeatureWriter:
