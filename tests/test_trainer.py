@@ -35,7 +35,7 @@ from ciao_peft.trainer.batches import Batch, Batches, BatchSource
 from ciao_peft.trainer.gathering import rows_per_process
 from ciao_peft.trainer.optimizing import Reader, batch_losses, make_optimizer
 from ciao_peft.trainer.resuming import checkpoint_folders
-from ciao_peft.trainer.sampling import draws_per_group, plan_epoch, positive_groups
+from ciao_peft.trainer.sampling import draws_per_group, plan_epoch, positive_groups, smallest_batch
 from fakes import SIZE, residual_backbone, small_config, tiny_backbone
 
 HERE = Path(__file__).parent
@@ -717,6 +717,25 @@ def test_two_processes_train_the_adapter_of_one(together):
     ours = [entry["eval_accuracy"] for entry in trainer.log_history if "eval_accuracy" in entry]
     assert [entry["eval_accuracy"] for entry in result["log"] if "eval_accuracy" in entry] == ours
     assert [path.name for path in checkpoint_folders(folder / "run")] == ["checkpoint-3", "checkpoint-6"]
+
+
+def test_a_batch_that_leaves_a_process_without_samples_is_refused_by_all_processes(together):
+    _, result, _ = together
+    message = (
+        "With per_device_train_batch_size=1, the 5 samples of train_dataset make batches down to 1, too few for 2 "
+        "processes. Set it to 2 or more."
+    )
+    assert result["refusals"] == [message] * 2
+
+
+@pytest.mark.parametrize("per_device", [1, 2, 3])
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_only_a_batch_of_one_sample_each_can_be_too_small_for_the_processes(per_device, processes):
+    for count in range(processes, 40):
+        plan = plan_epoch(np.zeros(count, dtype=int), per_device * processes, seed=0, epoch=0)
+        smallest = min(map(len, plan))
+        assert smallest_batch(count, per_device * processes) == smallest
+        assert (smallest < processes) is (per_device == 1 and count % processes > 0)
 
 
 def test_two_processes_store_the_features_of_one(together):

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from ciao_peft import CIAOTrainer, CIAOTrainingArguments, cache_features, get_ciao_model
+from ciao_peft.errors import TrainingError
 from ciao_peft.trainer.batches import Batch
 from ciao_peft.trainer.launching import data_parallel
 from ciao_peft.trainer.optimizing import Reader, batch_losses
@@ -49,6 +50,18 @@ def gradients(trainer: CIAOTrainer, batch: Batch) -> dict[str, torch.Tensor]:
     return found | {"loss": loss.detach()}
 
 
+def refusals(data: list[dict]) -> list[str]:
+    """What each process says to batches of a single sample."""
+    said = "nothing"
+    try:
+        CIAOTrainer(model_of(), arguments(per_device_train_batch_size=1)).train(data)
+    except TrainingError as error:
+        said = str(error)
+    found = [""] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, said)
+    return found
+
+
 def main(folder: Path) -> None:
     data = faces(21)
     model = model_of()
@@ -65,6 +78,7 @@ def main(folder: Path) -> None:
     tensors |= {f"trained.{name}": tensor for name, tensor in model.adapters["default"].state_dict().items()}
     tensors["logits"] = trainer.predict(data[:7]).logits
     result = {"num_processes": trainer.accelerator.num_processes, "log": trainer.log_history}
+    result["refusals"] = refusals(data[:5])
     if trainer.accelerator.is_main_process:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "result.safetensors")
         (folder / "result.json").write_text(json.dumps(result))

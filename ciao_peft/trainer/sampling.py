@@ -49,6 +49,16 @@ def draws_per_group(sizes: np.ndarray, balance: float, rng: np.random.Generator)
     return draws
 
 
+def smallest_batch(num_samples: int, batch_size: int) -> int:
+    """Samples in the smallest batch that `plan_epoch` makes.
+
+    Example:
+        >>> smallest_batch(5, 2), smallest_batch(7, 4)
+        (1, 3)
+    """
+    return num_samples // -(-num_samples // batch_size)
+
+
 def plan_epoch(
     groups: np.ndarray, batch_size: int, *, seed: int, epoch: int, balance: float | None = None
 ) -> list[np.ndarray]:

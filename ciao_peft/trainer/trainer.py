@@ -41,6 +41,7 @@ from .gathering import gather_rows
 from .history import plain
 from .launching import make_accelerator, random_state_kept
 from .run import Run, TrainOutput
+from .sampling import smallest_batch
 
 
 class PredictionOutput(NamedTuple):
@@ -335,6 +336,13 @@ class CIAOTrainer:
         if len(source) < processes:
             raise TrainingError(
                 f"train_dataset has {len(source)} samples for {processes} processes; start no more than that."
+            )
+        size = self.args.per_device_train_batch_size
+        smallest = smallest_batch(len(source), size * processes)
+        if smallest < processes:  # a process without samples would keep the others waiting for ever
+            raise TrainingError(
+                f"With per_device_train_batch_size={size}, the {len(source)} samples of train_dataset make batches "
+                f"down to {smallest}, too few for {processes} processes. Set it to {size + 1} or more."
             )
         labels = source.labels
         if self.config.problem_type != "single_label_classification":
