@@ -1,8 +1,4 @@
-"""Model cards: what was recorded, in the words of the Hub's metadata and of a page for people.
-
-A card has marked parts that each save writes anew, and whatever else people wrote, which stays. Who removes the marks
-around a part owns it.
-"""
+"""Model cards: what was recorded, in the words of the Hub's metadata and of a page for people."""
 
 from __future__ import annotations
 
@@ -13,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .card_pages import merged_page, page_of, split_page
 from .checkpoints import CARD_FILE, PICTURE_FILE
 from .errors import HubFileError
 
@@ -78,7 +75,7 @@ def adapter_card(
         *_training_sections(training, data, record.get("versions")),
     ]
     parts = {"facts": "\n\n".join([f"# {_plain(_title(name))}", *facts]), "use": _limits(data, training)}
-    return _merged(_adapter_metadata(record, name), parts, existing)
+    return merged_page(_adapter_metadata(record, name), parts, existing)
 
 
 def encoder_card(
@@ -105,7 +102,7 @@ model = get_ciao_model(encoder, CIAOConfig(problem_type="single_label_classifica
 ```"""
     sections = _training_sections(training, data, record.get("versions"))
     parts = {"facts": "\n\n".join([f"# {_plain(_title(name))}", facts, *sections])}
-    return _merged(_encoder_metadata(record, name), parts, existing)
+    return merged_page(_encoder_metadata(record, name), parts, existing)
 
 
 def collection_card(record: Mapping[str, Any], name: str, subfolders: list[str], existing: str | None = None) -> str:
@@ -115,15 +112,7 @@ def collection_card(record: Mapping[str, Any], name: str, subfolders: list[str],
     rows = [f"- [`{folder}`]({folder}/{CARD_FILE}): `subfolder={folder!r}`" for folder in sorted(subfolders)]
     about = f"Adapters of `{LIBRARY}` in this repository:"
     parts = {"facts": "\n\n".join([f"# {_plain(_title(name))}", about, "\n".join(rows)])}
-    return _merged(metadata, parts, existing)
-
-
-def prose(card: str) -> str:
-    """What people wrote: the card without its head and the marked parts."""
-    text = _split(card)[1]
-    for part in ("facts", "use"):
-        text = _pattern(part).sub("", text)
-    return text.strip()
+    return merged_page(metadata, parts, existing)
 
 
 def texts_in(folder: str | os.PathLike) -> Callable[[str], str | None]:
@@ -147,29 +136,16 @@ def peoples_card(read: Callable[[str], str | None], record_file: str) -> str:
         A card, with the marked parts as they were; nothing where there is none.
     """
     card = read(CARD_FILE) or ""
-    metadata, text = _split(card)
+    metadata, text = split_page(card)
     if not metadata:
         return card
     try:
         recorded = _recorded(read(record_file))
     except HubFileError:  # too large to be one
         recorded = {}
-    return _page({key: value for key, value in metadata.items() if key not in recorded or value != recorded[key]}, text)
-
-
-def joined_cards(mine: str, theirs: str) -> str:
-    """What a push writes upon: the repository's card, with what people wrote in the folder's before their own.
-
-    Args:
-        mine: The folder's, as `peoples_card` gives it.
-        theirs: The repository's likewise.
-    """
-    if not mine.strip() or not theirs.strip():
-        return mine if mine.strip() else theirs
-    (own, text), (metadata, other) = _split(mine), _split(theirs)
-    tags = [tag for card in (metadata, own) if isinstance(card.get("tags"), list) for tag in card["tags"]]
-    metadata = {**metadata, **own, **({"tags": list(dict.fromkeys(map(str, tags)))} if tags else {})}
-    return _page(metadata, text if prose(mine) else other)
+    return page_of(
+        {key: value for key, value in metadata.items() if key not in recorded or value != recorded[key]}, text
+    )
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
@@ -395,52 +371,3 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join(lines)
-
-
-def _pattern(part: str) -> re.Pattern[str]:
-    return re.compile(rf"<!-- ciao: {part}[^>]*-->.*?<!-- ciao: end of {part} -->", re.DOTALL)
-
-
-def _marked(part: str, text: str) -> str:
-    note = "each save writes this part anew; remove both marks to keep it as it is"
-    return f"<!-- ciao: {part}; {note} -->\n\n{text}\n\n<!-- ciao: end of {part} -->"
-
-
-def _split(card: str) -> tuple[dict[str, Any], str]:
-    """Metadata and text; metadata that is no YAML counts as none."""
-    import yaml
-
-    found = re.match(r"\s*---\r?\n(.*?)(?:^|\n)---[ \t]*(?:\r?\n|\Z)", card, re.DOTALL)
-    if found is None:
-        return {}, card
-    try:
-        metadata = yaml.safe_load(found[1])
-    except yaml.YAMLError:
-        metadata = None
-    return (metadata if isinstance(metadata, dict) else {}), card[found.end() :]
-
-
-def _merged(metadata: dict[str, Any], parts: Mapping[str, str], existing: str | None) -> str:
-    if existing is None or not existing.strip():
-        text = "\n\n".join(_marked(part, content) for part, content in parts.items()) + "\n"
-    else:
-        old, text = _split(existing)
-        for part, content in parts.items():
-            marked = _marked(part, content)
-            text = _pattern(part).sub(lambda _, new=marked: new, text)
-        tags = [*(old.get("tags") if isinstance(old.get("tags"), list) else []), *metadata["tags"]]
-        stale = {"model-index", "metrics"} if "model-index" not in metadata else set()
-        kept = {key: value for key, value in old.items() if key not in {*stale, *metadata}}
-        metadata = {**metadata, **kept, "tags": list(dict.fromkeys(tags))}
-        if "license" in old:  # the choice of whoever wrote it on the card
-            metadata["license"] = old["license"]
-    return _page(metadata, text)
-
-
-def _page(metadata: Mapping[str, Any], text: str) -> str:
-    import yaml
-
-    if not metadata:
-        return text
-    head = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True, width=1000)
-    return f"---\n{head}---\n\n{text.lstrip()}"

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cards import adapter_card, collection_card, joined_cards, peoples_card, texts_in
+from .card_pages import joined_cards
+from .cards import adapter_card, collection_card, peoples_card, texts_in
 from .checkpoints import (
     CARD_FILE,
     CONFIG_FILE,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..cards import encoder_card, joined_cards, peoples_card, texts_in
+from ..card_pages import joined_cards
+from ..cards import encoder_card, peoples_card, texts_in
 from ..checkpoints import CARD_FILE, PREPROCESSOR_FILE, read_json
 from ..hub import RepoHead, publish
 from .folder import CONFIG_FILE, WEIGHTS_FILE, load, save_encoder
