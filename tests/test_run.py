@@ -54,6 +54,26 @@ def test_a_training_that_broke_off_between_micro_batches_leaves_nothing_to_the_n
     assert_same(weights(trainer.model), weights(undisturbed.model))
 
 
+def test_a_trainer_keeps_its_precision_when_one_with_another_is_made(tmp_path):
+    settings = {"num_train_epochs": 1, "save_strategy": "epoch"}
+    expected = {}
+    for name, bf16 in (("whole", False), ("half", True)):
+        alone = make_trainer(bf16=bf16, **settings, output_dir=tmp_path / f"alone in {name}")
+        alone.train(faces())
+        expected[name] = weights(alone.model), alone.predict(faces()).logits
+    assert not torch.equal(expected["whole"][1], expected["half"][1])
+    trainers = {n: make_trainer(bf16=n == "half", **settings, output_dir=tmp_path / n) for n in ("whole", "half")}
+    trainers["half"].on_log = lambda entry: trainers["whole"].evaluate(faces(3))  # in the middle of the training
+    trainers["whole"].on_log = lambda entry: trainers["half"].evaluate(faces(3))
+    for trainer in trainers.values():
+        trainer.train(faces())
+    for name, trainer in trainers.items():
+        assert_same(weights(trainer.model), expected[name][0])
+        assert torch.equal(trainer.predict(faces()).logits, expected[name][1])
+        state = json.loads((tmp_path / name / "checkpoint-3" / "trainer_state.json").read_text())
+        assert state["record"]["precision"] == {"whole": "no", "half": "bf16"}[name]
+
+
 @pytest.mark.parametrize("not_finite", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(("greater", "scores", "best"), [(True, [2, 3, 1], 3), (False, [2, 1, 3], 1)])
 def test_a_score_that_is_not_finite_is_never_the_best_and_checkpoints_are_written(

@@ -57,6 +57,23 @@ def make_accelerator(args: CIAOTrainingArguments) -> Accelerator:
     return accelerator
 
 
+@contextmanager
+def precision_shared(precision: str) -> Iterator[None]:
+    """Inside, Accelerate computes in this precision, of which it has one for all accelerators of a process.
+
+    Without it, a trainer that is made meanwhile would change the precision of those that are there.
+    """
+    from accelerate.state import AcceleratorState
+
+    shared = AcceleratorState._shared_state
+    before = shared.get("_mixed_precision")
+    shared["_mixed_precision"] = precision
+    try:
+        yield
+    finally:
+        shared["_mixed_precision"] = before
+
+
 def _known_trackers(args: CIAOTrainingArguments) -> list[str]:
     wanted = [name for name in args.trackers if name not in ("none", "jsonl")]
     if wanted:

@@ -39,7 +39,7 @@ from .arguments import CIAOTrainingArguments
 from .batches import Batches, BatchSource
 from .gathering import gather_rows
 from .history import plain
-from .launching import make_accelerator, random_state_kept
+from .launching import make_accelerator, precision_shared, random_state_kept
 from .run import Run, TrainOutput
 from .sampling import smallest_batch
 
@@ -116,6 +116,7 @@ class CIAOTrainer:
         self.compute_metrics = compute_metrics
         self.on_log = on_log
         self.accelerator = make_accelerator(self.args)
+        self._precision = str(self.accelerator.mixed_precision)
         self.log_history: list[dict[str, Any]] = []
         self._last: TrainOutput | None = None
         self._newest_scores: dict[str, float] = {}
@@ -364,7 +365,8 @@ class CIAOTrainer:
         mode = self.model.training
         grads = {p: p.requires_grad for adapter in self.model.adapters.values() for p in adapter.parameters()}
         try:
-            yield
+            with precision_shared(self._precision):
+                yield
         finally:
             self.model.train(mode)
             for parameter, requires_grad in grads.items():
