@@ -90,11 +90,17 @@ def save_adapter(
         The folder.
 
     Raises:
-        AdapterFileError: the folder is a file, the disk refuses, or `training` is no plain data; what was there stays.
+        AdapterFileError: a value is not finite, the folder is a file, the disk refuses, or `training` is no plain data;
+            what was there stays.
     """
     from safetensors.torch import save
 
     tensors = {key: tensor.detach().to("cpu").contiguous().clone() for key, tensor in sorted(adapter.tensors.items())}
+    if broken := [key for key, tensor in tensors.items() if not all_finite(tensor)]:
+        raise AdapterFileError(
+            f"The adapter holds NaN or infinite values in {listed(broken)}: its training diverged. Nothing was saved "
+            f"in '{folder}'; train it again with lower learning rates."
+        )
     weights = save(tensors, metadata={"format": "pt"})
     record = {
         "peft_type": "CIAO",

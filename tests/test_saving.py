@@ -190,6 +190,19 @@ def test_what_is_no_plain_data_is_refused_before_anything_is_written(training, t
     assert content(tmp_path) == before
 
 
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_an_adapter_that_could_not_be_loaded_is_not_saved_over_a_good_one(value, tmp_path):
+    model = wrap()
+    model.save_pretrained(tmp_path / "saved")
+    before = content(tmp_path)
+    with torch.no_grad():
+        model.adapters["default"].head.get_parameter("0.bias")[0] = float(value)
+    for name in ("saved", "new"):
+        with pytest.raises(AdapterFileError, match=r"NaN or infinite values in 'head\.0\.bias': .*Nothing was saved"):
+            model.save_pretrained(tmp_path / name)
+    assert content(tmp_path) == before and not (tmp_path / "new").exists()
+
+
 def test_parents_are_made_and_a_link_to_a_folder_stays_one(way, tmp_path):
     one, other = two_models()
     one.save_pretrained(tmp_path / "deep" / "er" / "saved")
