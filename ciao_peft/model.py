@@ -174,7 +174,10 @@ class CIAOModel(nn.Module):
         return self._borrowed.open(None if name is None else self.adapters[name].config.target_modules)
 
     def add_adapter(self, adapter_name: str, config: CIAOConfig) -> None:
-        """Adds a fresh, trainable adapter; the active one stays active.
+        """Adds a fresh adapter; the active one stays active.
+
+        It is trainable at once where no other adapter is; else the other one stays the only one, as
+        `DistributedDataParallel` would wait for the gradients of both, and `train_adapter` chooses which it is.
 
         Raises:
             AdapterNameError: the name is taken or unsafe.
@@ -184,6 +187,7 @@ class CIAOModel(nn.Module):
         with self._borrowed.opened_only_on_success():
             opened = self._borrowed.open(config.target_modules)
             adapter = Adapter(replace(config, target_modules=opened.targets), opened)
+        adapter.set_trainable(not any(parameter.requires_grad for parameter in self.adapters.parameters()))
         self.adapters[adapter_name] = adapter.train(self.training)
 
     def load_adapter(

@@ -91,6 +91,23 @@ def test_every_parameter_that_requires_a_gradient_gets_one(network):  # promise 
     assert owners == {"adapter:mine"}
 
 
+def test_a_fresh_adapter_beside_one_that_trains_waits_until_it_is_trained():  # promise 7
+    model = wrap(adapter_name="one")
+    model.add_adapter("two", small_config())
+    assert not any(p.requires_grad for p in model.adapters["two"].parameters())
+    for name in ("one", "two"):
+        model.train_adapter(name)
+        trained = {n for n, p in model.named_parameters() if p.requires_grad}
+        assert trained == {f"adapters.adapter:{name}.{n}" for n in model.adapters[name].trainable}
+    model.delete_adapter("two")
+    model.add_adapter("three", small_config())
+    assert {p.requires_grad for p in model.adapters["three"].parameters()} == {True}
+    model.add_adapter("four", small_config())
+    model.set_adapter("three")
+    model.train()(pixels(6), labels=torch.tensor([0, 0, 1, 1, 2, 2])).loss.backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
 NAMES = [
     "a",
     "ab",
