@@ -191,6 +191,7 @@ def test_compiled_it_gives_the_same_outputs(make):  # promise 23
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no compiler to compile with")
 def test_compiled_to_machine_code_it_gives_the_same_outputs():  # promise 23
     model = wrap(residual_backbone()).eval()
+    torch.compiler.reset()  # what other tests compiled counts towards the limit
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's own
         compiled = torch.compile(model, fullgraph=True)
