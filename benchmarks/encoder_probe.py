@@ -17,7 +17,9 @@ docs/encoders.md from that file. The features are what an adapter's decision hea
   times, and scored on all test faces of people who are not among the training people. `balanced` is the mean of the
   classes' recalls, of a second fit in which all classes weigh the same.
 
-The ridge is chosen among powers of ten within the faces that are fitted.
+The ridge is chosen among powers of ten within the faces that are fitted. Features are read as a decision head gets
+them. `..._scaled` are the same probes after every number was brought to about the same spread, which undoes how much
+the training made of it.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from ciao_peft.encoders.verification import verification_auc
 RESULTS = Path(__file__).parent / "results" / "encoders.json"
 EXPRESSIONS = ("neutral", "happiness", "surprise", "anger", "disgust", "sadness")
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+SCALES = {"": False, "_scaled": True}
 FACES_OF_A_PERSON = 4
 
 
@@ -56,11 +59,12 @@ def features_of(encoder: nn.Module, images, bf16: bool = False) -> Tensor:
 class Ridge:
     """Kernel ridge regression onto one-hot classes, from the products of all faces' features with one another."""
 
-    def __init__(self, features: Tensor, labels: Tensor):
+    def __init__(self, features: Tensor, labels: Tensor, scaled: bool = False):
         features = features - features.mean(dim=0)
-        spread = features.std(dim=0)
-        # Numbers that hardly ever move stay small, whatever moves them.
-        features = features / (spread + 0.1 * spread.mean())
+        if scaled:
+            spread = features.std(dim=0)
+            # Numbers that hardly ever move stay small, whatever moves them.
+            features = features / (spread + 0.1 * spread.mean())
         self.products, self.labels = features @ features.T, labels
         self.classes = int(labels.max()) + 1
 
@@ -94,9 +98,9 @@ def scores(predicted: Tensor, labels: Tensor) -> tuple[float, float]:
     return right.mean().item(), torch.stack(recalls).mean().item()
 
 
-def probe_identity(features: Tensor, people: Tensor, splits: int) -> list[float]:
+def probe_identity(features: Tensor, people: Tensor, splits: int, scaled: bool = False) -> list[float]:
     """Top-1 accuracy among the people, of each halving of their faces."""
-    ridge, results = Ridge(features, people), []
+    ridge, results = Ridge(features, people, scaled), []
     for seed in range(splits):
         order = torch.randperm(len(people), generator=torch.Generator().manual_seed(seed))
         place = torch.zeros(len(people), dtype=torch.long)  # first, second, ... face of its person, in this order
@@ -112,9 +116,11 @@ def probe_identity(features: Tensor, people: Tensor, splits: int) -> list[float]
     return results
 
 
-def probe_expression(features: Tensor, labels: Tensor, people: list[str], splits: int) -> dict[str, list[float]]:
+def probe_expression(
+    features: Tensor, labels: Tensor, people: list[str], splits: int, scaled: bool = False
+) -> dict[str, list[float]]:
     """Accuracy and balanced accuracy on the faces after those of `people`, for each draw of people to fit."""
-    ridge, results = Ridge(features, labels), {"accuracy": [], "balanced": []}
+    ridge, results = Ridge(features, labels, scaled), {"accuracy": [], "balanced": []}
     names, test = sorted({*people}), torch.arange(len(people), len(labels))
     for seed in range(splits):
         order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -138,8 +144,10 @@ def probe(encoder: nn.Module, faces: DatasetDict, splits: int, bf16: bool = Fals
     result = {
         "size": seen.shape[1],
         "verification": [verification_auc(F.normalize(seen - seen.mean(dim=0), dim=1), test["identity"])],
-        "identity": probe_identity(seen[several], people[several].unique(return_inverse=True)[1], splits),
     }
+    for name, scaled in SCALES.items():
+        who = people[several].unique(return_inverse=True)[1]
+        result[f"identity{name}"] = probe_identity(seen[several], who, splits, scaled)
     names = training.features["label"].names
     wanted = [names.index(name) for name in EXPRESSIONS]
     fit, judged = ([row for row, label in enumerate(part["label"]) if label in wanted] for part in (training, test))
@@ -149,8 +157,10 @@ def probe(encoder: nn.Module, faces: DatasetDict, splits: int, bf16: bool = Fals
     ]
     del seen
     people = [training["identity"][row] for row in fit]
-    found = probe_expression(features, torch.tensor(labels), people, splits)
-    return result | {f"expression_{name}": values for name, values in found.items()}
+    for name, scaled in SCALES.items():
+        found = probe_expression(features, torch.tensor(labels), people, splits, scaled)
+        result |= {f"expression_{score}{name}": values for score, values in found.items()}
+    return result
 
 
 def numbered(names: list) -> Tensor:

@@ -21,6 +21,7 @@ def scores(*values, size=18432):
 
 
 PROBES = ("verification", "identity", "expression_accuracy", "expression_balanced")
+PROBES += tuple(f"{probe}_scaled" for probe in PROBES[1:])
 
 
 @pytest.fixture
@@ -71,6 +72,21 @@ def test_commands_are_those_that_were_typed(make, found):
         "    python examples/pretrain_encoder.py --data_dir ../shared/faces --output_dir runs/vggface2 "
         "--encoder vggface2 --batch_norm --num_train_epochs 2\n"
     ) in text
+
+
+def test_a_training_that_began_with_an_earlier_one_is_told_with_it(make, found):
+    second = found["prior_knowledge"]["training"]
+    first = {**second, "settings": {**second["settings"], "num_train_epochs": 3, "seed": 5}}
+    first["history"] = [{**second["history"][0], "epoch": epoch, "reconstruction": 0.9} for epoch in (1, 2, 3)]
+    found["prior_knowledge"]["training"] = {**second, "started_from": first}
+    lines = make.trainings(found).splitlines()
+    assert "--output_dir runs/pk-start --num_train_epochs 3 " in lines[0] and "--seed 5" in lines[0]
+    assert "--output_dir runs/pk --start_dir runs/pk-start --num_train_epochs 2 " in lines[1]
+    assert "--seed" not in lines[1]
+    assert any(line.startswith("| `prior_knowledge` | 8,364 | 3 + 2 | 8 |") for line in lines)  # 5 x 90 s
+    curve = make.curves(found).split("`vggface2`")[0].splitlines()
+    assert [line.split(" | ")[0] for line in curve[4:9]] == ["| 1", "| 2", "| 3", "| 4", "| 5"]
+    assert ["0.900" in line for line in curve[4:9]] == [True, True, True, False, False]
 
 
 def test_trainings_and_their_epochs_are_told(make, found):

@@ -41,8 +41,8 @@ def asked(script, monkeypatch):
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-@pytest.mark.parametrize("ridge", [1e-2, 1.0])
-def test_it_answers_as_sklearns_ridge_on_the_features_themselves(script, ridge, balanced):
+@pytest.mark.parametrize(("ridge", "scaled"), [(1e-2, False), (1.0, False), (1e-2, True), (1.0, True)])
+def test_it_answers_as_sklearns_ridge_on_the_features_themselves(script, ridge, balanced, scaled):
     from sklearn.linear_model import Ridge
     from sklearn.utils.class_weight import compute_sample_weight
 
@@ -50,19 +50,21 @@ def test_it_answers_as_sklearns_ridge_on_the_features_themselves(script, ridge, 
     labels = np.array([0, 0, 0, 0, 0, 1, 1, 2] * 8)
     features = generator.normal(size=(64, 20)) * np.linspace(0.1, 5, 20) + labels[:, None]
     fit, test = np.arange(40), np.arange(40, 64)
-    mine = script.Ridge(torch.tensor(features).float(), torch.tensor(labels))
+    mine = script.Ridge(torch.tensor(features).float(), torch.tensor(labels), scaled)
     predicted = mine.predict(torch.tensor(fit), torch.tensor(test), ridge, balanced)
 
-    spread = features.std(axis=0, ddof=1)
-    scaled = (features - features.mean(axis=0)) / (spread + 0.1 * spread.mean())
+    features = features - features.mean(axis=0)
+    if scaled:
+        spread = features.std(axis=0, ddof=1)
+        features = features / (spread + 0.1 * spread.mean())
     targets, weights = np.eye(3)[labels[fit]], np.ones(40)
     if balanced:
         weights = compute_sample_weight("balanced", labels[fit])
     mean = np.average(targets, axis=0, weights=weights)
-    alpha = ridge * (scaled[fit] ** 2).sum(axis=1).mean()
+    alpha = ridge * (features[fit] ** 2).sum(axis=1).mean()
     other = Ridge(alpha=alpha, fit_intercept=False, solver="cholesky")
-    other.fit(scaled[fit], targets - mean, sample_weight=weights)
-    expected = (other.predict(scaled[test]) + mean).argmax(axis=1)
+    other.fit(features[fit], targets - mean, sample_weight=weights)
+    expected = (other.predict(features[test]) + mean).argmax(axis=1)
     assert len({*expected}) == 3  # or the comparison would say nothing
     assert predicted.tolist() == expected.tolist()
 
@@ -89,6 +91,19 @@ def test_the_ridge_is_chosen_by_what_is_held_out_of_the_fit(script, asked):
     best = script.Ridge(features, labels).chosen(fit, held, balanced=False)
     assert best in script.RIDGES
     assert asked == [({*range(20)} - {*held.tolist()}, {*held.tolist()})] * len(script.RIDGES)
+
+
+def test_scaling_undoes_what_a_training_made_of_its_features(script):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 2
+    features = torch.randn(200, 100, generator=generator)
+    features[:, 0] = 5 * labels + torch.randn(200, generator=generator)  # one number knows, and speaks up
+    fit, test = torch.arange(20), torch.arange(20, 200)
+    right = [
+        script.scores(script.Ridge(features, labels, scaled).predict(fit, test, 1.0, balanced=False), labels[test])[0]
+        for scaled in (False, True)
+    ]
+    assert right[0] > 0.9 > 0.75 > right[1]
 
 
 # -- who is on which side ----------------------------------------------------------------------------------------------
@@ -201,8 +216,11 @@ def test_a_networks_scores_are_written_and_never_measured_twice(script, faces, t
     assert {name: len(values) for name, values in first["trained"].items() if name != "size"} == {
         "verification": 1,
         "identity": 2,
+        "identity_scaled": 2,
         "expression_accuracy": 2,
+        "expression_accuracy_scaled": 2,
         "expression_balanced": 2,
+        "expression_balanced_scaled": 2,
     }
     assert run() == first
     assert probed == []
