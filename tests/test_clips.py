@@ -487,10 +487,10 @@ def test_a_study_scores_clips_with_averaged_frames_and_with_the_recurrent_head(p
     tested = {record.method: record for record in read_records(tmp_path / "run") if record.split == "test"}
     both = ("f1_curiosity", "f1_uncertainty")
     averaged = tested["decision layer + CIAO"]
-    assert averaged.samples == {"train": 64, "test": 32}  # frames
+    assert averaged.samples == {"train": 64, "test": 32, "scored": 8}  # frames, of 8 clips
     assert min(averaged.scores[label] for label in both) < 0.9
     for method in ("decision layer + CIAO, recurrent", "full, recurrent"):
-        assert tested[method].samples == {"train": 16, "test": 8}  # clips
+        assert tested[method].samples == {"train": 16, "test": 8, "scored": 8}  # clips
         assert [tested[method].scores[label] for label in both] == [1.0, 1.0]
         assert tested[method].kind == "network"
 
