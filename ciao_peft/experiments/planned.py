@@ -52,9 +52,22 @@ def fits(record: Record, plan: Plan) -> bool:
         and record.epochs == epochs
         and _rates_fit(record, method, rates)
         and _plain(record.settings) == _plain(method.settings)
-        and _beyond_defaults(record.config) == _beyond_defaults(dict(task.config) | dict(method.config))
+        and differing(record.config, CIAOConfig) == differing(dict(task.config) | dict(method.config), CIAOConfig)
         and _decisive(record.arguments, aside) == wanted
     )
+
+
+def differing(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    """What differs from the defaults of a config: a setting that a later version adds changes no key.
+
+    Example:
+        >>> differing({"temperature": 0.2, "dropout": 0.5}, CIAOConfig)
+        {'temperature': 0.2}
+    """
+    defaults = {part.name: _plain(part.default) for part in dataclasses.fields(cls)}
+    aside = ("seed", "init_seed", "id2label")  # in the key by themselves, the names with the task
+    given = {name: _plain(value) for name, value in values.items() if name not in aside}
+    return {name: value for name, value in given.items() if value != defaults.get(name, dataclasses.MISSING)}
 
 
 def _named(items: Iterable[Named], name: str) -> Named | None:
@@ -71,15 +84,6 @@ def _rates_fit(record: Record, method: Method, rates: tuple[float, ...]) -> bool
     return all(rate in rates for rate in used or [record.arguments.get(method.rate)])
 
 
-def _beyond_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of an adapter without those that are the default, and without names and seeds."""
-    defaults = {part.name: _plain(part.default) for part in dataclasses.fields(CIAOConfig)}
-    aside = ("init_seed", "id2label")
-    missing = dataclasses.MISSING
-    given = {name: _plain(value) for name, value in config.items() if name not in aside}
-    return {name: value for name, value in given.items() if value != defaults.get(name, missing)}
-
-
 def _decisive(arguments: Mapping[str, Any], rate: str | None) -> dict[str, Any] | None:
     """Settings of a training that decide its result, without the rate that is searched and without its epochs.
 
@@ -92,8 +96,8 @@ def _decisive(arguments: Mapping[str, Any], rate: str | None) -> dict[str, Any] 
         given = CIAOTrainingArguments.from_dict({n: value for n, value in arguments.items() if n not in aside})
     except (ConfigError, TypeError):
         return None
-    length = {name: getattr(given, name) for name in ("max_steps", "warmup_ratio", "warmup_steps")}
-    return {n: v for n, v in given.what_decides_the_weights().items() if n != "num_train_epochs"} | length
+    decisive = given.what_decides_the_weights(may_go_on=False)
+    return {name: value for name, value in decisive.items() if name != "num_train_epochs"}
 
 
 def _plain(value: Any) -> Any:

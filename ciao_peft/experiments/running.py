@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from ..metrics import compute_metrics, confusion_matrix
 from ..model import get_ciao_model
 from ..trainer import CIAOTrainer, CIAOTrainingArguments
 from .loading import Fold, Material
+from .planned import differing
 from .protocol import Plan, Run
 from .records import Record, key_of
 
@@ -78,9 +79,6 @@ class Trial:
     def key(self) -> str:
         """The same for two runs exactly where all that decides the result is, and the names it is reported under."""
         config, arguments = self.config, self.arguments()
-        settings = arguments.to_dict()
-        # With a constant rate a training may be resumed for longer; here the length decides the result in any case.
-        length = {name: settings[name] for name in ("num_train_epochs", "max_steps", "warmup_ratio", "warmup_steps")}
         content = {
             "protocol": PROTOCOL_VERSION,
             "names": [self.run.task.name, self.material.encoder.asked.name, self.run.method.name],
@@ -91,7 +89,7 @@ class Trial:
             "needs": self.run.method.needs,
             "settings": dict(self.run.method.settings),
             "config": differing(config.to_dict(), CIAOConfig),
-            "arguments": differing(arguments.what_decides_the_weights() | length, CIAOTrainingArguments),
+            "arguments": differing(arguments.what_decides_the_weights(may_go_on=False), CIAOTrainingArguments),
             "seed": self.run.seed,
             "split": self.run.split,
             "held_out": self.plan.search_fraction if self.run.split == "validation" else None,
@@ -238,20 +236,6 @@ def averaged_answers(logits: Tensor, labels: Tensor, things: Sequence[Any]) -> t
     first = {name: row for row, name in reversed(list(enumerate(things)))}
     rows = [first[name] for name in dict.fromkeys(things)]
     return torch.from_numpy(means).to(logits.dtype), labels[rows]
-
-
-def differing(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
-    """What differs from the defaults of a config: a setting that a later version adds changes no key.
-
-    Example:
-        >>> differing({"temperature": 0.2, "dropout": 0.5}, CIAOConfig)
-        {'temperature': 0.2}
-    """
-    default = {
-        part.name: list(part.default) if isinstance(part.default, tuple) else part.default for part in fields(cls)
-    }
-    aside = ("seed", "init_seed", "id2label")  # in the key by themselves, the names with the task
-    return {name: value for name, value in values.items() if name not in aside and value != default[name]}
 
 
 def history_of(log: list[Mapping[str, Any]]) -> list[dict[str, float]]:

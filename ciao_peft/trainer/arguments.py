@@ -271,12 +271,17 @@ class CIAOTrainingArguments:
             return 1 - progress
         return 0.5 * (1 + math.cos(math.pi * progress)) if self.lr_scheduler_type == "cosine" else 1.0
 
-    def what_decides_the_weights(self) -> dict[str, Any]:
-        """The settings that must be the same for a training to be resumed, as plain data."""
+    def what_decides_the_weights(self, may_go_on: bool = True) -> dict[str, Any]:
+        """The settings that must be the same for a training to be resumed, as plain data.
+
+        Args:
+            may_go_on: With a constant learning rate, a training may be resumed for longer, so its length is left out;
+                `False` keeps it, for who compares finished trainings.
+        """
         aside = {*_ON_THE_WAY, *_WHEN, "per_device_eval_batch_size"}
         if not self.load_best_model_at_end and self.early_stopping_patience is None:
             aside |= {"metric_for_best_model", "greater_is_better", "early_stopping_threshold"}
-        if self.lr_scheduler_type == "constant" and not self.warmup_ratio:
+        if may_go_on and self.lr_scheduler_type == "constant" and not self.warmup_ratio:
             aside |= set(_LENGTH) - {"warmup_steps"}  # may go on for longer
         return {name: value for name, value in self.to_dict().items() if name not in aside}
 
