@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from .backbone import CutBackbone, HookedBackbone, Rooted, example_pixels
 from .config import CIAOConfig
 from .heads import DecisionHead, pool_map
-from .inhibition import InhibitoryLayer
+from .inhibition import DECAY_START, InhibitoryLayer
 
 
 class Adapter(nn.Module):
@@ -39,7 +40,7 @@ class Adapter(nn.Module):
             InhibitoryLayer(
                 unit,
                 spec.out_shape[0],
-                config.decay_init,
+                DECAY_START if config.decay_init is None else config.decay_init,
                 form=config.inhibition_form,
                 learn_decay=config.learn_decay,
                 generator=_generator_of(config, index) if config.inhibition_start == "random" else None,
@@ -96,6 +97,12 @@ class Adapter(nn.Module):
         shared = len(list(self.named_parameters(remove_duplicate=False))) > len(list(self.named_parameters()))
         self.load_state_dict(own, assign=not shared)  # assigning would part what shares one tensor
         return self.to(self._device)
+
+    def start_decay(self, value: float) -> None:
+        """Sets `a` of all inhibitory units, and notes it in the config."""
+        self.config = dataclasses.replace(self.config, decay_init=value)
+        for layer in self.inhibition:
+            layer.start_decay(value)
 
     def set_trainable(self, trainable: bool) -> None:
         """Switches `requires_grad` of what this adapter trains."""

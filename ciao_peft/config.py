@@ -85,7 +85,9 @@ class CIAOConfig:
         inhibition_start: Where the inhibitory weights start: a `"copy"` of the convolution's, as in the paper, or
             `"random"` ones as a fresh convolution has, seeded by `init_seed`.
         target_modules: Exact paths of the convolutions to mask; found by `find_terminal_convolutions` when left out.
-        decay_init: Starting value of `a` in Eq. 1, above 0, in the units of the activation it is added to.
+        decay_init: Starting value of `a` in Eq. 1, above 0, in the units of the activation it is added to. When left
+            out, `CIAOTrainer` sets it before the first update, to about nine standard deviations of u over the first
+            training samples (`ciao_peft.inhibition.decay_start`), and the adapter's config says what it was.
         learn_decay: Whether `a` is learned; otherwise it stays at `decay_init`.
         pooling: What the head sees of the masked map: all of it (`"flatten"`), its 2x2 maxima (`"max"`), or its mean
             (`"avg"`, which forgets where in the face something happened).
@@ -133,7 +135,7 @@ class CIAOConfig:
     inhibition_form: InhibitionForm = "divisive"
     inhibition_start: InhibitionStart = "copy"
     target_modules: tuple[str, ...] | None = None
-    decay_init: float = 3.0
+    decay_init: float | None = None
     learn_decay: bool = True
     pooling: Pooling = "flatten"
     frames: int | None = None
@@ -163,7 +165,8 @@ class CIAOConfig:
         self._check_number("num_labels", int, 1, 1_000_000)
         self._check_number("num_bins", int, 2, 1000)
         self._check_number("init_seed", int, 0, 2**63 - 1)
-        self._check_number("decay_init", float, 1e-5, 1e6)  # `a` itself stays above 1e-6
+        if self.decay_init is not None:
+            self._check_number("decay_init", float, 1e-5, 1e6)  # `a` itself stays above 1e-6
         self._check_number("temperature", float, 1e-6, 1e6)
         self._check_number("contrastive_weight", float, 0, 1e6)
         self._check_number("dropout", float, 0, 0.999)

@@ -14,6 +14,35 @@ from .config import InhibitionForm
 DECAY_FLOOR = 1e-6
 """No step of any optimiser carries `a` below this, so that M stays finite where I is silent."""
 
+DECAY_START = 3.0
+"""Where `a` starts as long as nobody has looked at u."""
+
+_SPREADS = 9.0
+
+
+def decay_start(spread: float) -> float:
+    """Where `a` should start: about nine spreads of u, to the nearest of 1 and 3 times a power of ten.
+
+    At a spread or less the mask wipes out much of what u says before anything is learned; at a hundred, I hardly moves
+    it and the head is fed next to nothing. In between it matters little (docs/results.md has the measurements), hence
+    the round number: which samples were looked at, and on which machine, makes no difference to it.
+
+    Args:
+        spread: Standard deviation of u over samples, channels and positions, in the units of the activation.
+
+    Returns:
+        From 1e-4 to 1e4; `DECAY_START` for a u that is not finite, or never moves.
+
+    Example:
+        >>> decay_start(0.33), decay_start(0.04), decay_start(5.0)
+        (3.0, 0.3, 30.0)
+    """
+    if not 0 < spread < math.inf:
+        return DECAY_START
+    wanted = math.log10(_SPREADS * spread)
+    starts = [float(f"{digit}e{power}") for power in range(-4, 5) for digit in (1, 3)][:-1]
+    return min(starts, key=lambda start: abs(math.log10(start) - wanted))
+
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
@@ -53,7 +82,7 @@ class InhibitoryLayer(nn.Module):
         self,
         conv_unit: nn.Sequential,
         num_channels: int,
-        decay_init: float = 1.0,
+        decay_init: float = DECAY_START,
         *,
         form: InhibitionForm = "divisive",
         learn_decay: bool = True,
@@ -64,13 +93,19 @@ class InhibitoryLayer(nn.Module):
         self.steps = tuple(name for name, _ in conv_unit.named_children())
         for name, module in conv_unit.named_children():
             self.add_module(name, copy.deepcopy(module).float())
-        above_floor = torch.full((num_channels,), float(decay_init)) - DECAY_FLOOR
-        # Kept as the inverse of softplus: it starts at decay_init and no step can carry it below the floor.
-        self.raw_decay = nn.Parameter(above_floor + torch.log(-torch.expm1(-above_floor)))
+        self.raw_decay = nn.Parameter(torch.empty(num_channels))
+        self.start_decay(decay_init)
         self.requires_grad_(True)
         self.raw_decay.requires_grad_(learn_decay)
         if generator is not None:
             self._start_anew(generator)
+
+    @torch.no_grad()
+    def start_decay(self, value: float) -> None:
+        """Sets every entry of `a`."""
+        above_floor = torch.full(self.raw_decay.shape, float(value)) - DECAY_FLOOR
+        # Kept as the inverse of softplus: it starts at `value` and no step can carry it below the floor.
+        self.raw_decay.copy_(above_floor + torch.log(-torch.expm1(-above_floor)))
 
     @torch.no_grad()
     def _start_anew(self, generator: torch.Generator) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from ciao_peft.inhibition import DECAY_FLOOR, InhibitoryLayer
+from ciao_peft.inhibition import DECAY_FLOOR, DECAY_START, InhibitoryLayer
 from fakes import tiny_backbone
 
 ACTIVATIONS = [nn.ReLU, nn.PReLU, nn.SiLU, nn.GELU, nn.Tanh, None]
@@ -268,7 +268,7 @@ def test_a_random_start_is_that_of_a_fresh_unit():
     fresh = nn.BatchNorm2d(5).state_dict()
     assert all(torch.equal(tensor, fresh[name]) for name, tensor in layer.norm.state_dict().items())
     assert layer.act.weight.item() == 0.25  # as nn.PReLU starts
-    assert layer.decay.tolist() == pytest.approx([1.0] * 5)
+    assert layer.decay.tolist() == pytest.approx([DECAY_START] * 5)
     assert all(parameter.requires_grad for parameter in layer.parameters())
     untouched = unit(nn.PReLU, bias=True).state_dict()
     assert all(torch.equal(tensor, untouched[name]) for name, tensor in conv_unit.state_dict().items())

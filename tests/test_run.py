@@ -42,11 +42,11 @@ def test_gradients_that_are_there_before_are_no_part_of_the_first_update():
 def test_a_training_that_broke_off_between_micro_batches_leaves_nothing_to_the_next():
     settings = {"feature_cache": "never", "gradient_accumulation_steps": 24, "num_train_epochs": 1}
     settings |= {"per_device_train_batch_size": 1, "class_balanced_batches": False}
-    undisturbed = make_trainer(**settings)
+    undisturbed = make_trainer(make_model(decay_init=1.0), **settings)
     undisturbed.train(faces())
     data = BrokenOnce(faces())
     data.labels = torch.arange(24) % 3
-    trainer = make_trainer(**settings)
+    trainer = make_trainer(make_model(decay_init=1.0), **settings)
     with pytest.raises(OSError, match="a disk that comes back"):
         trainer.train(data)
     assert any(parameter.grad is not None for parameter in trainer.model.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -169,8 +170,11 @@ def load_checkpoint(
         raise TrainingError(f"The checkpoint '{folder}' is damaged ({type(error).__name__}: {error}).") from error
     saved = load_adapter(folder)
     adapter = model.adapters[adapter_name]
-    if saved.config != adapter.config:
-        mine, theirs = adapter.config.to_dict(), saved.config.to_dict()
+    config = adapter.config
+    if config.decay_init is None:  # found out before the first update, and noted
+        config = dataclasses.replace(config, decay_init=saved.config.decay_init)
+    if saved.config != config:
+        mine, theirs = config.to_dict(), saved.config.to_dict()
         raise TrainingError(
             f"The checkpoint '{folder}' is of an adapter with other settings: "
             f"{differences(theirs, mine)}. Resume with the same config, or start anew."
@@ -193,6 +197,7 @@ def load_checkpoint(
     if best is not None:
         check_tensors(best, expected, str(folder))
     adapter.load_state_dict(saved.tensors)
+    adapter.config = config
     return state, tensors, best
 
 

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import DivergenceError, TrainingError
 from ..metrics import main_metric
+from ..starting import start_decay
 from .batches import Batch, Batches, BatchSource
 from .history import CURVE_FILE, History, draw_learning_curve, plain
 from .interrupting import Interrupts
@@ -36,6 +38,10 @@ from .sampling import plan_epoch, positive_groups, seed_of, seed_torch
 
 if TYPE_CHECKING:
     from .trainer import CIAOTrainer
+
+
+SAMPLES_TO_START_BY = 256
+"""Of the first batches, for the start of `a` where the config leaves it open."""
 
 
 class TrainOutput(NamedTuple):
@@ -115,8 +121,11 @@ class Run:
     def go(self) -> TrainOutput:
         """Trains, and leaves the adapter as it is after the last update, or at its best."""
         resumed = self._resume()
-        if resumed is None and self.output_dir is not None and self.args.save_strategy != "no":
-            self._refuse_old_checkpoints()
+        if resumed is None:
+            if self.output_dir is not None and self.args.save_strategy != "no":
+                self._refuse_old_checkpoints()
+            self._start_decay()
+        self.config = self.trainer.config  # which may say by now where `a` started
         writes_log = self.accelerator.is_main_process and "none" not in self.args.trackers
         self.history = History(self.output_dir if writes_log else None, self.history.entries)
         if self.output_dir is not None and self.accelerator.is_main_process:
@@ -175,16 +184,35 @@ class Run:
                 "`resume_from_checkpoint=True`, give another `output_dir`, or delete the checkpoints."
             )
 
+    def _start_decay(self) -> None:
+        if self.config.decay_init is not None or not self.config.inhibition:
+            return
+        plan = self._plan(0)[: math.ceil(SAMPLES_TO_START_BY / self.batch_size)]
+        accelerator = self.accelerator
+        rank, device = accelerator.process_index, accelerator.device
+        batches = Batches(self.source, rank, accelerator.num_processes, 0, device)
+        seeds = [seed_of(self.args.seed, 0, index, rank) for index in range(len(plan))]
+        with accelerator.autocast():
+            start_decay(
+                self.model,
+                (batch.inputs for batch in batches.read(plan, seeds)),
+                self.name,
+                total=lambda sums: accelerator.reduce(sums.to(device, dtype_of_sums(device))),
+            )
+
+    def _plan(self, epoch: int) -> list[np.ndarray]:
+        balance = self.args.class_balance if self.args.class_balanced_batches else None
+        return plan_epoch(self.groups, self.batch_size, seed=self.args.seed, epoch=epoch, balance=balance)
+
     def _updates(self, wrapped: torch.nn.Module) -> Iterator[None]:
         args, rank = self.args, self.accelerator.process_index
         batches = Batches(
             self.source, rank, self.accelerator.num_processes, args.dataloader_num_workers, self.accelerator.device
         )
-        balance = args.class_balance if args.class_balanced_batches else None
         group_size = args.gradient_accumulation_steps
         while self.step < self.total_steps and not self.stopped_early:
             epoch, done = divmod(self.step, self.steps_per_epoch)
-            plan = plan_epoch(self.groups, self.batch_size, seed=args.seed, epoch=epoch, balance=balance)
+            plan = self._plan(epoch)
             first = done * group_size
             seeds = [seed_of(args.seed, epoch, index, rank) for index in range(first, len(plan))]
             stream = batches.read(plan[first:], seeds)

@@ -1,0 +1,126 @@
+"""Where `a` of Eq. 1 should start, in spreads of the activation it is added to; on held-out training people.
+
+    python benchmarks/start_of_a.py --data_dir ../shared/faces --encoder small-face --epochs 6
+    python benchmarks/start_of_a.py --data_dir ../shared/faces --encoder prior_knowledge=runs/pk/encoder --epochs 2
+
+The spread is the standard deviation of u over the training faces. Each start is tried with each learning rate of the
+mask; the same head without CIAO and the unfrozen last convolution are tried with theirs, on the same faces, to compare
+with. The test split takes no part. Each training appends one line to benchmarks/results/start_of_a.jsonl, so an
+interrupted run goes on where it stopped; `docs/make_results.py` writes docs/results.md from that file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ciao_peft import CIAOConfig, __version__, get_ciao_model
+from ciao_peft.experiments import METHODS, Encoder, Method
+from ciao_peft.experiments.search.objective import Objective
+from ciao_peft.experiments.tasks import task_from
+from ciao_peft.features import FeatureDataset
+from ciao_peft.inhibition import InhibitoryLayer
+
+RESULTS = Path(__file__).parent / "results" / "start_of_a.jsonl"
+CIAO = "decision layer + CIAO"
+RIVALS = ("decision layer", "last convolution")
+STARTS = (1.0, 3.0, 9.0, 27.0)
+RATES = (0.003, 0.01, 0.03)
+RIVAL_RATES = (0.001, 0.003, 0.01)
+ROWS = 512
+
+
+@torch.no_grad()
+def spread_of(encoder: torch.nn.Module, stored: FeatureDataset) -> float:
+    """The standard deviation of u over the first faces."""
+    model = get_ciao_model(encoder, CIAOConfig(problem_type="regression", num_labels=1))
+    found = []
+    [layer] = [module for module in model.modules() if isinstance(module, InhibitoryLayer)]
+    layer.register_forward_hook(lambda _, inputs, __: found.append(inputs[1].float()))
+    model(features=[torch.stack([stored[row]["features"][0] for row in range(min(ROWS, len(stored)))])])
+    model.unload()
+    return float(found[0].std())
+
+
+def trials(spread: float, starts: list[float], rates: list[float]) -> Iterator[tuple[float | None, Method]]:
+    """What is trained: the start in spreads, where there is a mask, and the method with its rate."""
+    for rate in rates:
+        for start in starts:
+            yield start, _with(METHODS[CIAO], rate, decay_init=float(f"{start * spread:.3g}"))
+    for name in RIVALS:
+        for rate in RIVAL_RATES:
+            yield None, _with(METHODS[name], rate)
+
+
+def _with(method: Method, rate: float, **config: Any) -> Method:
+    arguments = {**method.arguments, method.rate: rate}
+    return dataclasses.replace(method, config={**method.config, **config}, arguments=arguments)
+
+
+def place(line: dict[str, Any]) -> tuple:
+    return tuple(line[name] for name in ("revision", "method", "start", "rate", "seed", "epochs"))
+
+
+def main(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.num_threads)
+    name, _, source = args.encoder.partition("=")
+    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    done = {place(line) for line in lines}
+    for seed in range(args.num_splits):
+        objective = Objective(
+            task_from("faces", args.data_dir),
+            Encoder(name=name, source=source or None),
+            METHODS[CIAO],
+            Path(args.features_dir) / name,
+            epochs=args.epochs,
+            fraction=0.3,
+            splits=1,
+            seed=seed,
+            arguments={"bf16": True},
+        )
+        spread = spread_of(objective.backbone, objective.parts[0][0])
+        for start, method in (bar := tqdm([*trials(spread, args.starts, args.rates)], disable=None)):
+            line = {
+                "encoder": name,
+                "revision": objective.backbone.revision,
+                "spread": round(spread, 5),
+                "method": method.name,
+                "start": start,
+                "decay_init": method.config.get("decay_init"),
+                "rate": method.arguments[method.rate],
+                "seed": seed,
+                "epochs": args.epochs,
+            }
+            if place(line) in done:
+                continue
+            bar.set_description(f"{name}: {method.name}, {start}, {line['rate']}")
+            began = time.perf_counter()
+            line["accuracy"] = objective.score(method, lambda epochs, score: None)
+            line |= {"seconds": round(time.perf_counter() - began, 1), "torch": torch.__version__, "ciao": __version__}
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", default="../shared/faces")
+    parser.add_argument("--encoder", default="small-face", help="NAME or NAME=FOLDER")
+    parser.add_argument("--epochs", type=float, default=6)
+    parser.add_argument("--starts", type=float, nargs="+", default=STARTS, help="of a, in spreads of u")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="of the mask")
+    parser.add_argument("--num_splits", type=int, default=1)
+    parser.add_argument("--features_dir", default="runs/start_of_a")
+    parser.add_argument("--num_threads", type=int, default=2)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main(parse_args())
