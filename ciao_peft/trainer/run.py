@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ..errors import DivergenceError, TrainingError
-from ..metrics import main_metric
 from ..starting import start_decay
 from .batches import Batch, Batches, BatchSource
+from .best import Best
 from .history import CURVE_FILE, History, draw_learning_curve, plain
 from .interrupting import Interrupts
 from .launching import data_parallel
@@ -92,23 +92,14 @@ class Run:
         epochs = self.args.num_train_epochs
         self.total_steps = self.args.max_steps if self.args.max_steps > 0 else math.ceil(epochs * self.steps_per_epoch)
         self._check_what_trains_the_mask()
-        self.metric = (self.args.metric_for_best_model or main_metric(self.config.problem_type)).removeprefix("eval_")
-        self.greater_is_better = self.args.greater_is_better
-        if self.greater_is_better is None:
-            is_error = self.metric.startswith(("rmse", "mse", "mae"))
-            self.greater_is_better = not is_error and not any(word in self.metric for word in ("loss", "error"))
+        self.best = Best(self.args, self.config.problem_type)
         device = self.accelerator.device
         self.model.to(device)
         self.optimizer = make_optimizer(self.model, self.name, self.args)
         self.names = {p: name for name, p in self.model.adapters[self.name].named_parameters()}
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.step = 0
-        self.best: dict[str, Any] | None = None
-        self.best_tensors: dict[str, Tensor] | None = None
-        self.best_is_on_disk = False
         self.num_checkpoints: int | None = None
-        self.evaluations_without_gain = 0
-        self.stopped_early = False
         # Loss, task loss, contrastive loss and number of updates: since the last entry of the log, and in all.
         self.window = torch.zeros(4, dtype=dtype_of_sums(device), device=device)
         self.sums = torch.zeros_like(self.window)
@@ -210,7 +201,7 @@ class Run:
             self.source, rank, self.accelerator.num_processes, args.dataloader_num_workers, self.accelerator.device
         )
         group_size = args.gradient_accumulation_steps
-        while self.step < self.total_steps and not self.stopped_early:
+        while self.step < self.total_steps and not self.best.ends_training:
             epoch, done = divmod(self.step, self.steps_per_epoch)
             plan = self._plan(epoch)
             first = done * group_size
@@ -224,7 +215,7 @@ class Run:
                 self._in_update = False
                 self._after_update()
                 yield
-                if self.step >= self.total_steps or self.stopped_early:
+                if self.step >= self.total_steps or self.best.ends_training:
                     break
 
     def _update(self, wrapped: torch.nn.Module, stream: Iterator[Batch], seeds: list[int]) -> None:
@@ -345,28 +336,14 @@ class Run:
         self._same_buffers()
         metrics = self.trainer._metrics(self.eval_source, "eval_")
         self._log(metrics)
-        key = f"eval_{self.metric}"
-        if key not in metrics:
-            raise TrainingError(
-                f"`metric_for_best_model` is {self.metric!r}; evaluation gives {', '.join(map(repr, sorted(metrics)))}."
-            )
-        value, sign = metrics[key], 1 if self.greater_is_better else -1
-        gain = math.inf if self.best is None else sign * (value - self.best["metric"])
-        if not math.isfinite(value):  # never the best: nothing would be better than NaN
-            gain = -math.inf
-        if gain > 0:
-            self.best = {"metric": value, "step": self.step}
-            if self.args.load_best_model_at_end:
-                self._keep_best(metrics)
-        enough = gain > self.args.early_stopping_threshold
-        self.evaluations_without_gain = 0 if enough else self.evaluations_without_gain + 1
-        patience = self.args.early_stopping_patience
-        self.stopped_early = patience is not None and self.evaluations_without_gain >= patience
+        if self.best.judge(metrics, self.step) and self.args.load_best_model_at_end:
+            self._check_finite()
+            self.best.keep(self.model.adapters[self.name].state_dict())
+            self._save_best(metrics)
 
     def scores_of_the_result(self) -> dict[str, float]:
         """What the last evaluation said of the adapter that training ended with, if one did."""
-        back_at_best = self.args.load_best_model_at_end and self.best_tensors is not None
-        step = self.best["step"] if back_at_best else self.step
+        step = self.step if self.best.to_return_to is None else self.best.step
         found = [entry for entry in self.history.entries if entry["step"] == step and "eval_loss" in entry]
         return {name: value for name, value in found[-1].items() if name.startswith("eval_")} if found else {}
 
@@ -378,17 +355,11 @@ class Run:
                 "and nothing was saved. Lower the learning rates (the mask's first)."
             )
 
-    def _keep_best(self, metrics: dict[str, Any]) -> None:
-        self._check_finite()
-        state = self.model.adapters[self.name].state_dict()
-        self.best_tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-        self._save_best(metrics)
-
     def _save_best(self, metrics: dict[str, Any]) -> None:
         if self.output_dir is not None and self.accelerator.is_main_process:
-            record = plain({"global_step": self.best["step"], **metrics})
+            record = plain({"global_step": self.best.step, **metrics})
             self.model.save_pretrained(self.output_dir / BEST_FOLDER, self.name, training=record)
-        self.best_is_on_disk = True
+        self.best.is_on_disk = True
 
     def _same_buffers(self) -> None:
         """Batch-norm statistics that follow the data: those of the first process count, as in the training steps."""
@@ -424,16 +395,14 @@ class Run:
             "global_step": self.step,
             "total_steps": self.total_steps,
             "record": self._record(),
-            "best": self.best,
-            "evaluations_without_gain": self.evaluations_without_gain,
-            "stopped_early": self.stopped_early,
+            **self.best.state(),
             "window": self.window.tolist(),
             "sums": self.sums.tolist(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "log_history": self.history.entries,
         }
         folder = self.output_dir / f"checkpoint-{self.step}"
-        best = None if self.best is None or self.best["step"] == self.step else self.best_tensors
+        best = None if self.best.step in (None, self.step) else self.best.tensors
         save_checkpoint(folder, self.model, self.name, optimizer_tensors(self.optimizer, self.names), best, state)
         clean_up(self.output_dir, self.args.save_total_limit)
         return folder
@@ -442,12 +411,12 @@ class Run:
         folder = find_checkpoint(self.args.output_dir, self.args.resume_from_checkpoint)
         if folder is None:
             return None
-        state, tensors, self.best_tensors = load_checkpoint(
+        state, tensors, best = load_checkpoint(
             folder, self.model, self.name, self._record(), self.total_steps, self.args.load_best_model_at_end
         )
         restore_optimizer(self.optimizer, self.names, tensors, folder)
-        self.step, self.best = state["global_step"], state["best"]
-        self.evaluations_without_gain, self.stopped_early = state["evaluations_without_gain"], state["stopped_early"]
+        self.step = state["global_step"]
+        self.best.restore(state, best)
         self.window.copy_(torch.tensor(state["window"], dtype=self.window.dtype))
         self.sums.copy_(torch.tensor(state["sums"], dtype=self.sums.dtype))
         self.history = History(None, state["log_history"])
@@ -472,9 +441,9 @@ class Run:
         return message
 
     def _finish(self, seconds: float, first_step: int) -> TrainOutput:
-        if self.args.load_best_model_at_end and self.best_tensors is not None:
-            self.model.adapters[self.name].load_state_dict(self.best_tensors)
-            if not self.best_is_on_disk:  # of a checkpoint, which may be another folder's
+        if self.best.to_return_to is not None:
+            self.model.adapters[self.name].load_state_dict(self.best.to_return_to)
+            if not self.best.is_on_disk:  # of a checkpoint, which may be another folder's
                 self._save_best(self.scores_of_the_result())
         self._same_buffers()
         made = self.step - first_step
@@ -485,9 +454,9 @@ class Run:
             "train_steps_per_second": round(made / seconds, 3) if seconds > 0 else 0.0,
             "train_samples_per_second": round(made * len(self.source) / self.steps_per_epoch / max(seconds, 1e-9), 3),
         }
-        if self.best is not None:
-            metrics |= {f"best_{self.metric}": self.best["metric"], "best_step": self.best["step"]}
+        if self.best.step is not None:
+            metrics |= {f"best_{self.best.metric}": self.best.value, "best_step": self.best.step}
         self._log(metrics)
         if self.output_dir is not None and self.accelerator.is_main_process and "none" not in self.args.trackers:
-            draw_learning_curve(self.history.entries, f"eval_{self.metric}", self.output_dir / CURVE_FILE)
+            draw_learning_curve(self.history.entries, f"eval_{self.best.metric}", self.output_dir / CURVE_FILE)
         return TrainOutput(self.step, metrics["train_loss"], metrics)
