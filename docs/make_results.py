@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections import defaultdict
 from pathlib import Path
 
@@ -32,8 +33,6 @@ STARTS = RESULTS.with_name("start_of_a.jsonl")
 PAINTED = HERE.parent / "benchmarks" / "results" / "painted_worlds.txt"
 README = HERE.parent / "README.md"
 ENCODER = HERE.parent / "ciao_peft" / "encoders" / "weights" / "small_face.json"
-FACES = """8,343 training faces and 1,990 test faces of people of whom none is in training, in six very
-unequal classes (`fear` and `contempt`, with fewer than 20 training faces, are left out)."""
 METRICS = ("accuracy", "balanced_accuracy")
 PAIRS = [
     ("decision layer + CIAO", "decision layer"),
@@ -157,31 +156,71 @@ def on_real_faces() -> str:
 
 
 def tried() -> str:
-    """The ablations that came out above CIAO as it is, or that none did; and what was settled before."""
-    rows = []
-    for study in studies().values():
-        for task, encoder in study.pairs:
-            for one in study.comparisons(task, encoder, ("ablation",)):
-                rows.append((encoder, one))
-    if not rows:
-        return "The settings below; no ablation was run in the studies above."
-    better = [f"{one.other} ({encoder})" for encoder, one in rows if one.comparison.difference.mean < 0]
-    clear = [
-        f"{one.other} ({encoder})"
-        for encoder, one in rows
-        if one.comparison.difference.mean < 0 and one.corrected is not None and one.corrected < LEVEL
+    """The ablations that came out above CIAO as it is; what searches found; and where `a` starts."""
+    rows = [
+        (encoder, one)
+        for study in studies().values()
+        for task, encoder in study.pairs
+        for one in study.comparisons(task, encoder, ("ablation",))
     ]
-    return f"""The ablations above, each with its own search of the mask's learning rate: {len(rows)} comparisons.
-Ahead of CIAO as it is: {", ".join(better) or "none"}. Ahead beyond chance, after Holm's correction: {
-        ", ".join(clear) or "none"
-    }. Before that, on held-out training people: the mask's learning rate, the start of a, the weight, place,
-temperature and denominator of the contrastive loss, what the head sees and the balance of the batches, see "How the
-defaults were chosen" below."""
+    better = [(encoder, one) for encoder, one in rows if one.comparison.difference.mean < 0]
+    clear = [(encoder, one) for encoder, one in better if one.corrected is not None and one.corrected < LEVEL]
+
+    def named(found: list) -> str:
+        return ", ".join(f"“{one.other}” ({encoder})" for encoder, one in found) or "none"
+
+    paragraphs = [
+        f"""**Another mask.** The ablations above, each with its own search of the mask's learning rate, are {len(rows)}
+        comparisons. Ahead of CIAO as it is: {named(better)}. Ahead beyond chance, after Holm's correction:
+        {named(clear)}. Where u is silent, M = u / (a + I) is silent too, whatever I learns; (u + I) / a and
+        (u - I) / a can speak there, as the unfrozen convolution can.""",
+        """**Other settings.** On held-out training people: the mask's learning rate, the start of a, the weight, place,
+        temperature and denominator of the contrastive loss, what the head sees and the balance of the batches, one by
+        one (“How the defaults were chosen” below); and the head's rate, the mask's rate, dropout, temperature, weight
+        and batch size together, by a search for each network. The study `searched` trains ten seeds with what they
+        found.""",
+        """**The start of a.** An encoder whose u is small was held back by it; “Where a starts” below has the
+        measurements. Since then a starts by the spread of u.""",
+    ]
+    text = [textwrap.fill(" ".join(one.split()), 120, break_on_hyphens=False) for one in paragraphs]
+    return "\n\n".join([*text[:2], found_by_searches(), *text[2:]])
+
+
+def found_by_searches() -> str:
+    """What each search chose, and its best score on held-out people."""
+    found = [json.loads(path.read_text()) for path in sorted(RESULTS.parent.glob("search_*.json"))]
+    names = (
+        "learning_rate",
+        "mask_learning_rate",
+        "encoder_learning_rate",
+        "dropout",
+        "temperature",
+        "contrastive_weight",
+    )
+    names += ("per_device_train_batch_size",)
+    rows = []
+    for method in found:
+        values = {**method["config"], **method["arguments"]}
+        hidden = {"temperature", "contrastive_weight"} if values.get("contrastive_weight") == 0 else set()
+        chosen = ["" if name in hidden else f"{values.get(name, '')}" for name in names]
+        search = method["search"]
+        rows.append([search["method"]["name"], *chosen, f"{100 * search['score']:.1f}", str(search["trials"])])
+    heads = ["rate of head", "of mask", "of convolution", "dropout", "temperature", "weight", "batch"]
+    return table(["searched for", *heads, "accuracy, held-out people", "trials"], rows)
+
+
+def faces() -> str:
+    """How many there are, as the trainings counted them."""
+    record = next(one for study in studies().values() for one in study.records if one.split == "test")
+    train, test = record.samples["train"], record.samples["scored"]
+    return f"""{train:,} training faces and {test:,} test faces of people of whom none is in training, in
+{len(record.labels)} very unequal classes (`fear` and `contempt`, with fewer than 20 training faces, are left out)."""
 
 
 def budgets() -> str:
     told = [
-        f"`{name}` trains for {study.plan.epochs:g} epochs and searches {study.plan.search_rates} rates"
+        f"`{name}` trains for {study.plan.epochs:g} epochs and "
+        + (f"tries {study.plan.search_rates} rates" if study.plan.search_rates else "searched for all settings before")
         for name, study in studies().items()
     ]
     return f"The study {'; '.join(told)}."
@@ -210,7 +249,7 @@ def short() -> str:
     for study in studies().values():
         for task, encoder in study.pairs:
             for name, result in study.results(task, encoder).items():
-                if name in NETWORKS:
+                if task == "faces" and name in NETWORKS:
                     scores = [spread_of(result.summary(metric), metric) for metric in METRICS]
                     rows.append([encoder, name, *scores, f"{result.trained:,}", str(len(result.seeds))])
     return table(["real faces, six classes", "what trains", "accuracy", "balanced accuracy", "trained", "seeds"], rows)
@@ -293,10 +332,10 @@ Every number and picture on this page was written by `python docs/make_results.p
 
 {commands()}
 
-`../shared/faces`: {FACES}
+`../shared/faces`: {faces()}
 Everything trains with bfloat16 autocast from the same stored features (or pixels, where a method changes what comes
 before the cut), for as many epochs, at the learning rate that did best in a search of its own on held-out training
-people; every search of a study tries as many rates. {budgets()} The networks without CIAO
+people; all methods of a study try as many. {budgets()} The networks without CIAO
 and the rivals train by their task loss alone, like the "-" columns of the paper's Table I. How each method is set is in
 `ciao_peft/experiments/methods.py` and `rivals/`; [experiments.md](experiments.md) says how to run a study of your own.
 The weights of the three encoders are described in [encoders.md](encoders.md).
@@ -331,9 +370,9 @@ people, scored on the other three tenths, another division for each seed; the te
     python benchmarks/start_of_a.py --num_splits 3
     python benchmarks/start_of_a.py --encoder prior_knowledge=runs/pk/encoder --epochs 2 --starts 1 3 9 27 81
 
-What is a large a depends on u. So the start is measured in spreads of u, the standard deviation over samples, channels and
-positions, on held-out training people; where people were divided several times the accuracies stand side by side, in
-percent. `CIAOTrainer` starts a at about nine spreads.
+What is a large a depends on u. So the start is measured in spreads of u, the standard deviation over samples, channels
+and positions, on held-out training people; where people were divided several times the accuracies stand side by side,
+in percent. `CIAOTrainer` starts a at about nine spreads.
 
 {starts_of_a()}
 
