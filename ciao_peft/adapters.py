@@ -98,11 +98,11 @@ class Adapter(nn.Module):
         self.load_state_dict(own, assign=not shared)  # assigning would part what shares one tensor
         return self.to(self._device)
 
-    def start_decay(self, value: float) -> None:
-        """Sets `a` of all inhibitory units, and notes it in the config."""
-        self.config = dataclasses.replace(self.config, decay_init=value)
+    def set_decay(self, decay: float) -> None:
+        """Sets `a` of all inhibitory units, and notes it in the config as where it started."""
+        self.config = dataclasses.replace(self.config, decay_init=decay)
         for layer in self.inhibition:
-            layer.start_decay(value)
+            layer.set_decay(decay)
 
     def set_trainable(self, trainable: bool) -> None:
         """Switches `requires_grad` of what this adapter trains."""

@@ -23,9 +23,9 @@ _SPREADS = 9.0
 def decay_start(spread: float) -> float:
     """Where `a` should start: about nine spreads of u, to the nearest of 1 and 3 times a power of ten.
 
-    At a spread or less the mask wipes out much of what u says before anything is learned; at a hundred, I hardly moves
-    it and the head is fed next to nothing. In between it matters little (docs/results.md has the measurements), hence
-    the round number: which samples were looked at, and on which machine, makes no difference to it.
+    What is a large `a` depends on how strongly a backbone answers: next to one far above u, I hardly moves the mask and
+    the head is fed next to nothing. A few spreads more or less matter little (docs/results.md has the measurements),
+    hence the round number, which other samples or another machine hardly ever change.
 
     Args:
         spread: Standard deviation of u over samples, channels and positions, in the units of the activation.
@@ -94,18 +94,22 @@ class InhibitoryLayer(nn.Module):
         for name, module in conv_unit.named_children():
             self.add_module(name, copy.deepcopy(module).float())
         self.raw_decay = nn.Parameter(torch.empty(num_channels))
-        self.start_decay(decay_init)
+        self.set_decay(decay_init)
         self.requires_grad_(True)
         self.raw_decay.requires_grad_(learn_decay)
         if generator is not None:
             self._start_anew(generator)
 
+    def raw_of(self, decay: float) -> Tensor:
+        """`raw_decay` where every entry of `a` is `decay`: the inverse of softplus, so that no step can carry `a` below
+        the floor."""
+        above_floor = torch.full(self.raw_decay.shape, float(decay)) - DECAY_FLOOR
+        return above_floor + torch.log(-torch.expm1(-above_floor))
+
     @torch.no_grad()
-    def start_decay(self, value: float) -> None:
-        """Sets every entry of `a`."""
-        above_floor = torch.full(self.raw_decay.shape, float(value)) - DECAY_FLOOR
-        # Kept as the inverse of softplus: it starts at `value` and no step can carry it below the floor.
-        self.raw_decay.copy_(above_floor + torch.log(-torch.expm1(-above_floor)))
+    def set_decay(self, decay: float) -> None:
+        """Sets every entry of `a`, to 1e-5 or more."""
+        self.raw_decay.copy_(self.raw_of(decay))
 
     @torch.no_grad()
     def _start_anew(self, generator: torch.Generator) -> None:

@@ -2,77 +2,135 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .errors import AdapterNotFoundError, InputError
-from .inhibition import decay_start
+from .adapters import Adapter
+from .errors import AdapterNotFoundError, InputError, NoActiveAdapterError, listed
+from .inhibition import DECAY_START, InhibitoryLayer, decay_start
 from .model import CIAOModel
 
+ENOUGH_SAMPLES = 256
+"""Samples that tell the spread of u well enough for the round numbers at which `a` starts."""
 
-@torch.no_grad()
-def start_decay(
-    model: CIAOModel,
-    batches: Iterable[Mapping[str, Any]],
-    adapter_name: str,
-    *,
-    total: Callable[[Tensor], Tensor] = lambda sums: sums,
-) -> float:
-    """Sets `a` of an adapter that is to be trained: `decay_start` of the spread that u has over some samples.
 
-    `CIAOTrainer` does so before the first update where `decay_init` was left out; a loop of one's own calls it.
-    Whatever `a` was before is lost. The adapter's config then has the value as `decay_init`.
+class ExcitationSpread:
+    """While it is open, looks at the u that an adapter's masks are given; of all its masked convolutions together.
+
+    Args:
+        adapter: Is not changed.
+
+    Attributes:
+        moments: `(3,)` in float64: how many values of u there were, their sum and the sum of their squares. Those of
+            several processes add up.
+
+    Example:
+        >>> from ciao_peft import CIAOConfig, get_ciao_model
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        >>> model = get_ciao_model(net, CIAOConfig(problem_type="regression", num_labels=1), input_size=(3, 16, 16))
+        >>> pixels = torch.rand(8, 3, 16, 16)
+        >>> with ExcitationSpread(model.adapters["default"]) as seen:
+        ...     output = model(pixels)
+        >>> round(seen.spread(seen.moments), 4) == round(net(pixels).std(correction=0).item(), 4)
+        True
+    """
+
+    def __init__(self, adapter: Adapter):
+        self._layers = list(adapter.inhibition)
+        self._hooks: list[Any] = []
+        self.moments = torch.zeros(3, dtype=torch.float64)
+
+    def __enter__(self) -> ExcitationSpread:
+        self._hooks = [layer.register_forward_pre_hook(self._see) for layer in self._layers]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _see(self, layer: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
+        variance, mean = (one.double() for one in torch.stack(torch.var_mean(inputs[1].float(), correction=0)).cpu())
+        self.moments += inputs[1].numel() * torch.stack([torch.ones_like(mean), mean, variance + mean**2])
+
+    @staticmethod
+    def spread(moments: Tensor) -> float:
+        """Their standard deviation; NaN where nothing was seen."""
+        count, first, second = moments.tolist()
+        return max(second / count - (first / count) ** 2, 0.0) ** 0.5 if count else float("nan")
+
+
+def is_open(adapter: Adapter) -> bool:
+    """Whether nothing has been said or learned yet about where `a` is."""
+    untouched = all(torch.equal(layer.raw_decay, _fresh(layer)) for layer in adapter.inhibition)
+    return adapter.config.decay_init is None and len(adapter.inhibition) > 0 and untouched
+
+
+def _fresh(layer: InhibitoryLayer) -> Tensor:
+    return layer.raw_of(DECAY_START).to(layer.raw_decay)
+
+
+def start_decay(model: CIAOModel, batches: Iterable[Mapping[str, Any]], adapter_name: str | None = None) -> float:
+    """Sets `a` of an adapter that is to be trained: `decay_start` of the spread of u over some samples.
+
+    For a training loop of your own; `CIAOTrainer` does it by itself before the first update, where `decay_init` was
+    left out. Whatever `a` was before is lost. The adapter's config then has the value as `decay_init`.
 
     Args:
         model: Holds the adapter.
-        batches: What `CIAOModel.read` takes: `{"pixel_values": ...}` or `{"features": ...}`. A few hundred samples will
-            do.
-        adapter_name: Which.
-        total: From the sums of this process to those of all, where there are several.
+        batches: As for the training, with `pixel_values` or `features` of the active adapter; read until there are
+            `ENOUGH_SAMPLES` or no more.
+        adapter_name: Which adapter; the active one when left out.
 
     Returns:
         Where all of `a` starts, in the units of the activation.
 
     Raises:
-        AdapterNotFoundError: there is no such adapter.
+        AdapterNotFoundError, NoActiveAdapterError: there is no such adapter.
         InputError: it has no mask, there are no samples, or they do not fit. Nothing has changed then.
 
     Example:
         >>> from ciao_peft import CIAOConfig, get_ciao_model
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.ReLU())
         >>> model = get_ciao_model(net, CIAOConfig(problem_type="regression", num_labels=1), input_size=(3, 16, 16))
-        >>> start = start_decay(model, [{"pixel_values": torch.rand(64, 3, 16, 16)}], "default")
+        >>> start = start_decay(model, [{"pixel_values": torch.rand(64, 3, 16, 16), "labels": torch.rand(64, 1)}])
         >>> model.peft_config["default"].decay_init == start
         True
     """
-    if adapter_name not in model.adapters:
-        raise AdapterNotFoundError(adapter_name, model.adapters)
-    adapter = model.adapters[adapter_name]
+    name = model.active_adapter if adapter_name is None else adapter_name
+    if name is None:
+        raise NoActiveAdapterError(model.adapters)
+    if name not in model.adapters:
+        raise AdapterNotFoundError(name, model.adapters)
+    adapter = model.adapters[name]
     if len(adapter.inhibition) == 0:
-        raise InputError(f"The adapter {adapter_name!r} has no mask (inhibition=False), so there is no `a` to start.")
-    sums = torch.zeros(3, dtype=torch.float64)  # of u, of its square, and how many
-
-    def add(layer: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
-        u = inputs[1].float()
-        found = torch.stack([u.mean(), u.square().mean(), u.new_tensor(1.0)]).cpu().double() * u.numel()
-        sums.add_(found)
-
-    hooks = [layer.register_forward_pre_hook(add) for layer in adapter.inhibition]
-    mode = model.training
+        raise InputError(f"The adapter {name!r} has no mask (inhibition=False), so there is no `a` to start.")
+    device = next(model.backbone.parameters()).device
+    mode, count = model.training, 0
     model.eval()
     try:
-        for inputs in batches:
-            model.read(**inputs, adapter_names=[adapter_name])
+        with ExcitationSpread(adapter) as seen:
+            for batch in batches:
+                inputs = _on_device(batch, device)
+                with torch.no_grad():
+                    count += len(model.read(**inputs, adapter_names=[name])[name])
+                if count >= ENOUGH_SAMPLES:
+                    break
     finally:
         model.train(mode)
-        for hook in hooks:
-            hook.remove()
-    first, second, count = total(sums).tolist()
     if count == 0:
-        raise InputError("There are no samples to find out how strongly the backbone answers.")
-    start = decay_start(max(second / count - (first / count) ** 2, 0.0) ** 0.5)
-    adapter.start_decay(start)
+        raise InputError("There are no samples to see how strongly the backbone answers.")
+    start = decay_start(seen.spread(seen.moments))
+    adapter.set_decay(start)
     return start
+
+
+def _on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """What `CIAOModel.read` takes of a batch."""
+    if batch.get("features") is not None:
+        return {"features": [tensor.to(device) for tensor in batch["features"]]}
+    if batch.get("pixel_values") is not None:
+        return {"pixel_values": batch["pixel_values"].to(device)}
+    raise InputError(f"A batch needs `pixel_values` or `features`; this one has {listed(batch)}.")

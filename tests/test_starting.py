@@ -73,7 +73,7 @@ def test_the_start_is_that_of_the_spread_of_u(factor):
     model = wrap(louder(factor))
     with torch.no_grad():
         u = model.backbone[:6](pixels())
-    start = start_decay(model, [{"pixel_values": pixels()[:7]}, {"pixel_values": pixels()[7:]}], "default")
+    start = start_decay(model, [{"pixel_values": pixels()[:7]}, {"pixel_values": pixels()[7:]}])
     assert start == decay_start(u.std(correction=0).item())
     assert model.peft_config["default"].decay_init == start
     for decay in decays(model):
@@ -82,12 +82,12 @@ def test_the_start_is_that_of_the_spread_of_u(factor):
 
 def test_what_u_never_falls_below_is_no_spread():
     raised = tiny_backbone()
-    raised[4].bias.data.fill_(30.0)
+    raised[4].bias.data.fill_(3000.0)
     raised[4].weight.data.mul_(0.1)
     model = wrap(raised)
     with torch.no_grad():
         u = model.backbone[:6](pixels())
-    assert u.mean() > 20 > 100 * u.std()
+    assert u.mean() > 2000 > 10_000 * u.std()
     assert start_decay(model, [{"pixel_values": pixels()}], "default") == decay_start(u.std(correction=0).item())
 
 
@@ -106,6 +106,25 @@ def test_looking_changes_nothing_else(training):
         key for key in before if key.endswith("raw_decay")
     }
     assert not any(layer._forward_pre_hooks for layer in model.adapters["default"].inhibition)
+
+
+def test_batches_of_a_training_loop_will_do_and_not_all_are_read():
+    def batches():
+        for _ in range(4):
+            yield {"pixel_values": pixels(100), "labels": torch.zeros(100, dtype=torch.long)}
+        raise AssertionError("read on")
+
+    model = wrap(louder(0.1))
+    assert start_decay(model, batches()) == start_decay(model, [{"pixel_values": pixels(100)}])
+
+
+def test_it_is_the_adapter_that_is_named():
+    model = wrap(louder(0.1))
+    model.add_adapter("other", small_config(decay_init=None))
+    start = start_decay(model, [{"pixel_values": pixels()}], "other")
+    assert (model.peft_config["other"].decay_init, model.peft_config["default"].decay_init) == (start, None)
+    assert torch.equal(decays(model)[0], decays(wrap())[0])
+    assert model.active_adapter == "default"
 
 
 def test_stored_features_give_the_same_start():
@@ -148,6 +167,8 @@ def test_refusals_change_nothing():
         start_decay(model, [], "default")
     with pytest.raises(InputError):
         start_decay(model, [{"pixel_values": pixels()}, {"pixel_values": pixels()[:, :2]}], "default")
+    with pytest.raises(InputError, match="needs `pixel_values` or `features`; this one has 'labels'"):
+        start_decay(model, [{"labels": torch.zeros(3)}])
     assert model.peft_config["default"].decay_init is None
     assert torch.equal(decays(model)[0], decays(wrap())[0])
     assert not any(layer._forward_pre_hooks for layer in model.adapters["default"].inhibition)
@@ -173,6 +194,59 @@ def test_a_start_that_is_given_stays():
     train(model)
     assert model.peft_config["default"].decay_init == 2.0
     torch.testing.assert_close(decays(model)[0], torch.full_like(decays(model)[0], 2.0))
+
+
+def test_the_start_depends_neither_on_the_seed_nor_on_the_batches():
+    torch.manual_seed(0)
+    mixed = [{**face, "pixel_values": face["pixel_values"] * 10.0 ** (n % 2)} for n, face in enumerate(faces(48))]
+    starts = set()
+    for factor in torch.linspace(0.1, 1.0, 5).tolist():
+        for changes in ({"seed": 1}, {"seed": 2}, {"per_device_train_batch_size": 4}):
+            model = wrap(louder(factor))
+            train(model, mixed, max_steps=1, **changes)
+            starts.add((factor, model.peft_config["default"].decay_init))
+    assert len(starts) == 5
+
+
+class Adversarial(list):
+    """Pictures that are made by a gradient and leave torch on their way, as those of an augmentation may."""
+
+    def __getitem__(self, index):
+        face = super().__getitem__(index)
+        x = face["pixel_values"].clone().requires_grad_()
+        (gradient,) = torch.autograd.grad((x**2).sum(), x)
+        blurred = nn.functional.avg_pool2d(torch.matmul(gradient, torch.eye(SIZE[2])), 1)
+        return {**face, "pixel_values": torch.from_numpy(blurred.numpy())}
+
+
+def test_data_is_read_as_it_is_in_training():
+    data = Adversarial(faces())
+    data.labels = torch.arange(24) % 3
+    model = wrap()
+    train(model, data, feature_cache="never", bf16=True)
+    assert model.peft_config["default"].decay_init is not None
+
+
+def test_an_a_that_was_learned_elsewhere_stays():
+    model = wrap(louder(0.1))
+    with torch.no_grad():
+        model.adapters["default"].inhibition[0].raw_decay.add_(0.5)
+    learned = decays(model)[0]
+    train(model, mask_learning_rate=0.0)
+    assert torch.equal(decays(model)[0], learned)
+    assert model.peft_config["default"].decay_init is None
+
+
+def test_clips_start_by_their_frames():
+    model = get_ciao_model(
+        louder(0.01), small_config(decay_init=None, frames=2, recurrent_size=4, learn_decay=False), input_size=SIZE
+    )
+    frames = pixels()
+    with torch.no_grad():
+        wanted = decay_start(model.backbone[:6](frames).std(correction=0).item())
+    data = [{"pixel_values": frames[2 * n : 2 * n + 2], "labels": n % 3} for n in range(12)]
+    train(model, data, feature_cache="never")
+    assert model.peft_config["default"].decay_init == wanted < DECAY_START
 
 
 def test_without_a_mask_there_is_nothing_to_start():

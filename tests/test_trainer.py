@@ -711,6 +711,7 @@ def test_two_processes_train_the_adapter_of_one(together):
     data = two_processes.faces(21)
     trainer = CIAOTrainer(two_processes.model_of(), two_processes.arguments(per_device_train_batch_size=8))
     trainer.train(data, data[:7])
+    assert result["start"] == trainer.config.decay_init is not None
     for name, tensor in weights(trainer.model).items():
         torch.testing.assert_close(found[f"trained.{name}"], tensor, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(found["logits"], trainer.predict(data[:7]).logits, rtol=1e-3, atol=1e-3)

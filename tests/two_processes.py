@@ -30,7 +30,7 @@ def faces(count: int, num_classes: int = 3) -> list[dict]:
 
 def model_of(**changes: object):
     """The same in every process and in the test that started them. No dropout: it would differ by row."""
-    return get_ciao_model(tiny_backbone(), small_config(dropout=0.0, **changes), input_size=SIZE)
+    return get_ciao_model(tiny_backbone(), small_config(dropout=0.0, decay_init=None, **changes), input_size=SIZE)
 
 
 def arguments(**changes: object) -> CIAOTrainingArguments:
@@ -78,6 +78,7 @@ def main(folder: Path) -> None:
     tensors |= {f"trained.{name}": tensor for name, tensor in model.adapters["default"].state_dict().items()}
     tensors["logits"] = trainer.predict(data[:7]).logits
     result = {"num_processes": trainer.accelerator.num_processes, "log": trainer.log_history}
+    result["start"] = trainer.config.decay_init
     result["refusals"] = refusals(data[:5])
     if trainer.accelerator.is_main_process:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "result.safetensors")

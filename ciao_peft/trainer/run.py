@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DivergenceError, TrainingError
-from ..starting import start_decay
+from ..inhibition import decay_start
+from ..starting import ENOUGH_SAMPLES, ExcitationSpread, is_open
 from .batches import Batch, Batches, BatchSource
 from .best import Best
 from .history import CURVE_FILE, History, draw_learning_curve, plain
@@ -38,10 +39,6 @@ from .sampling import plan_epoch, positive_groups, seed_of, seed_torch
 
 if TYPE_CHECKING:
     from .trainer import CIAOTrainer
-
-
-SAMPLES_TO_START_BY = 256
-"""Of the first batches, for the start of `a` where the config leaves it open."""
 
 
 class TrainOutput(NamedTuple):
@@ -176,34 +173,35 @@ class Run:
             )
 
     def _start_decay(self) -> None:
-        if self.config.decay_init is not None or not self.config.inhibition:
+        """Where the config leaves it open: by the spread of u over samples from everywhere in the data."""
+        adapter, accelerator = self.model.adapters[self.name], self.accelerator
+        if not is_open(adapter):
             return
-        plan = self._plan(0)[: math.ceil(SAMPLES_TO_START_BY / self.batch_size)]
-        accelerator = self.accelerator
+        enough = max(ENOUGH_SAMPLES // (self.config.frames or 1), 1)
+        # Whole batches, so that there is something of each for every process.
+        num_batches = max(min(enough, len(self.source)) // self.batch_size, 1)
+        rows = np.linspace(0, len(self.source) - 1, min(num_batches * self.batch_size, len(self.source))).astype(int)
         rank, device = accelerator.process_index, accelerator.device
+        seeds = [seed_of(self.args.seed, rank, index) for index in range(num_batches)]
         batches = Batches(self.source, rank, accelerator.num_processes, 0, device)
-        seeds = [seed_of(self.args.seed, 0, index, rank) for index in range(len(plan))]
-        with accelerator.autocast():
-            start_decay(
-                self.model,
-                (batch.inputs for batch in batches.read(plan, seeds)),
-                self.name,
-                total=lambda sums: accelerator.reduce(sums.to(device, dtype_of_sums(device))),
-            )
-
-    def _plan(self, epoch: int) -> list[np.ndarray]:
-        balance = self.args.class_balance if self.args.class_balanced_batches else None
-        return plan_epoch(self.groups, self.batch_size, seed=self.args.seed, epoch=epoch, balance=balance)
+        self.model.eval()
+        with ExcitationSpread(adapter) as seen:
+            for batch in batches.read(np.array_split(rows, num_batches), seeds):
+                with torch.no_grad(), accelerator.autocast():
+                    self.model.read(**batch.inputs, adapter_names=[self.name])
+        moments = accelerator.reduce(seen.moments.to(device, dtype_of_sums(device)))
+        adapter.set_decay(decay_start(seen.spread(moments)))
 
     def _updates(self, wrapped: torch.nn.Module) -> Iterator[None]:
         args, rank = self.args, self.accelerator.process_index
         batches = Batches(
             self.source, rank, self.accelerator.num_processes, args.dataloader_num_workers, self.accelerator.device
         )
+        balance = args.class_balance if args.class_balanced_batches else None
         group_size = args.gradient_accumulation_steps
         while self.step < self.total_steps and not self.best.ends_training:
             epoch, done = divmod(self.step, self.steps_per_epoch)
-            plan = self._plan(epoch)
+            plan = plan_epoch(self.groups, self.batch_size, seed=args.seed, epoch=epoch, balance=balance)
             first = done * group_size
             seeds = [seed_of(args.seed, epoch, index, rank) for index in range(first, len(plan))]
             stream = batches.read(plan[first:], seeds)
