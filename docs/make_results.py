@@ -212,7 +212,7 @@ def found_by_searches() -> str:
 def faces() -> str:
     """How many there are, as the trainings counted them."""
     record = next(one for study in studies().values() for one in study.records if one.split == "test")
-    train, test = record.samples["train"], record.samples["scored"]
+    train, test = record.samples["train"], record.samples["test"]
     return f"""{train:,} training faces and {test:,} test faces of people of whom none is in training, in
 {len(record.labels)} very unequal classes (`fear` and `contempt`, with fewer than 20 training faces, are left out)."""
 

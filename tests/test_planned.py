@@ -40,6 +40,14 @@ def trained(**changes) -> Record:
     return replace(RECORD, **changes)
 
 
+def test_a_record_that_does_not_say_how_it_was_made_is_one_of_the_first():
+    values = RECORD.to_dict()
+    assert fits(Record.from_dict(values), PLAN)
+    del values["protocol"]
+    assert Record.from_dict(values).protocol == 1
+    assert not fits(Record.from_dict(values), PLAN)
+
+
 def test_a_training_with_the_settings_of_the_plan_fits_it():
     assert fits(RECORD, PLAN)
     assert fits(trained(seed=1, split="validation", arguments=RECORD.arguments), replace(PLAN, search_seeds=2))
@@ -48,6 +56,7 @@ def test_a_training_with_the_settings_of_the_plan_fits_it():
 @pytest.mark.parametrize(
     "changes",
     [
+        {"protocol": 1},
         {"epochs": 6.0},
         {"seed": 2},
         {"task": "others"},

@@ -21,7 +21,7 @@ from ciao_peft.errors import ConfigError, TrainingError
 from ciao_peft.experiments import Encoder, Method, Plan, Task, read_records
 from ciao_peft.experiments.loading import Material, load_experiment_encoder, load_task
 from ciao_peft.experiments.protocol import Run
-from ciao_peft.experiments.records import append_record
+from ciao_peft.experiments.records import PROTOCOL_VERSION, append_record
 from ciao_peft.experiments.running import Trial
 from ciao_peft.experiments.worklist import Worklist, narrowed
 
@@ -126,6 +126,9 @@ def test_records_say_what_was_trained(finished):
         assert len(record.history) == 1 and record.history[0]["loss"] > 0
         assert record.samples["train"] == (40 if record.split == "test" else 40 - record.samples["test"])
         assert (record.confusion is None) == (record.task in ("affect", "signals"))
+        assert record.protocol == PROTOCOL_VERSION
+        starts = [start for start in record.decay_starts if 1e-4 <= start <= 1e4]
+        assert len(starts) == len(record.decay_starts) == ("CIAO" in record.method)
         if record.method == "decision layer":
             without = record.parameters["trained"]
     with_ciao = next(r for r in read_records(folder) if r.method == "decision layer + CIAO" and r.task == record.task)

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 from ..config import CIAOConfig
 from ..errors import ConfigError
 from .protocol import Encoder, Method, Plan, Task
-from .records import Record
+from .records import PROTOCOL_VERSION, Record
 
 Named = TypeVar("Named", Task, Encoder, Method)
 
 
 def fits(record: Record, plan: Plan) -> bool:
-    """Whether a plan, as it is now, asks for this training: its names, seed, rate, epochs and settings.
+    """Whether a plan, as it is now, asks for this training: its names, seed, rate, epochs, settings and protocol.
 
     Settings are compared as the key of a training has them: what is spelled out though it is the default is no
     difference, nor is what changes no result. The pictures, the weights of the encoder and the share of held-out people
@@ -46,6 +46,7 @@ def fits(record: Record, plan: Plan) -> bool:
     wanted = _decisive(asked, aside)
     return (
         wanted is not None
+        and record.protocol == PROTOCOL_VERSION
         and record.seed in seeds
         and record.dataset == task.dataset
         and task.metric in (None, record.metric)

@@ -16,6 +16,9 @@ from ..errors import RecordError, listed
 
 RESULTS_FILE = "results.jsonl"
 FORMAT_VERSION = 1
+PROTOCOL_VERSION = 2
+"""How trainings are made: raised when a default or the way of training changes, so that old results are not taken for
+new ones. 2: where it is left open, `a` starts by the spread of u, and no longer always at 3."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,8 @@ class Record:
         time: When it ended, in UTC.
         fold_scores, fold_rates: Of a task with several folds: the score that counts on each one's held-out part, in a
             search; and the learning rate that each was trained with.
+        decay_starts: Where `a` of Eq. 1 started, fold by fold; empty without a mask.
+        protocol: The `PROTOCOL_VERSION` it was made by.
         error: Why there are no scores: with the learning rate that a search tried, training diverged.
     """
 
@@ -72,6 +77,8 @@ class Record:
     time: str = ""
     fold_scores: Mapping[str, float] = field(default_factory=dict)
     fold_rates: Mapping[str, float] = field(default_factory=dict)
+    decay_starts: list[float] = field(default_factory=list)
+    protocol: int = PROTOCOL_VERSION
     error: str | None = None
 
     @property
@@ -103,7 +110,7 @@ class Record:
         if not required <= set(values) <= known:
             unknown, missing = set(values) - known, required - set(values)
             raise RecordError(f"A record has unknown keys ({listed(unknown)}) or lacks some ({listed(missing)}).")
-        return cls(**values)
+        return cls(**{"protocol": 1, **values})  # the first ones did not say
 
 
 def key_of(content: Mapping[str, Any]) -> str:

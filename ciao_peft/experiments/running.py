@@ -23,11 +23,7 @@ from ..trainer import CIAOTrainer, CIAOTrainingArguments
 from .loading import Fold, Material
 from .planned import differing
 from .protocol import Plan, Run
-from .records import Record, key_of
-
-PROTOCOL_VERSION = 1
-"""Part of every key: raised when a default or the way of training changes, so that old results are not taken for new
-ones."""
+from .records import PROTOCOL_VERSION, Record, key_of
 
 
 class Trained(NamedTuple):
@@ -38,12 +34,14 @@ class Trained(NamedTuple):
         history: Per epoch the mean losses.
         parameters: `"trained"` and `"adapter_total"`.
         seconds: Of training alone.
+        decay_start: Where `a` started, if there is a mask.
     """
 
     logits: Tensor
     history: list[dict[str, float]]
     parameters: dict[str, int]
     seconds: float
+    decay_start: float | None = None
 
 
 @dataclass(frozen=True)
@@ -165,6 +163,7 @@ class Trial:
             seconds=round(sum(result.seconds for result in results), 3),
             versions={**library_versions(), "threads": str(torch.get_num_threads())},
             time=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            decay_starts=[result.decay_start for result in results if result.decay_start is not None],
             error=error,
         )
 
@@ -200,16 +199,16 @@ class Trial:
         model = get_ciao_model(self.material.encoder.module, self.config)
         try:
             trainer = CIAOTrainer(model, arguments)
-            start = time.perf_counter()
+            began = time.perf_counter()
             trainer.train(train)
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - began
             logits = trainer.predict(test).logits
             adapter = model.adapters["default"]
             trained = sum(p.numel() for group in model.adapter_parameters("default").values() for p in group)
             total = sum(tensor.numel() for tensor in adapter.state_dict().values())
-            return Trained(
-                logits, history_of(trainer.log_history), {"trained": trained, "adapter_total": total}, seconds
-            )
+            parameters = {"trained": trained, "adapter_total": total}
+            start = adapter.config.decay_init if adapter.config.inhibition else None
+            return Trained(logits, history_of(trainer.log_history), parameters, seconds, start)
         finally:
             model.unload()
 

@@ -24,6 +24,7 @@ from ...trainer import CIAOTrainer, CIAOTrainingArguments
 from ..loading import metric_of
 from ..methods import METHODS
 from ..protocol import Encoder, Method, Task
+from ..records import PROTOCOL_VERSION
 from ..running import averaged_answers
 
 
@@ -83,6 +84,7 @@ class Objective:
             "encoder": self.encoder.name,
             "encoder_revision": self.backbone.revision,
             "method": asdict(self.method),
+            "protocol": PROTOCOL_VERSION,
             "epochs": self.epochs,
             "fraction": self.fraction,
             "splits": self.splits,
