@@ -27,7 +27,7 @@ from ciao_peft.experiments import METHODS, Encoder, Method
 from ciao_peft.experiments.search.objective import Objective
 from ciao_peft.experiments.tasks import task_from
 from ciao_peft.features import FeatureDataset
-from ciao_peft.inhibition import InhibitoryLayer
+from ciao_peft.starting import ExcitationSpread
 
 RESULTS = Path(__file__).parent / "results" / "start_of_a.jsonl"
 CIAO = "decision layer + CIAO"
@@ -42,12 +42,11 @@ ROWS = 512
 def spread_of(encoder: torch.nn.Module, stored: FeatureDataset) -> float:
     """The standard deviation of u over the first faces."""
     model = get_ciao_model(encoder, CIAOConfig(problem_type="regression", num_labels=1))
-    found = []
-    [layer] = [module for module in model.modules() if isinstance(module, InhibitoryLayer)]
-    layer.register_forward_hook(lambda _, inputs, __: found.append(inputs[1].float()))
-    model(features=[torch.stack([stored[row]["features"][0] for row in range(min(ROWS, len(stored)))])])
+    features = torch.stack([stored[row]["features"][0] for row in range(min(ROWS, len(stored)))])
+    with ExcitationSpread(model.adapters["default"]) as seen:
+        model(features=[features])
     model.unload()
-    return float(found[0].std())
+    return seen.spread(seen.moments)
 
 
 def trials(spread: float, starts: list[float], rates: list[float]) -> Iterator[tuple[float | None, Method]]:
