@@ -67,6 +67,10 @@ def tried() -> str:
         return ", ".join(f"“{one.other}” ({encoder})" for encoder, one in found) or "none"
 
     paragraphs = [
+        f"""**Who may change what.** Rivals that work “everywhere” change the trunk: nothing of theirs can be stored or
+        shared between worlds, and a face goes through the whole network once for each. Of those that train from the
+        same stored features, with no more numbers, furthest ahead are {on_the_same_features()}; in brackets CIAO minus
+        it, in points of accuracy.""",
         f"""**Another mask.** The ablations above, each with its own search of the mask's learning rate, are {len(rows)}
         comparisons. Ahead of CIAO as it is: {named(better)}. Ahead beyond chance, after Holm's correction:
         {named(clear)}. Where u is silent, M = u / (a + I) is silent too, whatever I learns; (u + I) / a and
@@ -80,7 +84,20 @@ def tried() -> str:
         measurements. Since then a starts by the spread of u.""",
     ]
     text = [wrapped(one) for one in paragraphs]
-    return "\n\n".join([*text[:2], found_by_searches(), *text[2:]])
+    return "\n\n".join([*text[:3], found_by_searches(), *text[3:]])
+
+
+def on_the_same_features() -> str:
+    """The best rival of those that train from the same stored features as CIAO, for each encoder."""
+    found = []
+    for study in studies().values():
+        needs = {method.name: method.needs for method in study.plan.methods}
+        for task, encoder in study.pairs:
+            first = next((one for one in study.rivals(task, encoder) if needs[one.other] == "features"), None)
+            if first is not None and task == "faces":
+                points = f"{100 * first.comparison.difference.mean:+.1f}".replace("-", "−")
+                found.append(f"“{first.other}” with {encoder} ({points})")
+    return ", ".join(found)
 
 
 def found_by_searches() -> str:
