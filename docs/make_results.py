@@ -79,7 +79,7 @@ def tried() -> str:
         temperature and denominator of the contrastive loss, what the head sees and the balance of the batches, one by
         one (“How the defaults were chosen” below); and the head's rate, the mask's rate, dropout, temperature, weight
         and batch size together, by a search for each network. The study `searched` trains ten seeds with what they
-        found.""",
+        found, “faces, searched” above.""",
         """**The start of a.** An encoder whose u is small was held back by it; “Where a starts” below has the
         measurements. Since then a starts by the spread of u.""",
     ]
