@@ -64,8 +64,9 @@ class ExcitationSpread:
 
 def is_open(adapter: Adapter) -> bool:
     """Whether nothing has been said or learned yet about where `a` is."""
-    untouched = all(torch.equal(layer.raw_decay, _fresh(layer)) for layer in adapter.inhibition)
-    return adapter.config.decay_init is None and len(adapter.inhibition) > 0 and untouched
+    if not adapter.config.inhibition or adapter.config.decay_init is not None:
+        return False
+    return all(torch.equal(layer.raw_decay, _fresh(layer)) for layer in adapter.inhibition)
 
 
 def _fresh(layer: InhibitoryLayer) -> Tensor:
