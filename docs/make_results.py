@@ -9,7 +9,7 @@ import json
 import textwrap
 from pathlib import Path
 
-from real_faces_tables import METRICS, networks, settings, starts_of_a, table
+from real_faces_tables import METRICS, networks, settings, starts_of_a, table, three_or_nine
 
 from ciao_peft.experiments import Plan
 from ciao_peft.experiments.contents import Section
@@ -236,12 +236,15 @@ people, scored on the other three tenths, another division for each seed; the te
 
 ### Where a starts
 
-    python benchmarks/start_of_a.py --num_splits 3
-    python benchmarks/start_of_a.py --encoder prior_knowledge=runs/pk/encoder --epochs 2 --starts 1 3 9 27 81
+    python benchmarks/start_of_a.py
+    python benchmarks/start_of_a.py --num_splits 3 --starts 3 9 --rates 0.003 0.01
+    python benchmarks/start_of_a.py --encoder prior_knowledge=runs/pk/encoder --epochs 2 --starts 1 3 9 27 81 \\
+        --rates 0.003 0.01
 
 What is a large a depends on u. So the start is measured in spreads of u, the standard deviation over samples, channels
 and positions, on held-out training people; where people were divided several times the accuracies stand side by side,
-in percent. `CIAOTrainer` starts a at about nine spreads.
+in percent. `CIAOTrainer` starts a at about nine spreads, where the studies above were made with `small-face` before a
+followed the encoder. {three_or_nine()}
 
 {starts_of_a()}
 
