@@ -194,6 +194,14 @@ def about_real_faces() -> str:
     )
 
 
+def about_starts() -> str:
+    return wrapped(
+        f"""What is a large a depends on u. So the start is measured in spreads of u, the standard deviation over samples,
+        channels and positions, on held-out training people; where people were divided several times the accuracies
+        stand side by side, in percent. `CIAOTrainer` starts a at about nine spreads. {three_or_nine()}"""
+    )
+
+
 def wrapped(paragraph: str) -> str:
     return textwrap.fill(" ".join(paragraph.split()), 120, break_on_hyphens=False)
 
@@ -241,10 +249,7 @@ people, scored on the other three tenths, another division for each seed; the te
     python benchmarks/start_of_a.py --encoder prior_knowledge=runs/pk/encoder --epochs 2 --starts 1 3 9 27 81 \\
         --rates 0.003 0.01
 
-What is a large a depends on u. So the start is measured in spreads of u, the standard deviation over samples, channels
-and positions, on held-out training people; where people were divided several times the accuracies stand side by side,
-in percent. `CIAOTrainer` starts a at about nine spreads, where the studies above were made with `small-face` before a
-followed the encoder. {three_or_nine()}
+{about_starts()}
 
 {starts_of_a()}
 

@@ -172,11 +172,13 @@ def starts_of_a() -> str:
 def three_or_nine() -> str:
     """How often a start at three spreads of u was ahead of one at nine, all else equal."""
     lines = [json.loads(line) for line in STARTS.read_text().splitlines()]
-    at = {(line["encoder"], line["rate"], line["seed"], line["start"]): line["accuracy"] for line in lines}
-    pairs = [(value, at[*key[:3], 9.0]) for key, value in at.items() if key[3] == 3.0 and (*key[:3], 9.0) in at]
-    gain = 100 * np.mean([three - nine for three, nine in pairs])
-    ahead = sum(three > nine for three, nine in pairs)
+    masked = [line for line in lines if line["start"] in (3.0, 9.0)]
+    by_pair: dict[tuple, dict[float, float]] = defaultdict(dict)
+    for line in masked:
+        by_pair[line["encoder"], line["rate"], line["seed"]][line["start"]] = line["accuracy"]
+    gains = [pair[3.0] - pair[9.0] for pair in by_pair.values() if len(pair) == 2]
+    ahead = sum(gain > 0 for gain in gains)
     return (
-        f"Three spreads are ahead of nine in {ahead} of {len(pairs)} pairs here, by {gain:+.1f} points in the mean: too "
-        "few to move the default by."
+        f"Three spreads are ahead of nine in {ahead} of {len(gains)} pairs here, by {100 * np.mean(gains):+.1f} points in "
+        "the mean: too few to move the default by."
     )
