@@ -196,9 +196,9 @@ def about_real_faces() -> str:
 
 def about_starts() -> str:
     return wrapped(
-        f"""What is a large a depends on u. So the start is measured in spreads of u, the standard deviation over samples,
-        channels and positions, on held-out training people; where people were divided several times the accuracies
-        stand side by side, in percent. `CIAOTrainer` starts a at about nine spreads. {three_or_nine()}"""
+        f"""What is a large a depends on u. So the start is measured in spreads of u, the standard deviation over
+        samples, channels and positions, on held-out training people; where people were divided several times the
+        accuracies stand side by side, in percent. `CIAOTrainer` starts a at about nine spreads. {three_or_nine()}"""
     )
 
 

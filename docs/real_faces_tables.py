@@ -179,6 +179,6 @@ def three_or_nine() -> str:
     gains = [pair[3.0] - pair[9.0] for pair in by_pair.values() if len(pair) == 2]
     ahead = sum(gain > 0 for gain in gains)
     return (
-        f"Three spreads are ahead of nine in {ahead} of {len(gains)} pairs here, by {100 * np.mean(gains):+.1f} points in "
-        "the mean: too few to move the default by."
+        f"Three spreads are ahead of nine in {ahead} of {len(gains)} pairs here, by {100 * np.mean(gains):+.1f} points "
+        "in the mean: too few to move the default by."
     )
