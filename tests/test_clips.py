@@ -447,7 +447,7 @@ tasks:
   emoreact:
     data_dir: {data}
     options: {{frames_per_clip: 4, detector: haar, missing: whole, margin: 0.8}}
-    config: {{hidden_sizes: [8], dropout: 0.0}}
+    config: {{hidden_sizes: [8], dropout: 0.0, decay_init: 3.0}}
 encoders: {{tiny: {encoder}}}
 methods:
   decision layer + CIAO:
