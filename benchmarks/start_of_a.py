@@ -3,10 +3,10 @@
     python benchmarks/start_of_a.py --data_dir ../shared/faces --encoder small-face --epochs 6
     python benchmarks/start_of_a.py --data_dir ../shared/faces --encoder prior_knowledge=runs/pk/encoder --epochs 2
 
-The spread is the standard deviation of u over the training faces. Each start is tried with each learning rate of the
-mask; the same head without CIAO and the unfrozen last convolution are tried with theirs, on the same faces, to compare
-with. The test split takes no part. Each training appends one line to benchmarks/results/start_of_a.jsonl, so an
-interrupted run goes on where it stopped; `docs/make_results.py` writes docs/results.md from that file.
+The spread is the standard deviation of u over the first of the training faces. Each start is tried with each learning
+rate of the mask; the same head without CIAO and the unfrozen last convolution are tried with theirs, on the same faces,
+to compare with. The test split takes no part. Each training appends one line to benchmarks/results/start_of_a.jsonl, so
+an interrupted run goes on where it stopped; `docs/make_results.py` writes docs/results.md from that file.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tqdm import tqdm
 from ciao_peft import CIAOConfig, __version__, get_ciao_model
 from ciao_peft.experiments import METHODS, Encoder, Method
 from ciao_peft.experiments.search.objective import Objective
+from ciao_peft.experiments.study import CIAO
 from ciao_peft.experiments.tasks import task_from
 from ciao_peft.features import FeatureDataset
 from ciao_peft.starting import ExcitationSpread
 
 RESULTS = Path(__file__).parent / "results" / "start_of_a.jsonl"
-CIAO = "decision layer + CIAO"
 RIVALS = ("decision layer", "last convolution")
 STARTS = (1.0, 3.0, 9.0, 27.0)
 RATES = (0.003, 0.01, 0.03)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -108,24 +109,49 @@ def start_decay(model: CIAOModel, batches: Iterable[Mapping[str, Any]], adapter_
     adapter = model.adapters[name]
     if len(adapter.inhibition) == 0:
         raise InputError(f"The adapter {name!r} has no mask (inhibition=False), so there is no `a` to start.")
-    device = next(model.backbone.parameters()).device
-    mode, count = model.training, 0
-    model.eval()
-    try:
-        with ExcitationSpread(adapter) as seen:
-            for batch in batches:
-                inputs = _on_device(batch, device)
-                with torch.no_grad():
-                    count += len(model.read(**inputs, adapter_names=[name])[name])
-                if count >= ENOUGH_SAMPLES:
-                    break
-    finally:
-        model.train(mode)
-    if count == 0:
+    moments = excitation_moments(model, _enough(batches, model, adapter.config.frames or 1), name)
+    if moments[0] == 0:
         raise InputError("There are no samples to see how strongly the backbone answers.")
-    start = decay_start(seen.spread(seen.moments))
+    start = decay_start(ExcitationSpread.spread(moments))
     adapter.set_decay(start)
     return start
+
+
+def excitation_moments(
+    model: CIAOModel,
+    batches: Iterable[Mapping[str, Any]],
+    adapter_name: str,
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Tensor:
+    """`ExcitationSpread.moments` over all of some batches; the modes of the model are those of before afterwards.
+
+    Args:
+        model: Holds the adapter, and reads in eval mode and without gradients.
+        batches: What `CIAOModel.read` takes. Made outside of both, as for a training.
+        adapter_name: Of an adapter with a mask.
+        around: What each reading runs in, such as mixed precision.
+    """
+    mode = model.training
+    model.eval()
+    try:
+        with ExcitationSpread(model.adapters[adapter_name]) as seen:
+            for inputs in batches:
+                with torch.no_grad(), around():
+                    model.read(**inputs, adapter_names=[adapter_name])
+    finally:
+        model.train(mode)
+    return seen.moments
+
+
+def _enough(batches: Iterable[Mapping[str, Any]], model: CIAOModel, frames: int) -> Iterator[dict[str, Any]]:
+    """What `CIAOModel.read` takes of each batch, until there are `ENOUGH_SAMPLES`."""
+    device, count = next(model.backbone.parameters()).device, 0
+    for batch in batches:
+        inputs = _on_device(batch, device)
+        yield inputs
+        count += len(inputs["pixel_values"]) if "pixel_values" in inputs else len(inputs["features"][0]) // frames
+        if count >= ENOUGH_SAMPLES:
+            return
 
 
 def _on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

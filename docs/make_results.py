@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import textwrap
+from functools import cache
 from pathlib import Path
 
-from real_faces_tables import METRICS, networks, settings, starts_of_a, table, three_or_nine
+from real_faces_tables import METRICS, networks, settings, starts_of_a, three_or_nine
+from speed_tables import table
 
 from ciao_peft.experiments import Plan
 from ciao_peft.experiments.contents import Section
@@ -28,6 +30,7 @@ README = HERE.parent / "README.md"
 ENCODER = HERE.parent / "ciao_peft" / "encoders" / "weights" / "small_face.json"
 
 
+@cache
 def studies() -> dict[str, Study]:
     """Every plan that has results, by its name."""
     found = {}
@@ -103,15 +106,8 @@ def on_the_same_features() -> str:
 def found_by_searches() -> str:
     """What each search chose, and its best score on held-out people."""
     found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("search_*.json"))]
-    names = (
-        "learning_rate",
-        "mask_learning_rate",
-        "encoder_learning_rate",
-        "dropout",
-        "temperature",
-        "contrastive_weight",
-    )
-    names += ("per_device_train_batch_size",)
+    names = ("learning_rate", "mask_learning_rate", "encoder_learning_rate", "dropout", "temperature")
+    names = (*names, "contrastive_weight", "per_device_train_batch_size")
     rows = []
     for method in found:
         values = {**method["config"], **method["arguments"]}

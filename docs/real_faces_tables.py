@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy import stats
+from speed_tables import table
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -42,11 +43,6 @@ def percent(rows: list[dict], metric: str) -> np.ndarray:
 
 def spread(values: np.ndarray) -> str:
     return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" if len(values) > 1 else f"{values.mean():.1f}"
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def networks() -> str:

@@ -1,4 +1,4 @@
-"""Tables of what the benchmarks measured, for docs/make_performance.py."""
+"""Tables of what the benchmarks measured, for docs/make_performance.py; and how pages here write a table."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import DivergenceError, TrainingError
 from ..inhibition import decay_start
-from ..starting import ENOUGH_SAMPLES, ExcitationSpread, is_open
+from ..starting import ENOUGH_SAMPLES, ExcitationSpread, excitation_moments, is_open
 from .batches import Batch, Batches, BatchSource
 from .best import Best
 from .history import CURVE_FILE, History, draw_learning_curve, plain
@@ -184,13 +184,10 @@ class Run:
         rank, device = accelerator.process_index, accelerator.device
         seeds = [seed_of(self.args.seed, rank, index) for index in range(num_batches)]
         batches = Batches(self.source, rank, accelerator.num_processes, 0, device)
-        self.model.eval()
-        with ExcitationSpread(adapter) as seen:
-            for batch in batches.read(np.array_split(rows, num_batches), seeds):
-                with torch.no_grad(), accelerator.autocast():
-                    self.model.read(**batch.inputs, adapter_names=[self.name])
-        moments = accelerator.reduce(seen.moments.to(device, dtype_of_sums(device)))
-        adapter.set_decay(decay_start(seen.spread(moments)))
+        inputs = (batch.inputs for batch in batches.read(np.array_split(rows, num_batches), seeds))
+        moments = excitation_moments(self.model, inputs, self.name, accelerator.autocast)
+        moments = accelerator.reduce(moments.to(device, dtype_of_sums(device)))
+        adapter.set_decay(decay_start(ExcitationSpread.spread(moments)))
 
     def _updates(self, wrapped: torch.nn.Module) -> Iterator[None]:
         args, rank = self.args, self.accelerator.process_index
