@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ciao_peft import load_encoder, load_faces
-from ciao_peft.encoders.verification import verification_auc
+from ciao_peft.encoders.pretraining.verification import verification_auc
 
 RESULTS = Path(__file__).parent / "results" / "encoders.json"
 EXPRESSIONS = ("neutral", "happiness", "surprise", "anger", "disgust", "sadness")

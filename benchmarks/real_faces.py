@@ -51,7 +51,7 @@ SETTINGS = {
         f"{rate:g}": (RIVAL, {"encoder_learning_rate": rate}) for rate in (5e-4, 1e-3, 2e-3, 5e-3)
     },
     "contrastive weight": {f"{weight:g}": ({"contrastive_weight": weight}, {}) for weight in (0.0, 0.3, 1.0, 3.0)},
-    # Left out, a starts at 3 with this encoder (ciao_peft.inhibition.decay_start).
+    # Left out, a starts at 3 with this encoder (ciao_peft.calibration.decay_start).
     "start of a": {f"{start:g}": ({} if start == 3 else {"decay_init": start}, {}) for start in (0.3, 1.0, 3.0, 10.0)},
     "what the head sees": {name: ({"pooling": name}, {}) for name in ("flatten", "max", "avg")},
     "where z is taken": {name: ({"embedding_source": name}, {}) for name in ("features", "hidden", "logits")},

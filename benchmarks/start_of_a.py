@@ -23,12 +23,12 @@ import torch
 from tqdm import tqdm
 
 from ciao_peft import CIAOConfig, __version__, get_ciao_model
-from ciao_peft.experiments import METHODS, Encoder, Method
-from ciao_peft.experiments.search.objective import Objective
-from ciao_peft.experiments.study import CIAO
-from ciao_peft.experiments.tasks import task_from
+from ciao_peft.calibration import ExcitationSpread
 from ciao_peft.features import FeatureDataset
-from ciao_peft.starting import ExcitationSpread
+from ciao_peft.study import METHODS, Encoder, Method
+from ciao_peft.study.analysis.study import CIAO
+from ciao_peft.study.presets import task_from
+from ciao_peft.study.search.objective import Objective
 
 RESULTS = Path(__file__).parent / "results" / "start_of_a.jsonl"
 RIVALS = ("decision layer", "last convolution")

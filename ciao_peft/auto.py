@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from .backbone import backbone_signature
-from .checkpoints import MAX_JSON_BYTES, SavedAdapter, read_json
 from .config import check_adapter_name
 from .encoders import list_encoders, load_encoder
 from .errors import BackboneError, CIAOError, listed
 from .hub import RepoFile, is_hub_id, read_pretrained
+from .hub.adapters import name_from, read_adapter
 from .model import CIAOModel
 from .preprocessing import Preprocessing
-from .sharing import name_from, read_adapter
+from .saving.adapter_folder import MAX_JSON_BYTES, SavedAdapter, read_json
 
 
 class AutoCIAOModel:

@@ -87,7 +87,7 @@ class CIAOConfig:
         target_modules: Exact paths of the convolutions to mask; found by `find_terminal_convolutions` when left out.
         decay_init: Starting value of `a` in Eq. 1, above 0, in the units of the activation it is added to. When left
             out, `CIAOTrainer` sets it before the first update, to about nine standard deviations of u over a few
-            hundred training samples (`ciao_peft.inhibition.decay_start`), and the adapter's config then says what it
+            hundred training samples (`ciao_peft.calibration.decay_start`), and the adapter's config then says what it
             was. An `a` that a training loop of your own has moved stays.
         learn_decay: Whether `a` is learned; otherwise it stays at `decay_init`.
         pooling: What the head sees of the masked map: all of it (`"flatten"`), its 2x2 maxima (`"max"`), or its mean

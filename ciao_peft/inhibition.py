@@ -17,32 +17,6 @@ DECAY_FLOOR = 1e-6
 DECAY_START = 3.0
 """Where `a` starts as long as nobody has looked at u."""
 
-_SPREADS = 9.0
-
-
-def decay_start(spread: float) -> float:
-    """Where `a` should start: about nine spreads of u, to the nearest of 1 and 3 times a power of ten.
-
-    What is a large `a` depends on how strongly a backbone answers: next to one far above u, I hardly moves the mask and
-    the head is fed next to nothing. A few spreads more or less matter little (docs/results.md has the measurements),
-    hence the round number, which other samples or another machine hardly ever change.
-
-    Args:
-        spread: Standard deviation of u over samples, channels and positions, in the units of the activation.
-
-    Returns:
-        From 1e-4 to 1e4; `DECAY_START` for a u that is not finite, or never moves.
-
-    Example:
-        >>> decay_start(0.33), decay_start(0.04), decay_start(5.0)
-        (3.0, 0.3, 30.0)
-    """
-    if not 0 < spread < math.inf:
-        return DECAY_START
-    wanted = math.log10(_SPREADS * spread)
-    starts = [float(f"{digit}e{power}") for power in range(-4, 5) for digit in (1, 3)][:-1]
-    return min(starts, key=lambda start: abs(math.log10(start) - wanted))
-
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

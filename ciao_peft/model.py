@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .adapters import Adapter, AdapterDict
+from .adapters.active import Selection
+from .adapters.adapter import Adapter, AdapterDict
+from .adapters.mixed_batch import frames_read, read_maps, rows_by_adapter
+from .adapters.restore import restore_adapter
 from .backbone import (
     CutBackbone,
     HookedBackbone,
@@ -22,8 +25,8 @@ from .backbone import (
     backbone_revision,
     backbone_signature,
 )
-from .borrowing import BorrowedBackbone, agreed_input
-from .checkpoints import SavedAdapter, library_versions
+from .backbone.frozen import BorrowedBackbone
+from .backbone.inputs import check_features, check_pixels, frames_of_clips
 from .config import BASE_ADAPTER, CIAOConfig, check_adapter_name
 from .errors import (
     AdapterNameError,
@@ -35,14 +38,11 @@ from .errors import (
     NoActiveAdapterError,
     listed,
 )
-from .inputs import check_features, check_pixels, frames_of_clips
+from .hub.adapters import name_from, publish_adapter, read_adapter, save_with_card
 from .losses import check_labels, contrastive_loss, task_loss
 from .prediction import clip_pixels, is_folder, pictures_in, read_pictures
-from .preprocessing import Preprocessing
-from .reading import frames_read, read_maps, rows_by_adapter
-from .restoring import restore_adapter
-from .selection import Selection
-from .sharing import name_from, publish_adapter, read_adapter, save_with_card
+from .preprocessing import Preprocessing, agreed_input
+from .saving.adapter_folder import SavedAdapter, library_versions
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo

@@ -13,14 +13,14 @@ from pathlib import Path
 from real_faces_tables import METRICS, networks, settings, starts_of_a, three_or_nine
 from speed_tables import table
 
-from ciao_peft.experiments import Plan
-from ciao_peft.experiments.contents import Section
-from ciao_peft.experiments.markdown import as_markdown
-from ciao_peft.experiments.report import load_study, section_markdown
-from ciao_peft.experiments.study import LEVEL, NETWORKS, Study
-from ciao_peft.experiments.tables import headlines, parameters, table_one
-from ciao_peft.experiments.wording import missing
-from ciao_peft.experiments.wording import spread as spread_of
+from ciao_peft.study import Plan
+from ciao_peft.study.analysis.study import LEVEL, NETWORKS, Study
+from ciao_peft.study.report.contents import Section
+from ciao_peft.study.report.markdown import as_markdown
+from ciao_peft.study.report.tables import headlines, parameters, table_one
+from ciao_peft.study.report.text import missing
+from ciao_peft.study.report.text import spread as spread_of
+from ciao_peft.study.report.write import load_study, section_markdown
 
 HERE = Path(__file__).parent
 STUDIES = HERE.parent / "benchmarks" / "studies"

@@ -37,9 +37,9 @@ from tqdm import tqdm
 
 from ciao_peft import Preprocessing, load_encoder, load_faces
 from ciao_peft.encoders import save_encoder
-from ciao_peft.encoders.folding import add_batch_norm, fold_batch_norm
-from ciao_peft.encoders.training import digest, ingredients, resume, save_checkpoint
-from ciao_peft.encoders.verification import verification_auc
+from ciao_peft.encoders.pretraining.batch_norm import add_batch_norm, fold_batch_norm
+from ciao_peft.encoders.pretraining.checkpoints import digest, ingredients, resume, save_checkpoint
+from ciao_peft.encoders.pretraining.verification import verification_auc
 
 
 class MarginSoftmax(nn.Module):

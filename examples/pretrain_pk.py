@@ -30,9 +30,9 @@ from tqdm import tqdm
 
 from ciao_peft import Preprocessing, load_encoder
 from ciao_peft.encoders import save_encoder
-from ciao_peft.encoders.adversarial import Autoencoder, IdentityDistance, Judges, dense_judge, told_apart
-from ciao_peft.encoders.folding import add_batch_norm, fold_batch_norm
-from ciao_peft.encoders.training import digest, ingredients, newest_checkpoint, resume, save_checkpoint
+from ciao_peft.encoders.pretraining.adversarial import Autoencoder, IdentityDistance, Judges, dense_judge, told_apart
+from ciao_peft.encoders.pretraining.batch_norm import add_batch_norm, fold_batch_norm
+from ciao_peft.encoders.pretraining.checkpoints import digest, ingredients, newest_checkpoint, resume, save_checkpoint
 
 PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ciao_peft.checkpoints import CONFIG_FILE, WEIGHTS_FILE
 from ciao_peft.config import CIAOConfig
 from ciao_peft.model import CIAOModel, get_ciao_model
+from ciao_peft.saving.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 
 SIZE = (3, 16, 16)
 """`(C, H, W)` of the pixels that the backbones here take."""

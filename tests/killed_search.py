@@ -11,7 +11,7 @@ import sys
 
 from test_search import search
 
-from ciao_peft.experiments.search.objective import Objective
+from ciao_peft.study.search.objective import Objective
 
 
 def main(folder: str, fatal: int) -> None:

@@ -10,7 +10,7 @@ import signal
 import sys
 
 from ciao_peft.cli import main
-from ciao_peft.trainer.run import Run
+from ciao_peft.trainer.loop import Run
 
 
 def dying(fatal: int) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ciao_peft.experiments import METHODS, Record, key_of
-from ciao_peft.experiments.study import CIAO
+from ciao_peft.study import METHODS, Record, key_of
+from ciao_peft.study.analysis.study import CIAO
 
 HEAD = "decision layer"
 EMOTIONS = ["neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt"]

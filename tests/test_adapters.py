@@ -11,7 +11,7 @@ from test_stored_excitation import Branches
 
 from ciao_peft import CIAOModel, CIAOTrainer, CIAOTrainingArguments, get_ciao_model
 from ciao_peft.errors import TrainingError
-from ciao_peft.trainer.optimizing import Reader, make_optimizer
+from ciao_peft.trainer.optimizer import Reader, make_optimizer
 from fakes import Undecided, bits, pixels, residual_backbone, same_bits, small_config, tiny_backbone, train, wrap
 
 ABLATIONS = {

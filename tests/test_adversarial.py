@@ -10,7 +10,14 @@ import torch
 from torch import nn
 
 from ciao_peft import load_encoder
-from ciao_peft.encoders.adversarial import Autoencoder, IdentityDistance, ImageJudge, Judges, dense_judge, told_apart
+from ciao_peft.encoders.pretraining.adversarial import (
+    Autoencoder,
+    IdentityDistance,
+    ImageJudge,
+    Judges,
+    dense_judge,
+    told_apart,
+)
 from ciao_peft.errors import ConfigError
 
 TINY = {"channels": [4, 4, 4, 8]}

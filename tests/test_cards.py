@@ -8,13 +8,13 @@ import yaml
 from huggingface_hub import ModelCard
 
 from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
-from ciao_peft.card_pages import prose
-from ciao_peft.cards import adapter_card, collection_card, encoder_card, peoples_card, texts_in
-from ciao_peft.checkpoints import read_json
+from ciao_peft.cards.contents import adapter_card, collection_card, encoder_card, peoples_card, texts_in
+from ciao_peft.cards.page import prose
 from ciao_peft.data import paint_face
 from ciao_peft.encoders import save_encoder
 from ciao_peft.errors import AdapterFileError
 from ciao_peft.preprocessing import Preprocessing
+from ciao_peft.saving.adapter_folder import read_json
 from fakes import SIZE, tiny_backbone
 
 CONFIG = CIAOConfig(

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ciao_peft.backbone import backbone_signature, same_backbone
-from ciao_peft.checkpoints import CONFIG_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE, load_adapter
 from ciao_peft.errors import AdapterFileError, BackboneMismatchError
 from ciao_peft.model import CIAOModel
 from ciao_peft.preprocessing import Preprocessing
+from ciao_peft.saving.adapter_folder import CONFIG_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE, load_adapter
 from fakes import (
     BACKBONES,
     NETWORKS,

@@ -24,9 +24,9 @@ from ciao_peft import (
 from ciao_peft.cli import main
 from ciao_peft.data import clips
 from ciao_peft.errors import AdapterFileError, DataError, FeatureCacheError, InputError, TrainingError
-from ciao_peft.experiments import Plan, read_records
 from ciao_peft.features import Augmentation
 from ciao_peft.heads import DecisionHead, pool_map
+from ciao_peft.study import Plan, read_records
 from fakes import NETWORKS, SIZE, Undecided, bits, forge, same_bits, small_config, tiny_backbone, wrap
 
 T = 3

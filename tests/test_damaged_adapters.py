@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from ciao_peft.checkpoints import CONFIG_FILE, FORMAT_VERSION, MAX_JSON_BYTES, WEIGHTS_FILE
 from ciao_peft.errors import AdapterConfigError, AdapterFileError, BackboneMismatchError, CIAOError
 from ciao_peft.model import CIAOModel
-from ciao_peft.weights import MAX_HEADER_BYTES
+from ciao_peft.saving.adapter_folder import CONFIG_FILE, FORMAT_VERSION, MAX_JSON_BYTES, WEIGHTS_FILE
+from ciao_peft.saving.safetensors_file import MAX_HEADER_BYTES
 from fakes import bits, forge, same_bits, tiny_backbone, wrap
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 19000\n"

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ciao_peft.encoders.training import ingredients, newest_checkpoint, resume, save_checkpoint
+from ciao_peft.encoders.pretraining.checkpoints import ingredients, newest_checkpoint, resume, save_checkpoint
 from ciao_peft.errors import TrainingError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -137,7 +137,7 @@ KILLED = """
     from pathlib import Path
     import torch
     from accelerate import Accelerator
-    from ciao_peft.encoders.training import ingredients, save_checkpoint
+    from ciao_peft.encoders.pretraining.checkpoints import ingredients, save_checkpoint
 
     accelerator, folder = Accelerator(cpu=True), Path(sys.argv[1])
     made_of = ingredients(accelerator, {})

@@ -11,7 +11,8 @@ from PIL import Image
 from studies import EMOTIONS, HEAD, painted_study, record, records
 
 from ciao_peft.errors import MissingExtraError
-from ciao_peft.experiments.figures import (
+from ciao_peft.study.analysis.study import CIAO, Study
+from ciao_peft.study.report.figures import (
     DPI,
     WIDTH,
     check_plots,
@@ -24,7 +25,6 @@ from ciao_peft.experiments.figures import (
     scores_figure,
     spaced,
 )
-from ciao_peft.experiments.study import CIAO, Study
 
 pytest.importorskip("matplotlib")
 PAIR = ("faces", "small-face")

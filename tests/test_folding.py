@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ciao_peft import load_encoder
-from ciao_peft.encoders.folding import add_batch_norm, fold_batch_norm
+from ciao_peft.encoders.pretraining.batch_norm import add_batch_norm, fold_batch_norm
 from ciao_peft.errors import ConfigError
 
 

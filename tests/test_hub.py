@@ -29,7 +29,7 @@ from ciao_peft.errors import (
     HubTokenError,
 )
 from ciao_peft.hub import RepoFile, download, publish, read_pretrained
-from ciao_peft.sharing import publish_adapter
+from ciao_peft.hub.adapters import publish_adapter
 from fakes import SIZE, tiny_backbone
 
 # The client's own way of sending a body; what it sends is checked by the server.

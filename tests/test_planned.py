@@ -8,10 +8,10 @@ import pytest
 from studies import HEAD, record
 from test_reproduce import painted, plan_of
 
-from ciao_peft.experiments import METHODS, Encoder, Plan, Record, Task, read_records
-from ciao_peft.experiments.planned import fits
-from ciao_peft.experiments.study import CIAO, Study
-from ciao_peft.experiments.worklist import Worklist
+from ciao_peft.study import METHODS, Encoder, Plan, Record, Task, read_records
+from ciao_peft.study.analysis.study import CIAO, Study
+from ciao_peft.study.matching import fits
+from ciao_peft.study.worklist import Worklist
 
 MASK_RATE = METHODS[CIAO].rates[2]
 PLAN = Plan(

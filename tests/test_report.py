@@ -17,13 +17,13 @@ from studies import HEAD, painted_study, record, records, searched
 
 from ciao_peft.cli import main
 from ciao_peft.errors import ConfigError, MissingExtraError, RecordError
-from ciao_peft.experiments import Encoder, Plan, Record, Task, append_record, methods_named
-from ciao_peft.experiments.contents import Listing, Section
-from ciao_peft.experiments.markdown import as_markdown, escaped
-from ciao_peft.experiments.page import as_page, size_of
-from ciao_peft.experiments.report import load_study, section_markdown, write_report
-from ciao_peft.experiments.study import CIAO, Study
-from ciao_peft.experiments.tables import Cell, Table
+from ciao_peft.study import Encoder, Plan, Record, Task, append_record, methods_named
+from ciao_peft.study.analysis.study import CIAO, Study
+from ciao_peft.study.report.contents import Listing, Section
+from ciao_peft.study.report.html import as_page, size_of
+from ciao_peft.study.report.markdown import as_markdown, escaped
+from ciao_peft.study.report.tables import Cell, Table
+from ciao_peft.study.report.write import load_study, section_markdown, write_report
 
 pytest.importorskip("matplotlib")
 PAIR = ("faces", "small-face")

@@ -18,12 +18,12 @@ from test_search import tiny_encoder
 
 from ciao_peft.cli import main
 from ciao_peft.errors import ConfigError, TrainingError
-from ciao_peft.experiments import Encoder, Method, Plan, Task, read_records
-from ciao_peft.experiments.loading import Material, load_experiment_encoder, load_task
-from ciao_peft.experiments.protocol import Run
-from ciao_peft.experiments.records import PROTOCOL_VERSION, append_record
-from ciao_peft.experiments.running import Trial
-from ciao_peft.experiments.worklist import Worklist, narrowed
+from ciao_peft.study import Encoder, Method, Plan, Task, read_records
+from ciao_peft.study.data import Material, load_experiment_encoder, load_task
+from ciao_peft.study.plan import Run
+from ciao_peft.study.records import PROTOCOL_VERSION, append_record
+from ciao_peft.study.training import Trial
+from ciao_peft.study.worklist import Worklist, narrowed
 
 SMALL = {"num_train": 40, "num_validation": 2, "num_test": 16, "size": 32}
 SETTINGS = {"hidden_sizes": [8]}
@@ -278,7 +278,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(finished, tmp_path):
 
 def test_clips_are_scored_once_each(finished, tmp_path):
     """Two frames a clip: sixteen test faces are eight answers."""
-    from ciao_peft.experiments.loading import Fold, LoadedTask
+    from ciao_peft.study.data import Fold, LoadedTask
 
     plan, _ = finished
     task = painted("moods", options=SMALL | {"num_train": 64})
@@ -337,7 +337,7 @@ def test_two_writers_never_mix_their_lines(finished, tmp_path):
     records = read_records(finished[1])
     path = tmp_path / "results.jsonl"
     script = (
-        "import sys, json; from ciao_peft.experiments.records import *; r = Record.from_dict(json.loads(sys.argv[2]))\n"
+        "import sys, json; from ciao_peft.study.records import *; r = Record.from_dict(json.loads(sys.argv[2]))\n"
         "for _ in range(20): append_record(sys.argv[1], r)"
     )
     writer = subprocess.Popen([sys.executable, "-c", script, str(path), json.dumps(records[0].to_dict())])

@@ -11,9 +11,9 @@ import pytest
 from test_trainer import assert_same, faces, make_model, scripted, weights
 
 from ciao_peft import CIAOTrainer, CIAOTrainingArguments
-from ciao_peft.checkpoints import load_adapter
 from ciao_peft.errors import TrainingError
-from ciao_peft.trainer.resuming import BEST_FILE, STATE_FILE, checkpoint_folders
+from ciao_peft.saving.adapter_folder import load_adapter
+from ciao_peft.trainer.checkpoint import BEST_FILE, STATE_FILE, checkpoint_folders
 
 
 def trainer_in(folder, scores=(1, 5, 3, 4), on_log=None, **changes):

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from ciao_peft import CIAOConfig, CIAOTrainer, CIAOTrainingArguments, cache_features, get_ciao_model
 from ciao_peft.backbone import open_backbone
 from ciao_peft.errors import DataError, TrainingError
-from ciao_peft.experiments.rivals import build_rival
-from ciao_peft.experiments.rivals import fitting as fitting_file
-from ciao_peft.experiments.rivals.fitting import fit, predict
-from ciao_peft.experiments.rivals.head2toe import Layers, LinearOnLayers
-from ciao_peft.experiments.rivals.rival import Rival
+from ciao_peft.study.baselines import build_rival
+from ciao_peft.study.baselines import fitting as fitting_file
+from ciao_peft.study.baselines.base import Rival
+from ciao_peft.study.baselines.fit import fit, predict
+from ciao_peft.study.baselines.head2toe import Layers, LinearOnLayers
 from fakes import SIZE, bits, pixels, residual_backbone, same_bits, small_config, tiny_backbone
 
 CLASSES = {"problem_type": "single_label_classification", "num_labels": 3}

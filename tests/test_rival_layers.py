@@ -11,10 +11,10 @@ from torch import nn
 
 from ciao_peft.backbone import open_backbone
 from ciao_peft.errors import TrainingError
-from ciao_peft.experiments.rivals import BUILDERS, build_rival
-from ciao_peft.experiments.rivals.residual import ParallelAdapter
-from ciao_peft.experiments.rivals.rival import reached_parameters
-from ciao_peft.experiments.rivals.scaling import ScaleAndShift
+from ciao_peft.study.baselines import BUILDERS, build_rival
+from ciao_peft.study.baselines.base import reached_parameters
+from ciao_peft.study.baselines.residual import ParallelAdapter
+from ciao_peft.study.baselines.scale_shift import ScaleAndShift
 from fakes import SIZE, pixels, residual_backbone, small_config, tiny_backbone
 
 CONVOLUTIONS = {
@@ -86,7 +86,7 @@ def test_gain_and_shift_by_channel_wherever_the_channels_are():
 def test_where_a_normalisation_has_its_channels(name, dim):
     import timm.layers
 
-    from ciao_peft.experiments.rivals.scaling import _channel_dim
+    from ciao_peft.study.baselines.scale_shift import _channel_dim
 
     kind = getattr(nn, name, None) or getattr(timm.layers, name)
     assert _channel_dim(kind(4)) == dim

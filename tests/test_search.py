@@ -17,12 +17,12 @@ from ciao_peft import CIAOConfig, CIAOTrainer, CIAOTrainingArguments, get_ciao_m
 from ciao_peft.cli import main
 from ciao_peft.encoders import save_encoder
 from ciao_peft.errors import ConfigError, DataError, MissingExtraError, TrainingError
-from ciao_peft.experiments import METHODS, Encoder, Method, Plan, Task
-from ciao_peft.experiments.methods import method_from_file
-from ciao_peft.experiments.search import SearchResult, SearchSpace, search_settings
-from ciao_peft.experiments.search.objective import held_out_parts
-from ciao_peft.experiments.search.space import method_with
 from ciao_peft.metrics import compute_metrics
+from ciao_peft.study import METHODS, Encoder, Method, Plan, Task
+from ciao_peft.study.presets import method_from_file
+from ciao_peft.study.search import SearchResult, SearchSpace, search_settings
+from ciao_peft.study.search.objective import held_out_parts
+from ciao_peft.study.search.space import method_with
 
 pytest.importorskip("optuna")
 OPTIONS = {"world": "affect", "num_train": 24, "num_validation": 2, "num_test": 2, "size": 32}
@@ -79,7 +79,7 @@ def test_the_tree_parzen_estimator_takes_over_after_the_random_trials(tmp_path):
     """The first ten are drawn whatever they score; the others come near to where the score is high."""
     import optuna
 
-    from ciao_peft.experiments.search.tree_parzen import SharedStudy
+    from ciao_peft.study.search.trials import SharedStudy
 
     def values(folder: Path, scores: list[float]) -> list[float]:
         study = SharedStudy(folder, {}, seed=3)
@@ -111,7 +111,7 @@ def test_a_killed_search_goes_on_to_the_same_trials(found, tmp_path):
 
 
 def test_an_interrupted_search_goes_on_to_the_same_trials(found, tmp_path, monkeypatch):
-    from ciao_peft.experiments.search.objective import Objective
+    from ciao_peft.study.search.objective import Objective
 
     score = Objective.score
 
@@ -284,7 +284,7 @@ def test_trials_that_fall_behind_are_given_up(tmp_path, pruner):
     """The trials report 1, 2, 3, ... times their own level: from some trial on the low ones end early."""
     import optuna
 
-    from ciao_peft.experiments.search.tree_parzen import SharedStudy
+    from ciao_peft.study.search.trials import SharedStudy
 
     study, given_up = SharedStudy(tmp_path, {}, seed=0, pruner=pruner), 0
     with study.at_work():

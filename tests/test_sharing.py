@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from ciao_peft import AutoCIAOModel, CIAOConfig, get_ciao_model, load_encoder
 from ciao_peft.encoders import publish_encoder, push_encoder, save_encoder
 from ciao_peft.errors import AdapterFileError, BackboneError, BackboneMismatchError, HubNotFoundError, HubTokenError
-from ciao_peft.sharing import publish_adapter
+from ciao_peft.hub.adapters import publish_adapter
 from fakes import SIZE, tiny_backbone
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from ciao_peft.errors import InputError
-from ciao_peft.experiments.statistics import (
+from ciao_peft.study.analysis.statistics import (
     bootstrap_interval,
     compare,
     effect_size,

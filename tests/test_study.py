@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 from studies import HEAD, SIZES, record, records, searched
 
-from ciao_peft.experiments import Encoder, Plan, Task, methods_named
-from ciao_peft.experiments.study import CIAO, Study, sampling_error, within_margin
+from ciao_peft.study import Encoder, Plan, Task, methods_named
+from ciao_peft.study.analysis.study import CIAO, Study, sampling_error, within_margin
 
 PAIR = ("faces", "small-face")
 MINE = [0.80, 0.82, 0.81]

@@ -7,9 +7,9 @@ import math
 import pytest
 from studies import HEAD, SIZES, record, records, searched
 
-from ciao_peft.experiments import Encoder, Plan, Task, methods_named
-from ciao_peft.experiments.study import CIAO, Study
-from ciao_peft.experiments.tables import (
+from ciao_peft.study import Encoder, Plan, Task, methods_named
+from ciao_peft.study.analysis.study import CIAO, Study
+from ciao_peft.study.report.tables import (
     Table,
     headlines,
     methods,

@@ -30,12 +30,12 @@ from ciao_peft.errors import (
     NoActiveAdapterError,
     TrainingError,
 )
+from ciao_peft.trainer.accelerator import rows_per_process
 from ciao_peft.trainer.arguments import ENCODER_RATE_FACTOR, MASK_RATE_FACTOR
-from ciao_peft.trainer.batches import Batch, Batches, BatchSource
-from ciao_peft.trainer.gathering import rows_per_process
-from ciao_peft.trainer.optimizing import Reader, batch_losses, make_optimizer
-from ciao_peft.trainer.resuming import checkpoint_folders
-from ciao_peft.trainer.sampling import draws_per_group, plan_epoch, positive_groups, smallest_batch
+from ciao_peft.trainer.checkpoint import checkpoint_folders
+from ciao_peft.trainer.loader import Batch, Batches, BatchSource
+from ciao_peft.trainer.optimizer import Reader, batch_losses, make_optimizer
+from ciao_peft.trainer.sampler import draws_per_group, plan_epoch, positive_groups, smallest_batch
 from fakes import SIZE, residual_backbone, small_config, tiny_backbone
 
 HERE = Path(__file__).parent

@@ -12,9 +12,9 @@ import torch
 from ciao_peft import CIAOTrainer, CIAOTrainingArguments, cache_features
 from ciao_peft.errors import TrainingError
 from ciao_peft.losses import contrastive_loss, task_loss
-from ciao_peft.trainer.resuming import checkpoint_folders
-from ciao_peft.trainer.run import Run
-from ciao_peft.trainer.sampling import plan_epoch
+from ciao_peft.trainer.checkpoint import checkpoint_folders
+from ciao_peft.trainer.loop import Run
+from ciao_peft.trainer.sampler import plan_epoch
 from fakes import SIZE, bits, same_bits, tiny_backbone, wrap
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ciao_peft.encoders.verification import verification_auc
+from ciao_peft.encoders.pretraining.verification import verification_auc
 
 PEOPLE = [f"p{i % 7}" for i in range(30)]
 SAME = [one == two for one, two in combinations(PEOPLE, 2)]

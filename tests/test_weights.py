@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ciao_peft.errors import AdapterFileError
-from ciao_peft.weights import parse_tensors, read_weights
+from ciao_peft.saving.safetensors_file import parse_tensors, read_weights
 from fakes import same_bits, small_config, tiny_backbone, train, wrap
 
 KINDS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from studies import HEAD, record, records
 
-from ciao_peft.experiments import Encoder, Plan, Task, methods_named
-from ciao_peft.experiments.statistics import summarize
-from ciao_peft.experiments.study import CIAO, Study
-from ciao_peft.experiments.wording import finding, interval, missing, number, p_value, printable, spread
+from ciao_peft.study import Encoder, Plan, Task, methods_named
+from ciao_peft.study.analysis.statistics import summarize
+from ciao_peft.study.analysis.study import CIAO, Study
+from ciao_peft.study.report.text import finding, interval, missing, number, p_value, printable, spread
 
 PAIR = ("faces", "small-face")
 MINE = [0.800, 0.811, 0.820]

@@ -10,11 +10,11 @@ from test_jaffe import official_names, write_jaffe
 from test_reproduce import painted, plan_of
 
 from ciao_peft.errors import ConfigError
-from ciao_peft.experiments import Encoder, Plan, Task, read_records
-from ciao_peft.experiments.loading import Material, load_experiment_encoder, load_task
-from ciao_peft.experiments.protocol import Run
-from ciao_peft.experiments.running import Trial
-from ciao_peft.experiments.worklist import Worklist
+from ciao_peft.study import Encoder, Plan, Task, read_records
+from ciao_peft.study.data import Material, load_experiment_encoder, load_task
+from ciao_peft.study.plan import Run
+from ciao_peft.study.training import Trial
+from ciao_peft.study.worklist import Worklist
 
 
 def quiet(plan: Plan, folder) -> Worklist:

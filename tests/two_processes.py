@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from ciao_peft import CIAOTrainer, CIAOTrainingArguments, cache_features, get_ciao_model
 from ciao_peft.errors import TrainingError
-from ciao_peft.trainer.batches import Batch
-from ciao_peft.trainer.launching import data_parallel
-from ciao_peft.trainer.optimizing import Reader, batch_losses
+from ciao_peft.trainer.accelerator import data_parallel
+from ciao_peft.trainer.loader import Batch
+from ciao_peft.trainer.optimizer import Reader, batch_losses
 from fakes import SIZE, small_config, tiny_backbone
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import CIAOError
-from . import data, encoders, experiments, report, search, sharing
+from . import data, encoders, report, reproduce, search, sharing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data.add_commands(commands)
     sharing.add_commands(commands)
     encoders.add_commands(commands)
-    experiments.add_commands(commands)
+    reproduce.add_commands(commands)
     search.add_commands(commands)
     report.add_commands(commands)
     options = parser.parse_args(arguments)

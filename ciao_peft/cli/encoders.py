@@ -41,8 +41,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from ..checkpoints import PREPROCESSOR_FILE, read_json
     from ..encoders import convert_encoder
+    from ..saving.adapter_folder import PREPROCESSOR_FILE, read_json
 
     folder = convert_encoder(
         options.source,

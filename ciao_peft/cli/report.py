@@ -24,7 +24,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from ..experiments.report import write_report
+    from ..study.report.write import write_report
 
     try:
         report = write_report(options.folder, options.output_dir, title=options.title, figures=not options.no_figures)

@@ -50,9 +50,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _search(options: argparse.Namespace) -> None:
-    from ..experiments.methods import methods_named
-    from ..experiments.search import SearchSpace, search_settings
-    from ..experiments.tasks import task_from
+    from ..study.presets import methods_named, task_from
+    from ..study.search import SearchSpace, search_settings
 
     name, equals, data_dir = options.task.partition("=")
     task = task_from(name, data_dir if equals else None)
@@ -92,8 +91,8 @@ def _search(options: argparse.Namespace) -> None:
 def _space(path: str) -> dict[str, Any]:
     import yaml
 
-    from ..experiments.protocol import checked_keys
-    from ..experiments.search import SearchSpace
+    from ..study.plan import checked_keys
+    from ..study.search import SearchSpace
 
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

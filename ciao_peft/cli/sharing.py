@@ -42,9 +42,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _publish(options: argparse.Namespace) -> None:
-    from ..checkpoints import CONFIG_FILE
     from ..encoders import publish_encoder
-    from ..sharing import publish_adapter
+    from ..hub.adapters import publish_adapter
+    from ..saving.adapter_folder import CONFIG_FILE
 
     is_encoder = not options.subfolder and not (Path(options.folder) / CONFIG_FILE).exists()
     is_encoder = is_encoder and (Path(options.folder) / "config.json").exists()
@@ -64,7 +64,7 @@ def _publish(options: argparse.Namespace) -> None:
 def _pull(options: argparse.Namespace) -> None:
     from ..errors import HubNotFoundError
     from ..hub import is_hub_id
-    from ..sharing import read_adapter
+    from ..hub.adapters import read_adapter
 
     if not is_hub_id(options.repo_id):
         raise HubNotFoundError(f"{options.repo_id!r} is no name of a repository; give `user/name`.")
@@ -79,8 +79,8 @@ def _pull(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from ..checkpoints import CONFIG_FILE, read_json
-    from ..sharing import read_adapter
+    from ..hub.adapters import read_adapter
+    from ..saving.adapter_folder import CONFIG_FILE, read_json
 
     saved, snapshot = read_adapter(options.source, subfolder=options.subfolder, revision=options.revision)
     record = read_json(snapshot.folder / CONFIG_FILE)

@@ -19,8 +19,8 @@ _ENCODERS = {
 _HERE = {
     "PriorKnowledge": "prior_knowledge",
     "convert_encoder": "conversion",
-    "push_encoder": "publishing",
-    "publish_encoder": "publishing",
+    "push_encoder": "push",
+    "publish_encoder": "push",
     "save_encoder": "folder",
     "SmallFace": "small_face",
     "VGGFace2": "vggface2",
@@ -80,7 +80,7 @@ def load_encoder(name: str | os.PathLike, *, pretrained: bool = True, **settings
 
         encoder = load(text.removeprefix("timm/"), pretrained=pretrained, **settings)
     elif os.path.isdir(text) or is_hub_id(text):
-        from .published import load
+        from .from_hub import load
 
         encoder = load(text, pretrained=pretrained, **settings)
     else:

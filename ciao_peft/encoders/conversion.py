@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
-from ..checkpoints import parse_tensors
 from ..errors import AdapterFileError, ConfigError, listed
 from ..preprocessing import Preprocessing
+from ..saving.adapter_folder import parse_tensors
 from .vggface2 import POOL, VGG16, VGGFace2
 
 if TYPE_CHECKING:

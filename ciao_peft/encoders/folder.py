@@ -11,8 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from ..cards import encoder_card, peoples_card, texts_in
-from ..checkpoints import (
+from ..cards.contents import encoder_card, peoples_card, texts_in
+from ..errors import AdapterConfigError, AdapterFileError, ConfigError, listed
+from ..hub import MAX_WEIGHTS_BYTES, RepoFile, is_hub_id, read_pretrained
+from ..preprocessing import Preprocessing
+from ..saving.adapter_folder import (
     CARD_FILE,
     MAX_JSON_BYTES,
     PREPROCESSOR_FILE,
@@ -22,10 +25,7 @@ from ..checkpoints import (
     to_json,
     write_folder,
 )
-from ..errors import AdapterConfigError, AdapterFileError, ConfigError, listed
-from ..hub import MAX_WEIGHTS_BYTES, RepoFile, is_hub_id, read_pretrained
-from ..preprocessing import Preprocessing
-from .feeding import fed_by
+from .preprocessed import fed_by
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT_VERSION = 1

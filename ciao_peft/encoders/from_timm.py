@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from ..checkpoints import read_json
 from ..errors import AdapterFileError, ConfigError, EncoderNotFoundError, listed
 from ..hub.client import as_our_errors, open_client
 from ..preprocessing import Preprocessing
-from .feeding import fed_by
+from ..saving.adapter_folder import read_json
+from .preprocessed import fed_by
 
 # Of a repository's `pretrained_cfg`: what the network is fed, and where its first and last layers are. Not from where
 # else weights could be fetched, nor how.

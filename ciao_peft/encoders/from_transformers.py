@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from ..checkpoints import PREPROCESSOR_FILE, read_json
 from ..errors import AdapterFileError
 from ..preprocessing import Preprocessing
-from .feeding import fed_by
+from ..saving.adapter_folder import PREPROCESSOR_FILE, read_json
 from .from_timm import check_settings
+from .preprocessed import fed_by
 
 _BROKEN = (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, AttributeError)
 

@@ -69,7 +69,7 @@ class VGGFace2(nn.Module):
 
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
         """Publishes this encoder under `user/name`; see `push_encoder`."""
-        from .publishing import push_encoder
+        from .push import push_encoder
 
         return push_encoder(self, repo_id, **options)
 

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import all_finite
+from ..checking import all_finite
 from ..errors import CIAOError, ConfigError, FeatureCacheError, UntraceableBackboneError, listed
 from ..model import CIAOModel
 from ..preprocessing import Preprocessing
+from .augmentation import Augmentation
 from .cached import FeatureDataset
 from .processes import Processes
 from .samples import ClipSamples, Samples, samples_of
 from .store import DTYPES, FeatureFiles, Layout, free_disk, free_memory, readable_size, runs
 from .streams import StreamSamples, is_stream
-from .views import Augmentation
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoints import all_finite
+from ..checking import all_finite
 from ..config import CIAOConfig
 from ..data.clip_rows import Clips
 from ..errors import CIAOError, DataError, TrainingError, listed

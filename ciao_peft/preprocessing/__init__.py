@@ -15,7 +15,7 @@ from .pictures import as_mode, open_picture
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
-    from torch import Tensor
+    from torch import Tensor, nn
 
 Mode = Literal["RGB", "BGR", "L"]
 CropMode = Literal["squash", "center", "border"]
@@ -314,3 +314,39 @@ def _resample_name(number: Any) -> str:
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(RESAMPLES):
         raise ConfigError(f"`resample` must be Pillow's number of a filter, 0 to {len(RESAMPLES) - 1}; got {number!r}.")
     return RESAMPLES[number]
+
+
+def agreed_input(
+    backbone: nn.Module, preprocessing: Preprocessing | None, input_size: tuple[int, int, int] | None
+) -> tuple[Preprocessing | None, tuple[int, int, int] | None]:
+    """What a backbone is fed, and the size of its pixels, each from the other where only one was given.
+
+    Args:
+        backbone: Asked for its own preprocessing where none is given; that then makes pixels of the size given.
+        preprocessing: What the user says.
+        input_size: What the user says, `(C, H, W)`.
+
+    Returns:
+        Both; None for what nobody knows.
+
+    Raises:
+        ConfigError: the user says both, and they contradict each other.
+
+    Example:
+        >>> from torch import nn
+        >>> agreed_input(nn.Conv2d(3, 8, 3), Preprocessing(size=(96, 96)), None)[1]
+        (3, 96, 96)
+    """
+    if preprocessing is None:
+        own = Preprocessing.for_backbone(backbone)
+        if own is None or input_size is None:
+            return own, input_size if own is None else own.input_size
+        channels, height, width = input_size
+        # Pictures cannot be made into pixels of another number of channels than the preprocessing knows.
+        return own.replace(size=(height, width)) if channels == len(own.mean) else None, input_size
+    if input_size is not None and tuple(input_size) != preprocessing.input_size:
+        raise ConfigError(
+            f"`preprocessing` makes pixels of {preprocessing.input_size}, `input_size` is {tuple(input_size)}. Leave "
+            "`input_size` out, or change the `size` of the preprocessing."
+        )
+    return preprocessing, preprocessing.input_size

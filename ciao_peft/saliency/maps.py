@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..adapters import Adapter, AdapterDict
+from ..adapters.adapter import Adapter, AdapterDict
 from ..config import CIAOConfig
 from ..errors import AdapterNotFoundError, InputError, NoActiveAdapterError
 from ..model import CIAOModel

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from .accelerator import gather_rows
 from .arguments import CIAOTrainingArguments
-from .gathering import gather_rows
-from .sampling import plan_epoch
+from .sampler import plan_epoch
 from .trainer import CIAOTrainer, PredictionOutput, TrainOutput
 
 __all__ = ["CIAOTrainer", "CIAOTrainingArguments", "PredictionOutput", "TrainOutput", "gather_rows", "plan_epoch"]

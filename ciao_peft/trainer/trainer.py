@@ -35,13 +35,12 @@ from ..features import (
 from ..losses import task_loss
 from ..metrics import compute_metrics
 from ..model import CIAOModel
+from .accelerator import gather_rows, make_accelerator, precision_shared, random_state_kept
 from .arguments import CIAOTrainingArguments
-from .batches import Batches, BatchSource
-from .gathering import gather_rows
 from .history import plain
-from .launching import make_accelerator, precision_shared, random_state_kept
-from .run import Run, TrainOutput
-from .sampling import smallest_batch
+from .loader import Batches, BatchSource
+from .loop import Run, TrainOutput
+from .sampler import smallest_batch
 
 
 class PredictionOutput(NamedTuple):

@@ -1,0 +1,108 @@
+"""From what lay in a folder to an adapter on a backbone, or a refusal that leaves everything as it was."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from itertools import pairwise
+
+import torch
+
+from ..backbone import CutBackbone, HookedBackbone, check_same_backbone
+from ..backbone.frozen import BorrowedBackbone
+from ..errors import AdapterFileError, BackboneMismatchError, TargetModulesError
+from ..heads import pool_map
+from ..preprocessing import Preprocessing
+from ..saving.adapter_folder import SavedAdapter, check_tensors
+from .adapter import Adapter
+
+
+def restore_adapter(
+    saved: SavedAdapter,
+    where: str,
+    borrowed: BorrowedBackbone,
+    preprocessing: Preprocessing | None,
+    check_backbone: bool = True,
+    check_preprocessing: bool = True,
+) -> tuple[Adapter, Preprocessing | None]:
+    """A saved adapter on a backbone, without gradients, and what the model is fed from now on.
+
+    Args:
+        saved: As `load_adapter` read it.
+        where: Its folder, for the messages.
+        borrowed: The backbone it is put on.
+        preprocessing: What the model is fed; the adapter's own where it is None.
+        check_backbone: When `False`, another backbone than the adapter's own only draws a warning.
+        check_preprocessing: When `False`, pixels may be prepared in another way.
+
+    Raises:
+        BackboneMismatchError: another backbone, pixels of another size or prepared in another way, or convolutions of
+            another geometry.
+        AdapterFileError: tensors that are not those of the config.
+    """
+    try:
+        check_same_backbone(saved.backbone_signature, saved.backbone_name, borrowed.backbone)
+    except BackboneMismatchError as error:
+        if check_backbone:
+            raise
+        warnings.warn(f"Loading all the same: {error}", stacklevel=_level_of_the_caller())
+    if saved.input_size != borrowed.input_size:
+        raise BackboneMismatchError(
+            f"The adapter in '{where}' takes pixels of {saved.input_size}; this model {borrowed.input_size}. Wrap the "
+            f"backbone with `input_size={saved.input_size}`."
+        )
+    if check_preprocessing:
+        _check_same_preprocessing(saved, where, preprocessing)
+    try:
+        opened = borrowed.open(saved.config.target_modules)
+    except TargetModulesError as error:
+        raise BackboneMismatchError(f"The adapter in '{where}' has no place on this backbone: {error}") from error
+    geometry = [spec.geometry(borrowed.backbone) for spec in opened.units_spec]
+    if geometry != saved.convolutions and check_backbone:
+        raise BackboneMismatchError(
+            f"The adapter in '{where}' sits on convolutions of another geometry: {saved.convolutions} there, "
+            f"{geometry} here."
+        )
+    _check_head_fits(saved, where, opened)
+    adapter = Adapter(saved.config, opened, empty=True)
+    check_tensors(saved.tensors, adapter.state_dict(), where)
+    adapter.take(saved.tensors)
+    if preprocessing is None and saved.preprocessing is not None:
+        preprocessing = Preprocessing.from_dict(saved.preprocessing)
+        if preprocessing.input_size != borrowed.input_size:
+            raise AdapterFileError(
+                f"The preprocessing in '{where}' makes pixels of {preprocessing.input_size}, not its own."
+            )
+    adapter.set_trainable(False)
+    return adapter, preprocessing
+
+
+def _check_same_preprocessing(saved: SavedAdapter, where: str, preprocessing: Preprocessing | None) -> None:
+    mine, theirs = None if preprocessing is None else preprocessing.to_dict(), saved.preprocessing
+    if mine is None or theirs is None or mine == theirs:
+        return
+    keys = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
+    changed = "; ".join(f"{key}: {theirs.get(key)!r} there, {mine.get(key)!r} here" for key in keys)
+    raise BackboneMismatchError(
+        f"The adapter in '{where}' was trained on pixels prepared in another way ({changed}). Give what it was "
+        "trained on as `preprocessing=` where the model is made, by `get_ciao_model` or `from_pretrained`, or pass "
+        "`check_preprocessing=False` to feed it the model's own."
+    )
+
+
+def _check_head_fits(saved: SavedAdapter, where: str, opened: CutBackbone | HookedBackbone) -> None:
+    """Before anything of the config's sizes is made: a few bytes could ask for all memory there is."""
+    pooled = pool_map(torch.empty(1, *opened.map_shape, device="meta"), saved.config.pooling)
+    config, units = saved.config, saved.config.recurrent_size or 0
+    widths = (units or pooled.shape[1], *config.hidden_sizes, config.num_labels)
+    recurrent = 4 * units * (pooled.shape[1] + units)
+    if recurrent + sum(a * b for a, b in pairwise(widths)) > sum(tensor.numel() for tensor in saved.tensors.values()):
+        raise AdapterFileError(f"The adapter in '{where}' lacks numbers for a head of widths {widths}, its config's.")
+
+
+def _level_of_the_caller() -> int:
+    """The `stacklevel` at which a warning shows the line that called this library."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(f"{__package__}."):
+        level, frame = level + 1, frame.f_back
+    return level

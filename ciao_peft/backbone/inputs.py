@@ -1,0 +1,116 @@
+"""Pixels and features that a model can read, or a reason why not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..checking import all_finite
+from ..errors import InputError
+
+
+def check_pixels(pixel_values: Tensor, input_size: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
+    """The pixels in the backbone's dtype, if they are pixels it can read.
+
+    Args:
+        pixel_values: `(B, C, H, W)`, floating point and finite.
+        input_size: `(C, H, W)` of the backbone.
+        dtype: Of the backbone.
+
+    Raises:
+        InputError: no tensor, another shape or kind of number, or NaN.
+
+    Example:
+        >>> check_pixels(torch.zeros(2, 1, 8, 8), (3, 8, 8), torch.float32)
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.InputError: `pixel_values` must be (B, 3, 8, 8) with B of 1 or more; got (2, 1, 8, 8). Gray \
+pictures need three equal channels: `.expand(-1, 3, -1, -1)`.
+    """
+    channels, height, width = input_size
+    if not isinstance(pixel_values, Tensor):
+        kind = type(pixel_values).__name__
+        raise InputError(f"`pixel_values` must be a tensor; got {kind}. `model.predict` takes files and images.")
+    if tuple(pixel_values.shape[1:]) != tuple(input_size) or len(pixel_values) == 0:
+        gray = pixel_values.ndim == 4 and pixel_values.shape[1] == 1 and channels == 3
+        hint = " Gray pictures need three equal channels: `.expand(-1, 3, -1, -1)`." if gray else ""
+        if pixel_values.ndim == 5:
+            hint = " Clips are read by adapters with `frames` and `recurrent_size` in their config."
+        raise InputError(
+            f"`pixel_values` must be (B, {channels}, {height}, {width}) with B of 1 or more; got "
+            f"{tuple(pixel_values.shape)}.{hint}"
+        )
+    if not pixel_values.is_floating_point():
+        raise InputError(
+            f"`pixel_values` must be floating point, as `model.preprocessing` makes them; got {pixel_values.dtype}."
+        )
+    if not torch.compiler.is_compiling() and not bool(pixel_values.isfinite().all()):
+        row = int((~pixel_values.isfinite()).flatten(1).any(dim=1).nonzero()[0, 0])
+        raise InputError(f"`pixel_values` holds NaN or infinite values, first in row {row}. Check how it was prepared.")
+    return pixel_values.to(dtype)
+
+
+def frames_of_clips(values: Tensor, frames: int, name: str) -> Tensor:
+    """Clips frame after frame, for the trunk, which knows nothing of clips.
+
+    Args:
+        values: `(B, T, ...)`.
+        frames: T.
+        name: Of the argument, for the message.
+
+    Returns:
+        `(B * T, ...)`.
+
+    Raises:
+        InputError: these are no clips of as many frames.
+
+    Example:
+        >>> frames_of_clips(torch.zeros(2, 10, 3, 8, 8), 10, "pixel_values").shape
+        torch.Size([20, 3, 8, 8])
+    """
+    if not isinstance(values, Tensor):
+        return values  # the checks that follow say what it should be
+    if values.ndim < 4 or values.shape[1] != frames or (name == "pixel_values" and values.ndim != 5):
+        raise InputError(
+            f"`{name}` must be (B, {frames}, ...): the adapter reads clips of {frames} frames; got "
+            f"{tuple(values.shape)}. `ciao_peft.data.clips` makes clips from rows of frames."
+        )
+    return values.flatten(0, 1)
+
+
+def check_features(
+    features: Tensor | Sequence[Tensor],
+    shapes: Sequence[tuple[int, ...]],
+    excitation_shapes: Sequence[tuple[int, ...]],
+    dtype: torch.dtype,
+) -> list[Tensor]:
+    """The features in the backbone's dtype, if they are what crosses its cut.
+
+    Args:
+        features: One tensor per place where the cut is crossed, `(B, ...)` each, or the tensor where there is one;
+            behind them u of each conv unit, or none.
+        shapes: What each must be after its batch dimension.
+        excitation_shapes: The same for u.
+        dtype: Of the backbone.
+
+    Raises:
+        InputError: another number of tensors, another shape or kind of number, or NaN.
+    """
+    features = [features] if isinstance(features, Tensor) else list(features)
+    wanted = ", ".join(f"(B, {', '.join(map(str, shape))})" for shape in shapes)
+    if not all(isinstance(f, Tensor) and f.is_floating_point() for f in features):
+        raise InputError(f"`features` are the floating-point tensors that `extract_features` returns: {wanted}.")
+    got = [tuple(f.shape) for f in features]
+    rows = {shape[:1] for shape in got}
+    allowed = [list(map(tuple, shapes)), list(map(tuple, [*shapes, *excitation_shapes]))]
+    if [shape[1:] for shape in got] not in allowed or len(rows) != 1 or rows == {(0,)}:
+        u = ", ".join(f"(B, {', '.join(map(str, shape))})" for shape in excitation_shapes)
+        raise InputError(
+            f"`features` of this backbone are {wanted} with one B of 1 or more, and behind them {u} if u is included; "
+            f"got {got}."
+        )
+    if not torch.compiler.is_compiling() and not all(all_finite(f) for f in features):
+        raise InputError("`features` hold NaN or infinite values. Check the pixels they were made from.")
+    return [f.to(dtype) for f in features]

@@ -1,0 +1,181 @@
+"""`ciao reproduce`: the paper's experiments, or one's own."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, StudyError
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Adds `reproduce`."""
+    reproduce = commands.add_parser(
+        "reproduce",
+        help="tasks x encoders x methods x seeds, one command",
+        description="Trains every method with every encoder on every task, each with its own learning-rate search, and "
+        "appends one line per training to OUTPUT_DIR/results.jsonl. Started again, it goes on where it stopped.",
+    )
+    what = reproduce.add_argument_group("what to train (nothing of this: the plan that OUTPUT_DIR holds)")
+    what.add_argument("--plan", metavar="FILE", help="a YAML file; docs/experiments.md describes it")
+    what.add_argument(
+        "--tasks", nargs="+", metavar="NAME=DIR", default=[], help="faces of a preset and where they are; see --list"
+    )
+    what.add_argument(
+        "--encoders",
+        nargs="+",
+        metavar="NAME[=SOURCE]",
+        help="names or folders that load_encoder knows (default: small-face)",
+    )
+    what.add_argument(
+        "--methods", nargs="+", metavar="NAME", help="methods, or groups of them, see --list (default: networks)"
+    )
+    what.add_argument(
+        "--method_file", nargs="+", metavar="FILE", default=[], help="methods in files, such as best.json of a search"
+    )
+    what.add_argument("--seeds", type=int, metavar="N", help="runs of each method (default: 10)")
+    what.add_argument("--epochs", type=float, metavar="N", help="passes over the training data (default: 6)")
+    what.add_argument("--search_rates", type=int, metavar="N", help="learning rates each method tries (default: 4)")
+    what.add_argument("--search_seeds", type=int, metavar="N", help="seeds per learning rate (default: 1)")
+    what.add_argument("--search_epochs", type=float, metavar="N", help="of the search (default: as --epochs)")
+    what.add_argument("--bf16", action="store_const", const=True, help="mixed precision")
+    what.add_argument("--feature_dtype", choices=["float32", "bfloat16", "float16"], help="of stored features")
+    part = reproduce.add_argument_group("which part of it now")
+    for name in ("tasks", "encoders", "methods"):
+        part.add_argument(f"--only_{name}", nargs="+", metavar="NAME", default=[])
+    how = reproduce.add_argument_group("how")
+    how.add_argument("--output_dir", metavar="DIR", default="runs/study", help="of the study (default: runs/study)")
+    how.add_argument("--num_processes", type=_at_least_one, default=1, metavar="N", help="that share the work")
+    how.add_argument("--num_threads", type=_at_least_one, metavar="N", help="of each (default: the cores shared out)")
+    how.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    how.add_argument("--list", action="store_true", help="print tasks, methods and groups, and train nothing")
+    reproduce.set_defaults(run=_reproduce)
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    if options.list:
+        _list()
+        return
+    from ..study.runner import (
+        known_plan,
+        leave_launcher,
+        python_command,
+        remember_plan,
+        told,
+        usable_cores,
+        work_here,
+        work_together,
+    )
+    from ..study.worklist import narrowed
+
+    rank, launched = leave_launcher()
+    folder = Path(options.output_dir)
+    says = rank == 0 and not options.worker
+    _check_flags(options)
+    if options.plan is None and not options.tasks:
+        plan = known_plan(folder)
+    else:
+        plan = _plan(options)
+        if says:
+            remember_plan(plan, folder)
+    only = {name: getattr(options, f"only_{name}") for name in ("tasks", "encoders", "methods")}
+    plan = narrowed(plan, **only)
+    processes, threads = options.num_processes, options.num_threads
+    if threads is None and processes * launched > 1:
+        threads = max(1, usable_cores() // (processes * launched))
+    bar = partial(_bar, quiet=not says)
+    try:
+        if processes == 1:
+            progress = work_here(
+                plan, folder, threads, bar=bar, say=_say if says else _say_nothing, is_worker=options.worker
+            )
+        else:
+            words = ["reproduce", "--worker", "--output_dir", str(folder), "--num_threads", str(threads)]
+            for name, names in only.items():
+                words += [f"--only_{name}", *names] if names else []
+            progress = work_together(plan, folder, python_command(*words), processes, bar=bar, say=_say)
+    except KeyboardInterrupt:
+        if says:
+            _say(f"Stopped. What is done is kept; go on with: ciao reproduce --output_dir {folder}")
+        raise SystemExit(130) from None
+    if options.worker:
+        print(told(progress))
+    if not says:
+        return
+    if not progress.total and progress.skipped:
+        raise StudyError("Nothing could be trained: every task or every encoder of the plan was skipped, see above.")
+    _say(f"{progress.done} of {progress.total} trainings are in {folder / 'results.jsonl'}, the plan beside it.")
+    if progress.failed:
+        for what, why in progress.failed.items():
+            _say(f"Not done: {what}: {why}")
+        raise StudyError(f"{len(progress.failed)} of the trainings could not be done; the reasons are above.")
+    _say(f"Tables and figures: ciao report {folder}")
+
+
+_OF_A_PLAN = ("seeds", "epochs", "search_rates", "search_seeds", "search_epochs", "feature_dtype")
+"""Flags that a plan has by the same names."""
+
+
+def _check_flags(options: argparse.Namespace) -> None:
+    """Says so where flags would be left unread: what is trained is said in a file, or by flags, or was said before."""
+    names = ("encoders", "methods", "method_file", *_OF_A_PLAN, "bf16")
+    given = [f"`--{name}`" for name in names if getattr(options, name) not in (None, [])]
+    if options.plan is not None and (options.tasks or given):
+        raise ConfigError(
+            f"With `--plan`, what is to be trained stands in the file; leave out "
+            f"{', '.join((['`--tasks`'] if options.tasks else []) + given)}."
+        )
+    if options.plan is None and not options.tasks and given:
+        raise ConfigError(
+            f"{', '.join(given)} without `--tasks`: a study that was begun goes on with the plan in its folder. Name "
+            f"the tasks, too, for another plan, or edit '{Path(options.output_dir) / 'plan.yaml'}'."
+        )
+
+
+def _plan(options: argparse.Namespace) -> Any:
+    from ..study import Plan, method_from_file
+
+    if options.plan is not None:
+        return Plan.from_file(options.plan)
+    given = {name: getattr(options, name) for name in _OF_A_PLAN if getattr(options, name) is not None}
+    if options.bf16:
+        given["arguments"] = {"bf16": True}
+    plan = Plan.from_flags(options.tasks, options.encoders or ["small-face"], options.methods or ["networks"], **given)
+    found = tuple(method_from_file(path) for path in options.method_file)
+    return dataclasses.replace(plan, methods=(*plan.methods, *found))
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of 1 or more; got {text!r}")
+    return number
+
+
+def _list() -> None:
+    from ..study import GROUPS, METHODS, TASKS
+
+    for title, names in (("tasks", TASKS), ("groups of methods", GROUPS), ("methods", METHODS)):
+        print(f"{title}:")
+        for name in names:
+            print(f"  {name}")
+
+
+def _bar(total: int, quiet: bool) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, unit="training", disable=True if quiet else not sys.stderr.isatty())
+
+
+def _say(line: str) -> None:
+    from tqdm.auto import tqdm
+
+    tqdm.write(line)
+
+
+def _say_nothing(line: str) -> None:
+    pass

@@ -1,0 +1,64 @@
+"""Encoders in folders and repositories, whoever wrote them: this library, transformers or timm."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..errors import AdapterFileError
+from ..hub import MAX_WEIGHTS_BYTES, RepoFile, read_pretrained
+from ..preprocessing import Preprocessing
+from ..saving.adapter_folder import MAX_JSON_BYTES, PREPROCESSOR_FILE, read_json
+from . import folder, from_timm, from_transformers
+from .folder import CONFIG_FILE, WEIGHTS_FILE
+from .preprocessed import fed_by
+
+
+def load(source: str, *, pretrained: bool = True, preprocessing: Preprocessing | None = None, **hub: Any) -> nn.Module:
+    """The encoder in a folder or repository.
+
+    Args:
+        source: A folder that `save_encoder` wrote, or `save_pretrained` of transformers, or timm's `push_to_hf_hub`; or
+            `user/name` on the Hub.
+        pretrained: Its weights, or random ones.
+        preprocessing: In place of what it comes with.
+        hub: `revision`, `token` and the like, as `ciao_peft.hub.read_pretrained` takes them.
+
+    Raises:
+        AdapterFileError: a file is missing, damaged or no encoder's.
+        ConfigError: the image processor does what `Preprocessing` does not.
+        HubError: the Hub does not give the files.
+    """
+    config, snapshot = read_pretrained(source, _config, [RepoFile(CONFIG_FILE, MAX_JSON_BYTES)], **hub)
+    if snapshot.revision is not None:  # what follows is of the same commit
+        hub["revision"] = snapshot.revision
+    if "ciao_encoder" not in config and ("model_type" in config or isinstance(config.get("architecture"), str)):
+        return _foreign(source, pretrained, preprocessing, **hub)
+    encoder = folder.load(source, pretrained=pretrained, **hub)
+    return encoder if preprocessing is None else fed_by(encoder, preprocessing)
+
+
+def _config(where: Path) -> dict[str, Any]:
+    return read_json(where / CONFIG_FILE)
+
+
+def _foreign(source: str, pretrained: bool, preprocessing: Preprocessing | None, **hub: Any) -> nn.Module:
+    def read(where: Path) -> tuple[nn.Module, str]:
+        kind = from_transformers if "model_type" in _config(where) else from_timm
+        weights = where / WEIGHTS_FILE
+        if pretrained and not weights.is_file():
+            raise AdapterFileError(
+                f"'{where}' has no {WEIGHTS_FILE}. Weights in other formats may run code and are not read, nor are "
+                "those in several files; save the model again as one file of safetensors."
+            )
+        encoder = kind.read(where, pretrained=pretrained, preprocessing=preprocessing)
+        return encoder, hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if pretrained else "random"
+
+    files = [RepoFile(PREPROCESSOR_FILE, MAX_JSON_BYTES, required=False), RepoFile(CONFIG_FILE, MAX_JSON_BYTES)]
+    files.append(RepoFile(WEIGHTS_FILE, MAX_WEIGHTS_BYTES, required=False))
+    (encoder, revision), snapshot = read_pretrained(source, read, files, **hub)
+    encoder.name, encoder.revision = source, (snapshot.revision or revision) if pretrained else revision
+    return encoder

@@ -1,0 +1,17 @@
+"""What the scripts that train encoders share: adversarial losses, batch norm, checkpoints and verification."""
+
+from __future__ import annotations
+
+from .adversarial import Autoencoder, IdentityDistance, Judges, told_apart
+from .batch_norm import add_batch_norm, fold_batch_norm
+from .verification import verification_auc
+
+__all__ = [
+    "Autoencoder",
+    "IdentityDistance",
+    "Judges",
+    "add_batch_norm",
+    "fold_batch_norm",
+    "told_apart",
+    "verification_auc",
+]

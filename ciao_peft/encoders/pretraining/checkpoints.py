@@ -1,0 +1,111 @@
+"""What the scripts that train encoders keep between epochs: checkpoints, what each epoch came to, and of what."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import TrainingError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+HISTORY_FILE, INGREDIENTS_FILE = "history.json", "ingredients.json"
+# Settings that may change while a training goes on: how long, and on what.
+_FREE = {"num_train_epochs", "cpu"}
+
+
+def ingredients(accelerator: Accelerator, settings: Mapping[str, Any], **data: Any) -> dict[str, Any]:
+    """What decides a training, so that one which goes on can be compared with what it was.
+
+    Args:
+        accelerator: Knows the number of processes.
+        settings: Of the script. Folders, the number of epochs and `cpu` are left out.
+        data: What the faces are, as plain data.
+    """
+    kept = {name: value for name, value in settings.items() if name not in _FREE and not name.endswith("_dir")}
+    return {"settings": kept, "data": data, "num_processes": accelerator.num_processes}
+
+
+def digest(values: Iterable[object]) -> str:
+    """Sixteen characters that tell one list of texts and numbers from another, order included.
+
+    Example:
+        >>> digest(["ann", "bea"]) == digest(["bea", "ann"])
+        False
+    """
+    return hashlib.sha256(json.dumps(list(values)).encode()).hexdigest()[:16]
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The `checkpoint-<epochs>` with the most epochs, or None."""
+    return max(_checkpoints(folder), key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+
+
+def save_checkpoint(
+    accelerator: Accelerator, folder: Path, history: list[dict[str, Any]], made_of: Mapping[str, Any]
+) -> None:
+    """Writes what was prepared and registered, under its name only once it is whole; older ones go afterwards.
+
+    Args:
+        accelerator: Knows what there is to keep.
+        folder: Of the training. The history is copied to `history.json` in it.
+        history: One record per epoch so far, plain data; its length is the checkpoint's number.
+        made_of: The training's `ingredients`.
+    """
+    aside, name = folder / "checkpoint-unfinished", f"checkpoint-{len(history)}"
+    accelerator.save_state(str(aside))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        content = json.dumps(history, indent=1, allow_nan=False) + "\n"
+        (aside / HISTORY_FILE).write_text(content, encoding="utf-8")
+        (aside / INGREDIENTS_FILE).write_text(json.dumps(made_of, indent=1) + "\n", encoding="utf-8")
+        aside.rename(folder / name)
+        (folder / HISTORY_FILE).write_text(content, encoding="utf-8")
+        for older in _checkpoints(folder):
+            if older.name != name:
+                shutil.rmtree(older)
+    accelerator.wait_for_everyone()
+
+
+def resume(accelerator: Accelerator, folder: Path, made_of: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Puts the newest checkpoint's state back, and returns its history: empty where there is no checkpoint.
+
+    Args:
+        accelerator: Takes the state.
+        folder: Of the training.
+        made_of: The training's `ingredients`, which must be what they were.
+
+    Raises:
+        TrainingError: they are others; nothing was loaded then.
+    """
+    checkpoint = newest_checkpoint(folder)
+    if checkpoint is None:
+        return []
+    path = checkpoint / INGREDIENTS_FILE
+    if path.is_file():
+        _check_same(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(made_of)), checkpoint)
+    else:
+        accelerator.print(f"'{checkpoint}' does not say what it was made of: settings and faces cannot be compared")
+    accelerator.load_state(str(checkpoint))
+    accelerator.print(f"resumed from '{checkpoint}'")
+    return json.loads((checkpoint / HISTORY_FILE).read_text(encoding="utf-8"))
+
+
+def _check_same(there: dict[str, Any], here: dict[str, Any], checkpoint: Path) -> None:
+    was, now = ({**made_of.pop("settings"), **made_of.pop("data"), **made_of} for made_of in (there, here))
+    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    if names:
+        changed = "; ".join(f"{name!r} was {was.get(name)!r} and is {now.get(name)!r}" for name in names)
+        raise TrainingError(
+            f"The training in '{checkpoint}' cannot go on: {changed}. Start it as it was (only --num_train_epochs, "
+            "--cpu and folders may change), or start a new one in another --output_dir."
+        )

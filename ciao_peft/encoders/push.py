@@ -1,0 +1,65 @@
+"""Encoders on the Hub, in one commit and with a card."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ..cards.contents import encoder_card, peoples_card, texts_in
+from ..cards.page import joined_cards
+from ..hub import RepoHead, publish
+from ..saving.adapter_folder import CARD_FILE, PREPROCESSOR_FILE, read_json
+from .folder import CONFIG_FILE, WEIGHTS_FILE, load, save_encoder
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
+
+def push_encoder(
+    encoder: nn.Module, repo_id: str, *, training: Mapping[str, Any] | None = None, **hub: Any
+) -> CommitInfo:
+    """Publishes an encoder, so that `load_encoder(repo_id)` gives it bit for bit.
+
+    Args:
+        encoder: One that `load_encoder` made; its weights may have been trained since.
+        repo_id: `user/name`; made if there is none.
+        training: What it was trained on and how, as plain data; `adapter_card` says what the card understands.
+        **hub: `private`, `revision`, `create_pr`, `commit_message` and `token`, as `ciao_peft.hub.publish` takes them.
+
+    Returns:
+        The commit.
+
+    Raises:
+        ConfigError: the network is no encoder of this library.
+        HubError: in one of its kinds, when the Hub does not take it.
+    """
+    with tempfile.TemporaryDirectory() as aside:
+        folder = save_encoder(encoder, Path(aside) / "encoder", training=training)
+        (folder / CARD_FILE).unlink(missing_ok=True)
+        return publish_encoder(folder, repo_id, **hub)
+
+
+def publish_encoder(folder: str | os.PathLike, repo_id: str, **hub: Any) -> CommitInfo:
+    """Publishes a folder that `save_encoder` wrote. What is damaged is refused before anything is sent.
+
+    Raises:
+        AdapterFileError: the folder is damaged or incomplete.
+        HubError: in one of its kinds, when the Hub does not take it.
+    """
+    folder = Path(folder)
+    encoder = load(str(folder))
+    record = read_json(folder / CONFIG_FILE)
+    files = {name: (folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE)}
+    mine = peoples_card(texts_in(folder), CONFIG_FILE)
+    size = sum(parameter.numel() for parameter in encoder.parameters())
+
+    def change(head: RepoHead) -> dict[str, bytes | None]:
+        existing = joined_cards(mine, peoples_card(head.read, CONFIG_FILE))
+        return {**files, CARD_FILE: encoder_card(record, repo_id, existing=existing, num_parameters=size).encode()}
+
+    return publish(repo_id, change, **hub)

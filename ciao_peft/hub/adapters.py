@@ -1,0 +1,120 @@
+"""An adapter's folder with its card, wherever it is: on disk or on the Hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..cards.contents import adapter_card, collection_card, peoples_card, texts_in
+from ..cards.page import joined_cards
+from ..errors import AdapterFileError
+from ..saving.adapter_folder import (
+    CARD_FILE,
+    CONFIG_FILE,
+    MAX_JSON_BYTES,
+    PICTURE_FILE,
+    PREPROCESSOR_FILE,
+    WEIGHTS_FILE,
+    SavedAdapter,
+    load_adapter,
+    read_json,
+    save_adapter,
+)
+from . import MAX_WEIGHTS_BYTES, RepoFile, RepoHead, Snapshot, prefix_of, publish, read_pretrained
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
+# The preprocessing first: whoever has the weights then has the rest.
+ADAPTER_FILES = (
+    RepoFile(PREPROCESSOR_FILE, MAX_JSON_BYTES, required=False),
+    RepoFile(CONFIG_FILE, MAX_JSON_BYTES),
+    RepoFile(WEIGHTS_FILE, MAX_WEIGHTS_BYTES),
+)
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def name_from(source: str | os.PathLike, subfolder: str | None = None) -> str:
+    """The adapter's name when none is given: the last part of where it is.
+
+    Example:
+        >>> name_from("user/ciao-fer"), name_from("user/worlds", subfolder="fer")
+        ('ciao-fer', 'fer')
+    """
+    return Path(subfolder or source).name
+
+
+def read_adapter(source: str | os.PathLike, **hub: Any) -> tuple[SavedAdapter, Snapshot]:
+    """An adapter from a folder, or from `user/name` on the Hub. Arguments and errors are those of `read_pretrained`."""
+    return read_pretrained(source, load_adapter, ADAPTER_FILES, **hub)
+
+
+def save_with_card(
+    folder: str | os.PathLike, adapter: SavedAdapter, picture: bytes | None = None, *, name: str | None = None
+) -> Path:
+    """Writes an adapter's folder, model card included; what people wrote on a card that is there stays.
+
+    Args:
+        folder: Where.
+        adapter: What.
+        picture: A PNG of what the mask lets through, for the card.
+        name: What the card says to load it by; the folder when left out.
+
+    Raises:
+        AdapterFileError: it cannot be written, or `picture` is no PNG.
+    """
+    if picture is not None and not picture.startswith(_PNG):
+        raise AdapterFileError("`picture` is no PNG file's content; give the bytes of one.")
+    existing = peoples_card(texts_in(folder), CONFIG_FILE)
+    beside = {"picture": picture is not None, "prepares": adapter.preprocessing is not None}
+
+    def extra_files(record: Mapping[str, Any]) -> dict[str, bytes]:
+        files = {CARD_FILE: adapter_card(record, name or str(folder), existing=existing, **beside).encode()}
+        return files if picture is None else {**files, PICTURE_FILE: picture}
+
+    return save_adapter(folder, adapter, extra_files)
+
+
+def publish_adapter(folder: str | os.PathLike, repo_id: str, *, subfolder: str | None = None, **hub: Any) -> CommitInfo:
+    """Publishes a saved adapter in one commit. What is damaged is refused before anything is sent.
+
+    Of the card, what people wrote stays: the folder's prose and metadata go before the repository's.
+
+    Args:
+        folder: One that `save_pretrained` wrote.
+        repo_id: `user/name`.
+        subfolder: Where in the repository, for one that holds several adapters.
+        **hub: `private`, `revision`, `create_pr`, `commit_message` and `token` as `publish` takes them.
+
+    Returns:
+        The commit.
+
+    Raises:
+        AdapterFileError: the folder is damaged or incomplete.
+        HubError: in one of its kinds, when the Hub does not take it.
+    """
+    folder, prefix = Path(folder), prefix_of(subfolder)
+    load_adapter(folder)
+    record = read_json(folder / CONFIG_FILE)
+    files: dict[str, bytes | None] = {
+        file: (folder / file).read_bytes() if (folder / file).is_file() else None
+        for file in (CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE, PICTURE_FILE)
+    }
+    mine = peoples_card(texts_in(folder), CONFIG_FILE)
+    beside = {"picture": files[PICTURE_FILE] is not None, "prepares": files[PREPROCESSOR_FILE] is not None}
+    name = f"{repo_id}" if not prefix else f'{repo_id}", subfolder="{prefix.rstrip("/")}'
+
+    def change(head: RepoHead) -> dict[str, bytes | None]:
+        theirs = peoples_card(lambda file: head.read(prefix + file), CONFIG_FILE)
+        card = adapter_card(record, name, existing=joined_cards(mine, theirs), **beside)
+        changes = {**files, CARD_FILE: card.encode()}
+        changes = {prefix + path: content for path, content in changes.items()}
+        if prefix:
+            others = {path.removesuffix("/" + CONFIG_FILE) for path in head.files if path.endswith("/" + CONFIG_FILE)}
+            folders = sorted({*others, prefix.rstrip("/")})
+            changes[CARD_FILE] = collection_card(record, repo_id, folders, head.read(CARD_FILE)).encode()
+        return changes
+
+    return publish(repo_id, change, **hub)

@@ -1,0 +1,7 @@
+"""Adapters on disk: folders written whole or not at all, and read with suspicion."""
+
+from __future__ import annotations
+
+from .adapter_folder import SavedAdapter, library_versions, load_adapter, read_json, save_adapter
+
+__all__ = ["SavedAdapter", "library_versions", "load_adapter", "read_json", "save_adapter"]

@@ -1,0 +1,399 @@
+"""Folder <-> (config, tensors): written whole or not at all, read with suspicion."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checking import all_finite
+from ..config import CIAOConfig
+from ..errors import AdapterConfigError, AdapterFileError, ConfigError, listed
+from .safetensors_file import kind_of, parse_tensors, pickled_instead, read_weights
+
+FORMAT_VERSION = 1
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+PREPROCESSOR_FILE = "preprocessor_config.json"
+CARD_FILE = "README.md"
+PICTURE_FILE = "saliency.png"
+MAX_JSON_BYTES = 4 * 2**20
+_PATIENCE = 100  # times a folder is read that is saved again and again meanwhile
+
+_REQUIRED = {
+    "peft_type": str,
+    "format_version": int,
+    "config": dict,
+    "base_model_name_or_path": str,
+    "backbone_signature": dict,
+    "input_size": list,
+    "convolutions": list,
+    "weights_sha256": str,
+    "weights_bytes": int,
+}
+_OPTIONAL = {"revision": (str, type(None)), "versions": dict, "training": dict, "trained_parameters": (int, type(None))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedAdapter:
+    """One adapter as it lies in a folder.
+
+    Args:
+        config: Its settings, with `target_modules` filled in.
+        backbone_name: Where the backbone it was trained on can be had.
+        backbone_revision: Which revision of it.
+        backbone_signature: What `backbone_signature` said of it.
+        input_size: `(C, H, W)` of the pixels.
+        convolutions: Geometry of each masked convolution.
+        tensors: Everything the adapter owns, by flat key.
+        preprocessing: Content of `preprocessor_config.json`, or None.
+        training: Whatever is known of how it was made: dataset, seed, metrics. Plain data.
+        trained_parameters: How many numbers its training changed.
+        versions: Of the libraries that wrote it.
+    """
+
+    config: CIAOConfig
+    backbone_name: str
+    backbone_revision: str | None
+    backbone_signature: dict[str, Any]
+    input_size: tuple[int, int, int]
+    convolutions: list[dict[str, Any]]
+    tensors: dict[str, Tensor] = field(repr=False)
+    preprocessing: dict[str, Any] | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    trained_parameters: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def save_adapter(
+    folder: str | os.PathLike,
+    adapter: SavedAdapter,
+    extra_files: Callable[[dict[str, Any]], Mapping[str, bytes]] | None = None,
+) -> Path:
+    """Writes an adapter's folder; whoever reads meanwhile sees the old one or the new one.
+
+    Args:
+        folder: Made where it is missing. Files in it that are not the adapter's stay.
+        adapter: What to write.
+        extra_files: Makes more files of the adapter, such as its model card, from what its config will hold.
+
+    Returns:
+        The folder.
+
+    Raises:
+        AdapterFileError: a value is not finite, the folder is a file, the disk refuses, or `training` is no plain data;
+            what was there stays.
+    """
+    from safetensors.torch import save
+
+    tensors = {key: tensor.detach().to("cpu").contiguous().clone() for key, tensor in sorted(adapter.tensors.items())}
+    if broken := [key for key, tensor in tensors.items() if not all_finite(tensor)]:
+        raise AdapterFileError(
+            f"The adapter holds NaN or infinite values in {listed(broken)}: its training diverged. Nothing was saved "
+            f"in '{folder}'; train it again with lower learning rates."
+        )
+    weights = save(tensors, metadata={"format": "pt"})
+    record = {
+        "peft_type": "CIAO",
+        "format_version": FORMAT_VERSION,
+        "base_model_name_or_path": adapter.backbone_name,
+        "revision": adapter.backbone_revision,
+        "backbone_signature": adapter.backbone_signature,
+        "input_size": list(adapter.input_size),
+        "convolutions": adapter.convolutions,
+        "config": adapter.config.to_dict(),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "weights_bytes": len(weights),
+        "trained_parameters": adapter.trained_parameters,
+        "versions": adapter.versions,
+        "training": adapter.training,
+    }
+    try:
+        config = to_json(record)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise AdapterFileError(
+            f"What is to be recorded of the adapter is no plain data: {error}. Nothing was saved; `training` "
+            "takes finite numbers, text, true, false, None, lists and dicts."
+        ) from None
+    files = {CONFIG_FILE: config, WEIGHTS_FILE: weights, **(extra_files(record) if extra_files else {})}
+    if adapter.preprocessing is not None:
+        files[PREPROCESSOR_FILE] = to_json(adapter.preprocessing)
+    return write_folder(folder, files, replacing=(PREPROCESSOR_FILE, PICTURE_FILE))
+
+
+def to_json(value: Any) -> bytes:
+    """Readable JSON with a last newline; NaN and infinities are refused."""
+    return (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def load_adapter(folder: str | os.PathLike) -> SavedAdapter:
+    """Reads an adapter's folder; nothing in it is executed, unpickled or imported.
+
+    Raises:
+        AdapterFileError: a file is missing, truncated, altered, or of another kind.
+        AdapterConfigError: `adapter_config.json` is not one this version can read.
+    """
+    folder = Path(folder)
+    for _ in range(_PATIENCE):
+        before = _generation(folder)
+        try:
+            saved = _load(folder)
+        except OSError as error:
+            if _generation(folder) != before:
+                continue
+            if isinstance(error, AdapterFileError):
+                raise
+            raise AdapterFileError(f"The adapter in '{folder}' cannot be read: {error}.") from error
+        if _generation(folder) == before:
+            return saved
+    raise AdapterFileError(f"'{folder}' changed each of the {_PATIENCE} times it was read. Wait until it is written.")
+
+
+def _generation(folder: Path) -> tuple[int, ...] | None:
+    """What changes when another save takes the folder's place; files of two saves must not be read together."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _load(folder: Path) -> SavedAdapter:
+    if not folder.is_dir():
+        raise AdapterFileError(f"No adapter folder at '{folder}'. Give a folder that `save_pretrained` wrote.")
+    path = folder / CONFIG_FILE
+    record = read_json(path)
+    config = _check_record(record, path)
+    weights = read_weights(folder / WEIGHTS_FILE, record["weights_bytes"], record["weights_sha256"])
+    preprocessor = folder / PREPROCESSOR_FILE
+    return SavedAdapter(
+        config=config,
+        backbone_name=record["base_model_name_or_path"],
+        backbone_revision=record.get("revision"),
+        backbone_signature=record["backbone_signature"],
+        input_size=tuple(record["input_size"]),
+        convolutions=record["convolutions"],
+        tensors=parse_tensors(weights, folder / WEIGHTS_FILE),
+        preprocessing=read_json(preprocessor) if preprocessor.exists() else None,
+        training=record.get("training", {}),
+        trained_parameters=record.get("trained_parameters"),
+        versions=record.get("versions", {}),
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        AdapterFileError: the file is missing or cannot be read.
+        AdapterConfigError: it is too large, no JSON, or no object.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_JSON_BYTES + 1)
+    except FileNotFoundError:
+        there = listed(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else "none"
+        raise AdapterFileError(
+            f"'{path}' is missing. Files in the folder: {there}.{pickled_instead(path.parent)}"
+        ) from None
+    except OSError as error:
+        raise AdapterFileError(f"'{path}' cannot be read: {error}.") from error
+    if len(content) > MAX_JSON_BYTES:
+        raise AdapterConfigError(f"'{path}' is larger than {MAX_JSON_BYTES} bytes; no config of ours is.")
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise AdapterConfigError(
+            f"'{path}' is no JSON{kind_of(path)}: {error}. Save the adapter again, or download it anew."
+        ) from None
+    if not isinstance(value, dict):
+        raise AdapterConfigError(f"'{path}' holds a {type(value).__name__} where an object was expected.")
+    return value
+
+
+def _check_record(record: dict[str, Any], path: Path) -> CIAOConfig:
+    def refuse(what: str) -> None:
+        raise AdapterConfigError(f"'{path}' {what}")
+
+    if record.get("peft_type") != "CIAO":
+        refuse(f"is of peft_type {record.get('peft_type')!r}; this library reads 'CIAO'.")
+    version = record.get("format_version")
+    if type(version) is not int or version < 1:
+        refuse(f"has format_version {version!r}, which is no version.")
+    if version > FORMAT_VERSION:
+        refuse(
+            f"has format_version {version}; this version reads up to {FORMAT_VERSION}. Upgrade: pip install -U "
+            "ciao_peft."
+        )
+    if unknown := set(record) - set(_REQUIRED) - set(_OPTIONAL):
+        refuse(f"has unknown entries {listed(unknown)}; none is ignored, as it could change the mathematics.")
+    if missing := set(_REQUIRED) - set(record):
+        refuse(f"lacks {listed(missing)}.")
+    for name, kind in (_REQUIRED | _OPTIONAL).items():
+        if name in record and (not isinstance(record[name], kind) or isinstance(record[name], bool)):
+            refuse(f"has {record[name]!r} for {name!r}, which is of the wrong type.")
+    size, signature = record["input_size"], record["backbone_signature"]
+    if len(size) != 3 or not all(type(n) is int and 1 <= n <= 65_536 for n in size):
+        refuse(f"has the input_size {size!r}; three whole numbers were expected.")
+    numbers = [signature.get("weights"), signature.get("tensors")]
+    plain = all(isinstance(row, list) and len(row) == 16 for row in numbers) and all(
+        type(n) in (int, float) and abs(n) < 1e9 for row in numbers for n in row
+    )
+    if not plain or not isinstance(signature.get("architecture"), str):
+        refuse("has a backbone_signature that is none.")
+    try:
+        config = CIAOConfig.from_dict(record["config"])
+    except ConfigError as error:
+        raise AdapterConfigError(f"'{path}': {error}") from error
+    if config.target_modules is None or len(record["convolutions"]) != len(config.target_modules):
+        refuse("does not name one convolution for each geometry in 'convolutions'.")
+    return config
+
+
+def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
+    """Refuses tensors that are not exactly the expected ones, in name, shape and kind of number.
+
+    Raises:
+        AdapterFileError: lists what is missing, what is more, and what has another shape.
+    """
+    problems = []
+    if missing := set(expected) - set(tensors):
+        problems.append(f"lacks {listed(missing)}")
+    if more := set(tensors) - set(expected):
+        problems.append(f"holds {listed(more)}, which no adapter with this config has")
+    for key in sorted(set(expected) & set(tensors)):
+        if tensors[key].shape != expected[key].shape:
+            problems.append(f"has {key!r} of shape {tuple(tensors[key].shape)} for {tuple(expected[key].shape)}")
+        elif not _same_kind(tensors[key].dtype, expected[key].dtype):
+            problems.append(f"has {key!r} in {tensors[key].dtype} for {expected[key].dtype}")
+        elif tensors[key].dtype != expected[key].dtype and not all_finite(tensors[key].to(expected[key].dtype)):
+            problems.append(f"has {key!r} with values that {expected[key].dtype} cannot hold")
+    if problems:
+        raise AdapterFileError(f"The adapter in '{where}' {'; '.join(problems)}. Nothing was loaded.")
+
+
+def _same_kind(one: torch.dtype, other: torch.dtype) -> bool:
+    return one == other or (one.is_floating_point and other.is_floating_point)
+
+
+def write_folder(folder: str | os.PathLike, files: Mapping[str, bytes], replacing: Iterable[str] = ()) -> Path:
+    """Puts files into a folder all at once: written aside, synced, and moved into place.
+
+    Args:
+        folder: Made where it is missing. Other files in it stay.
+        files: Content by plain file name.
+        replacing: Names of files that do not stay when `files` lacks them.
+
+    Raises:
+        AdapterFileError: the folder is a file, or the disk refuses; what was there stays.
+    """
+    folder = Path(folder)
+    for name in files:
+        if Path(name).name != name or name == "..":
+            raise AdapterFileError(f"{name!r} is no plain file name.")
+    if folder.exists() and not folder.is_dir():
+        raise AdapterFileError(f"'{folder}' is a file; give a folder to save into.")
+    aside = None
+    try:
+        target = folder.resolve()  # a link to a folder stays one
+        if target == Path.cwd():
+            raise AdapterFileError(f"'{folder}' is the working folder, which cannot be replaced; give a folder in it.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        aside.mkdir()
+        for name, content in files.items():
+            with (aside / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        _sync(aside)
+        try:
+            if not target.exists():
+                aside.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise  # else another process made it meanwhile
+        if aside.exists():
+            _take_place(aside, target, {*files, *replacing})
+        _sync(target.parent)
+    except AdapterFileError:
+        raise
+    except OSError as error:
+        raise AdapterFileError(f"'{folder}' cannot be written: {error}. What was there is unchanged.") from error
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def _take_place(aside: Path, target: Path, ours: set[str]) -> None:
+    """The folder aside becomes the target, and the target's files that are not ours go on living in it; or nothing."""
+    _exchange(aside, target)
+    moved = []
+    try:
+        for entry in [*aside.iterdir()]:  # the old folder now
+            if entry.name not in ours:
+                entry.rename(target / entry.name)
+                moved.append(entry.name)
+    except BaseException:
+        for name in moved:
+            (target / name).rename(aside / name)
+        _exchange(aside, target)
+        raise
+
+
+def _sync(folder: Path) -> None:
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # folders cannot be opened on every system
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swaps two folders; in one step where the system can."""
+    exchange = 2  # RENAME_EXCHANGE of Linux's renameat2
+    here = -100  # AT_FDCWD
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+        if renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
+            return
+    except (AttributeError, OSError, TypeError):
+        pass
+    between = one.with_name(one.name + ".old")
+    other.rename(between)
+    try:
+        one.rename(other)
+    except BaseException:
+        between.rename(other)
+        raise
+    between.rename(one)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions to record beside what they made."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    for name in ("ciao_peft", "safetensors"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:  # run from a source tree that is not installed
+            versions[name] = "not installed"
+    return versions

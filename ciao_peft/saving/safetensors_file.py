@@ -1,0 +1,152 @@
+"""The tensors of a safetensors file: mapped into memory, hashed where they lie, and looked through."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checking import all_finite
+from ..errors import AdapterFileError, listed
+
+MAX_HEADER_BYTES = 16 * 2**20
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def read_weights(path: Path, num_bytes: int, sha256: str) -> Tensor:
+    """The bytes of a file of known size and checksum, as uint8.
+
+    They are mapped: nothing is copied, processes that hold the same file share its pages, and whoever writes into
+    them gets pages of its own, never the file. That holds as long as the file is replaced by moving another one into
+    its place, as `write_folder` and the Hub's cache do, and not written over where it lies.
+
+    Raises:
+        AdapterFileError: it is missing, cannot be read, or is not the file that was promised.
+    """
+    again = "Save the adapter again, or download it anew."
+    if not path.is_file():
+        raise AdapterFileError(f"'{path}' is missing.{pickled_instead(path.parent)} {again}")
+    size = path.stat().st_size
+    if size != num_bytes:
+        raise AdapterFileError(
+            f"'{path}' has {size} bytes where its config promises {num_bytes}{kind_of(path)}. {again}"
+        )
+    content = _mapped(path, size)
+    if hashlib.sha256(content.numpy()).hexdigest() != sha256:
+        raise AdapterFileError(
+            f"'{path}' does not have the checksum its config promises{kind_of(path)}: it was damaged or replaced. "
+            f"{again}"
+        )
+    return content
+
+
+def _mapped(path: Path, size: int) -> Tensor:
+    if size == 0 or os.name == "nt":  # Windows lets nobody replace a file that is mapped
+        return torch.tensor(bytearray(path.read_bytes()), dtype=torch.uint8)
+    try:
+        # Not Python's mmap, which keeps a file descriptor for each adapter that is held.
+        return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    except RuntimeError as error:
+        raise AdapterFileError(f"'{path}' cannot be read: {str(error).splitlines()[0]}.") from error
+
+
+def kind_of(path: Path) -> str:
+    """What a file that should be safetensors looks like, in parentheses; nothing where that is unknown."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(b"version https://git-lfs"):
+        return " (it is a Git LFS pointer: run `git lfs pull`)"
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return " (it is a web page)"
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        return " (it is a pickle or an archive, not safetensors)"
+    return ""
+
+
+def pickled_instead(folder: Path) -> str:
+    """What to say where weights are missing and pickled ones lie there."""
+    if any((folder / name).exists() for name in ("adapter_model.bin", "pytorch_model.bin")):
+        return " Pickled weights (.bin) are never read: they can run code. Convert them to safetensors."
+    return ""
+
+
+def parse_tensors(content: bytes | Tensor, path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file's bytes, by name, each with a storage of its own.
+
+    Args:
+        content: What is in the file: bytes, of which a copy is made, or uint8 in which the tensors then lie.
+        path: Of the file, for the messages.
+
+    Raises:
+        AdapterFileError: they are none, or a value is not finite.
+
+    Example:
+        >>> from safetensors.torch import save
+        >>> parse_tensors(save({"decay": torch.ones(2)}), Path("adapter_model.safetensors"))
+        {'decay': tensor([1., 1.])}
+    """
+    memory = content.numpy() if isinstance(content, Tensor) else memoryview(bytearray(content))
+    size = len(memory)
+    data = 8 + int.from_bytes(bytes(memory[:8]), "little")  # where the header ends
+    if size < 8 or data > min(8 + MAX_HEADER_BYTES, size):
+        raise AdapterFileError(f"'{path}' is no safetensors file: its header does not fit{kind_of(path)}.")
+    try:
+        places = _places(bytes(memory[8:data]), size - data)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise AdapterFileError(f"'{path}' is no valid safetensors file: {error}.") from error
+    tensors = {
+        name: torch.frombuffer(memory, dtype=dtype, count=math.prod(shape), offset=data + start).view(shape)
+        if math.prod(shape)
+        else torch.empty(shape, dtype=dtype)
+        for name, (dtype, shape, start) in places.items()
+    }
+    if broken := [name for name, tensor in tensors.items() if not all_finite(tensor)]:
+        raise AdapterFileError(
+            f"'{path}' holds NaN or infinite values in {listed(broken)}; training diverged before saving."
+        )
+    return tensors
+
+
+def _places(header: bytes, num_bytes: int) -> dict[str, tuple[torch.dtype, list[int], int]]:
+    """Dtype, shape and first byte of each tensor; together they are all of the data, and no byte belongs to two."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError(f"a name comes twice in {listed(name for name, _ in pairs)}")
+        return dict(pairs)
+
+    entries = json.loads(header, object_pairs_hook=once)
+    if not isinstance(entries, Mapping):
+        raise ValueError(f"its header is a {type(entries).__name__} where an object was expected")
+    entries.pop("__metadata__", None)
+    found, end = {}, 0
+    for name, entry in sorted(entries.items(), key=lambda item: tuple(item[1]["data_offsets"])):
+        if entry["dtype"] not in _DTYPES:
+            raise ValueError(f"{name!r} is of dtype {entry['dtype']!r}; known are {listed(_DTYPES)}")
+        dtype, shape, (start, stop) = _DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+        if not all(type(number) is int and number >= 0 for number in (*shape, start, stop)):
+            raise ValueError(f"{name!r} has a shape or place that is no whole number")
+        if start != end or stop != start + dtype.itemsize * math.prod(shape) or stop > num_bytes:
+            raise ValueError(f"{name!r} is not where its dtype, its shape and the tensors before it put it")
+        found[name], end = (dtype, shape, start), stop
+    if end != num_bytes:
+        raise ValueError(f"its tensors take {end} bytes where {num_bytes} follow the header")
+    return found

@@ -1,0 +1,320 @@
+"""The records of a study in order: results by task, encoder and method, paired comparisons, and what they support."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from ..matching import fits
+from ..paper import SCHEMES, WITH_CIAO
+from ..plan import RATE_NAMES, Plan
+from ..presets import TASKS
+from ..records import Record
+from .statistics import Comparison, Summary, compare, holm, summarize, t_test
+
+CIAO = "decision layer + CIAO"
+NETWORKS = tuple(name + mark for name in reversed(SCHEMES) for mark in ("", WITH_CIAO))
+LEVEL = 0.05
+MARGIN = 0.01  # one point of a score that is given in percent
+AS_MANY = 1.01  # a rival with as many parameters may train one in a hundred more
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one method reached on one task with one encoder: its records of the test split, in the order of seeds."""
+
+    task: str
+    encoder: str
+    method: str
+    records: tuple[Record, ...]
+    rate: tuple[str, float] | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.records[0].kind
+
+    @property
+    def metric(self) -> str:
+        return self.records[-1].metric
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(record.seed for record in self.records)
+
+    @property
+    def trained(self) -> int | None:
+        """Trained parameters, the same for every seed; `None` where the records do not say."""
+        return self.records[-1].parameters.get("trained")
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether it trains CIAO's mask: adapters of ours do, unless their config says `inhibition: false`."""
+        return self.kind != "rival" and bool(self.records[-1].config.get("inhibition", True))
+
+    @property
+    def scored(self) -> int | None:
+        """Things scored: test faces, or clips where the answers to their frames are averaged."""
+        return scored(self.records[-1])
+
+    @property
+    def seconds(self) -> float:
+        """Median of the trainings."""
+        return float(np.median([record.seconds for record in self.records]))
+
+    def scores(self, metric: str | None = None) -> dict[int, float]:
+        """By seed, of those records that have this score; the main metric when left out."""
+        metric = metric or self.metric
+        return {record.seed: record.scores[metric] for record in self.records if metric in record.scores}
+
+    def summary(self, metric: str | None = None) -> Summary | None:
+        """`None` where no record has this score."""
+        scores = self.scores(metric)
+        return summarize(list(scores.values())) if scores else None
+
+    def confusion(self) -> np.ndarray | None:
+        """`(K, K)` counts summed over seeds, row = true class; `None` where no record has them."""
+        matrices = [np.asarray(record.confusion) for record in self.records if record.confusion]
+        if not matrices or len({matrix.shape for matrix in matrices}) > 1:
+            return None
+        return np.sum(matrices, axis=0)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One rate of a learning-rate search: its mean score on held-out people."""
+
+    name: str
+    rate: float
+    mean: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Against:
+    """`CIAO` minus another method on one score, over the seeds they share."""
+
+    other: str
+    metric: str
+    comparison: Comparison
+    differences: tuple[float, ...]
+    corrected: float | None  # p of the paired t-test after Holm, among its family
+    family: int  # how many p-values were corrected together
+
+
+@dataclass
+class Study:
+    """Records in order. The last record of a task, encoder, method, split, seed and rate counts.
+
+    Args:
+        records: As `read_records` gives them.
+        plan: What was to be trained, where it is known: records that do not fit it, such as those of other epochs, are
+            left aside, and one with the rate that the search chose goes before a later one with another. Without it,
+            each method is expected to have all seeds that there are.
+
+    Attributes:
+        aside: Records that do not fit the plan; `records` are then the others.
+
+    Example:
+        >>> from ciao_peft.study import Record
+        >>> shared = dict(task="faces", dataset="imagefolder", encoder="small-face", encoder_revision="1", split="test")
+        >>> shared |= dict(metric="accuracy", method="decision layer", kind="network")
+        >>> study = Study([Record(key=str(n), seed=n, scores={"accuracy": 0.7 + n / 100}, **shared) for n in range(3)])
+        >>> study.results("faces", "small-face")["decision layer"].summary().mean
+        0.71
+    """
+
+    records: Iterable[Record]
+    plan: Plan | None = None
+    aside: list[Record] = field(init=False)
+    results_by: dict[tuple[str, str], dict[str, Result]] = field(init=False)
+    searches_by: dict[tuple[str, str], dict[str, list[Trial]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        given, self.records, self.aside = self.records, [], []
+        for record in given:
+            (self.records if self.plan is None or fits(record, self.plan) else self.aside).append(record)
+        by: dict[str, dict[tuple[str, str, str], list[Record]]] = {"test": {}, "validation": {}}
+        for record in self.records:
+            by[record.split].setdefault((record.task, record.encoder, record.method), []).append(record)
+
+        searches: dict[tuple[str, str], dict[str, list[Trial]]] = defaultdict(dict)
+        for (task, encoder, method), found in by["validation"].items():
+            newest = {(r.seed, *(r.arguments.get(name) for name in RATE_NAMES)): r for r in found}
+            searches[task, encoder][method] = _trials(list(newest.values()))
+        results: dict[tuple[str, str], dict[str, Result]] = defaultdict(dict)
+        for (task, encoder, method), found in by["test"].items():
+            trials = searches[task, encoder].get(method, [])
+            if self.plan is not None and trials:  # the grid may have been another in between
+                best = max(trials, key=lambda trial: trial.mean)
+                found.sort(key=lambda record: record.arguments.get(best.name) == best.rate)
+            newest = {record.seed: record for record in found}
+            found = [newest[seed] for seed in sorted(newest)]
+            rate = _rate(found[-1], trials)
+            results[task, encoder][method] = Result(task, encoder, method, tuple(found), rate)
+        self.results_by = {key: {name: results[key][name] for name in _ordered(results[key])} for key in results}
+        self.searches_by = {key: {name: value[name] for name in _ordered(value)} for key, value in searches.items()}
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Tasks and encoders with a result, in the plan's order or that of the records."""
+        if self.plan is None:
+            return list(self.results_by)
+        planned = [(task.name, encoder.name) for task in self.plan.tasks for encoder in self.plan.encoders]
+        return [pair for pair in planned if pair in self.results_by]
+
+    @property
+    def ran(self) -> set[tuple[str, str]]:
+        """Datasets, each with every score that a result on it has."""
+        records = [r for results in self.results_by.values() for result in results.values() for r in result.records]
+        return {(record.dataset, score) for record in records for score in record.scores}
+
+    def protocol(self, task: str) -> str | None:
+        """How a task's dataset is split; `None` where neither the plan nor the presets know it."""
+        from ...data import PROTOCOLS
+
+        known = TASKS if self.plan is None else {one.name: one for one in self.plan.tasks}
+        if task not in known:
+            return None
+        there = PROTOCOLS.get(known[task].dataset)
+        return known[task].options.get("protocol", there[0] if there else None)
+
+    def results(self, task: str, encoder: str) -> dict[str, Result]:
+        """By method: the networks of the paper in its order, then rivals and ablations by name."""
+        return self.results_by.get((task, encoder), {})
+
+    def searches(self, task: str, encoder: str) -> dict[str, list[Trial]]:
+        """By method, from the lowest rate to the highest."""
+        return self.searches_by.get((task, encoder), {})
+
+    def metric(self, task: str, encoder: str) -> str:
+        return next(iter(self.results(task, encoder).values())).metric
+
+    def metrics(self, task: str, encoder: str) -> list[str]:
+        """The main metric, then the scores beside it that tables show."""
+        main = self.metric(task, encoder)
+        there = {name for result in self.results(task, encoder).values() for name in result.records[-1].scores}
+        beside = ("balanced_accuracy", "macro_f1", *sorted(n for n in there if n.startswith("concordance_")), "rmse")
+        return [main, *(name for name in beside if name in there and name != main)]
+
+    def comparisons(self, task: str, encoder: str, kinds: Iterable[str], metric: str | None = None) -> list[Against]:
+        """CIAO against every method of these kinds, corrected together after Holm; from its largest lead down."""
+        results, metric = self.results(task, encoder), metric or self.metric(task, encoder)
+        found: list[Against] = []
+        mine = results[CIAO].scores(metric) if CIAO in results else {}
+        for name, result in results.items():
+            other = result.scores(metric)
+            seeds = sorted(set(mine) & set(other))
+            if name == CIAO or result.kind not in set(kinds) or not seeds:
+                continue
+            a, b = [mine[seed] for seed in seeds], [other[seed] for seed in seeds]
+            pairs = tuple(x - y for x, y in zip(a, b, strict=True))
+            found.append(Against(name, metric, compare(a, b), pairs, None, 0))
+        tested = [one for one in found if one.comparison.t is not None]
+        corrected = dict(zip((one.other for one in tested), holm([one.comparison.t for one in tested]), strict=True))
+        found = [
+            Against(o.other, o.metric, o.comparison, o.differences, corrected.get(o.other), len(tested)) for o in found
+        ]
+        return sorted(found, key=lambda one: -one.comparison.difference.mean)
+
+    def rivals(self, task: str, encoder: str) -> list[Against]:
+        """CIAO against each method without a mask that trains no more numbers, that furthest ahead (or least behind)
+        first."""
+        results = self.results(task, encoder)
+        if CIAO not in results or results[CIAO].trained is None:
+            return []
+        limit = AS_MANY * results[CIAO].trained
+        others = reversed(self.comparisons(task, encoder, ("network", "rival")))
+        found = [(one, results[one.other]) for one in others]
+        return [one for one, r in found if not r.has_mask and r.trained is not None and r.trained <= limit]
+
+    def best_rival(self, task: str, encoder: str) -> str | None:
+        """The first of `rivals`; `None` where there is none."""
+        return next((one.other for one in self.rivals(task, encoder)), None)
+
+
+class Within(NamedTuple):
+    """Whether one method is less than a margin behind another.
+
+    Args:
+        inside: `True` (it is), `False` (it is further behind) or `None` (the seeds cannot tell).
+        p: Of the one-sided test of the side that the mean is on; `None` for one difference.
+        times: What p was multiplied by, because the other method was the best of so many.
+    """
+
+    inside: bool | None
+    p: float | None
+    times: int = 1
+
+
+def within_margin(differences: Iterable[float], margin: float = MARGIN, *, candidates: int = 1) -> Within:
+    """Whether the first method is less than `margin` behind the second, as far as the differences over seeds can tell.
+
+    Args:
+        differences: Paired by seed, the first minus the second.
+        margin: As scores are, a fraction.
+        candidates: Of how many methods the second was chosen as the one furthest ahead. The best of many is ahead by
+            chance as well: the p of "further behind" is corrected after Bonferroni. That of "less behind" needs no
+            correction, as the choice speaks against it.
+
+    Example:
+        >>> within_margin([-0.001, 0.002, 0.001]).inside, within_margin([-0.02, -0.021, -0.022]).inside
+        (True, False)
+        >>> within_margin([-0.02, 0.0, 0.01]).inside is None
+        True
+        >>> within_margin([-0.02, -0.024, -0.028]).inside, within_margin([-0.02, -0.024, -0.028], candidates=4).inside
+        (False, None)
+    """
+    differences = np.asarray(list(differences))
+    if len(differences) < 2:
+        return Within(None, None)
+    inside = bool(differences.mean() > -margin)
+    times = 1 if inside else candidates
+    p = min(1.0, times * (t_test(differences, above=-margin) if inside else t_test(-differences, above=margin)))
+    return Within(inside if p < LEVEL else None, p, times)
+
+
+def scored(record: Record) -> int | None:
+    """Things that a record's scores are of: clips where the answers to their frames are averaged, else test rows."""
+    return record.samples.get("scored", record.samples.get("test"))
+
+
+def sampling_error(result: Result) -> float | None:
+    """Standard error of an accuracy from the number of things scored alone, which no number of seeds makes smaller."""
+    if not result.scored or result.metric != "accuracy":
+        return None
+    accuracy = result.summary().mean
+    return math.sqrt(max(accuracy * (1 - accuracy), 0.0) / result.scored)
+
+
+def _ordered(results: Mapping[str, object]) -> list[str]:
+    return [*(name for name in NETWORKS if name in results), *sorted(name for name in results if name not in NETWORKS)]
+
+
+def _varying(records: list[Record]) -> str | None:
+    """Name of the rate that a search moved."""
+    for name in RATE_NAMES:
+        if len({record.arguments.get(name) for record in records}) > 1:
+            return name
+    there = [name for name in RATE_NAMES if name in records[0].arguments]
+    return there[0] if len(there) == 1 else None
+
+
+def _trials(records: list[Record]) -> list[Trial]:
+    name = _varying(records)
+    if name is None:
+        return []
+    by_rate: dict[float, list[float]] = defaultdict(list)
+    for record in records:
+        if name in record.arguments:
+            by_rate[record.arguments[name]].append(record.score)
+    return [Trial(name, rate, float(np.mean(scores)), len(scores)) for rate, scores in sorted(by_rate.items())]
+
+
+def _rate(record: Record, trials: list[Trial]) -> tuple[str, float] | None:
+    name = trials[0].name if trials else _varying([record])
+    return (name, record.arguments[name]) if name in record.arguments else None

@@ -1,0 +1,141 @@
+"""Training of a rival by the trainer's own parts: the same samples, updates, schedule and precision as an adapter."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...errors import TrainingError
+from ...features import FeatureDataset, Samples, check_labels_of
+from ...model import CIAOOutput
+from ...trainer import CIAOTrainingArguments
+from ...trainer.accelerator import make_accelerator, random_state_kept
+from ...trainer.loader import Batches, BatchSource
+from ...trainer.loop import Run
+from .base import Trainee
+
+_NAME = "rival"
+
+
+class FitOutput(NamedTuple):
+    """What `fit` returns.
+
+    Args:
+        global_step: Updates made, over all stages.
+        log: Entries of the last stage's log, as a trainer's `log_history`.
+        seconds: Of everything, what is computed once included.
+    """
+
+    global_step: int
+    log: list[dict[str, Any]]
+    seconds: float
+
+
+class _Model(nn.Module):
+    """A module of logits in the shape of a model with one adapter, as a training run takes it."""
+
+    def __init__(self, module: Trainee):
+        super().__init__()
+        self.module = module
+        self.adapters = {_NAME: module}
+        self.peft_config = {_NAME: module.config}
+
+    def adapter_parameters(self, adapter_name: str) -> dict[str, list[nn.Parameter]]:
+        return self.module.parts()
+
+    def forward(self, **inputs: Any) -> CIAOOutput:
+        logits = self.module(**inputs)
+        return CIAOOutput(logits=logits, embeddings=logits[:, :0])
+
+
+def fit(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> FitOutput:
+    """Trains a rival on the task loss; for the same seed it sees the same batches as `CIAOTrainer`'s adapter.
+
+    It ends in eval mode. The global random state stays where it was. One process trains.
+
+    Args:
+        module: As a builder makes it.
+        dataset: As `CIAOTrainer.train` takes it: stored features for a module that reads those, or pictures.
+        args: Settings. Nothing is written or evaluated on the way: `output_dir`, `report_to` and what is about
+            evaluation and checkpoints do not count.
+
+    Raises:
+        TrainingError: the arguments need evaluations on the way, there are several processes, or training diverges.
+        InputError, DataError: labels or inputs do not fit.
+    """
+    if args.load_best_model_at_end or args.early_stopping_patience is not None:
+        raise TrainingError(
+            "A rival is not evaluated while it trains; leave out `load_best_model_at_end` and "
+            "`early_stopping_patience`."
+        )
+    args = replace(
+        args,
+        output_dir=None,
+        report_to="none",
+        eval_strategy="no",
+        eval_steps=None,
+        save_strategy="no",
+        save_steps=None,
+        resume_from_checkpoint=None,
+    )
+    accelerator = make_accelerator(args)
+    if accelerator.num_processes > 1:
+        raise TrainingError("A rival trains in one process; spread trainings over processes instead.")
+    start = time.perf_counter()
+    steps, log = 0, []
+    with random_state_kept():
+        module.to(accelerator.device)
+        source = _source(module, dataset, "train_dataset")
+        for stage in module.stages():
+            model = _Model(stage)
+            trainer = SimpleNamespace(
+                model=model,
+                adapter_name=_NAME,
+                args=args,
+                config=model.peft_config[_NAME],
+                accelerator=accelerator,
+                on_log=None,
+            )
+            run = Run(trainer, source, None)
+            run.optimizer.register_step_pre_hook(lambda *given, stage=stage: stage.add_penalty())
+            steps, log = steps + run.go().global_step, run.history.entries
+            stage.eval()
+    module.eval()
+    return FitOutput(steps, log, time.perf_counter() - start)
+
+
+@torch.no_grad()
+def predict(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> Tensor:
+    """Logits for a dataset, `(N, num_labels)` in float32, in its order and in the precision of the arguments.
+
+    Args:
+        module: In eval mode afterwards.
+        dataset: As for `fit`; needs no labels.
+        args: `bf16`, `fp16`, `per_device_eval_batch_size` and `dataloader_num_workers` count.
+    """
+    accelerator = make_accelerator(replace(args, report_to="none"))
+    module.to(accelerator.device).eval()
+    source = _source(module, dataset, "dataset", needs_labels=False)
+    plan = np.split(
+        np.arange(len(source)), range(args.per_device_eval_batch_size, len(source), args.per_device_eval_batch_size)
+    )
+    batches = Batches(source, 0, 1, args.dataloader_num_workers, accelerator.device)
+    with accelerator.autocast():
+        found = [module(**batch.inputs).float() for batch in batches.read(plan, [None] * len(plan))]
+    return torch.cat(found).cpu()
+
+
+def _source(module: Trainee, dataset: Any, name: str, needs_labels: bool = True) -> BatchSource:
+    data = module.stored(dataset)
+    if not isinstance(data, FeatureDataset):
+        data = Samples(data, module.preprocessing, name)
+    elif len(data) == 0:
+        raise TrainingError(f"{name} is empty.")
+    labels = check_labels_of(data, module.config, name) if needs_labels else None
+    return BatchSource(data, labels, module.uses_excitation)

@@ -1,0 +1,41 @@
+"""Tuning of normalisations and biases: BitFit (Ben Zaken et al. 2022) with the gains of normalisations."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ...backbone import CutBackbone, HookedBackbone
+from ...config import CIAOConfig
+from ...errors import ConfigError
+from .base import Rival, check_cut, normalisations, reached_parameters
+
+
+def build_norm_and_bias(cut: CutBackbone | HookedBackbone, config: CIAOConfig) -> Rival:
+    """Gains and biases of all normalisations and the biases of all other layers, under CIAO's decision head.
+
+    Biases alone are BitFit (Ben Zaken et al. 2022; for convolutions Cai et al. 2020), normalisations alone the batch
+    norm tuning of Frankle et al. 2021; most convolutional networks have biases only in their normalisations. Trained
+    from pixels, on the whole way to the final map. The statistics of batch norm stay the encoder's.
+
+    Args:
+        cut: The encoder, opened where CIAO masks it.
+        config: Kind of problem and settings of the head.
+
+    Raises:
+        ConfigError: there are no normalisations and no biases.
+    """
+    check_cut(cut)
+    reached = reached_parameters(cut)
+    gains = {f"{path}.weight" for path in normalisations(cut, everywhere=True)}
+    chosen = {name for name in reached if name in gains or name.split(".")[-1] == "bias"}
+    if not chosen:
+        raise ConfigError(
+            f"{type(cut.rooted.backbone).__name__} has neither normalisations nor biases on the way to its final map, "
+            "so there is nothing to tune."
+        )
+
+    def adapt(backbone: nn.Module) -> None:
+        for name, parameter in backbone.named_parameters():
+            parameter.requires_grad_(name in chosen)
+
+    return Rival(cut, config, adapt)

@@ -1,0 +1,305 @@
+"""A task's faces and an encoder's features of them: loaded once, stored once, read by every run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..backbone import backbone_signature
+from ..data import hold_out, labels_of, load_faces
+from ..data.duplicates import picture_hashes
+from ..data.labels import LabelSet
+from ..encoders import load_encoder
+from ..errors import ConfigError, DataError, listed
+from ..features import FeatureDataset, Samples, cache_features
+from ..metrics import main_metric
+from ..preprocessing import Preprocessing
+from .plan import Encoder, Task
+from .records import key_of
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One training split and the test split that goes with it, as `datasets.Dataset`."""
+
+    name: str
+    train: Any
+    test: Any
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task with its faces.
+
+    Args:
+        task: What was asked for.
+        folds: One, or those of its protocol.
+        labels: What they are called, and the kind of problem.
+        metric: The score that counts.
+        fingerprint: Of pictures, labels and groups; no path and no name is in it.
+        notes: What was left out, for people.
+    """
+
+    task: Task
+    folds: tuple[Fold, ...]
+    labels: LabelSet
+    metric: str
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def has_folds(self) -> bool:
+        """Whether there are several: each is trained by itself, and the answers of all are scored together."""
+        return len(self.folds) > 1
+
+    def held_out(self, fold: Fold, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+        """Row numbers of a fold's training split: those that stay, and those of other people, to choose by."""
+        from datasets import Dataset
+
+        group_by = self.task.group_by or self.task.average_by  # the frames of a clip stay together, whoever is in it
+        columns: dict[str, list] = {"row": list(range(len(fold.train)))}
+        if group_by is not None:
+            columns[group_by] = list(fold.train[group_by])
+        rest, held = hold_out(Dataset.from_dict(columns), fraction, group_by, seed)
+        return list(rest["row"]), list(held["row"])
+
+
+def load_task(task: Task) -> LoadedTask:
+    """Loads a task's faces; who is in the training split is left out of the test split.
+
+    Raises:
+        DataNotFoundError: its folder is not there.
+        DataError: the dataset or the task's settings cannot be used.
+        ConfigError: its options do not fit the dataset, or its metric does not fit the problem.
+    """
+    folds, notes = [], []
+    for name, splits in _folds(task):
+        train = splits.get("train")
+        test = splits.get("test", splits.get("validation"))
+        if train is None or test is None:
+            raise DataError(f"The task {task.name!r} needs a train and a test split; it has {', '.join(splits)}.")
+        for column in (task.group_by, task.average_by):
+            if column is not None and column not in test.column_names:
+                there = ", ".join(map(repr, test.column_names))
+                raise DataError(f"The task {task.name!r} names the column {column!r}; there are {there}.")
+        if task.group_by is not None:
+            test, note = _without_people_of(train, test, task)
+            notes += [note] * (note is not None)
+        folds.append(Fold(name, train, test))
+    labels = labels_of(folds[0].train)
+    metric = metric_of(task, labels)
+    known = set().union(*(_digest(fold, task) for fold in folds))
+    fingerprint = key_of({"folds": sorted(known), "average_by": task.average_by, "names": list(labels.names)})
+    return LoadedTask(task, tuple(folds), labels, metric, fingerprint, tuple(notes))
+
+
+def metric_of(task: Task, labels: LabelSet) -> str:
+    """The score that counts for a task.
+
+    Raises:
+        ConfigError: there is no such score for its labels, or a lower one would be the better.
+
+    Example:
+        >>> metric_of(Task(name="moods", dataset="imagefolder"), LabelSet("single_label_classification", ("a", "b")))
+        'accuracy'
+    """
+    known = {
+        "single_label_classification": ["accuracy", "balanced_accuracy", "macro_f1"],
+        "regression": ["concordance", *(f"concordance_{name}" for name in labels.names)],
+        "multi_label_classification": ["macro_f1", *(f"f1_{name}" for name in labels.names)],
+    }[labels.problem_type]
+    if task.metric is not None and task.metric not in known:
+        raise ConfigError(
+            f"The task {task.name!r} has the metric {task.metric!r}. For {labels.problem_type} choose one of "
+            f"{listed(known)}."
+        )
+    return task.metric or main_metric(labels.problem_type)
+
+
+def _folds(task: Task) -> list[tuple[str, dict[str, Any]]]:
+    options = dict(task.options)
+    try:
+        if options.get("fold") != "all":
+            return [("", dict(load_faces(task.dataset, task.data_dir, **options)))]
+        from ..data import PROTOCOLS, dataset_builder, protocol_folds
+
+        del options["fold"]
+        protocol = options.pop("protocol", PROTOCOLS.get(task.dataset, ("official",))[0])
+        options = dataset_builder(task.dataset).settings_for(protocol) | options
+        faces = load_faces(task.dataset, task.data_dir, protocol=None, **options)
+        return [(fold.name, dict(fold.splits)) for fold in protocol_folds(task.dataset, faces, protocol)]
+    except TypeError as error:
+        raise ConfigError(f"The options of the task {task.name!r} do not fit {task.dataset}: {error}") from error
+
+
+def _without_people_of(train: Any, test: Any, task: Task) -> tuple[Any, str | None]:
+    known = {who for who in train[task.group_by] if who is not None}
+    groups = list(test[task.group_by])
+    keep = [row for row, who in enumerate(groups) if who not in known]
+    if not keep:
+        raise DataError(
+            f"Every test row of the task {task.name!r} is of a {task.group_by} that is in training too. If its "
+            "protocol means that, set `group_by: null`."
+        )
+    if len(keep) == len(groups):
+        return test, None
+    shared = len({who for who in groups if who in known})
+    gone = len(groups) - len(keep)
+    note = f"{task.name}: {shared} of {task.group_by} are in training too; {gone} of {len(groups)} test rows left out."
+    return test.select(keep), note
+
+
+def _digest(fold: Fold, task: Task) -> set[str]:
+    digests = set()
+    for split in ("train", "test"):
+        rows = getattr(fold, split)
+        digest = hashlib.blake2b(picture_hashes(rows).tobytes(), digest_size=16)
+        digest.update(np.asarray(rows["label"], dtype=np.float64).tobytes())
+        for column in filter(None, (task.group_by, task.average_by)):
+            digest.update("\0".join(map(str, rows[column])).encode())
+        digests.add(f"{fold.name}/{split}/{digest.hexdigest()}")
+    return digests
+
+
+class PixelSplit:
+    """A split as the encoder is fed, prepared once: a map-style dataset of `pixel_values` and `labels`.
+
+    Args:
+        pixels: `(N, C, H, W)` in half precision, in memory or mapped into it.
+        labels: A row each.
+        rows: Which of them, or which are the frames of each clip; all when left out.
+    """
+
+    def __init__(self, pixels: np.ndarray, labels: Tensor, rows: list[Any] | None = None):
+        self._pixels = pixels
+        self._rows = list(range(len(pixels))) if rows is None else rows
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        pixels = torch.from_numpy(np.array(self._pixels[[self._rows[index] for index in indices]])).float()
+        return [{"pixel_values": row, "labels": self.labels[i]} for row, i in zip(pixels, indices, strict=True)]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def select(self, indices: list[int]) -> PixelSplit:
+        """A part of the samples."""
+        return PixelSplit(self._pixels, self.labels[indices], [self._rows[index] for index in indices])
+
+    def clips(self, rows: Any) -> PixelSplit:
+        """Clips of the samples, as `FeatureDataset.clips` makes them."""
+        chosen = [[self._rows[index] for index in clip] for clip in rows]
+        return PixelSplit(self._pixels, self.labels[[clip[0] for clip in rows]], chosen)
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """An encoder, ready to carry adapters.
+
+    Args:
+        asked: What was asked for.
+        module: The network.
+        revision: Which weights these are.
+        signature: A hash of its content and of what it is fed.
+    """
+
+    asked: Encoder
+    module: nn.Module
+    revision: str
+    signature: str
+
+
+def load_experiment_encoder(encoder: Encoder) -> LoadedEncoder:
+    """Loads an encoder and says which weights it has.
+
+    Raises:
+        EncoderNotFoundError, ConfigError, AdapterFileError: it cannot be had.
+    """
+    module = load_encoder(encoder.source)
+    preprocessing = Preprocessing.for_backbone(module)
+    fed = None if preprocessing is None else preprocessing.to_dict()
+    size = getattr(module, "input_size", None)
+    size = None if size is None else list(size)
+    signature = key_of({"weights": backbone_signature(module), "preprocessing": fed, "input_size": size})
+    revision = getattr(module, "revision", None)
+    named = isinstance(revision, str) and revision not in ("", "random")
+    return LoadedEncoder(encoder, module, revision if named else signature, signature)
+
+
+class Material:
+    """What the runs of one task with one encoder train from, made when first asked for.
+
+    Processes that want the same wait for the one that makes it.
+
+    Args:
+        loaded: The task.
+        encoder: The encoder.
+        folder: Of the study's stored features.
+        feature_dtype: In which they are stored; the encoder's own when left out.
+        disable_tqdm: As for `cache_features`.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedTask,
+        encoder: LoadedEncoder,
+        folder: Path,
+        feature_dtype: str | None = None,
+        disable_tqdm: bool | None = None,
+    ):
+        self.loaded, self.encoder = loaded, encoder
+        slug = re.sub(r"[^A-Za-z0-9]+", "-", f"{loaded.task.name}-{encoder.asked.name}").strip("-")
+        stored = {"task": loaded.fingerprint, "encoder": encoder.signature, "dtype": feature_dtype}
+        self.folder = folder / f"{slug}-{key_of(stored)[:8]}"
+        self.feature_dtype, self.disable_tqdm = feature_dtype, disable_tqdm
+        self._made: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def splits(self, fold: Fold, needs: str) -> dict[str, Any]:
+        """`train` and `test` of a fold, as a trainer takes them: stored `"features"`, or `"pixels"`."""
+        if (fold.name, needs) not in self._made:
+            from filelock import FileLock
+
+            place = self.folder / (re.sub(r"[^A-Za-z0-9]+", "-", fold.name) or "official")
+            place.mkdir(parents=True, exist_ok=True)
+            with FileLock(place / f"{needs}.lock"):
+                make = self._features if needs == "features" else self._pixels
+                self._made[fold.name, needs] = make(fold, place)
+        return self._made[fold.name, needs]
+
+    def _features(self, fold: Fold, place: Path) -> dict[str, FeatureDataset]:
+        return cache_features(
+            self.encoder.module,
+            {"train": fold.train, "test": fold.test},
+            place / "features",
+            dtype=self.feature_dtype,
+            include_excitation=True,  # u is read by every adapter on the frozen convolution, in every epoch
+            disable_tqdm=self.disable_tqdm,
+        )
+
+    def _pixels(self, fold: Fold, place: Path) -> dict[str, PixelSplit]:
+        return {name: self._stored_pixels(getattr(fold, name), place / f"{name}.npy") for name in ("train", "test")}
+
+    def _stored_pixels(self, faces: Any, path: Path) -> PixelSplit:
+        samples = Samples(faces, Preprocessing.for_backbone(self.encoder.module))
+        if not path.exists():
+            aside = path.with_suffix(".part.npy")
+            shape = (len(samples), *samples.pixels([0]).shape[1:])
+            array = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float16, shape=shape)
+            for start in range(0, len(samples), 256):
+                rows = range(start, min(start + 256, len(samples)))
+                array[start : rows.stop] = samples.pixels(rows).half().numpy()
+            array.flush()
+            del array
+            os.replace(aside, path)
+        return PixelSplit(np.load(path, mmap_mode="r"), samples.labels())

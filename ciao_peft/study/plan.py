@@ -1,0 +1,334 @@
+"""What is to be trained, as plain data: tasks x encoders x methods x seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ..errors import ConfigError, listed
+
+Kind = Literal["network", "ablation", "rival"]
+Needs = Literal["features", "pixels"]
+Split = Literal["test", "validation"]
+
+PLAN_FILE = "plan.yaml"
+"""A study's plan, in its folder."""
+
+RATE_NAMES = ("learning_rate", "mask_learning_rate", "encoder_learning_rate")
+
+
+def checked_keys(what: str, values: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    """The values, if every key is known.
+
+    Raises:
+        ConfigError: one is not; the message lists those that are.
+
+    Example:
+        >>> checked_keys("a plan", {"seed": 3}, ["seeds", "tasks"])
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.ConfigError: Unknown key 'seed' in a plan; did you mean 'seeds'? Known keys: 'seeds', 'tasks'.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{what.capitalize()} must map keys to values; got {values!r}.")
+    known = list(known)
+    for key in values:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ConfigError(f"Unknown key {key!r} in {what}; {hint}Known keys: {listed(known)}.")
+    return dict(values)
+
+
+def _check_name(what: str, name: Any) -> None:
+    if not isinstance(name, str) or not name.strip() or name != name.strip():
+        raise ConfigError(f"The name of {what} must be text without spaces around it; got {name!r}.")
+
+
+def _freeze_mappings(instance: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(instance, name)
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise ConfigError(f"`{name}` must map names to values; got {value!r}.")
+        object.__setattr__(instance, name, dict(value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A dataset to learn, and how it is scored.
+
+    Args:
+        name: In tables and records.
+        dataset: A name that `load_faces` knows.
+        data_dir: Folder with its files, for datasets that are not drawn on the spot.
+        options: Further arguments of `load_faces`, such as `label_column` or `protocol`. With `fold="all"`, one run
+            trains once per fold of the protocol and scores the answers of all folds together.
+        metric: The score by which learning rates are chosen and methods compared, the higher the better; the one of the
+            problem when left out: `"accuracy"`, `"concordance"` or `"macro_f1"`.
+        group_by: Column that says who it is. Whoever is in the training split is then left out of the test split, and
+            the validation split of a learning-rate search is of people held out of the training split.
+        average_by: Column that says which test rows are one thing, such as the frames of a clip: their answers are
+            averaged before they are scored.
+        config: Settings of `CIAOConfig` that belong to the task, such as `label_range`; a method's own go before.
+
+    Example:
+        >>> Task(name="moods", dataset="imagefolder", data_dir="moods", options={"label_column": "mood"}).metric
+    """
+
+    name: str
+    dataset: str
+    data_dir: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    metric: str | None = None
+    group_by: str | None = None
+    average_by: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_name("a task", self.name)
+        _freeze_mappings(self, "options", "config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """A frozen encoder: its name in tables and records, and what `load_encoder` is given (the name when left out)."""
+
+    name: str
+    source: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_name("an encoder", self.name)
+        if self.source is None:
+            object.__setattr__(self, "source", self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way to train on a task with an encoder.
+
+    Args:
+        name: In tables and records.
+        kind: `"network"` of the paper's Table I, `"ablation"` of CIAO or `"rival"`.
+        config: What differs from the defaults of `CIAOConfig`.
+        arguments: What differs from the defaults of `CIAOTrainingArguments`; `num_train_epochs` goes before the plan's.
+        rate: The learning rate that its search moves.
+        rates: What the search tries for it, from low to high.
+        rival: Name of a builder in `ciao_peft.study.baselines`; `None` for adapters of this library.
+        settings: Further arguments of that builder.
+        needs: What it trains from: the stored `"features"` of the frozen trunk, or `"pixels"`.
+    """
+
+    name: str
+    kind: Kind = "network"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    rate: str = "learning_rate"
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
+    rival: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    needs: Needs = "features"
+
+    def __post_init__(self) -> None:
+        _check_name("a method", self.name)
+        _freeze_mappings(self, "config", "arguments", "settings")
+        for name, choices in (("kind", get_args(Kind)), ("needs", get_args(Needs)), ("rate", RATE_NAMES)):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"`{name}` must be one of {listed(choices)}; got {getattr(self, name)!r}.")
+        rates = tuple(self.rates) if isinstance(self.rates, (list, tuple)) else ()
+        numbers = all(isinstance(rate, (int, float)) and not isinstance(rate, bool) for rate in rates)
+        if not rates or not numbers or list(rates) != sorted(set(rates)) or rates[0] <= 0:
+            raise ConfigError(f"`rates` must be learning rates above 0, from low to high; got {self.rates!r}.")
+        object.__setattr__(self, "rates", tuple(float(rate) for rate in rates))
+
+    def grid(self, count: int) -> tuple[float, ...]:
+        """`count` rates from the lowest to the highest of `rates`, evenly spaced on a logarithmic scale.
+
+        Example:
+            >>> Method(name="m", rates=(1e-3, 1e-2, 1e-1)).grid(5)
+            (0.001, 0.00316, 0.01, 0.0316, 0.1)
+        """
+        if len(self.rates) in (1, count):  # a single one is not searched
+            return self.rates
+        low, high = math.log(self.rates[0]), math.log(self.rates[-1])
+        steps = [0.5] if count == 1 else [index / (count - 1) for index in range(count)]
+        return tuple(float(f"{math.exp(low + step * (high - low)):.3g}") for step in steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training: of the learning-rate search (`split="validation"`, with the rate it tries) or for the table.
+
+    Args:
+        rate: The learning rate that the method's search moves; `None` leaves it at the method's own.
+        fold_rates: That rate for each fold of a task that has several, in place of `rate`.
+    """
+
+    task: Task
+    encoder: Encoder
+    method: Method
+    seed: int
+    split: Split = "test"
+    rate: float | None = None
+    fold_rates: Mapping[str, float] = field(default_factory=dict)
+
+    def arguments(self, fold: str = "") -> dict[str, Any]:
+        """The method's arguments, with the rate of this run (for one fold, where each has its own) among them."""
+        rate = self.fold_rates.get(fold, self.rate)
+        return dict(self.method.arguments) | ({} if rate is None else {self.method.rate: rate})
+
+    def config(self) -> dict[str, Any]:
+        """The task's settings of the adapter, and over them the method's."""
+        return dict(self.task.config) | dict(self.method.config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A study: every task with every encoder, method and seed.
+
+    Args:
+        tasks, encoders, methods: What is combined.
+        seeds: Of the trainings that are scored on the test split; a number n stands for 0 to n - 1.
+        epochs: Passes over the training data, where a method does not say otherwise.
+        arguments: Of `CIAOTrainingArguments`, for every method alike; a method's own go before.
+        search_rates: How many learning rates each method's search tries; 0 for no search.
+        search_seeds: How many seeds each rate is tried with; each holds out other people.
+        search_epochs: Passes over the training data in a search; as many as `epochs` when left out.
+        search_fraction: Share of the training split that is held out for the search.
+        feature_dtype: In which features are stored, as for `cache_features`; the encoder's own when left out.
+    """
+
+    tasks: tuple[Task, ...]
+    encoders: tuple[Encoder, ...]
+    methods: tuple[Method, ...]
+    seeds: tuple[int, ...] = tuple(range(10))
+    epochs: float = 6.0
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    search_rates: int = 4
+    search_seeds: int = 1
+    search_epochs: float | None = None
+    search_fraction: float = 0.3
+    feature_dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        _freeze_mappings(self, "arguments")
+        for name in ("tasks", "encoders", "methods"):
+            items = tuple(getattr(self, name))
+            object.__setattr__(self, name, items)
+            if not items:
+                raise ConfigError(f"A plan needs at least one of `{name}`.")
+            names = [item.name for item in items]
+            if twice := sorted({item for item in names if names.count(item) > 1}):
+                raise ConfigError(f"Each of `{name}` needs a name of its own; {listed(twice)} is there twice.")
+        seeds = self.seeds
+        if isinstance(seeds, int) and not isinstance(seeds, bool):
+            seeds = range(seeds)
+        listed_seeds = tuple(seeds) if isinstance(seeds, (range, list, tuple)) else ()
+        whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in listed_seeds)
+        if not listed_seeds or not whole or len(set(listed_seeds)) < len(listed_seeds):
+            raise ConfigError(f"`seeds` must be a number of runs or different whole numbers; got {seeds!r}.")
+        object.__setattr__(self, "seeds", listed_seeds)
+        for name, low in (("search_rates", 0), ("search_seeds", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ConfigError(f"`{name}` must be a whole number of {low} or more; got {value!r}.")
+        for name in ("epochs", "search_epochs", "search_fraction"):
+            value = getattr(self, name)
+            if value is None and name == "search_epochs":
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise ConfigError(f"`{name}` must be a number above 0; got {value!r}.")
+        if self.search_fraction >= 1:
+            raise ConfigError(f"`search_fraction` must lie between 0 and 1; got {self.search_fraction!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as a plan file has it; `from_dict` gives an equal plan back."""
+
+        from .presets import TASKS, preset_method
+
+        def differing(item: Any, base: Any = None) -> dict[str, Any]:
+            found = {}
+            for part in fields(item):
+                value = getattr(item, part.name)
+                default = part.default_factory() if part.default_factory is not dataclasses.MISSING else part.default
+                if part.name != "name" and value != (default if base is None else getattr(base, part.name)):
+                    found[part.name] = list(value) if isinstance(value, tuple) else value
+            return found
+
+        named = {
+            "tasks": {task.name: differing(task, TASKS.get(task.name)) for task in self.tasks},
+            "methods": {method.name: differing(method, preset_method(method.name)) for method in self.methods},
+        }
+        encoders = {encoder.name: encoder.source for encoder in self.encoders}
+        rest = differing(self)
+        return {
+            **named,
+            "encoders": encoders,
+            **{k: v for k, v in rest.items() if k not in ("tasks", "methods", "encoders")},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """The plan that a plan file holds: presets by name, or everything spelled out.
+
+        Raises:
+            ConfigError: an unknown key, name or value.
+        """
+        from .presets import methods_named, task_from
+
+        values = checked_keys("a plan", values, [part.name for part in fields(cls)])
+        for name in ("tasks", "methods", "encoders"):
+            values.setdefault(name, {})
+        tasks = values["tasks"] if isinstance(values["tasks"], Mapping) else dict.fromkeys(values["tasks"])
+        values["tasks"] = tuple(task_from(name, given) for name, given in tasks.items())
+        encoders = values["encoders"]
+        encoders = encoders if isinstance(encoders, Mapping) else dict.fromkeys(encoders)
+        values["encoders"] = tuple(Encoder(name=name, source=source) for name, source in encoders.items())
+        values["methods"] = methods_named(values["methods"])
+        return cls(**values)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Plan:
+        """The plan in a YAML file.
+
+        Raises:
+            ConfigError: there is no such file, it is no YAML, or it holds something unknown.
+        """
+        import yaml
+
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"The plan {str(path)!r} cannot be read: {error.strerror}.") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"The plan {str(path)!r} is no YAML: {error}") from error
+        return cls.from_dict(values)
+
+    @classmethod
+    def from_flags(cls, tasks: Iterable[str], encoders: Iterable[str], methods: Iterable[str], **rest: Any) -> Plan:
+        """The plan that flags of a command line describe: `NAME=DIR` for tasks, `NAME` or `NAME=SOURCE` for encoders.
+
+        Raises:
+            ConfigError: an unknown name or key.
+
+        Example:
+            >>> plan = Plan.from_flags(["fer=data/fer"], ["small-face", "mine=runs/mine"], ["decision layer"], seeds=3)
+            >>> plan.tasks[0].data_dir, plan.encoders[1].source, plan.seeds
+            ('data/fer', 'runs/mine', (0, 1, 2))
+        """
+
+        def pairs(words: Iterable[str]) -> dict[str, str | None]:
+            return {name: value if equals else None for name, equals, value in (word.partition("=") for word in words)}
+
+        return cls.from_dict({"tasks": pairs(tasks), "encoders": pairs(encoders), "methods": list(methods), **rest})
+
+    def to_file(self, path: str | Path) -> None:
+        """Writes it as YAML."""
+        import yaml
+
+        text = yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=120)
+        Path(path).write_text(text, encoding="utf-8")

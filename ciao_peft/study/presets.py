@@ -1,0 +1,237 @@
+"""Tasks, networks, ablations and baselines by the names that plans and tables give them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, listed
+from .plan import Method, Task, checked_keys
+
+WITHOUT_CIAO = {"inhibition": False, "contrastive_weight": 0.0}
+
+# Every grid has four rates, half a decade apart: as much search for each method.
+HEAD_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+MASK_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+CONVOLUTION_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+ENCODER_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+
+
+def _network(name: str, tuning: str, rate: str, rates: tuple[float, ...], ciao: bool) -> Method:
+    return Method(
+        name=name,
+        kind="network",
+        config={"tuning": tuning, **({} if ciao else WITHOUT_CIAO)},
+        rate=rate,
+        rates=rates,
+        needs="pixels" if tuning == "full" else "features",
+    )
+
+
+# The paper's Table I: three tuning schemes, each without and with CIAO.
+NETWORKS = (
+    _network("decision layer", "decision_layer", "learning_rate", HEAD_RATES, ciao=False),
+    _network("decision layer + CIAO", "decision_layer", "mask_learning_rate", MASK_RATES, ciao=True),
+    _network("last convolution", "last_conv", "encoder_learning_rate", CONVOLUTION_RATES, ciao=False),
+    _network("last convolution + CIAO", "last_conv", "encoder_learning_rate", CONVOLUTION_RATES, ciao=True),
+    _network("full", "full", "encoder_learning_rate", ENCODER_RATES, ciao=False),
+    _network("full + CIAO", "full", "encoder_learning_rate", ENCODER_RATES, ciao=True),
+)
+
+
+def _ablation(name: str, arguments: Mapping[str, Any] | None = None, **config: Any) -> Method:
+    return Method(
+        name=f"CIAO, {name}",
+        kind="ablation",
+        config=config,
+        arguments=arguments or {},
+        rate="mask_learning_rate",
+        rates=MASK_RATES,
+    )
+
+
+# "decision layer + CIAO" with one thing changed.
+ABLATIONS = (
+    _ablation("no contrastive loss", contrastive_weight=0.0),
+    _ablation("no task loss on the mask", task_loss_trains="head"),
+    _ablation("two steps", {"two_steps": True}),
+    _ablation("two steps, z = logits", {"two_steps": True}, embedding_source="logits"),
+    _ablation("z = hidden", embedding_source="hidden"),
+    _ablation("z = logits", embedding_source="logits"),
+    _ablation("max pooling", pooling="max"),
+    _ablation("average pooling", pooling="avg"),
+    _ablation("constant a", learn_decay=False),
+    _ablation("random start", inhibition_start="random"),
+    _ablation("additive", inhibition_form="additive"),
+    _ablation("subtractive", inhibition_form="subtractive"),
+)
+
+# Each grid is as long as CIAO's: as much search for everybody.
+POOLED_PROBE_RATES = (3e-3, 1e-2, 3e-2, 1e-1)  # few numbers to read; each has to weigh more
+FLATTENED_PROBE_RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+ADDED_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+
+_PROBE = {"inhibition": False, "contrastive_weight": 0.0, "hidden_sizes": ()}
+
+
+def _head(name: str, rates: tuple[float, ...] = HEAD_RATES, **parts: Any) -> Method:
+    return Method(name=name, kind="rival", rate="learning_rate", rates=rates, **parts)
+
+
+def _added(name: str, rival: str, rates: tuple[float, ...] = ADDED_RATES, **settings: Any) -> Method:
+    """A rival that puts something into the encoder; its search moves the learning rate of that."""
+    return Method(
+        name=name,
+        kind="rival",
+        rate="encoder_learning_rate",
+        rates=rates,
+        rival=rival,
+        settings=settings,
+        needs="pixels" if settings.get("everywhere") or rival == "norm_and_bias" else "features",
+    )
+
+
+RIVALS: tuple[Method, ...] = (
+    _head("linear probe (pooled)", POOLED_PROBE_RATES, config={**_PROBE, "pooling": "avg"}),
+    _head("linear probe (flattened)", FLATTENED_PROBE_RATES, config={**_PROBE, "pooling": "flatten"}),
+    _head("MLP head", rival="wide_head"),
+    _added("LoRA r=4", "lora", rank=4),
+    _added("LoRA r=16", "lora", rank=16),
+    _added("LoRA r=64", "lora", rank=64),
+    _added("scale and shift", "scale_and_shift"),
+    _added("residual adapters", "residual_adapters"),
+    _head("Head2Toe", rival="head2toe", needs="pixels"),
+    _added("LoRA everywhere r=16", "lora", rank=16, everywhere=True),
+    _added("scale and shift everywhere", "scale_and_shift", everywhere=True),
+    _added("norm and bias", "norm_and_bias"),
+    _added("residual adapters everywhere", "residual_adapters", everywhere=True),
+)
+"""What people use instead, on the same encoder, features and budget: those from stored features first."""
+
+METHODS: dict[str, Method] = {method.name: method for method in (*NETWORKS, *ABLATIONS, *RIVALS)}
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    group: tuple(method.name for method in methods)
+    for group, methods in (("networks", NETWORKS), ("ablations", ABLATIONS), ("rivals", RIVALS))
+}
+
+
+def preset_method(name: str) -> Method:
+    """The method that a plan starts from when it names one: the preset, or an empty ablation."""
+    return METHODS.get(name) or Method(name=name, kind="ablation")
+
+
+def methods_named(given: Mapping[str, Any] | list[str]) -> tuple[Method, ...]:
+    """Methods by their names, by the names of groups (`"networks"`, `"ablations"`, `"rivals"`), or spelled out.
+
+    Args:
+        given: Names; or names with what differs from the method of that name (from an empty one, where there is none).
+
+    Raises:
+        ConfigError: an unknown name or key.
+
+    Example:
+        >>> [method.name for method in methods_named(["decision layer", "decision layer + CIAO"])]
+        ['decision layer', 'decision layer + CIAO']
+        >>> methods_named({"hot": {"config": {"temperature": 1.0}}})[0].config
+        {'temperature': 1.0}
+    """
+    found: dict[str, Method] = {}
+    for name, changes in given.items() if isinstance(given, Mapping) else dict.fromkeys(given).items():
+        if name in GROUPS and changes is None:
+            found |= {member: METHODS[member] for member in GROUPS[name]}
+            continue
+        if name not in METHODS and changes is None:
+            raise ConfigError(f"There is no method {name!r}. Methods: {listed(METHODS)}; groups: {listed(GROUPS)}.")
+        parts = [part.name for part in dataclasses.fields(Method) if part.name != "name"]
+        changes = checked_keys(f"the method {name!r}", changes or {}, parts)
+        found[name] = dataclasses.replace(preset_method(name), **changes)
+    return tuple(found.values())
+
+
+def method_from_file(path: str | os.PathLike) -> Method:
+    """A method in a JSON file, such as the `best.json` of a search, for a plan or a training of one's own.
+
+    `CIAOConfig(**labels_of(faces).as_config(), **method.config)` and `CIAOTrainingArguments(**method.arguments)` take
+    its settings.
+
+    Raises:
+        ConfigError: there is no such file, it is no JSON, or has keys that are unknown.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The method {str(path)!r} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ConfigError(f"The method {str(path)!r} is no JSON: {error}") from error
+    known = [part.name for part in dataclasses.fields(Method)]
+    values = checked_keys(f"the method in {str(path)!r}", values, [*known, "search"])
+    values.pop("search", None)  # how it was found
+    return Method(**values)
+
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(name="affectnet", dataset="affectnet", options={"task": "categorical"}, metric="accuracy"),
+        Task(name="affectnet_av", dataset="affectnet", options={"task": "dimensional"}, metric="concordance"),
+        Task(name="fer", dataset="fer2013", metric="accuracy"),
+        Task(name="ferplus", dataset="ferplus", metric="accuracy"),
+        # The paper's words, and what measures faces that were never seen.
+        Task(
+            name="jaffe",
+            dataset="jaffe",
+            metric="accuracy",
+            options={"protocol": "leave-one-emotion-out", "fold": "all"},
+        ),
+        Task(
+            name="jaffe_subjects",
+            dataset="jaffe",
+            metric="accuracy",
+            options={"protocol": "leave-one-subject-out", "fold": "all"},
+            group_by="identity",
+        ),
+        Task(name="emoreact", dataset="emoreact", metric="macro_f1", group_by="clip", average_by="clip"),
+        Task(
+            name="faces",
+            dataset="imagefolder",
+            options={"label_column": "expression", "min_images_per_class": 20},
+            group_by="identity",
+        ),
+        Task(name="painted_faces", dataset="painted_faces", group_by="identity"),
+    )
+}
+
+
+def task_from(name: str, given: Any = None) -> Task:
+    """A task by its name.
+
+    Args:
+        name: Of a preset, or of a task of one's own.
+        given: The folder of a preset; or what differs from the preset (from an empty task, where there is none).
+
+    Raises:
+        ConfigError: no preset of this name, or an unknown key.
+
+    Example:
+        >>> task_from("fer", "data/fer").dataset
+        'fer2013'
+        >>> task_from("moods", {"dataset": "imagefolder", "data_dir": "moods"}).data_dir
+        'moods'
+    """
+    if given is None or isinstance(given, str):
+        given = {} if given is None else {"data_dir": given}
+        if name not in TASKS:
+            raise ConfigError(
+                f"There is no task {name!r}. Tasks: {listed(TASKS)}. Another one needs at least its `dataset`, in a "
+                "plan file."
+            )
+    parts = [part.name for part in dataclasses.fields(Task) if part.name != "name"]
+    given = checked_keys(f"the task {name!r}", given, parts)
+    if name not in TASKS and "dataset" not in given:
+        raise ConfigError(f"The task {name!r} is none of {listed(TASKS)}, so it needs a `dataset`.")
+    return dataclasses.replace(TASKS[name], **given) if name in TASKS else Task(name=name, **given)

@@ -1,0 +1,254 @@
+"""One training of a study: from a `Run` to a `Record`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..config import CIAOConfig
+from ..data import clip_means, clips
+from ..errors import ConfigError, DivergenceError
+from ..losses import check_labels
+from ..metrics import compute_metrics, confusion_matrix
+from ..model import get_ciao_model
+from ..saving.adapter_folder import library_versions
+from ..trainer import CIAOTrainer, CIAOTrainingArguments
+from .data import Fold, Material
+from .matching import differing
+from .plan import Plan, Run
+from .records import PROTOCOL_VERSION, Record, key_of
+
+
+class Trained(NamedTuple):
+    """What one training gives.
+
+    Args:
+        logits: `(N, num_labels)` of the test rows, in their order.
+        history: Per epoch the mean losses.
+        parameters: `"trained"` and `"adapter_total"`.
+        seconds: Of training alone.
+        decay_start: Where `a` started, if there is a mask.
+    """
+
+    logits: Tensor
+    history: list[dict[str, float]]
+    parameters: dict[str, int]
+    seconds: float
+    decay_start: float | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run with everything that decides its result.
+
+    Args:
+        run: What to train.
+        plan: The study's settings.
+        material: Data and encoder.
+    """
+
+    run: Run
+    plan: Plan
+    material: Material
+
+    @property
+    def config(self) -> CIAOConfig:
+        """The adapter's settings, in full; for rivals those of the problem."""
+        return CIAOConfig.from_dict(
+            self.material.loaded.labels.as_config() | self.run.config() | {"init_seed": self.run.seed}
+        )
+
+    def arguments(self, fold: str = "") -> CIAOTrainingArguments:
+        """The settings of the training on a fold, in full."""
+        given = {"num_train_epochs": self.plan.epochs, **self.plan.arguments, **self.run.arguments(fold)}
+        if self.run.split == "validation" and self.plan.search_epochs is not None:
+            given["num_train_epochs"] = self.plan.search_epochs
+        aside = {"report_to": "none", "eval_strategy": "no", "disable_tqdm": True, "feature_cache": "never"}
+        return CIAOTrainingArguments.from_dict({**given, **aside, "seed": self.run.seed})
+
+    @property
+    def key(self) -> str:
+        """The same for two runs exactly where all that decides the result is, and the names it is reported under."""
+        config, arguments = self.config, self.arguments()
+        content = {
+            "protocol": PROTOCOL_VERSION,
+            "names": [self.run.task.name, self.material.encoder.asked.name, self.run.method.name],
+            "metric": self.material.loaded.metric,
+            "task": self.material.loaded.fingerprint,
+            "encoder": self.material.encoder.signature,
+            "rival": self.run.method.rival,
+            "needs": self.run.method.needs,
+            "settings": dict(self.run.method.settings),
+            "config": differing(config.to_dict(), CIAOConfig),
+            "arguments": differing(arguments.what_decides_the_weights(may_go_on=False), CIAOTrainingArguments),
+            "seed": self.run.seed,
+            "split": self.run.split,
+            "held_out": self.plan.search_fraction if self.run.split == "validation" else None,
+            "feature_dtype": self.plan.feature_dtype if self.run.method.needs == "features" else None,
+        }
+        if self.material.loaded.has_folds:
+            content["fold_rates"] = dict(self.run.fold_rates)
+        return key_of(content)
+
+    def train(self) -> Record:
+        """Trains on every fold and scores the answers of all folds together.
+
+        A learning rate with which training diverges is a result of the search, with an `error` in place of scores.
+
+        Raises:
+            CIAOError: this cannot be trained.
+        """
+        # On a CPU a whole network is faster with the channels last; the last convolution alone, on stored maps, slower.
+        faster = torch.channels_last if self.run.method.needs == "pixels" else torch.contiguous_format
+        self.material.encoder.module.to(memory_format=faster)
+        labels, logits, results = [], [], []
+        samples = {"train": 0, "test": 0}
+        scores: dict[str, float] = {}
+        fold_scores: dict[str, float] = {}
+        confusion, error = None, None
+        try:
+            for fold in self.material.loaded.folds:
+                train, test, rows = self._data(fold)
+                result = self._fit(train, test, fold.name)
+                samples = {"train": samples["train"] + len(train), "test": samples["test"] + len(test)}
+                answers, truth = result.logits, check_labels(torch.as_tensor(test.labels), self.config)
+                if rows is not None:
+                    answers, truth = averaged_answers(answers, truth, rows)
+                logits, labels, results = [*logits, answers], [*labels, truth], [*results, result]
+                if self.material.loaded.has_folds and self.run.split == "validation":
+                    fold_scores[fold.name] = compute_metrics(answers, truth, self.config)[self.material.loaded.metric]
+            answers, truth = torch.cat(logits), torch.cat(labels)
+            samples["scored"] = len(truth)
+            scores = compute_metrics(answers, truth, self.config)
+            if self.config.problem_type == "single_label_classification":
+                confusion = confusion_matrix(answers.argmax(dim=1), truth, self.config.num_labels).tolist()
+        except DivergenceError as problem:
+            if self.run.split == "test":
+                raise
+            error = str(problem)
+        arguments = self.run.arguments()
+        if self.material.loaded.has_folds:
+            samples["folds"] = len(self.material.loaded.folds)
+        loaded, encoder = self.material.loaded, self.material.encoder
+        return Record(
+            key=self.key,
+            task=loaded.task.name,
+            dataset=loaded.task.dataset,
+            encoder=encoder.asked.name,
+            encoder_revision=encoder.revision,
+            method=self.run.method.name,
+            kind=self.run.method.kind,
+            seed=self.run.seed,
+            split=self.run.split,
+            metric=loaded.metric,
+            scores={name: float(value) for name, value in scores.items()},
+            fold_scores=fold_scores,
+            fold_rates=dict(self.run.fold_rates),
+            config=self.run.config(),
+            arguments=dict(self.plan.arguments) | arguments,
+            settings=dict(self.run.method.settings),
+            epochs=self.arguments().num_train_epochs,
+            labels=list(loaded.labels.names),
+            confusion=confusion,
+            history=_mean_history([result.history for result in results]),
+            parameters=results[0].parameters if results else {},
+            samples=samples,
+            seconds=round(sum(result.seconds for result in results), 3),
+            versions={**library_versions(), "threads": str(torch.get_num_threads())},
+            time=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            decay_starts=[result.decay_start for result in results if result.decay_start is not None],
+            error=error,
+        )
+
+    def _data(self, fold: Fold) -> tuple[Any, Any, list[str] | None]:
+        """Training samples, those to score, and which of the latter are one thing."""
+        splits = self.material.splits(fold, self.run.method.needs)
+        parts = [(splits["train"], fold.train), (splits["test"], fold.test)]
+        if self.run.split == "validation":
+            rows = self.material.loaded.held_out(fold, self.plan.search_fraction, self.run.seed)
+            parts = [(splits["train"].select(part), fold.train.select(part)) for part in rows]
+        if self.config.frames is not None:
+            train, test = (self._clips(*part) for part in parts)
+            return train, test, None
+        (train, _), (test, faces) = parts
+        column = self.material.loaded.task.average_by
+        return train, test, None if column is None else list(faces[column])
+
+    def _clips(self, data: Any, faces: Any) -> Any:
+        """Samples of frames as clips, for a method that reads those."""
+        task, name = self.material.loaded.task, self.run.method.name
+        if self.run.method.rival is not None:
+            raise ConfigError(f"The rival {name!r} reads single pictures, and its settings have `frames`.")
+        if task.average_by is None:
+            raise ConfigError(f"{name!r} reads clips, and the task {task.name!r} has no `average_by` to tell them by.")
+        return data.clips(clips(faces, self.config.frames, task.average_by).rows)
+
+    def _fit(self, train: Any, test: Any, fold: str) -> Trained:
+        arguments = self._with_a_log_per_epoch(self.arguments(fold), len(train))
+        if self.run.method.rival is not None:
+            from .baselines import train_rival
+
+            return train_rival(self, train, test, arguments)
+        model = get_ciao_model(self.material.encoder.module, self.config)
+        try:
+            trainer = CIAOTrainer(model, arguments)
+            began = time.perf_counter()
+            trainer.train(train)
+            seconds = time.perf_counter() - began
+            logits = trainer.predict(test).logits
+            adapter = model.adapters["default"]
+            trained = sum(p.numel() for group in model.adapter_parameters("default").values() for p in group)
+            total = sum(tensor.numel() for tensor in adapter.state_dict().values())
+            parameters = {"trained": trained, "adapter_total": total}
+            start = adapter.config.decay_init if adapter.config.inhibition else None
+            return Trained(logits, history_of(trainer.log_history), parameters, seconds, start)
+        finally:
+            model.unload()
+
+    def _with_a_log_per_epoch(self, arguments: CIAOTrainingArguments, num_samples: int) -> CIAOTrainingArguments:
+        batches = math.ceil(num_samples / arguments.per_device_train_batch_size)
+        steps = math.ceil(batches / arguments.gradient_accumulation_steps)
+        return replace(arguments, logging_steps=steps)
+
+
+def averaged_answers(logits: Tensor, labels: Tensor, things: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """One answer and one label for each thing, such as a clip, that several rows show: the mean of their answers.
+
+    Args:
+        logits: `(N, num_labels)`.
+        labels: A row each, the same for all rows of a thing.
+        things: Which thing each row shows.
+
+    Example:
+        >>> averaged_answers(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]), ["a", "a", "b"])
+        (tensor([[2.],
+                [5.]]), tensor([0, 1]))
+    """
+    means, _ = clip_means(logits.numpy(), things)
+    first = {name: row for row, name in reversed(list(enumerate(things)))}
+    rows = [first[name] for name in dict.fromkeys(things)]
+    return torch.from_numpy(means).to(logits.dtype), labels[rows]
+
+
+def history_of(log: list[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """Epoch and losses from the entries of a trainer's log.
+
+    Example:
+        >>> history_of([{"step": 9, "epoch": 1.0, "loss": 2.0, "grad_norm": 1.0}, {"epoch": 1.0, "train_loss": 2.0}])
+        [{'epoch': 1.0, 'loss': 2.0}]
+    """
+    names = ("epoch", "loss", "task_loss", "contrastive_loss")
+    return [{name: float(entry[name]) for name in names if name in entry} for entry in log if "loss" in entry]
+
+
+def _mean_history(folds: list[list[dict[str, float]]]) -> list[dict[str, float]]:
+    """Of several folds, the mean of every entry that all of them have."""
+    together = zip(*folds, strict=False)
+    return [{name: sum(entry[name] for entry in entries) / len(entries) for name in entries[0]} for entries in together]

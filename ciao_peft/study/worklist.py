@@ -1,0 +1,334 @@
+"""A plan worked off, training by training, by as many processes as like to share it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from ..errors import CIAOError, ConfigError, DataNotFoundError, TrainingError, listed
+from .data import LoadedEncoder, LoadedTask, Material, load_experiment_encoder, load_task
+from .matching import fits
+from .plan import Encoder, Method, Plan, Run, Task
+from .records import RESULTS_FILE, Record, Results, append_record
+from .training import Trial
+
+SECONDS_BETWEEN_LOOKS = 0.5
+"""At what others have done meanwhile."""
+
+
+Rate: TypeAlias = float | Mapping[str, float] | None
+"""A learning rate; one for each fold; or the method's own."""
+
+
+@dataclass
+class Progress:
+    """How far a plan is.
+
+    Attributes:
+        total: Trainings of the plan, without those of `skipped`.
+        done: Those with a record.
+        skipped: Tasks and encoders that are not there, as "task NAME" or "encoder NAME", and why.
+        failed: Trainings that could not be done, and why.
+    """
+
+    total: int = 0
+    done: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class _Name(NamedTuple):
+    """What a record and a planned training are matched by where the data are not at hand; the rate only in a search."""
+
+    task: str
+    encoder: str
+    method: str
+    split: str
+    seed: int
+    rate: float | None
+
+    @classmethod
+    def of_run(cls, run: Run) -> _Name:
+        rate = run.rate if run.split == "validation" else None
+        return cls(run.task.name, run.encoder.name, run.method.name, run.split, run.seed, rate)
+
+    @classmethod
+    def of_record(cls, record: Record, rate_name: str) -> _Name:
+        rate = record.arguments.get(rate_name) if record.split == "validation" else None
+        return cls(record.task, record.encoder, record.method, record.split, record.seed, rate)
+
+
+class Worklist:
+    """The trainings of a plan, the results that are there, and which of the rest are free.
+
+    A training counts as done when the results hold its key, which is made of all that decides its outcome; a claim is a
+    lock that ends with its process, however that ends. So a worklist needs no state of its own: started again, it goes
+    on; started twice, both share the work.
+
+    Args:
+        plan: What to train.
+        folder: For `results.jsonl`, stored features and claims.
+        say: Called with every line for people.
+    """
+
+    def __init__(self, plan: Plan, folder: Path, say: Callable[[str], None] = print):
+        self.plan, self.folder, self.say = plan, folder, say
+        self.progress = Progress()
+        self._results = Results(folder / RESULTS_FILE)
+        self._by_key: dict[str, Record] = {}
+        self._there: set[_Name] = set()
+        self._tasks: dict[str, LoadedTask] = {}
+        self._encoders: dict[str, LoadedEncoder] = {}
+        self._materials: dict[tuple[str, str], Material] = {}
+
+    # -- what there is to do -------------------------------------------------------------------------------------------
+
+    def searches(self, task: Task, encoder: Encoder, method: Method) -> list[Run]:
+        """The trainings of a method's learning-rate search; none where one rate is all there is."""
+        rates = method.grid(self.plan.search_rates) if self.plan.search_rates else ()
+        if len(rates) < 2:
+            return []
+        what = {"task": task, "encoder": encoder, "method": method, "split": "validation"}
+        return [Run(**what, seed=seed, rate=rate) for rate in rates for seed in range(self.plan.search_seeds)]
+
+    def finals(self, task: Task, encoder: Encoder, method: Method, rate: Rate = None) -> list[Run]:
+        """The trainings that are scored on the test split, with the rate that the search chose."""
+        chosen = {"fold_rates": rate} if isinstance(rate, Mapping) else {"rate": rate}
+        return [Run(task=task, encoder=encoder, method=method, seed=seed, **chosen) for seed in self.plan.seeds]
+
+    def _groups(self) -> Iterator[tuple[Task, Encoder, Method]]:
+        return itertools.product(self.plan.tasks, self.plan.encoders, self.plan.methods)
+
+    def look(self) -> Progress:
+        """Reads what was added to the results. Loads no data: trainings are told apart by what a plan says of them."""
+        rates = {method.name: method.rate for method in self.plan.methods}
+        for record in self._results.update():
+            self._by_key[record.key] = record
+            if fits(record, self.plan):
+                self._there.add(_Name.of_record(record, rates[record.method]))
+        self.progress.total = self.progress.done = 0
+        for task, encoder, method in self._groups():
+            if _part(task) in self.progress.skipped or _part(encoder) in self.progress.skipped:
+                continue
+            runs = [*self.searches(task, encoder, method), *self.finals(task, encoder, method)]
+            self.progress.total += len(runs)
+            self.progress.done += sum(_Name.of_run(run) in self._there for run in runs)
+        return self.progress
+
+    # -- doing it ------------------------------------------------------------------------------------------------------
+
+    def work(
+        self,
+        on_progress: Callable[[Progress, str], None] = lambda progress, doing: None,
+        until: Callable[[], bool] = lambda: False,
+    ) -> Progress:
+        """Trains whatever is free until nothing is left to do, then says how far everything is.
+
+        What others have claimed is waited for. A training that cannot be done is noted in `progress.failed`, and the
+        rest goes on.
+
+        Args:
+            on_progress: Called before and after each training.
+            until: Asked between trainings; true ends the work.
+
+        Raises:
+            KeyboardInterrupt: as it comes; the training at hand is lost and no other.
+        """
+        while not until():
+            self.look()
+            waiting = False
+            for run in self._open_runs():
+                if until():
+                    return self.look()
+                waiting |= not self._do(run, on_progress)
+            if not waiting:
+                if self._finished():
+                    break
+                continue
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        return self.look()
+
+    def _open_runs(self) -> Iterator[Run]:
+        """Trainings that could begin now and have no record; a method's own come after its search."""
+        for task, encoder, method in self._groups():
+            group = f"{task.name}, {encoder.name}, {method.name}"
+            if group in self.progress.failed or not self._has(task, encoder):
+                continue
+            try:
+                searches = self._open(self.searches(task, encoder, method))
+                yield from searches
+                if not self._open(searches):
+                    yield from self._open(self.finals(task, encoder, method, self.chosen_rate(task, encoder, method)))
+            except CIAOError as error:  # settings that do not fit, or no rate that works
+                self.progress.failed.setdefault(group, str(error))
+
+    def _finished(self) -> bool:
+        return next(self._open_runs(), None) is None
+
+    def _open(self, runs: Iterable[Run]) -> list[Run]:
+        """Those without a record that did not fail before."""
+        return [run for run in runs if _described(run) not in self.progress.failed and self._record(run) is None]
+
+    def _record(self, run: Run) -> Record | None:
+        return self._by_key.get(self._trial(run).key)
+
+    def _trial(self, run: Run) -> Trial:
+        return Trial(run, self.plan, self._material(run.task, run.encoder))
+
+    def chosen_rate(self, task: Task, encoder: Encoder, method: Method) -> Rate:
+        """The rate with the best mean score on held-out people, the lower of equal ones.
+
+        Where there is no search, the only rate there is; `None` leaves it at the method's own. Of a task with several
+        folds each has its own: what is held out for one fold is tested in another.
+
+        Raises:
+            TrainingError: training diverged at every rate, or could not be done at one of them: of the others alone,
+                another process might choose another.
+        """
+        searches = self.searches(task, encoder, method)
+        if not searches:
+            return method.grid(self.plan.search_rates)[0] if self.plan.search_rates else None
+        if failed := [run for run in searches if _described(run) in self.progress.failed]:
+            raise TrainingError(f"{len(failed)} of the {len(searches)} trainings of its search could not be done.")
+        tried = [(run.rate, self._record(run)) for run in searches]
+        if not self._tasks[task.name].has_folds:
+            return _best((rate, -math.inf if record is None else record.score) for rate, record in tried)
+
+        def of_fold(name: str, record: Record | None) -> float:
+            return -math.inf if record is None else record.fold_scores.get(name, -math.inf)
+
+        names = [fold.name for fold in self._tasks[task.name].folds]
+        return {name: _best((rate, of_fold(name, record)) for rate, record in tried) for name in names}
+
+    def _do(self, run: Run, on_progress: Callable[[Progress, str], None]) -> bool:
+        """Trains if nobody else does; false where somebody does."""
+        from filelock import FileLock, Timeout
+
+        trial, doing = self._trial(run), _described(run)
+        claims = self.folder / "claims"
+        claims.mkdir(parents=True, exist_ok=True)
+        claim = FileLock(claims / f"{trial.key}.lock")
+        try:
+            claim.acquire(blocking=False)
+        except Timeout:
+            return False
+        try:
+            self.look()
+            if trial.key in self._by_key:  # done by another process between the look and the claim
+                return True
+            on_progress(self.progress, doing)
+            try:
+                record = trial.train()
+            except Exception as error:  # such as too little memory for this method: the rest is done all the same
+                self.progress.failed[doing] = str(error) if isinstance(error, CIAOError) else _with_type(error)
+                self.say(f"{doing}: {self.progress.failed[doing]}")
+                return True
+            append_record(self.folder / RESULTS_FILE, record)
+            on_progress(self.look(), doing)
+            return True
+        finally:
+            claim.release()
+
+    # -- data and encoders, loaded when first needed -------------------------------------------------------------------
+
+    def _has(self, task: Task, encoder: Encoder) -> bool:
+        """Whether both can be had; says so once where not."""
+        for wanted, known, load in (
+            (task, self._tasks, load_task),
+            (encoder, self._encoders, load_experiment_encoder),
+        ):
+            name = wanted.name
+            if _part(wanted) in self.progress.skipped:
+                return False
+            if name in known:
+                continue
+            try:
+                known[name] = load(wanted)
+            except DataNotFoundError as error:
+                self.progress.skipped[_part(wanted)] = str(error)
+                self.say(f"{_part(wanted)} is skipped: {error}")
+                return False
+            except CIAOError as error:
+                self.progress.skipped[_part(wanted)] = str(error)
+                self.progress.failed[_part(wanted)] = str(error)
+                return False
+            for note in getattr(known[name], "notes", ()):
+                self.say(note)
+        return True
+
+    def _material(self, task: Task, encoder: Encoder) -> Material:
+        pair = task.name, encoder.name
+        if pair not in self._materials:
+            self._materials[pair] = Material(
+                self._tasks[task.name],
+                self._encoders[encoder.name],
+                self.folder / "features",
+                self.plan.feature_dtype,
+                disable_tqdm=True,
+            )
+        return self._materials[pair]
+
+
+def _part(item: Task | Encoder) -> str:
+    """What a plan calls it: a task and an encoder may share a name."""
+    return f"{type(item).__name__.lower()} {item.name}"
+
+
+def _with_type(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _best(scored: Iterable[tuple[float, float]]) -> float:
+    """Of rates and their scores, the rate with the best mean, the lower of equal ones.
+
+    Raises:
+        TrainingError: training diverged at every rate.
+
+    Example:
+        >>> _best([(0.1, 0.5), (0.01, 0.7), (0.1, 0.9), (0.01, 0.7)])
+        0.01
+    """
+    scores: dict[float, list[float]] = defaultdict(list)
+    for rate, score in scored:
+        scores[rate].append(score)
+    means = {rate: sum(found) / len(found) for rate, found in sorted(scores.items())}
+    best = max(means.values(), default=-math.inf)
+    if best == -math.inf:
+        raise TrainingError(
+            f"No learning rate of {listed(f'{rate:g}' for rate in means)} gave a result; set other `rates`."
+        )
+    return next(rate for rate, mean in means.items() if mean == best)
+
+
+def _described(run: Run) -> str:
+    """A training in a few words."""
+    tried = f", {run.method.rate} {run.rate:g}, held-out people" if run.split == "validation" else ""
+    return f"{run.task.name}, {run.encoder.name}, {run.method.name}, seed {run.seed}{tried}"
+
+
+def narrowed(plan: Plan, **only: Iterable[str]) -> Plan:
+    """A plan with a part of its tasks, encoders or methods; all of them where none are named.
+
+    Raises:
+        ConfigError: one is not in the plan.
+
+    Example:
+        >>> plan = Plan.from_flags(["fer=data/fer", "jaffe=data/jaffe"], ["small-face"], ["decision layer"])
+        >>> [task.name for task in narrowed(plan, tasks=["jaffe"]).tasks]
+        ['jaffe']
+    """
+    changes = {}
+    for what, names in only.items():
+        names, items = list(names), getattr(plan, what)
+        if unknown := [name for name in names if name not in [item.name for item in items]]:
+            raise ConfigError(f"The plan's {what} are {listed(item.name for item in items)}; got {listed(unknown)}.")
+        if names:
+            changes[what] = tuple(item for item in items if item.name in names)
+    return dataclasses.replace(plan, **changes)

@@ -1,0 +1,269 @@
+"""Checkpoints: an adapter's folder with the optimiser's state and the place in training beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from ..errors import TrainingError, listed
+from ..hub.adapters import save_with_card
+from ..model import CIAOModel
+from ..saving.adapter_folder import check_tensors, load_adapter
+
+STATE_FILE = "trainer_state.json"
+OPTIMIZER_FILE = "optimizer.safetensors"
+BEST_FILE = "best.safetensors"
+BEST_FOLDER = "best"
+FORMAT_VERSION = 1
+_FOLDER = re.compile(r"checkpoint-(\d+)")
+
+
+def checkpoint_folders(output_dir: Path) -> list[Path]:
+    """Complete checkpoints in a folder, in the order in which they were written.
+
+    That is not the order of their numbers where a training went on from an older one, or began anew beside them.
+    """
+    found = []
+    for entry in output_dir.iterdir() if output_dir.is_dir() else ():
+        if (match := _FOLDER.fullmatch(entry.name)) and (entry / STATE_FILE).is_file():
+            found.append((place_in_order(entry), int(match[1]), entry))
+    return [entry for _, _, entry in sorted(found)]
+
+
+def place_in_order(folder: Path) -> int:
+    """The how-many-th checkpoint of its folder it was when it was written; 0 for one that does not say."""
+    try:
+        return int(json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["place_in_order"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0  # of an earlier version, or damaged, as whoever loads it is told
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> dict[str, Tensor]:
+    """The optimiser's state as named tensors, `<parameter>/<moment>`."""
+    found = {}
+    for parameter, state in optimizer.state.items():
+        for moment, value in state.items():
+            if value is not None:
+                tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+                found[f"{names[parameter]}/{moment}"] = tensor.detach().cpu().contiguous().clone()
+    return found
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str], tensors: dict[str, Tensor], where: Path
+) -> None:
+    """Puts back what `optimizer_tensors` gave.
+
+    Raises:
+        TrainingError: it is the state of other parameters.
+    """
+    by_name = {name: parameter for parameter, name in names.items()}
+    states: dict[nn.Parameter, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, moment = key.rpartition("/")
+        if name not in by_name or (tensor.ndim and tensor.shape != by_name[name].shape):
+            raise TrainingError(f"'{where}' holds the optimiser's state of {key!r}, which this adapter does not train.")
+        parameter = by_name[name]
+        # Counters of steps stay on the CPU, as torch keeps them, unless the optimiser is a fused one on a GPU.
+        fused = any(group.get("fused") for group in optimizer.param_groups)
+        device = parameter.device if tensor.ndim or fused else tensor.device
+        states.setdefault(parameter, {})[moment] = tensor.to(device)
+    optimizer.state.clear()
+    optimizer.state.update(states)
+
+
+def save_checkpoint(
+    folder: Path,
+    model: CIAOModel,
+    adapter_name: str,
+    optimizer: dict[str, Tensor],
+    best: dict[str, Tensor] | None,
+    state: dict[str, Any],
+) -> None:
+    """Writes a checkpoint aside and moves it into place: there is a whole one or none.
+
+    Args:
+        folder: `checkpoint-<step>`; replaced if it is there.
+        model: Its adapter is saved as `save_pretrained` does, so a checkpoint can be loaded as an adapter.
+        adapter_name: Which.
+        optimizer: What `optimizer_tensors` gave.
+        best: The adapter at its best, where that is to come back and is not this one.
+        state: Plain data.
+    """
+    aside = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    saved = model.saved_adapter(adapter_name, training={"global_step": state["global_step"]})
+    save_with_card(aside, saved, name=str(folder))
+    files = {}
+    for name, tensors in ((OPTIMIZER_FILE, optimizer), (BEST_FILE, best)):
+        if tensors is not None:
+            content = save({key: tensor.contiguous() for key, tensor in tensors.items()})
+            files[name] = hashlib.sha256(content).hexdigest()
+            _write(aside / name, content)
+    # Last, and only with everything else on the disk: its presence marks the checkpoint as complete.
+    record = {"format_version": FORMAT_VERSION, **state, "files": files}
+    _write(aside / STATE_FILE, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        aside.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        aside.rename(folder)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load_checkpoint(
+    folder: Path, model: CIAOModel, adapter_name: str, record: dict[str, Any], total_steps: int, with_best: bool
+) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor] | None]:
+    """Puts a checkpoint's adapter into the model, and returns its state, the optimiser's tensors and the best adapter.
+
+    Nothing in it is unpickled.
+
+    Args:
+        folder: `checkpoint-<step>`.
+        model: Takes the adapter.
+        adapter_name: Under which name.
+        record: What the training that goes on is made of; must be what it was.
+        total_steps: Updates it is to have.
+        with_best: Whether the best adapter so far is of use; else None is returned for it.
+
+    Raises:
+        TrainingError: the folder is no complete checkpoint, of another format version, or of another training; or the
+            best adapter is lost.
+        AdapterFileError, AdapterConfigError: its adapter is damaged, or another one.
+    """
+    path = folder / STATE_FILE
+    if not path.is_file():
+        there = listed(entry.name for entry in checkpoint_folders(folder)) if folder.is_dir() else "none"
+        raise TrainingError(
+            f"'{folder}' is no complete checkpoint: it has no '{STATE_FILE}'. Checkpoints in it: {there}."
+        )
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        version, files = state["format_version"], state["files"]
+        if version != FORMAT_VERSION:
+            raise TrainingError(f"'{path}' has format version {version!r}; this version reads {FORMAT_VERSION}.")
+        tensors = _tensors_in(folder / OPTIMIZER_FILE, files)
+        best = _tensors_in(folder / BEST_FILE, files) if BEST_FILE in files else None
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        if isinstance(error, TrainingError):
+            raise
+        raise TrainingError(f"The checkpoint '{folder}' is damaged ({type(error).__name__}: {error}).") from error
+    saved = load_adapter(folder)
+    adapter = model.adapters[adapter_name]
+    config = adapter.config
+    if config.decay_init is None:  # found out before the first update, and noted
+        config = dataclasses.replace(config, decay_init=saved.config.decay_init)
+    if saved.config != config:
+        mine, theirs = config.to_dict(), saved.config.to_dict()
+        raise TrainingError(
+            f"The checkpoint '{folder}' is of an adapter with other settings: "
+            f"{differences(theirs, mine)}. Resume with the same config, or start anew."
+        )
+    there, here = dict(state["record"]), dict(record)
+    _check_same(there.pop("arguments"), here.pop("arguments"), folder)
+    _check_same(there, here, folder)
+    if state["global_step"] > total_steps:
+        raise TrainingError(
+            f"The checkpoint '{folder}' is after {state['global_step']} updates; training has {total_steps}."
+        )
+    expected = adapter.state_dict()
+    check_tensors(saved.tensors, expected, str(folder))
+    if not with_best or state["best"] is None:
+        best = None
+    elif state["best"]["step"] == state["global_step"]:
+        best = {name: tensor.clone() for name, tensor in saved.tensors.items()}
+    elif best is None:
+        best = _best_beside(folder, state["best"]["step"])
+    if best is not None:
+        check_tensors(best, expected, str(folder))
+    adapter.load_state_dict(saved.tensors)
+    adapter.config = config
+    return state, tensors, best
+
+
+def _tensors_in(path: Path, checksums: dict[str, str]) -> dict[str, Tensor]:
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != checksums[path.name]:
+        raise TrainingError(f"'{path}' does not have the checksum its state promises: it is damaged.")
+    return load(content)
+
+
+def _best_beside(checkpoint: Path, step: int) -> dict[str, Tensor]:
+    """The best adapter as it lies beside a checkpoint of an earlier version, which does not hold it."""
+    folder = checkpoint.parent / BEST_FOLDER
+    saved = load_adapter(folder) if folder.is_dir() else None
+    there = None if saved is None else saved.training.get("global_step")
+    if saved is None or there != step:
+        holds = "is missing" if saved is None else f"holds that after update {there}"
+        raise TrainingError(
+            f"Training in '{checkpoint}' was at its best after update {step}; it does not hold that adapter, and "
+            f"'{folder}' {holds}. Resume from a checkpoint that was written later, or start anew with "
+            "`resume_from_checkpoint=None`."
+        )
+    return saved.tensors
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """What differs between two records, in words.
+
+    Example:
+        >>> differences({"seed": 1, "optim": "sgd"}, {"seed": 2, "optim": "sgd"})
+        "'seed' is 1 there and 2 here"
+    """
+    names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
+    return "; ".join(f"{name!r} is {there.get(name)!r} there and {here.get(name)!r} here" for name in names)
+
+
+def _check_same(there: dict[str, Any], here: dict[str, Any], where: Path) -> None:
+    if changed := differences(there, here):
+        raise TrainingError(
+            f"Training in '{where}' cannot be resumed with other settings: {changed}. Give it the same, or start anew "
+            "with `resume_from_checkpoint=None`."
+        )
+
+
+def clean_up(output_dir: Path, keep: int | None) -> None:
+    """Removes what interrupted saves left, and the checkpoints written first, beyond the number to keep."""
+    for entry in output_dir.glob(".checkpoint-*"):
+        shutil.rmtree(entry, ignore_errors=True)
+    for entry in checkpoint_folders(output_dir)[:-keep] if keep else ():
+        shutil.rmtree(entry, ignore_errors=True)
+
+
+def find_checkpoint(output_dir: str | None, wanted: bool | str | None) -> Path | None:
+    """The folder that `resume_from_checkpoint` means, or None to start from the beginning.
+
+    Raises:
+        TrainingError: `True` and there is none.
+    """
+    if not wanted:
+        return None
+    if isinstance(wanted, str) and wanted != "auto":
+        return Path(wanted)
+    found = checkpoint_folders(Path(output_dir))
+    if not found and wanted is True:
+        raise TrainingError(
+            f"There is no complete checkpoint in '{output_dir}' to resume from. `resume_from_checkpoint='auto'` starts "
+            "from the beginning where there is none."
+        )
+    return found[-1] if found else None

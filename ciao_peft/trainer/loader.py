@@ -1,0 +1,143 @@
+"""From a plan of batches to tensors: pictures or stored features, this process's share of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..features import ClipSamples, FeatureDataset, Samples
+from .accelerator import rows_per_process
+from .sampler import seed_everything
+
+
+@dataclass
+class Batch:
+    """What one process computes of one micro-batch.
+
+    Args:
+        inputs: `pixel_values` or `features`, as `CIAOModel.forward` takes them.
+        labels: Of these samples; None where there are none.
+        counts: Samples of this micro-batch on each process.
+    """
+
+    inputs: dict[str, Any]
+    labels: Tensor | None
+    counts: list[int] = field(default_factory=list)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        moved = {
+            name: tuple(t.to(device, non_blocking=True) for t in value)
+            if isinstance(value, tuple)
+            else value.to(device, non_blocking=True)
+            for name, value in self.inputs.items()
+        }
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        return Batch(moved, labels, self.counts)
+
+    def pin_memory(self) -> Batch:
+        """The same where a GPU can fetch it while it computes."""
+        pinned = {
+            name: tuple(t.pin_memory() for t in value) if isinstance(value, tuple) else value.pin_memory()
+            for name, value in self.inputs.items()
+        }
+        return Batch(pinned, None if self.labels is None else self.labels.pin_memory(), self.counts)
+
+
+class BatchSource:
+    """A dataset and its labels, read by batch; what `DataLoader` sends to its workers.
+
+    Args:
+        data: Pictures or stored features.
+        labels: Of all samples, as `check_labels` returns them, or None.
+        include_excitation: Whether stored u is of use.
+    """
+
+    def __init__(
+        self, data: Samples | ClipSamples | FeatureDataset, labels: Tensor | None, include_excitation: bool = True
+    ):
+        self.data = data
+        self.include_excitation = include_excitation
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, order: tuple[np.ndarray, list[int], int | None]) -> Batch:
+        """One batch.
+
+        Args:
+            order: Indices, `Batch.counts`, and the seed of what is random in it (None: view 0).
+        """
+        indices, counts, seed = order
+        rows = torch.from_numpy(indices)
+        labels = None if self.labels is None else self.labels[rows]
+        if isinstance(self.data, FeatureDataset):
+            views: int | Tensor = 0
+            if seed is not None and self.data.views > 1:
+                views = torch.from_numpy(np.random.default_rng(seed).integers(0, self.data.views, len(indices)))
+            return Batch({"features": self.data.features(rows, views, self.include_excitation)}, labels, counts)
+        if seed is not None:  # for datasets that augment on the fly
+            seed_everything(seed)
+        return Batch({"pixel_values": self.data.pixels(indices)}, labels, counts)
+
+
+class _Orders:
+    """A sampler whose orders are set anew for each epoch, so that workers live on."""
+
+    def __init__(self) -> None:
+        self.orders: Sequence[Any] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.orders)
+
+    def __len__(self) -> int:
+        return len(self.orders)
+
+
+class Batches:
+    """Hands out this process's share of planned batches.
+
+    Args:
+        source: What to read.
+        rank, num_processes: Which share.
+        num_workers: Processes that read ahead; results do not depend on it.
+        device: Where batches end up.
+    """
+
+    def __init__(self, source: BatchSource, rank: int, num_processes: int, num_workers: int, device: torch.device):
+        self.rank, self.num_processes, self.device = rank, num_processes, device
+        self._sampler = _Orders()
+        # Stored features need no workers: sending tensors between processes costs more than reading them.
+        workers = 0 if isinstance(source.data, FeatureDataset) else num_workers
+        self._loader = DataLoader(
+            source,
+            batch_size=None,
+            sampler=self._sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),
+        )
+
+    def read(self, plan: Sequence[np.ndarray], seeds: Sequence[int | None]) -> Iterator[Batch]:
+        """The batches of a plan, one after the other.
+
+        Args:
+            plan: Indices of each batch, over all processes.
+            seeds: Of what is random in each.
+        """
+        orders = []
+        for indices, seed in zip(plan, seeds, strict=True):
+            counts = rows_per_process(len(indices), self.num_processes)
+            first = sum(counts[: self.rank])
+            orders.append((indices[first : first + counts[self.rank]], counts, seed))
+        self._sampler.orders = orders
+        for batch in self._loader:
+            yield batch.to(self.device)
