@@ -10,8 +10,10 @@ Example:
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ._lazy import lazy_names
+from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .auto import AutoCIAOModel
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from .preprocessing import Preprocessing
     from .saliency import draw_saliency, gradcam_plus_plus, mask_strength, saliency_picture
     from .trainer import CIAOTrainer, CIAOTrainingArguments
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AutoCIAOModel",
@@ -71,13 +71,4 @@ _ROOM_OF = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _ROOM_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_ROOM_OF[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _ROOM_OF)

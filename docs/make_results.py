@@ -13,7 +13,7 @@ from pathlib import Path
 from real_faces_tables import METRICS, networks, settings, starts_of_a, three_or_nine
 from speed_tables import table
 
-from ciao_peft.study import Plan
+from ciao_peft.study import read_plan
 from ciao_peft.study.analysis.study import LEVEL, NETWORKS, Study
 from ciao_peft.study.report.contents import Section
 from ciao_peft.study.report.markdown import as_markdown
@@ -37,7 +37,7 @@ def studies() -> dict[str, Study]:
     for plan in sorted(STUDIES.glob("*.yaml"), reverse=True):  # the bundled encoder first
         results = RESULTS / f"study_{plan.stem.replace('-', '_')}.jsonl"
         if results.is_file():
-            found[plan.stem] = load_study(results, plan=Plan.from_file(plan))
+            found[plan.stem] = load_study(results, plan=read_plan(plan))
     return found
 
 

@@ -26,7 +26,7 @@ from ciao_peft.data import clips
 from ciao_peft.errors import AdapterFileError, DataError, FeatureCacheError, InputError, TrainingError
 from ciao_peft.features import Augmentation
 from ciao_peft.heads import DecisionHead, pool_map
-from ciao_peft.study import Plan, read_records
+from ciao_peft.study import plan_from_dict, plan_to_dict, read_plan, read_records
 from fakes import NETWORKS, SIZE, Undecided, bits, forge, same_bits, small_config, tiny_backbone, wrap
 
 T = 3
@@ -481,7 +481,7 @@ def test_a_study_scores_clips_with_averaged_frames_and_with_the_recurrent_head(p
     """What only the order of the frames tells, the mean over frames cannot."""
     encoder = tiny_encoder(tmp_path / "encoder")
     (tmp_path / "plan.yaml").write_text(PLAN.format(data=painted_emoreact, encoder=encoder.source))
-    assert Plan.from_dict(Plan.from_file(tmp_path / "plan.yaml").to_dict()) == Plan.from_file(tmp_path / "plan.yaml")
+    assert plan_from_dict(plan_to_dict(read_plan(tmp_path / "plan.yaml"))) == read_plan(tmp_path / "plan.yaml")
     command = ["reproduce", "--plan", str(tmp_path / "plan.yaml"), "--output_dir", str(tmp_path / "run")]
     assert main(command) == 0
     tested = {record.method: record for record in read_records(tmp_path / "run") if record.split == "test"}

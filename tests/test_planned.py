@@ -8,7 +8,7 @@ import pytest
 from studies import HEAD, record
 from test_reproduce import painted, plan_of
 
-from ciao_peft.study import METHODS, Encoder, Plan, Record, Task, read_records
+from ciao_peft.study import METHODS, Encoder, Plan, Record, Task, read_plan, read_records, write_plan
 from ciao_peft.study.analysis.study import CIAO, Study
 from ciao_peft.study.matching import fits
 from ciao_peft.study.worklist import Worklist
@@ -138,10 +138,10 @@ def test_all_that_a_study_trains_fits_its_plan(tmp_path):
         search_epochs=0.5,
     )
     assert Worklist(plan, tmp_path / "run", say=lambda line: None).work().failed == {}
-    plan.to_file(tmp_path / "plan.yaml")
+    write_plan(plan, tmp_path / "plan.yaml")
     records = read_records(tmp_path / "run")
     assert len(records) == 6
-    for known in (plan, Plan.from_file(tmp_path / "plan.yaml")):
+    for known in (plan, read_plan(tmp_path / "plan.yaml")):
         assert Study(records, known).aside == []
     assert Study(records, replace(plan, epochs=2.0)).records == [r for r in records if r.split == "validation"]
 

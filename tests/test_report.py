@@ -17,7 +17,7 @@ from studies import HEAD, painted_study, record, records, searched
 
 from ciao_peft.cli import main
 from ciao_peft.errors import ConfigError, MissingExtraError, RecordError
-from ciao_peft.study import Encoder, Plan, Record, Task, append_record, methods_named
+from ciao_peft.study import Encoder, Plan, Record, Task, append_record, methods_named, write_plan
 from ciao_peft.study.analysis.study import CIAO, Study
 from ciao_peft.study.report.contents import Listing, Section
 from ciao_peft.study.report.html import as_page, size_of
@@ -279,7 +279,7 @@ def test_what_is_missing_is_said(tmp_path):
         epochs=3,
     )
     folder = written(tmp_path, [record(HEAD, 0, 0.5)])
-    plan.to_file(folder / "plan.yaml")
+    write_plan(plan, folder / "plan.yaml")
     text = write_report(folder, figures=False).text.read_text(encoding="utf-8")
     assert "- fer: nothing was trained on it." in text
     assert "- faces, small-face: decision layer has 1 of 2 seeds (1 missing)." in text
@@ -289,7 +289,7 @@ def test_what_is_missing_is_said(tmp_path):
 def test_records_of_which_none_fits_the_plan_are_an_error(tmp_path):
     folder = written(tmp_path, [record(HEAD, 0, 0.5, epochs=9.0)])
     tasks, encoders = (Task(name="faces", dataset="imagefolder"),), (Encoder(name="small-face"),)
-    Plan(tasks=tasks, encoders=encoders, methods=methods_named([HEAD]), epochs=3).to_file(folder / "plan.yaml")
+    write_plan(Plan(tasks=tasks, encoders=encoders, methods=methods_named([HEAD]), epochs=3), folder / "plan.yaml")
     with pytest.raises(RecordError, match="none of its 1 records fits the plan"):
         write_report(folder, figures=False)
 

@@ -18,7 +18,7 @@ from test_search import tiny_encoder
 
 from ciao_peft.cli import main
 from ciao_peft.errors import ConfigError, TrainingError
-from ciao_peft.study import Encoder, Method, Plan, Task, read_records
+from ciao_peft.study import Encoder, Method, Plan, Task, plan_from_dict, read_plan, read_records, write_plan
 from ciao_peft.study.data import Material, load_experiment_encoder, load_task
 from ciao_peft.study.plan import Run
 from ciao_peft.study.records import PROTOCOL_VERSION, append_record
@@ -53,7 +53,7 @@ def plan_of(folder: Path, **changes: object) -> Plan:
 
 
 def written(plan: Plan, path: Path) -> str:
-    plan.to_file(path)
+    write_plan(plan, path)
     return str(path)
 
 
@@ -96,7 +96,7 @@ def test_a_finished_study_trains_nothing_again(finished, capsys):
     _, folder = finished
     before = (folder / "results.jsonl").read_bytes()
     plan, _ = finished
-    plan.to_file(folder / "plan.yaml")
+    write_plan(plan, folder / "plan.yaml")
     assert main(["reproduce", "--output_dir", str(folder)]) == 0
     assert (folder / "results.jsonl").read_bytes() == before
     assert "16 of 16 trainings" in capsys.readouterr().out
@@ -309,11 +309,11 @@ def test_a_plan_file_gives_an_equal_plan(tmp_path):
     methods = (Method(name="full"), Method(name="mine", rival="lora"), *plan_of(tmp_path).methods)
     tasks = (Task(name="jaffe", dataset="jaffe"), painted("affect"))
     plan = plan_of(tmp_path, search_seeds=2, search_epochs=0.5, feature_dtype="float16", methods=methods, tasks=tasks)
-    plan.to_file(tmp_path / "plan.yaml")
-    assert Plan.from_file(tmp_path / "plan.yaml") == plan
+    write_plan(plan, tmp_path / "plan.yaml")
+    assert read_plan(tmp_path / "plan.yaml") == plan
     values = yaml.safe_load((tmp_path / "plan.yaml").read_text())
     with pytest.raises(ConfigError, match="did you mean 'seeds'"):
-        Plan.from_dict(values | {"seed": 3})
+        plan_from_dict(values | {"seed": 3})
 
 
 @pytest.mark.parametrize(

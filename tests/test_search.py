@@ -18,7 +18,7 @@ from ciao_peft.cli import main
 from ciao_peft.encoders import save_encoder
 from ciao_peft.errors import ConfigError, DataError, MissingExtraError, TrainingError
 from ciao_peft.metrics import compute_metrics
-from ciao_peft.study import METHODS, Encoder, Method, Plan, Task
+from ciao_peft.study import METHODS, Encoder, Method, Task, plan_from_dict
 from ciao_peft.study.presets import method_from_file
 from ciao_peft.study.search import SearchResult, SearchSpace, search_settings
 from ciao_peft.study.search.objective import held_out_parts
@@ -412,4 +412,4 @@ def test_the_best_setting_takes_part_in_a_study(found, tmp_path):
         "encoders": {"tiny": tiny_encoder(found.folder.parent / "encoder").source},
         "methods": {found.method.name: {"config": found.method.config, "arguments": found.method.arguments}},
     }
-    assert faces and Plan.from_dict(plan).methods[0].config == found.method.config
+    assert faces and plan_from_dict(plan).methods[0].config == found.method.config

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-
-from ..errors import BackboneError, InputError, UntraceableBackboneError
 from .cut import CutBackbone, Mask, Request
+from .frozen import BorrowedBackbone
 from .hooked import HookedBackbone
 from .identity import (
     backbone_name,
@@ -16,10 +14,12 @@ from .identity import (
     find_input_size,
     same_backbone,
 )
+from .opening import open_backbone
 from .tracing import Rooted, first_tensor
 from .units import UnitSpec
 
 __all__ = [
+    "BorrowedBackbone",
     "CutBackbone",
     "HookedBackbone",
     "Mask",
@@ -36,52 +36,3 @@ __all__ = [
     "open_backbone",
     "same_backbone",
 ]
-
-
-def open_backbone(
-    backbone: nn.Module, input_size: tuple[int, int, int], targets: tuple[str, ...] | None = None
-) -> CutBackbone | HookedBackbone:
-    """The backbone with places for masks at its terminal convolutions: cut by its graph, else through hooks.
-
-    A terminal convolution is a spatial one (its output larger than 1x1) on the way to the output from which no other
-    spatial convolution can be reached: one in a chain, one per branch where branches run side by side.
-
-    Args:
-        backbone: Any convolutional network, in eval mode. Nothing of it is changed.
-        input_size: `(C, H, W)` of its pixels.
-        targets: Exact paths of the convolutions to take instead.
-
-    Raises:
-        BackboneError: it cannot be called on such pixels, returns several maps, or has no spatial convolution.
-        TargetModulesError: `targets` do not name convolutions side by side on the way to the output.
-
-    Example:
-        >>> import torch
-        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.MaxPool2d(2)).eval()
-        >>> opened = open_backbone(net, (3, 16, 16))
-        >>> opened.targets, opened.map_shape, opened.traceable
-        (('2',), (16, 6, 6), True)
-    """
-    example = example_pixels(backbone, input_size)
-    try:
-        _call(backbone, example)
-    except BackboneError:
-        raise
-    except Exception as error:
-        raise BackboneError(
-            f"{type(backbone).__name__} cannot be called on pixels of {tuple(input_size)}: {error}. Give the size it "
-            "was made for as `input_size=(channels, height, width)`."
-        ) from error
-    try:
-        return CutBackbone(backbone, example, targets)
-    except UntraceableBackboneError as error:
-        return HookedBackbone(backbone, example, targets, str(error))
-
-
-def _call(backbone: nn.Module, example: Tensor) -> None:
-    import torch
-
-    with torch.no_grad():
-        output = first_tensor(backbone(example))
-    if len(output) != len(example):
-        raise InputError(f"its output has {len(output)} rows for {len(example)} images")

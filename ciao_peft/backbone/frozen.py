@@ -9,7 +9,10 @@ import torch
 from torch import nn
 
 from ..errors import BackboneError
-from . import CutBackbone, HookedBackbone, find_input_size, open_backbone
+from .cut import CutBackbone
+from .hooked import HookedBackbone
+from .identity import find_input_size
+from .opening import open_backbone
 
 
 class BorrowedBackbone:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .. import __version__
+from .._version import __version__
 from ..errors import CIAOError
 from . import data, encoders, report, reproduce, search, sharing
 

@@ -137,14 +137,14 @@ def _check_flags(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> Any:
-    from ..study import Plan, method_from_file
+    from ..study import method_from_file, plan_from_flags, read_plan
 
     if options.plan is not None:
-        return Plan.from_file(options.plan)
+        return read_plan(options.plan)
     given = {name: getattr(options, name) for name in _OF_A_PLAN if getattr(options, name) is not None}
     if options.bf16:
         given["arguments"] = {"bf16": True}
-    plan = Plan.from_flags(options.tasks, options.encoders or ["small-face"], options.methods or ["networks"], **given)
+    plan = plan_from_flags(options.tasks, options.encoders or ["small-face"], options.methods or ["networks"], **given)
     found = tuple(method_from_file(path) for path in options.method_file)
     return dataclasses.replace(plan, methods=(*plan.methods, *found))
 

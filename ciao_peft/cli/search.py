@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from ..checking import checked_keys
 from ..errors import ConfigError
 from .data import setting_of
 
@@ -91,7 +92,6 @@ def _search(options: argparse.Namespace) -> None:
 def _space(path: str) -> dict[str, Any]:
     import yaml
 
-    from ..study.plan import checked_keys
     from ..study.search import SearchSpace
 
     try:

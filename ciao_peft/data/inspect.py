@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DataError
-from . import dataset_builder
 from .duplicates import Shared, picture_hashes, shared_between_splits
 from .labels import LabelSet, labels_of
+from .loading import dataset_builder
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -2,96 +2,43 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-from typing import Any
+from typing import TYPE_CHECKING
 
-from torch import nn
+from .._lazy import lazy_names
 
-from ..errors import EncoderNotFoundError, listed
-from ..hub import is_hub_id
+if TYPE_CHECKING:
+    from .conversion import convert_encoder as convert_encoder
+    from .folder import save_encoder as save_encoder
+    from .loading import list_encoders as list_encoders
+    from .loading import load_encoder as load_encoder
+    from .prior_knowledge import PriorKnowledge as PriorKnowledge
+    from .push import publish_encoder as publish_encoder
+    from .push import push_encoder as push_encoder
+    from .small_face import SmallFace as SmallFace
+    from .vggface2 import VGGFace2 as VGGFace2
 
-_ENCODERS = {
-    "prior_knowledge": "prior_knowledge:load",
-    "small-face": "small_face:load",
-    "vggface2": "vggface2:load",
-}
-_HERE = {
+__all__ = [
+    "PriorKnowledge",
+    "SmallFace",
+    "VGGFace2",
+    "convert_encoder",
+    "list_encoders",
+    "load_encoder",
+    "publish_encoder",
+    "push_encoder",
+    "save_encoder",
+]
+
+_MODULE_OF = {
     "PriorKnowledge": "prior_knowledge",
-    "convert_encoder": "conversion",
-    "push_encoder": "push",
-    "publish_encoder": "push",
-    "save_encoder": "folder",
     "SmallFace": "small_face",
     "VGGFace2": "vggface2",
+    "convert_encoder": "conversion",
+    "list_encoders": "loading",
+    "load_encoder": "loading",
+    "publish_encoder": "push",
+    "push_encoder": "push",
+    "save_encoder": "folder",
 }
-__all__ = ["list_encoders", "load_encoder", *_HERE]
 
-
-def list_encoders() -> list[str]:
-    """Names that `load_encoder` knows, beside `timm/NAME`, folders and repositories.
-
-    Example:
-        >>> list_encoders()
-        ['prior_knowledge', 'small-face', 'vggface2']
-    """
-    return sorted(_ENCODERS)
-
-
-def load_encoder(name: str | os.PathLike, *, pretrained: bool = True, **settings: Any) -> nn.Module:
-    """An encoder in eval mode and float32, with attributes that say what it is.
-
-    `preprocessing` is the `Preprocessing` it is fed by, `input_size` its channels, height and width, `name` the name
-    given here and `revision` says which weights these are (`"random"`: nobody trained them). A model of transformers
-    without `preprocessor_config.json` has neither of the first two.
-
-    Args:
-        name: One of `list_encoders()`; `timm/NAME` for a model of timm; a folder written by `save_encoder` or by
-            `save_pretrained` of transformers, or `user/name` for an encoder or a model of either library on the Hub.
-        pretrained: Trained weights, or random ones to train.
-        settings: The encoder's own: for `vggface2` and `prior_knowledge`, which ship without weights, `weights`, a
-            folder or repository that holds them; for `small-face` those of `SmallFace`, for timm those of
-            `timm.create_model`, for folders and repositories `preprocessing` in place of their own, and `revision`,
-            `token` and the like of `ciao_peft.hub.read_pretrained`.
-
-    Returns:
-        A network whose last convolutions an adapter can mask.
-
-    Raises:
-        EncoderNotFoundError: no encoder goes by this name.
-        ConfigError: trained weights of an encoder that ships without were asked for, and none were given.
-        AdapterFileError: the folder or repository holds no encoder, or a damaged one.
-        HubError: the Hub does not give the files.
-
-    Example:
-        >>> import torch
-        >>> encoder = load_encoder("small-face")
-        >>> encoder.input_size
-        (3, 64, 64)
-        >>> encoder(torch.zeros(2, 3, 64, 64)).shape
-        torch.Size([2, 128])
-    """
-    text = os.fspath(name)
-    if text in _ENCODERS:
-        module, function = _ENCODERS[text].split(":")
-        encoder = getattr(importlib.import_module(f".{module}", __name__), function)(pretrained=pretrained, **settings)
-    elif text.startswith("timm/"):
-        from .from_timm import load
-
-        encoder = load(text.removeprefix("timm/"), pretrained=pretrained, **settings)
-    elif os.path.isdir(text) or is_hub_id(text):
-        from .from_hub import load
-
-        encoder = load(text, pretrained=pretrained, **settings)
-    else:
-        raise EncoderNotFoundError(
-            f"No encoder is named {text!r}, and there is no folder of this name. Encoders: {listed(_ENCODERS)}; models "
-            "of timm are called 'timm/NAME', as in `load_encoder('timm/resnet18')`."
-        )
-    return encoder.eval()
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HERE:
-        return getattr(importlib.import_module(f".{_HERE[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..errors import DataError, DataNotFoundError
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
+
+Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+
+# In the order of Pillow's numbers, which `preprocessor_config.json` holds.
+RESAMPLES: tuple[str, ...] = get_args(Resample)
 
 
 def open_picture(image: Any) -> Image:

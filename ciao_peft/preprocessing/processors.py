@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ConfigError
+from .pictures import RESAMPLES
 
 _FILE = "preprocessor_config.json"
 
@@ -216,8 +217,6 @@ def _three(values: Any) -> tuple[float, ...]:
 
 
 def _resample(number: Any, defaults: _Defaults) -> str:
-    from . import RESAMPLES
-
     number = defaults.resample if number is None else int(number)
     if not 0 <= number < len(RESAMPLES):
         raise ConfigError(f"`resample` must be Pillow's number of a filter, 0 to {len(RESAMPLES) - 1}; got {number}.")

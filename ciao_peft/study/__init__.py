@@ -1,8 +1,9 @@
-"""The paper's protocol: tasks x encoders x methods x seeds, and what came out of it."""
+"""Studies: tasks x encoders x methods x seeds, as the paper compares them, and what came out."""
 
 from __future__ import annotations
 
 from .plan import Encoder, Method, Plan, Run, Task
+from .plan_file import plan_from_dict, plan_from_flags, plan_to_dict, read_plan, write_plan
 from .presets import GROUPS, METHODS, TASKS, method_from_file, methods_named
 from .records import RESULTS_FILE, Record, append_record, key_of, read_records
 
@@ -21,5 +22,10 @@ __all__ = [
     "key_of",
     "method_from_file",
     "methods_named",
+    "plan_from_dict",
+    "plan_from_flags",
+    "plan_to_dict",
+    "read_plan",
     "read_records",
+    "write_plan",
 ]

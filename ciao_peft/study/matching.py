@@ -22,7 +22,8 @@ def fits(record: Record, plan: Plan) -> bool:
     are told apart by the keys alone.
 
     Example:
-        >>> plan = Plan.from_flags(["faces=data"], ["small-face"], ["decision layer + CIAO"], seeds=3, epochs=2)
+        >>> from ciao_peft.study import plan_from_flags
+        >>> plan = plan_from_flags(["faces=data"], ["small-face"], ["decision layer + CIAO"], seeds=3, epochs=2)
         >>> shared = dict(task="faces", dataset="imagefolder", encoder="small-face", encoder_revision="1", split="test")
         >>> shared |= dict(metric="accuracy", method="decision layer + CIAO", kind="network", scores={"accuracy": 0.8})
         >>> settings = dict(config={"tuning": "decision_layer"}, arguments={"mask_learning_rate": 0.01}, epochs=2.0)

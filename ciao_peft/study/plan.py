@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from ..errors import ConfigError, listed
@@ -16,33 +13,7 @@ Kind = Literal["network", "ablation", "rival"]
 Needs = Literal["features", "pixels"]
 Split = Literal["test", "validation"]
 
-PLAN_FILE = "plan.yaml"
-"""A study's plan, in its folder."""
-
 RATE_NAMES = ("learning_rate", "mask_learning_rate", "encoder_learning_rate")
-
-
-def checked_keys(what: str, values: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
-    """The values, if every key is known.
-
-    Raises:
-        ConfigError: one is not; the message lists those that are.
-
-    Example:
-        >>> checked_keys("a plan", {"seed": 3}, ["seeds", "tasks"])
-        Traceback (most recent call last):
-        ...
-        ciao_peft.errors.ConfigError: Unknown key 'seed' in a plan; did you mean 'seeds'? Known keys: 'seeds', 'tasks'.
-    """
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{what.capitalize()} must map keys to values; got {values!r}.")
-    known = list(known)
-    for key in values:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ConfigError(f"Unknown key {key!r} in {what}; {hint}Known keys: {listed(known)}.")
-    return dict(values)
 
 
 def _check_name(what: str, name: Any) -> None:
@@ -244,91 +215,3 @@ class Plan:
                 raise ConfigError(f"`{name}` must be a number above 0; got {value!r}.")
         if self.search_fraction >= 1:
             raise ConfigError(f"`search_fraction` must lie between 0 and 1; got {self.search_fraction!r}.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, as a plan file has it; `from_dict` gives an equal plan back."""
-
-        from .presets import TASKS, preset_method
-
-        def differing(item: Any, base: Any = None) -> dict[str, Any]:
-            found = {}
-            for part in fields(item):
-                value = getattr(item, part.name)
-                default = part.default_factory() if part.default_factory is not dataclasses.MISSING else part.default
-                if part.name != "name" and value != (default if base is None else getattr(base, part.name)):
-                    found[part.name] = list(value) if isinstance(value, tuple) else value
-            return found
-
-        named = {
-            "tasks": {task.name: differing(task, TASKS.get(task.name)) for task in self.tasks},
-            "methods": {method.name: differing(method, preset_method(method.name)) for method in self.methods},
-        }
-        encoders = {encoder.name: encoder.source for encoder in self.encoders}
-        rest = differing(self)
-        return {
-            **named,
-            "encoders": encoders,
-            **{k: v for k, v in rest.items() if k not in ("tasks", "methods", "encoders")},
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
-        """The plan that a plan file holds: presets by name, or everything spelled out.
-
-        Raises:
-            ConfigError: an unknown key, name or value.
-        """
-        from .presets import methods_named, task_from
-
-        values = checked_keys("a plan", values, [part.name for part in fields(cls)])
-        for name in ("tasks", "methods", "encoders"):
-            values.setdefault(name, {})
-        tasks = values["tasks"] if isinstance(values["tasks"], Mapping) else dict.fromkeys(values["tasks"])
-        values["tasks"] = tuple(task_from(name, given) for name, given in tasks.items())
-        encoders = values["encoders"]
-        encoders = encoders if isinstance(encoders, Mapping) else dict.fromkeys(encoders)
-        values["encoders"] = tuple(Encoder(name=name, source=source) for name, source in encoders.items())
-        values["methods"] = methods_named(values["methods"])
-        return cls(**values)
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> Plan:
-        """The plan in a YAML file.
-
-        Raises:
-            ConfigError: there is no such file, it is no YAML, or it holds something unknown.
-        """
-        import yaml
-
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"The plan {str(path)!r} cannot be read: {error.strerror}.") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"The plan {str(path)!r} is no YAML: {error}") from error
-        return cls.from_dict(values)
-
-    @classmethod
-    def from_flags(cls, tasks: Iterable[str], encoders: Iterable[str], methods: Iterable[str], **rest: Any) -> Plan:
-        """The plan that flags of a command line describe: `NAME=DIR` for tasks, `NAME` or `NAME=SOURCE` for encoders.
-
-        Raises:
-            ConfigError: an unknown name or key.
-
-        Example:
-            >>> plan = Plan.from_flags(["fer=data/fer"], ["small-face", "mine=runs/mine"], ["decision layer"], seeds=3)
-            >>> plan.tasks[0].data_dir, plan.encoders[1].source, plan.seeds
-            ('data/fer', 'runs/mine', (0, 1, 2))
-        """
-
-        def pairs(words: Iterable[str]) -> dict[str, str | None]:
-            return {name: value if equals else None for name, equals, value in (word.partition("=") for word in words)}
-
-        return cls.from_dict({"tasks": pairs(tasks), "encoders": pairs(encoders), "methods": list(methods), **rest})
-
-    def to_file(self, path: str | Path) -> None:
-        """Writes it as YAML."""
-        import yaml
-
-        text = yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=120)
-        Path(path).write_text(text, encoding="utf-8")

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..checking import checked_keys
 from ..errors import ConfigError, listed
-from .plan import Method, Task, checked_keys
+from .plan import Method, Task
 
 WITHOUT_CIAO = {"inhibition": False, "contrastive_weight": 0.0}
 

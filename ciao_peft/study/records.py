@@ -10,9 +10,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import RecordError, listed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RESULTS_FILE = "results.jsonl"
 FORMAT_VERSION = 1
@@ -219,3 +222,32 @@ def _parsed(lines: Iterable[bytes], path: Path, first: int) -> Iterator[Record]:
             yield Record.from_dict(values)
         except (RecordError, TypeError, ValueError) as error:
             raise RecordError(f"{str(path)!r}, line {number}: {error}") from error
+
+
+class Trained(NamedTuple):
+    """What one training gives.
+
+    Args:
+        logits: `(N, num_labels)` of the test rows, in their order.
+        history: Per epoch the mean losses.
+        parameters: `"trained"` and `"adapter_total"`.
+        seconds: Of training alone.
+        decay_start: Where `a` started, if there is a mask.
+    """
+
+    logits: Tensor
+    history: list[dict[str, float]]
+    parameters: dict[str, int]
+    seconds: float
+    decay_start: float | None = None
+
+
+def history_of(log: list[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """Epoch and losses from the entries of a trainer's log.
+
+    Example:
+        >>> history_of([{"step": 9, "epoch": 1.0, "loss": 2.0, "grad_norm": 1.0}, {"epoch": 1.0, "train_loss": 2.0}])
+        [{'epoch': 1.0, 'loss': 2.0}]
+    """
+    names = ("epoch", "loss", "task_loss", "contrastive_loss")
+    return [{name: float(entry[name]) for name in names if name in entry} for entry in log if "loss" in entry]

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from .plan import PLAN_FILE, Plan
+from .plan import Plan
+from .plan_file import PLAN_FILE, read_plan, write_plan
 from .worklist import SECONDS_BETWEEN_LOOKS, Progress, Worklist
 
 _LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -145,7 +146,7 @@ def remember_plan(plan: Plan, folder: Path) -> None:
     """Writes `plan.yaml` of a study; whoever reads meanwhile sees the old one or the new one."""
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f"{PLAN_FILE}.{os.getpid()}"
-    plan.to_file(aside)
+    write_plan(plan, aside)
     os.replace(aside, folder / PLAN_FILE)
 
 
@@ -160,7 +161,7 @@ def known_plan(folder: Path) -> Plan:
             f"'{folder}' holds no study to go on with. Say what to train: `--plan FILE`, or `--tasks NAME=DIR ...` "
             "with `--encoders` and `--methods`."
         )
-    return Plan.from_file(folder / PLAN_FILE)
+    return read_plan(folder / PLAN_FILE)
 
 
 def python_command(*words: str) -> list[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,28 +20,11 @@ from ..metrics import compute_metrics, confusion_matrix
 from ..model import get_ciao_model
 from ..saving.adapter_folder import library_versions
 from ..trainer import CIAOTrainer, CIAOTrainingArguments
+from .baselines import build_rival, fit, predict
 from .data import Fold, Material
 from .matching import differing
 from .plan import Plan, Run
-from .records import PROTOCOL_VERSION, Record, key_of
-
-
-class Trained(NamedTuple):
-    """What one training gives.
-
-    Args:
-        logits: `(N, num_labels)` of the test rows, in their order.
-        history: Per epoch the mean losses.
-        parameters: `"trained"` and `"adapter_total"`.
-        seconds: Of training alone.
-        decay_start: Where `a` started, if there is a mask.
-    """
-
-    logits: Tensor
-    history: list[dict[str, float]]
-    parameters: dict[str, int]
-    seconds: float
-    decay_start: float | None = None
+from .records import PROTOCOL_VERSION, Record, Trained, history_of, key_of
 
 
 @dataclass(frozen=True)
@@ -193,9 +176,7 @@ class Trial:
     def _fit(self, train: Any, test: Any, fold: str) -> Trained:
         arguments = self._with_a_log_per_epoch(self.arguments(fold), len(train))
         if self.run.method.rival is not None:
-            from .baselines import train_rival
-
-            return train_rival(self, train, test, arguments)
+            return _train_baseline(self, train, test, arguments)
         model = get_ciao_model(self.material.encoder.module, self.config)
         try:
             trainer = CIAOTrainer(model, arguments)
@@ -237,18 +218,23 @@ def averaged_answers(logits: Tensor, labels: Tensor, things: Sequence[Any]) -> t
     return torch.from_numpy(means).to(logits.dtype), labels[rows]
 
 
-def history_of(log: list[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """Epoch and losses from the entries of a trainer's log.
-
-    Example:
-        >>> history_of([{"step": 9, "epoch": 1.0, "loss": 2.0, "grad_norm": 1.0}, {"epoch": 1.0, "train_loss": 2.0}])
-        [{'epoch': 1.0, 'loss': 2.0}]
-    """
-    names = ("epoch", "loss", "task_loss", "contrastive_loss")
-    return [{name: float(entry[name]) for name in names if name in entry} for entry in log if "loss" in entry]
-
-
 def _mean_history(folds: list[list[dict[str, float]]]) -> list[dict[str, float]]:
     """Of several folds, the mean of every entry that all of them have."""
     together = zip(*folds, strict=False)
     return [{name: sum(entry[name] for entry in entries) / len(entries) for name in entries[0]} for entries in together]
+
+
+def _train_baseline(trial: Trial, train: Any, test: Any, arguments: CIAOTrainingArguments) -> Trained:
+    """One training of a study with a rival.
+
+    Args:
+        trial: The run, with its data and encoder.
+        train, test: What it learns from, and what it answers.
+        arguments: Of the training.
+    """
+    method = trial.run.method
+    rival = build_rival(method.rival, trial.material.encoder.module, trial.config, **method.settings)
+    fitted = fit(rival, train, arguments)
+    logits = predict(rival, test, arguments)
+    parameters = {"trained": rival.num_trained, "adapter_total": rival.num_stored}
+    return Trained(logits, history_of(fitted.log), parameters, fitted.seconds)

@@ -320,7 +320,8 @@ def narrowed(plan: Plan, **only: Iterable[str]) -> Plan:
         ConfigError: one is not in the plan.
 
     Example:
-        >>> plan = Plan.from_flags(["fer=data/fer", "jaffe=data/jaffe"], ["small-face"], ["decision layer"])
+        >>> from ciao_peft.study import plan_from_flags
+        >>> plan = plan_from_flags(["fer=data/fer", "jaffe=data/jaffe"], ["small-face"], ["decision layer"])
         >>> [task.name for task in narrowed(plan, tasks=["jaffe"]).tasks]
         ['jaffe']
     """

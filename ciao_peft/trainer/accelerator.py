@@ -154,9 +154,9 @@ class _GatherRows(torch.autograd.Function):
 def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     """The rows of all processes, in the order of the processes.
 
-    Where every process takes the same loss of the result, and `DistributedDataParallel` then averages gradients over
-    the processes, each parameter gets the gradient that one process would have computed on all rows: the sum over processes
-    made here is the processes' number times too large, and the average makes up for it.
+    Every process takes the same loss of the result, and `DistributedDataParallel` then averages gradients over the
+    processes. The backward pass sums gradients over processes, which is too large by their number; the average makes
+    up for that, so each parameter gets the gradient that one process would have computed on all rows.
 
     Args:
         rows: `(b, ...)`, what this process has.

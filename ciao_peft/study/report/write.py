@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from ...errors import RecordError
 from ..analysis.study import Study
-from ..plan import PLAN_FILE, Plan
+from ..plan import Plan
+from ..plan_file import PLAN_FILE, read_plan
 from ..records import RESULTS_FILE, Record, read_records
 from .contents import about, contents, picture_stems
 from .figures import check_plots
@@ -51,7 +52,7 @@ def load_study(source: str | os.PathLike | Iterable[Record], *, plan: Plan | Non
         records = read_records(path)
         beside = (path if path.is_dir() else path.parent) / PLAN_FILE
         if plan is None and beside.is_file():
-            plan = Plan.from_file(beside)
+            plan = read_plan(beside)
         where = repr(str(path))
     else:
         records, where = list(source), "the records given"

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from . import Trial
+    from .results import SearchTrial
     from .space import SearchSpace
 
 
@@ -35,7 +35,7 @@ def _save(figure: Figure, path: Path) -> None:
     os.replace(aside, path)
 
 
-def draw_history(trials: Sequence[Trial], metric: str, path: Path) -> None:
+def draw_history(trials: Sequence[SearchTrial], metric: str, path: Path) -> None:
     """The score of each trial, and the best one until then; what was given up is a mark below."""
     figure = _figure(7, 4)
     axes = figure.add_subplot(xlabel="trial", ylabel=f"{metric.replace('_', ' ')} on held-out people")
@@ -50,7 +50,9 @@ def draw_history(trials: Sequence[Trial], metric: str, path: Path) -> None:
     _save(figure, path)
 
 
-def draw_slices(trials: Sequence[Trial], names: Sequence[str], space: SearchSpace, metric: str, path: Path) -> None:
+def draw_slices(
+    trials: Sequence[SearchTrial], names: Sequence[str], space: SearchSpace, metric: str, path: Path
+) -> None:
     """The score over each setting on its own, later trials darker, the best one in a ring."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 

@@ -1,0 +1,349 @@
+"""What an encoder must be fed: size, colour, mean, deviation, resampling. One object for training and inference."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from ..errors import ConfigError, DataError, listed
+from .pictures import RESAMPLES, Resample, as_mode, open_picture
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+    from torch import Tensor, nn
+
+Mode = Literal["RGB", "BGR", "L"]
+CropMode = Literal["squash", "center", "border"]
+
+_CONSTANTS = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
+_KEYS = {*_CONSTANTS, "size", "mode", "image_mean", "image_std", "resample", "crop_pct", "crop_mode"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """From pictures to the pixel values of one encoder. Plain data: equal when it does the same.
+
+    Values are `(pixel / 255 - mean) / std`. Pictures of any kind are understood: turned upright by their EXIF tag, with
+    16-bit gray scaled to 8 bits, palettes looked up, transparent parts laid on white, then brought to `mode`.
+
+    Args:
+        size: Height and width of what comes out.
+        mode: `"RGB"`, `"BGR"` (as Caffe's networks are fed) or `"L"`, one channel of gray.
+        mean: One number per channel, in the order of `mode`, for pixels between 0 and 1.
+        std: Likewise; above 0.
+        resample: Pillow's filter. Every one but `"nearest"` averages over what it shrinks.
+        crop_pct: Share of the resized picture that is kept, above 0: it is resized to `size / crop_pct` (rounded down),
+            then its middle is cut out.
+        crop_mode: `"squash"` resizes both sides, whatever their ratio was, so that all of a face stays; `"center"`
+            keeps the ratio and cuts what the longer side has too much; `"border"` keeps the ratio and fills up with the
+            mean.
+
+    Raises:
+        ConfigError: a value that cannot work.
+
+    Example:
+        >>> import numpy as np
+        >>> preprocessing = Preprocessing(size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
+        >>> preprocessing(np.full((48, 40), 255, dtype=np.uint8)).shape
+        torch.Size([1, 3, 32, 32])
+    """
+
+    size: tuple[int, int] = (64, 64)
+    mode: Mode = "RGB"
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    resample: Resample = "bilinear"
+    crop_pct: float = 1.0
+    crop_mode: CropMode = "squash"
+
+    def __post_init__(self) -> None:
+        for name, choices in (("mode", Mode), ("resample", Resample), ("crop_mode", CropMode)):
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigError(f"`{name}` must be one of {listed(get_args(choices))}; got {getattr(self, name)!r}.")
+        size = tuple(self.size) if isinstance(self.size, Sequence) else ()
+        if len(size) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in size):
+            raise ConfigError(f"`size` must be height and width, two whole numbers from 1 up; got {self.size!r}.")
+        object.__setattr__(self, "size", size)
+        channels = 1 if self.mode == "L" else 3
+        for name in ("mean", "std"):
+            given = getattr(self, name)
+            try:
+                values = tuple(float(value) for value in given)
+            except (TypeError, ValueError):
+                values = ()
+            if len(values) != channels or not all(map(math.isfinite, values)):
+                raise ConfigError(f"`{name}` must have {channels} numbers for mode {self.mode!r}; got {given!r}.")
+            if name == "std" and min(values) <= 0:
+                raise ConfigError(f"`std` must be above 0; got {given!r}.")
+            object.__setattr__(self, name, values)
+        if not isinstance(self.crop_pct, int | float) or not 0 < self.crop_pct < math.inf:
+            raise ConfigError(f"`crop_pct` must be above 0; got {self.crop_pct!r}.")
+        object.__setattr__(self, "crop_pct", float(self.crop_pct))
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of what comes out."""
+        return (len(self.mean), *self.size)
+
+    def __call__(self, images: Any) -> Tensor:
+        """Pixel values of one picture or several.
+
+        Args:
+            images: One or a list of: a PIL image, a path, an array `(H, W)` or `(H, W, C)` of uint8 or uint16 with 1
+                (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha) channels.
+
+        Returns:
+            `(B, C, height, width)`, float32, B = 1 for a single picture.
+
+        Raises:
+            DataError: a picture that cannot be read or understood; the message has its path or its index.
+            DataNotFoundError: no file at this path.
+        """
+        import torch
+
+        several = isinstance(images, list | tuple)
+        if several and not images:
+            raise DataError("There is no picture to preprocess: the list is empty.")
+        pictures = []
+        for index, image in enumerate(images if several else [images]):
+            try:
+                pictures.append(self.normalise(self.fit(open_picture(image))))
+            except DataError as error:
+                if not several:
+                    raise
+                raise type(error)(f"Picture {index} of {len(images)}: {error}") from error
+        return torch.stack(pictures)
+
+    def fit(self, picture: Image) -> np.ndarray:
+        """The part of a picture that an encoder sees, `(height, width, C)` uint8, channels in the order of `mode`."""
+        import numpy as np
+        from PIL import Image
+
+        picture = as_mode(picture, "L" if self.mode == "L" else "RGB")
+        target = self._resized(*picture.size[::-1])
+        if picture.size != target[::-1]:
+            picture = picture.resize(target[::-1], Image.Resampling(RESAMPLES.index(self.resample)))
+        if target != self.size:
+            # As torchvision's CenterCrop places it: a half is rounded to the even number.
+            top, left = (round((have - want) / 2) for have, want in zip(target, self.size, strict=True))
+            canvas = Image.new(picture.mode, self.size[::-1], self._fill(picture.mode))
+            canvas.paste(picture, (-left, -top))
+            picture = canvas
+        pixels = np.asarray(picture).reshape(*self.size, -1)
+        return np.ascontiguousarray(pixels[:, :, ::-1]) if self.mode == "BGR" else pixels
+
+    def normalise(self, pixels: np.ndarray) -> Tensor:
+        """`(C, height, width)` float32 of `(height, width, C)` uint8."""
+        import torch
+
+        values = torch.tensor(pixels).permute(2, 0, 1).float().div_(255)
+        mean, std = torch.tensor(self.mean).view(-1, 1, 1), torch.tensor(self.std).view(-1, 1, 1)
+        return values.sub_(mean).div_(std).contiguous()
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width before the middle is cut out."""
+        target_height, target_width = (math.floor(side / self.crop_pct) for side in self.size)
+        if self.crop_mode == "squash":
+            return max(1, target_height), max(1, target_width)
+        if self.crop_mode == "center" and target_height == target_width:
+            # torchvision's rule for one number: the shorter side gets it, the longer one is rounded down.
+            if height <= width:
+                return target_height, int(target_height * width / height)
+            return int(target_height * height / width), target_height
+        pick = min if self.crop_mode == "center" else max
+        ratio = pick(height / target_height, width / target_width)
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+    def _fill(self, mode: str) -> int | tuple[int, ...]:
+        fill = tuple(min(255, max(0, round(255 * value))) for value in self.mean)
+        return fill[0] if mode == "L" else fill[::-1] if self.mode == "BGR" else fill
+
+    # -- as plain data -------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Content of `preprocessor_config.json`, with the keys that image processors of transformers use.
+
+        Example:
+            >>> Preprocessing(size=(64, 48)).to_dict()["size"]
+            {'height': 64, 'width': 48}
+        """
+        return {
+            **_CONSTANTS,
+            "size": {"height": self.size[0], "width": self.size[1]},
+            "mode": self.mode,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+            "resample": RESAMPLES.index(self.resample),
+            "crop_pct": self.crop_pct,
+            "crop_mode": self.crop_mode,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Preprocessing:
+        """What `to_dict` wrote.
+
+        Raises:
+            ConfigError: a key is missing, unknown or has a value that this class cannot have.
+
+        Example:
+            >>> Preprocessing.from_dict(Preprocessing(mode="L", mean=(0.5,), std=(0.2,)).to_dict()).mode
+            'L'
+        """
+        unknown, missing = set(data) - _KEYS, _KEYS - set(data)
+        if unknown or missing:
+            what = f"unknown keys {listed(unknown)}" if unknown else f"no {listed(missing)}"
+            raise ConfigError(
+                f"The preprocessing has {what}; it has exactly these: {listed(_KEYS)}. A file of another library is "
+                "read by `Preprocessing.from_image_processor`, one of a newer version by that version."
+            )
+        for key, value in _CONSTANTS.items():
+            if data[key] != value:
+                raise ConfigError(f"`{key}` is always {value} here; got {data[key]!r}.")
+        size = data["size"]
+        if not isinstance(size, Mapping) or set(size) != {"height", "width"}:
+            raise ConfigError(f"`size` must be {{'height': ..., 'width': ...}}; got {size!r}.")
+        return cls(
+            size=(size["height"], size["width"]),
+            mode=data["mode"],
+            mean=data["image_mean"],
+            std=data["image_std"],
+            resample=_resample_name(data["resample"]),
+            crop_pct=data["crop_pct"],
+            crop_mode=data["crop_mode"],
+        )
+
+    # -- of other libraries --------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_timm(cls, data_config: Mapping[str, Any]) -> Preprocessing:
+        """timm's evaluation transform, from what `timm.data.resolve_data_config` gives.
+
+        Raises:
+            ConfigError: it asks for something this class does not do.
+
+        Example:
+            >>> config = {"input_size": (3, 224, 224), "interpolation": "bicubic", "crop_pct": 0.875,
+            ...           "crop_mode": "center", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+            >>> Preprocessing.from_timm(config).size
+            (224, 224)
+        """
+        channels, height, width = data_config["input_size"]
+        if channels not in (1, 3):
+            raise ConfigError(f"A network with {channels} input channels is fed neither gray nor colour pictures.")
+        return cls(
+            size=(height, width),
+            mode="L" if channels == 1 else "RGB",
+            mean=tuple(data_config["mean"]),
+            std=tuple(data_config["std"]),
+            resample=data_config["interpolation"],
+            crop_pct=data_config["crop_pct"],
+            crop_mode=data_config["crop_mode"],
+        )
+
+    @classmethod
+    def from_image_processor(cls, processor: Any) -> Preprocessing:
+        """What an image processor of transformers does, given as the object, its dict or a `preprocessor_config.json`.
+
+        Equal to transformers' processors that use Pillow, but for the place of the crop: where an odd number of pixels
+        is cut off, it may lie one pixel further on. Those that use torchvision differ by a step or two of 256 as well.
+
+        Raises:
+            ConfigError: it asks for something this class does not do.
+        """
+        from .processors import settings_of
+
+        data = processor if isinstance(processor, Mapping) else processor.to_dict()
+        return cls(**settings_of(data))
+
+    @classmethod
+    def for_backbone(cls, backbone: Any) -> Preprocessing | None:
+        """What a backbone says about its own input, or None where it says nothing.
+
+        Looked at in this order: its attribute `preprocessing`, timm's `pretrained_cfg`, which transformers' wrapper of
+        timm's models has in its config, its attribute `image_processor`, and the `preprocessor_config.json` beside the
+        files that transformers loaded it from, as far as it is on this disk; nothing is downloaded. A model of timm
+        says nothing where its pixels have neither one channel nor three.
+
+        Raises:
+            ConfigError: it says something this class does not do.
+
+        Example:
+            >>> import torch
+            >>> Preprocessing.for_backbone(torch.nn.Conv2d(3, 8, 3)) is None
+            True
+        """
+        own = getattr(backbone, "preprocessing", None)
+        if isinstance(own, cls):
+            return own
+        if isinstance(own, Mapping):
+            return cls.from_dict(own)
+        if "timm" in sys.modules:
+            from .timm_models import data_config_of, is_of_timm
+
+            if is_of_timm(backbone):
+                told = data_config_of(backbone)
+                return None if told is None else cls.from_timm(told)
+        if (processor := getattr(backbone, "image_processor", None)) is not None:
+            return cls.from_image_processor(processor)
+        if (config := getattr(backbone, "config", None)) is not None and "transformers" in sys.modules:
+            from .processors import stored_with
+
+            data = stored_with(config)
+            return None if data is None else cls.from_image_processor(data)
+        return None
+
+    def replace(self, **changes: Any) -> Preprocessing:
+        """The same with some settings changed.
+
+        Example:
+            >>> Preprocessing().replace(size=(96, 96)).size
+            (96, 96)
+        """
+        return dataclasses.replace(self, **changes)
+
+
+def _resample_name(number: Any) -> str:
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(RESAMPLES):
+        raise ConfigError(f"`resample` must be Pillow's number of a filter, 0 to {len(RESAMPLES) - 1}; got {number!r}.")
+    return RESAMPLES[number]
+
+
+def agreed_input(
+    backbone: nn.Module, preprocessing: Preprocessing | None, input_size: tuple[int, int, int] | None
+) -> tuple[Preprocessing | None, tuple[int, int, int] | None]:
+    """What a backbone is fed, and the size of its pixels, each from the other where only one was given.
+
+    Args:
+        backbone: Asked for its own preprocessing where none is given; that then makes pixels of the size given.
+        preprocessing: What the user says.
+        input_size: What the user says, `(C, H, W)`.
+
+    Returns:
+        Both; None for what nobody knows.
+
+    Raises:
+        ConfigError: the user says both, and they contradict each other.
+
+    Example:
+        >>> from torch import nn
+        >>> agreed_input(nn.Conv2d(3, 8, 3), Preprocessing(size=(96, 96)), None)[1]
+        (3, 96, 96)
+    """
+    if preprocessing is None:
+        own = Preprocessing.for_backbone(backbone)
+        if own is None or input_size is None:
+            return own, input_size if own is None else own.input_size
+        channels, height, width = input_size
+        # Pictures cannot be made into pixels of another number of channels than the preprocessing knows.
+        return own.replace(size=(height, width)) if channels == len(own.mean) else None, input_size
+    if input_size is not None and tuple(input_size) != preprocessing.input_size:
+        raise ConfigError(
+            f"`preprocessing` makes pixels of {preprocessing.input_size}, `input_size` is {tuple(input_size)}. Leave "
+            "`input_size` out, or change the `size` of the preprocessing."
+        )
+    return preprocessing, preprocessing.input_size

@@ -1,0 +1,62 @@
+"""What people use instead of CIAO, on the same encoder, cut, head, samples and budget."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ...backbone import BorrowedBackbone
+from ...errors import ConfigError, listed
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ...config import CIAOConfig
+    from .base import Trainee
+
+BUILDERS = {
+    "wide_head": "wide_head",
+    "lora": "lora",
+    "scale_and_shift": "scale_shift",
+    "norm_and_bias": "norm_bias",
+    "residual_adapters": "residual",
+    "head2toe": "head2toe",
+}
+"""Name of each builder, `build_<name>`, and the file it is in."""
+
+
+def build_rival(name: str, encoder: nn.Module, config: CIAOConfig, **settings: Any) -> Trainee:
+    """A rival on a copy of an encoder, ready for `fit`.
+
+    Args:
+        name: One of `BUILDERS`.
+        encoder: Any network that can be cut; afterwards it is as it was.
+        config: Kind of problem, settings of the head, and `init_seed`.
+        **settings: Of the builder.
+
+    Raises:
+        ConfigError: no such rival, or a setting that it does not know.
+        UntraceableBackboneError: the encoder could not be cut.
+
+    Example:
+        >>> from torch import nn
+        >>> from ciao_peft import CIAOConfig
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU())
+        >>> net.input_size = (3, 16, 16)
+        >>> config = CIAOConfig(problem_type="regression", num_labels=1, hidden_sizes=())
+        >>> rival = build_rival("residual_adapters", net, config)
+        >>> {part: sum(p.numel() for p in own) for part, own in rival.parts().items()}  # 8 x 16; 16 x 12 x 12 + 1
+        {'encoder': 128, 'head': 2305}
+    """
+    if name not in BUILDERS:
+        raise ConfigError(f"There is no rival {name!r}. Rivals: {listed(BUILDERS)}.")
+    build = getattr(importlib.import_module(f"{__package__}.{BUILDERS[name]}"), f"build_{name}")
+    borrowed = BorrowedBackbone(encoder)
+    try:
+        return build(borrowed.open(config.target_modules), config, **settings)
+    except TypeError as error:
+        if "unexpected keyword" in str(error):
+            raise ConfigError(f"The rival {name!r}: {error}.") from error
+        raise
+    finally:
+        borrowed.give_back()

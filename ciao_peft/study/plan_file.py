@@ -1,0 +1,106 @@
+"""A plan as plain data, as flags of a command line and as a YAML file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ..checking import checked_keys
+from ..errors import ConfigError
+from .plan import Encoder, Plan
+from .presets import TASKS, methods_named, preset_method, task_from
+
+PLAN_FILE = "plan.yaml"
+"""A study's plan, in its folder."""
+
+
+def plan_to_dict(plan: Plan) -> dict[str, Any]:
+    """Plain data, as a plan file has it; `plan_from_dict` gives an equal plan back.
+
+    Example:
+        >>> plan = plan_from_flags(["fer=data/fer"], ["small-face"], ["decision layer"], seeds=3)
+        >>> plan_to_dict(plan)["tasks"], plan_from_dict(plan_to_dict(plan)) == plan
+        ({'fer': {'data_dir': 'data/fer'}}, True)
+    """
+    rest = _differing(plan)
+    return {
+        "tasks": {task.name: _differing(task, TASKS.get(task.name)) for task in plan.tasks},
+        "methods": {method.name: _differing(method, preset_method(method.name)) for method in plan.methods},
+        "encoders": {encoder.name: encoder.source for encoder in plan.encoders},
+        **{name: value for name, value in rest.items() if name not in ("tasks", "methods", "encoders")},
+    }
+
+
+def plan_from_dict(values: Mapping[str, Any]) -> Plan:
+    """The plan that a plan file holds: presets by name, or everything spelled out.
+
+    Raises:
+        ConfigError: an unknown key, name or value.
+    """
+    values = checked_keys("a plan", values, [part.name for part in fields(Plan)])
+    for name in ("tasks", "methods", "encoders"):
+        values.setdefault(name, {})
+    tasks = values["tasks"] if isinstance(values["tasks"], Mapping) else dict.fromkeys(values["tasks"])
+    values["tasks"] = tuple(task_from(name, given) for name, given in tasks.items())
+    encoders = values["encoders"]
+    encoders = encoders if isinstance(encoders, Mapping) else dict.fromkeys(encoders)
+    values["encoders"] = tuple(Encoder(name=name, source=source) for name, source in encoders.items())
+    values["methods"] = methods_named(values["methods"])
+    return Plan(**values)
+
+
+def plan_from_flags(tasks: Iterable[str], encoders: Iterable[str], methods: Iterable[str], **rest: Any) -> Plan:
+    """The plan that flags of a command line describe: `NAME=DIR` for tasks, `NAME` or `NAME=SOURCE` for encoders.
+
+    Raises:
+        ConfigError: an unknown name or key.
+
+    Example:
+        >>> plan = plan_from_flags(["fer=data/fer"], ["small-face", "mine=runs/mine"], ["decision layer"], seeds=3)
+        >>> plan.tasks[0].data_dir, plan.encoders[1].source, plan.seeds
+        ('data/fer', 'runs/mine', (0, 1, 2))
+    """
+
+    def pairs(words: Iterable[str]) -> dict[str, str | None]:
+        return {name: value if equals else None for name, equals, value in (word.partition("=") for word in words)}
+
+    return plan_from_dict({"tasks": pairs(tasks), "encoders": pairs(encoders), "methods": list(methods), **rest})
+
+
+def read_plan(path: str | Path) -> Plan:
+    """The plan in a YAML file.
+
+    Raises:
+        ConfigError: there is no such file, it is no YAML, or it holds something unknown.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The plan {str(path)!r} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The plan {str(path)!r} is no YAML: {error}") from error
+    return plan_from_dict(values)
+
+
+def write_plan(plan: Plan, path: str | Path) -> None:
+    """Writes a plan as YAML."""
+    import yaml
+
+    text = yaml.safe_dump(plan_to_dict(plan), sort_keys=False, allow_unicode=True, width=120)
+    Path(path).write_text(text, encoding="utf-8")
+
+
+def _differing(item: Any, base: Any = None) -> dict[str, Any]:
+    """Values of a dataclass that differ from another one's, or from its defaults."""
+    differing = {}
+    for part in fields(item):
+        value = getattr(item, part.name)
+        default = part.default_factory() if part.default_factory is not dataclasses.MISSING else part.default
+        if part.name != "name" and value != (default if base is None else getattr(base, part.name)):
+            differing[part.name] = list(value) if isinstance(value, tuple) else value
+    return differing

@@ -1,0 +1,184 @@
+"""The search for a decision layer's settings, per task: tree-parzen trials on people held out of the training split."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ConfigError, DivergenceError, MissingExtraError, TrainingError
+from ..plan import Encoder, Method, Task
+from ..presets import METHODS
+from .objective import GivenUp, Objective
+from .results import SearchResult, SearchTrial
+from .space import SearchSpace, method_with
+
+if TYPE_CHECKING:
+    from .trials import SharedStudy
+
+BEST_FILE = "best.json"
+TABLE_FILE = "trials.md"
+
+
+def search_settings(
+    task: Task,
+    encoder: Encoder | str,
+    output_dir: str | os.PathLike,
+    *,
+    method: Method = METHODS["decision layer + CIAO"],
+    trials: int = 40,
+    epochs: float = 4.0,
+    space: SearchSpace | None = None,
+    seed: int = 0,
+    fraction: float = 0.3,
+    splits: int = 1,
+    pruner: str = "none",
+    arguments: Mapping[str, Any] | None = None,
+    disable_tqdm: bool | None = None,
+) -> SearchResult:
+    """Searches a method's settings for one task, with a tree-parzen estimator (Optuna's TPE).
+
+    Every trial trains on a part of the training split and is scored on the rest of it: people who are in one part are
+    not in the other. The test split is never looked at. Trials are kept in `search.db` (SQLite): the same call goes on
+    where it was stopped, a trial whose process was killed is begun anew, and several processes may work on one folder
+    (on a disk of this machine). The same seed gives one process the same trials, however often it was stopped; with
+    several processes they depend on who is done first.
+
+    Args:
+        task: What is learned.
+        encoder: On which encoder.
+        output_dir: Folder for the trials, the result, and the stored features.
+        method: What is searched for; its own settings hold where `space` says nothing else.
+        trials: How many, over all processes and calls; the first ten are drawn at random.
+        epochs: Passes over the training part, in each trial.
+        space: Where to look.
+        seed: Of the choice of trials, of who is held out, and of every training.
+        fraction: Share of the training split that is held out.
+        splits: How often something else is held out; a trial's score is the mean over them.
+        pruner: Gives up trials on the way that are behind the others: `"none"`, `"median"` or `"hyperband"`.
+        arguments: Of `CIAOTrainingArguments`, for every trial alike.
+        disable_tqdm: No progress bar; when left out, none unless a terminal is there to show it.
+
+    Raises:
+        MissingExtraError: Optuna is not installed.
+        ConfigError: the folder holds a search with other settings; or a value out of range.
+        DataError: the task's data cannot be read.
+        TrainingError: no trial has a score.
+    """
+    if importlib.util.find_spec("optuna") is None:
+        raise MissingExtraError("optuna", "A search of settings", "search")
+    for name, value, low in (("trials", trials, 1), ("splits", splits, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise ConfigError(f"`{name}` must be a whole number of {low} or more; got {value!r}.")
+    from .trials import SharedStudy
+
+    folder, space = Path(output_dir), SearchSpace() if space is None else space
+    encoder = encoder if isinstance(encoder, Encoder) else Encoder(name=encoder)
+    objective = Objective(
+        task,
+        encoder,
+        method,
+        folder / "features",
+        epochs=epochs,
+        fraction=fraction,
+        splits=splits,
+        seed=seed,
+        arguments=arguments or {},
+    )
+    settings = objective.settings() | {"space": dataclasses.asdict(space), "pruner": pruner}
+    study = SharedStudy(folder, settings, seed, pruner)
+    quiet = not sys.stderr.isatty() if disable_tqdm is None else disable_tqdm
+    with study.at_work():
+        _work(study, space, objective, trials, quiet)
+    return _write_result(study, space, objective)
+
+
+def _work(study: SharedStudy, space: SearchSpace, objective: Objective, total: int, quiet: bool) -> None:
+    """SearchTrial after trial, until as many are done or at work in other processes."""
+    from tqdm.auto import tqdm
+
+    distributions = space.distributions(objective.method)
+    with tqdm(total=total, initial=len(study.done()), desc="search", unit="trial", disable=quiet) as bar:
+        while (trial := study.ask(distributions, total)) is not None:
+
+            def report(step: int, score: float, trial: Any = trial) -> None:
+                trial.report(score, step)
+                if trial.should_prune():
+                    raise GivenUp
+
+            try:
+                score = objective.score(method_with(objective.method, trial.params), report)
+            except (GivenUp, DivergenceError):
+                score = None
+            except BaseException:
+                study.forget(trial)
+                raise
+            study.tell(trial, score)
+            bar.n = len(study.done())
+            bar.refresh()
+
+
+def _write_result(study: SharedStudy, space: SearchSpace, objective: Objective) -> SearchResult:
+    from .figures import draw_history, draw_importances, draw_slices
+
+    trials = [
+        SearchTrial(t.user_attrs["index"], t.params, t.value, (t.datetime_complete - t.datetime_start).total_seconds())
+        for t in study.done()
+    ]
+    scored = [trial for trial in trials if trial.score is not None]
+    if not scored:
+        raise TrainingError(
+            f"None of {len(trials)} trials has a score: all diverged. Give a space with lower learning rates."
+        )
+    best = max(scored, key=lambda trial: (trial.score, -trial.index))
+    found = method_with(objective.method, best.values)
+    result = SearchResult(found, best, trials, study.importances(), objective.metric, study.folder)
+    about = objective.settings() | {
+        "metric": objective.metric,
+        "score": best.score,
+        "trial": best.index,
+        "trials": len(trials),
+    }
+    values = {name: value for name, value in dataclasses.asdict(found).items() if name not in ("rival", "settings")}
+    names = space.names(objective.method)
+    with study.alone():
+        _write(study.folder / BEST_FILE, json.dumps(values | {"search": about}, indent=2) + "\n")
+        _write(study.folder / TABLE_FILE, table_of(trials, names, objective.metric))
+        draw_history(trials, objective.metric, study.folder / "history.png")
+        draw_slices(trials, names, space, objective.metric, study.folder / "slices.png")
+        if result.importances:
+            draw_importances(result.importances, study.folder / "importances.png")
+    return result
+
+
+def table_of(trials: list[SearchTrial], names: list[str], metric: str) -> str:
+    """The trials as a Markdown table, the best first.
+
+    Example:
+        >>> trials = [SearchTrial(0, {"dropout": 0.5}, None, 1.0), SearchTrial(1, {"dropout": 0.25}, 0.5, 2.0)]
+        >>> print(table_of(trials, ["dropout"], "accuracy"))
+        | trial | accuracy | dropout | seconds |
+        | ---: | ---: | ---: | ---: |
+        | 1 | 0.5000 | 0.25 | 2.0 |
+        | 0 | given up | 0.5 | 1.0 |
+        <BLANKLINE>
+    """
+    rows = sorted(trials, key=lambda t: (t.score is None, -(t.score or 0), t.index))
+    lines = [["trial", metric.replace("_", " "), *(name.replace("_", " ") for name in names), "seconds"]]
+    lines.append(["---:"] * len(lines[0]))
+    for trial in rows:
+        score = "given up" if trial.score is None else f"{trial.score:.4f}"
+        lines.append([str(trial.index), score, *(f"{trial.values[n]:.3g}" for n in names), f"{trial.seconds:.1f}"])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _write(path: Path, text: str) -> None:
+    """As a whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
