@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from ciao_peft import CIAOConfig, CIAOModel, CIAOTrainer, CIAOTrainingArguments, cache_features, get_ciao_model
-from ciao_peft.calibration import start_decay
+from ciao_peft.calibration import decay_start, start_decay
 from ciao_peft.errors import AdapterNotFoundError, InputError, TrainingError
-from ciao_peft.inhibition import DECAY_START, decay_start
+from ciao_peft.inhibition import DECAY_START
 from fakes import SIZE, small_config, tiny_backbone
 
 STARTS = [*(float(f"{digit}e{power}") for power in range(-4, 4) for digit in (1, 3)), 1e4]

@@ -33,8 +33,9 @@ from ciao_peft.errors import (
 from ciao_peft.trainer.accelerator import rows_per_process
 from ciao_peft.trainer.arguments import ENCODER_RATE_FACTOR, MASK_RATE_FACTOR
 from ciao_peft.trainer.checkpoint import checkpoint_folders
-from ciao_peft.trainer.loader import Batch, Batches, BatchSource
-from ciao_peft.trainer.optimizer import Reader, batch_losses, make_optimizer
+from ciao_peft.trainer.job import LogitsAndEmbeddings
+from ciao_peft.trainer.loader import Batch, BatchDataset, BatchLoader
+from ciao_peft.trainer.optimizer import batch_losses, make_optimizer
 from ciao_peft.trainer.sampler import draws_per_group, plan_epoch, positive_groups, smallest_batch
 from fakes import SIZE, residual_backbone, small_config, tiny_backbone
 
@@ -210,9 +211,9 @@ def test_groups_are_classes_cells_or_sets():
 @pytest.mark.parametrize(("rows", "processes"), [(8, 3), (5, 2), (4, 1)])
 def test_the_shares_of_all_processes_make_the_batch(rows, processes):
     data = cache_features(tiny_backbone(), faces(8))
-    source = BatchSource(data, torch.arange(8))
+    source = BatchDataset(data, torch.arange(8))
     plan = [np.arange(rows)[::-1].copy()]
-    parts = [next(Batches(source, r, processes, 0, torch.device("cpu")).read(plan, [0])) for r in range(processes)]
+    parts = [next(BatchLoader(source, r, processes, 0, torch.device("cpu")).read(plan, [0])) for r in range(processes)]
     assert torch.cat([part.labels for part in parts]).tolist() == plan[0].tolist()
     assert [len(part.labels) for part in parts] == parts[0].counts == rows_per_process(rows, processes)
 
@@ -227,7 +228,7 @@ def test_loss_and_gradient_are_those_of_the_model(kind):
     pixels, labels = (torch.stack([torch.as_tensor(f[key]) for f in data]) for key in ("pixel_values", "labels"))
     labels = labels if labels.ndim == 1 else labels.float()
     batch = Batch({"pixel_values": pixels}, labels, [9])
-    loss = batch_losses(Reader(model), batch, model.peft_config["default"], torch.no_grad())
+    loss = batch_losses(LogitsAndEmbeddings(model), batch, model.peft_config["default"], torch.no_grad())
     expected = model(pixels, labels=labels).loss
     assert loss[0].item() == expected.item()
 
@@ -284,7 +285,7 @@ def test_rates_and_weight_decay_by_part():
     model = make_model(tuning="last_conv")
     chosen = {"mask_learning_rate": 0.3, "encoder_learning_rate": 0.2, "weight_decay": 0.5}
     arguments = CIAOTrainingArguments(learning_rate=0.1, **chosen)
-    optimizer = make_optimizer(model, "default", arguments)
+    optimizer = make_optimizer(model.adapter_parameters("default"), arguments, "last_conv", "default")
     names = {p: n for n, p in model.adapters["default"].named_parameters()}
     rates = {names[p]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
     for name, (rate, decay) in rates.items():
