@@ -14,7 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
-import walk  # noqa: E402
+from helpers import walk  # noqa: E402
 
 HEADER = [
     "family",
@@ -63,7 +63,7 @@ def page(found: list[walk.Found]) -> str:
 
 Which networks carry an adapter, where its masks sit, and whether features can be cached. This page is written by
 `python docs/make_backbones.py`, with {versions}.
-`tests/test_backbones.py` walks the same families and fails where a line of the tables no longer holds.
+`tests/backbone/test_families.py` walks the same families and fails where a line of the tables no longer holds.
 
 | library | families walked, and cut so that features can be cached |
 | --- | --- |

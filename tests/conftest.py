@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import LocalHub
+
+from helpers.hub_server import LocalHub
+from helpers.places import SHARED
 
 # Before anything of Hugging Face is imported: it reads its environment once. Workers of xdist inherit all of this, and
 # with it the one folder that they share.
@@ -45,7 +47,7 @@ def same_random_numbers() -> None:
 @pytest.fixture(scope="session")
 def real_faces() -> Path:
     """Real faces beside the checkout, where there are any: `train/` and `test/` with a `metadata.csv` each."""
-    folder = Path(__file__).parents[2] / "shared" / "faces"
+    folder = SHARED / "faces"
     if not folder.is_dir():
         pytest.skip("no folder shared/faces beside the checkout")
     return folder

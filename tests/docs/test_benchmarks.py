@@ -1,0 +1,97 @@
+"""The yardsticks of `make bench`: what they compare with is right, and the page says what was measured."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from importlib import import_module
+
+import pytest
+import torch
+
+from ciao_peft.losses import supervised_contrastive_loss
+from helpers.places import REPOSITORY
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Imports a script of `benchmarks/` or `docs/`; the number of threads stays what it was."""
+    for folder in ("benchmarks", "docs"):
+        monkeypatch.syspath_prepend(str(REPOSITORY / folder))
+    threads = torch.get_num_threads()
+    yield import_module
+    torch.set_num_threads(threads)
+    own = ("bench_", "make_perf", "measuring", "speed_tables")
+    for name in [name for name in sys.modules if name.startswith(own)]:
+        del sys.modules[name]
+
+
+@pytest.mark.filterwarnings("ignore:A single training sample each")  # of the few faces of a smoke run
+@pytest.mark.parametrize("name", sorted(path.stem for path in (REPOSITORY / "benchmarks").glob("bench_*.py")))
+def test_every_benchmark_runs_and_records_what_it_measured(script, name, tmp_path, capsys):
+    before = logging.root.manager.disable
+    try:
+        script(name).main(["--smoke"] if name == "bench_reading" else ["--smoke", "--results", str(tmp_path)])
+    finally:
+        logging.disable(before)
+    if name == "bench_reading":  # writes a page; in a smoke run it prints the row
+        assert "| JAFFE, 256x256 TIFF | 213 |" in capsys.readouterr().out
+        return
+    subject = name.removeprefix("bench_")
+    record = json.loads((tmp_path / f"{subject}.json").read_text())
+    assert record["machine"]["threads"] == 1
+    kept = json.loads((REPOSITORY / "benchmarks" / "results" / f"{subject}.json").read_text())
+    assert set(record) == set(kept)
+
+
+def test_a_smoke_run_does_not_replace_what_was_measured(script, capsys):
+    with pytest.raises(SystemExit):
+        script("bench_imports").main(["--smoke"])
+    assert "give --results another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["formula", "exact"])
+def test_the_losses_compared_with_are_the_same_loss(script, name):
+    z, labels = torch.randn(12, 5, dtype=torch.float64), torch.arange(12) % 3
+    other = getattr(script("bench_losses"), name)(z, labels, 0.1)
+    torch.testing.assert_close(other, supervised_contrastive_loss(z, labels, temperature=0.1))
+
+
+def test_live_bytes_count_what_is_alive_at_once_and_views_not_twice(script):
+    with script("measuring").LiveBytes() as live:
+        one = torch.zeros(1000)
+        view = one.view(10, 100)
+        del one
+        other = torch.zeros(500)
+        del view, other
+        torch.zeros(1200)
+    assert live.peak == 4 * 1500
+
+
+def test_cases_take_turns_in_an_order_that_changes(script):
+    measuring, calls = script("measuring"), []
+    cases = {name: lambda name=name: calls.append(name) for name in "ab"}
+    seconds = measuring.in_turns(cases, turns=2)
+    assert "".join(calls) == "baabba"
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_a_ratio_is_the_median_within_turns(script):
+    seconds = {"slow": [2.0, 30.0, 8.0], "fast": [1.0, 10.0, 2.0]}
+    assert script("measuring").ratio(seconds, "slow", "fast") == 3.0
+
+
+def test_the_pages_say_what_was_measured(script):
+    make = script("make_performance")
+    page = (REPOSITORY / "docs" / "performance.md").read_text("utf-8")
+    assert make.performance() in page
+    assert (REPOSITORY / "docs" / "scaling.md").read_text("utf-8") == make.scaling()
+
+
+def test_the_page_keeps_what_others_wrote(script, tmp_path):
+    make, page = script("make_performance"), tmp_path / "performance.md"
+    page.write_text("# Performance\n\n## Reading\n")
+    for text in ("once", "twice"):
+        make.put_into(page, text)
+        assert page.read_text() == f"# Performance\n\n{make.BEGIN}\n{text}\n{make.END}\n\n## Reading\n"

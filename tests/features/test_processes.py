@@ -1,0 +1,114 @@
+"""Processes that were started apart and store features in one folder: each waits for the other and uses its work."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+
+import pytest
+import torch
+
+from ciao_peft import cache_features
+from ciao_peft.errors import FeatureCacheError
+from ciao_peft.features.store import FeatureFiles, Layout
+from helpers.fakes import tiny_backbone
+from helpers.features import counting
+from helpers.killed import faces
+from helpers.processes import command_of, environment
+
+SECONDS = 60
+
+
+def until(happened, what):
+    end = time.monotonic() + SECONDS
+    while not happened():
+        assert time.monotonic() < end, what
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process that has stored 12 of the 22 rows and goes on when `go on` is there."""
+    (tmp_path / "told").mkdir()
+    with subprocess.Popen(command_of("storing", tmp_path / "stored", tmp_path / "told"), env=environment()) as process:
+        try:
+            until((tmp_path / "told" / "half way").exists, "the other process did not come to store")
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(("end", "rows_left"), [("goes on", []), ("is killed", [4, 4, 2])])
+def test_who_stores_is_waited_for_and_its_rows_are_used(end, rows_left, other, tmp_path, monkeypatch, capsys):
+    expected = cache_features(tiny_backbone(), faces(), batch_size=4).tensors[0]
+    rows, found = counting(monkeypatch), []
+
+    def store():
+        found.append(cache_features(tiny_backbone(), faces(), tmp_path / "stored", batch_size=4))
+
+    waits = threading.Thread(target=store)
+    waits.start()
+    said = ""
+
+    def is_said():
+        nonlocal said
+        said += capsys.readouterr().err
+        return f"Another process stores features in '{tmp_path / 'stored'}'; waiting for it." in said
+
+    until(is_said, "nothing was said")
+    assert waits.is_alive() and not rows
+    if end == "goes on":
+        (tmp_path / "told" / "go on").touch()
+    else:
+        other.kill()
+    waits.join(SECONDS)
+    assert rows == rows_left
+    assert torch.equal(found[0].tensors[0], expected)
+    assert sorted(path.name for path in (tmp_path / "stored").iterdir()) == ["features.0.bin", "index.json"]
+    if end == "goes on":
+        assert other.wait(SECONDS) == 0
+
+
+def test_nothing_is_written_and_nobody_waited_for_where_everything_is_stored(tmp_path):
+    stored = cache_features(tiny_backbone(), faces(), tmp_path / "stored")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "stored").rename(tmp_path / "elsewhere" / "stored")
+    again = cache_features(tiny_backbone(), faces(), tmp_path / "elsewhere" / "stored")
+    assert again.key == stored.key
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["stored"]
+
+
+def test_two_that_write_the_index_at_once_do_not_take_it_from_each_other(tmp_path, monkeypatch):
+    key = {"num_samples": 3, "excitation": False}
+    one = FeatureFiles(tmp_path / "stored", key)
+    one.create(Layout(((2,),), "float32", 3))
+    two, synced, sync = FeatureFiles(tmp_path / "stored", key), [], os.fsync
+
+    def and_the_other_writes(number):
+        sync(number)
+        synced.append(number)
+        if len(synced) == 1:
+            two.fail("it could not read a picture")
+
+    monkeypatch.setattr(os, "fsync", and_the_other_writes)
+    one.finish()
+    assert len(synced) == 2
+    assert FeatureFiles(tmp_path / "stored", key).complete
+
+
+def test_what_a_kill_left_of_an_index_is_no_other_thing_and_goes_with_the_next(tmp_path):
+    (tmp_path / "stored").mkdir()
+    for name in (".index.json.tmp", ".index.json.0f.tmp"):
+        (tmp_path / "stored" / name).write_text("{")
+    cache_features(tiny_backbone(), faces(), tmp_path / "stored")
+    assert sorted(path.name for path in (tmp_path / "stored").iterdir()) == ["features.0.bin", "index.json"]
+
+
+def test_a_place_where_nothing_can_be_written_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        FeatureCacheError, match=r"'.*\.stored\.lock' cannot be written: .*Store the features elsewhere"
+    ):
+        cache_features(tiny_backbone(), faces(), tmp_path / "file" / "stored")
