@@ -126,7 +126,7 @@ def test_a_method_with_a_mask_is_no_rival_whatever_its_name():
     lines += records({f"{HEAD}, searched": [0.6, 0.6, 0.6]}, config={"inhibition": False}, **shared)
     lines += records({"no mask + CIAO": [0.4, 0.4, 0.4]}, config={"inhibition": False}, **shared)
     lines += records({"LoRA r=4": [0.7, 0.7, 0.7]}, config={"inhibition": True})  # a rival reads no such setting
-    ranked = [one.other for one in Study(lines).rivals(*PAIR)]
+    ranked = [one.other for one in Study(lines).baselines(*PAIR)]
     assert ranked == ["LoRA r=4", f"{HEAD}, searched", HEAD, "no mask + CIAO"]
 
 

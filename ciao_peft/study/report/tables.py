@@ -52,6 +52,11 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
 
+    @property
+    def numeric(self) -> list[bool]:
+        """For each column whether it holds numbers to sort by."""
+        return [any(row[column].value is not None for row in self.rows) for column in range(len(self.header))]
+
 
 def _score(summary: Summary | None, metric: str, strong: bool = False) -> Cell:
     return Cell(spread(summary, metric), None if summary is None else summary.mean, strong)
