@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, DivergenceError, MissingExtraError, TrainingError
+from ...markdown import markdown_table
 from ..plan import Encoder, Method, Task
 from ..presets import METHODS
 from .objective import GivenUp, Objective
@@ -168,13 +169,12 @@ def table_of(trials: list[SearchTrial], names: list[str], metric: str) -> str:
         | 0 | given up | 0.5 | 1.0 |
         <BLANKLINE>
     """
-    rows = sorted(trials, key=lambda t: (t.score is None, -(t.score or 0), t.index))
-    lines = [["trial", metric.replace("_", " "), *(name.replace("_", " ") for name in names), "seconds"]]
-    lines.append(["---:"] * len(lines[0]))
-    for trial in rows:
+    head = ["trial", metric.replace("_", " "), *(name.replace("_", " ") for name in names), "seconds"]
+    rows = []
+    for trial in sorted(trials, key=lambda t: (t.score is None, -(t.score or 0), t.index)):
         score = "given up" if trial.score is None else f"{trial.score:.4f}"
-        lines.append([str(trial.index), score, *(f"{trial.values[n]:.3g}" for n in names), f"{trial.seconds:.1f}"])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        rows.append([trial.index, score, *(f"{trial.values[n]:.3g}" for n in names), f"{trial.seconds:.1f}"])
+    return markdown_table(head, rows, "r" * len(head)) + "\n"
 
 
 def _write(path: Path, text: str) -> None:
