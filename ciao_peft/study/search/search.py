@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ConfigError, DivergenceError, MissingExtraError, TrainingError
+from ...checking import check_number
+from ...errors import DivergenceError, MissingExtraError, TrainingError
 from ...markdown import markdown_table
 from ..plan import Encoder, Method, Task
 from ..presets import METHODS
@@ -74,8 +75,7 @@ def search_settings(
     if importlib.util.find_spec("optuna") is None:
         raise MissingExtraError("optuna", "A search of settings", "search")
     for name, value, low in (("trials", trials, 1), ("splits", splits, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ConfigError(f"`{name}` must be a whole number of {low} or more; got {value!r}.")
+        check_number(name, value, int, low)
     from .trials import SharedStudy
 
     folder, space = Path(output_dir), SearchSpace() if space is None else space
