@@ -20,7 +20,7 @@ import torch
 from ..checking import check_choice
 from ..errors import AdapterFileError, ConfigError
 from ..preprocessing import Preprocessing
-from ..saving.adapter_folder import parse_tensors
+from ..saving.safetensors_file import parse_tensors
 from .vggface2 import POOL, VGG16, VGGFace2
 
 if TYPE_CHECKING:

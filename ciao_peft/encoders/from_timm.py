@@ -11,7 +11,7 @@ from ..checking import closest
 from ..errors import AdapterFileError, ConfigError, EncoderNotFoundError, listed
 from ..hub.client import as_our_errors, open_client
 from ..preprocessing import Preprocessing
-from ..saving.adapter_folder import read_json
+from ..saving.files import read_json
 from .preprocessed import fed_by
 
 # Of a repository's `pretrained_cfg`: what the network is fed, and where its first and last layers are. Not from where

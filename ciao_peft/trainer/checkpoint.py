@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..errors import TrainingError, listed
 from ..hub.adapters import save_with_card
 from ..model import CIAOModel
 from ..saving.adapter_folder import check_tensors, load_adapter
+from ..saving.files import move_into_place
 
 STATE_FILE = "trainer_state.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -110,25 +110,10 @@ def save_checkpoint(
         if tensors is not None:
             content = save({key: tensor.contiguous() for key, tensor in tensors.items()})
             files[name] = hashlib.sha256(content).hexdigest()
-            _write(aside / name, content)
-    # Last, and only with everything else on the disk: its presence marks the checkpoint as complete.
+            (aside / name).write_bytes(content)
     record = {"format_version": FORMAT_VERSION, **state, "files": files}
-    _write(aside / STATE_FILE, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
-    if folder.exists():
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-        aside.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        aside.rename(folder)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    (aside / STATE_FILE).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    move_into_place(aside, folder)
 
 
 def load_checkpoint(

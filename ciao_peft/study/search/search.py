@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ...checking import check_number
 from ...errors import DivergenceError, MissingExtraError, TrainingError
 from ...markdown import markdown_table
+from ...saving.files import write_file
 from ..plan import Encoder, Method, Task
 from ..presets import METHODS
 from .objective import GivenUp, Objective
@@ -148,8 +149,8 @@ def _write_result(study: SharedStudy, space: SearchSpace, objective: Objective) 
     values = {name: value for name, value in dataclasses.asdict(found).items() if name not in ("rival", "settings")}
     names = space.names(objective.method)
     with study.alone():
-        _write(study.folder / BEST_FILE, json.dumps(values | {"search": about}, indent=2) + "\n")
-        _write(study.folder / TABLE_FILE, table_of(trials, names, objective.metric))
+        write_file(study.folder / BEST_FILE, json.dumps(values | {"search": about}, indent=2) + "\n")
+        write_file(study.folder / TABLE_FILE, table_of(trials, names, objective.metric))
         draw_history(trials, objective.metric, study.folder / "history.png")
         draw_slices(trials, names, space, objective.metric, study.folder / "slices.png")
         if result.importances:
@@ -175,10 +176,3 @@ def table_of(trials: list[SearchTrial], names: list[str], metric: str) -> str:
         score = "given up" if trial.score is None else f"{trial.score:.4f}"
         rows.append([trial.index, score, *(f"{trial.values[n]:.3g}" for n in names), f"{trial.seconds:.1f}"])
     return markdown_table(head, rows, "r" * len(head)) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    """As a whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
