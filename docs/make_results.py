@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 
 from real_faces_tables import METRICS, networks, settings, starts_of_a, three_or_nine
-from speed_tables import table
 
+from ciao_peft.markdown import markdown_table as table
 from ciao_peft.study import read_plan
 from ciao_peft.study.analysis.study import LEVEL, NETWORKS, Study
 from ciao_peft.study.report.contents import Section

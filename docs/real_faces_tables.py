@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from scipy import stats
-from speed_tables import table
+
+from ciao_peft.markdown import markdown_table as table
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))

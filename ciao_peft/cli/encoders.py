@@ -42,7 +42,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def _convert(options: argparse.Namespace) -> None:
     from ..encoders import convert_encoder
-    from ..saving.adapter_folder import PREPROCESSOR_FILE, read_json
+    from ..saving.adapter_folder import PREPROCESSOR_FILE
+    from ..saving.files import read_json
 
     folder = convert_encoder(
         options.source,

@@ -80,7 +80,8 @@ def _pull(options: argparse.Namespace) -> None:
 
 def _inspect(options: argparse.Namespace) -> None:
     from ..hub.adapters import read_adapter
-    from ..saving.adapter_folder import CONFIG_FILE, read_json
+    from ..saving.adapter_folder import CONFIG_FILE
+    from ..saving.files import read_json
 
     saved, snapshot = read_adapter(options.source, subfolder=options.subfolder, revision=options.revision)
     record = read_json(snapshot.folder / CONFIG_FILE)

@@ -15,16 +15,9 @@ from ..cards.contents import encoder_card, peoples_card, texts_in
 from ..errors import AdapterConfigError, AdapterFileError, ConfigError, listed
 from ..hub import MAX_WEIGHTS_BYTES, RepoFile, is_hub_id, read_pretrained
 from ..preprocessing import Preprocessing
-from ..saving.adapter_folder import (
-    CARD_FILE,
-    MAX_JSON_BYTES,
-    PREPROCESSOR_FILE,
-    library_versions,
-    parse_tensors,
-    read_json,
-    to_json,
-    write_folder,
-)
+from ..saving.adapter_folder import CARD_FILE, PREPROCESSOR_FILE, library_versions
+from ..saving.files import MAX_JSON_BYTES, read_json, to_json, write_folder
+from ..saving.safetensors_file import parse_tensors
 from .preprocessed import fed_by
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"

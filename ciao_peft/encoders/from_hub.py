@@ -11,7 +11,8 @@ from torch import nn
 from ..errors import AdapterFileError
 from ..hub import MAX_WEIGHTS_BYTES, RepoFile, read_pretrained
 from ..preprocessing import Preprocessing
-from ..saving.adapter_folder import MAX_JSON_BYTES, PREPROCESSOR_FILE, read_json
+from ..saving.adapter_folder import PREPROCESSOR_FILE
+from ..saving.files import MAX_JSON_BYTES, read_json
 from . import folder, from_timm, from_transformers
 from .folder import CONFIG_FILE, WEIGHTS_FILE
 from .preprocessed import fed_by

@@ -10,7 +10,8 @@ from torch import nn
 
 from ..errors import AdapterFileError
 from ..preprocessing import Preprocessing
-from ..saving.adapter_folder import PREPROCESSOR_FILE, read_json
+from ..saving.adapter_folder import PREPROCESSOR_FILE
+from ..saving.files import read_json
 from .from_timm import check_settings
 from .preprocessed import fed_by
 

@@ -13,7 +13,8 @@ from torch import nn
 from ..cards.contents import encoder_card, peoples_card, texts_in
 from ..cards.page import joined_cards
 from ..hub import RepoHead, publish
-from ..saving.adapter_folder import CARD_FILE, PREPROCESSOR_FILE, read_json
+from ..saving.adapter_folder import CARD_FILE, PREPROCESSOR_FILE
+from ..saving.files import read_json
 from .folder import CONFIG_FILE, WEIGHTS_FILE, load, save_encoder
 
 if TYPE_CHECKING:

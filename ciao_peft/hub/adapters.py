@@ -13,15 +13,14 @@ from ..errors import AdapterFileError
 from ..saving.adapter_folder import (
     CARD_FILE,
     CONFIG_FILE,
-    MAX_JSON_BYTES,
     PICTURE_FILE,
     PREPROCESSOR_FILE,
     WEIGHTS_FILE,
     SavedAdapter,
     load_adapter,
-    read_json,
     save_adapter,
 )
+from ..saving.files import MAX_JSON_BYTES, read_json
 from . import MAX_WEIGHTS_BYTES, RepoFile, RepoHead, Snapshot, prefix_of, publish, read_pretrained
 
 if TYPE_CHECKING:

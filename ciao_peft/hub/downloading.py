@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import AdapterFileError, AdapterNameError, HubFileError, HubOfflineError, HubServerError, listed
+from ..saving.files import write_file
 from .client import as_our_errors, must_stay_offline, open_client
 
 if TYPE_CHECKING:
@@ -247,10 +248,7 @@ def _remember_ref(snapshot: Path, revision: str, commit: str) -> None:
     ref = snapshot.parents[1] / "refs" / revision
     try:
         if not ref.is_file() or ref.read_text() != commit:
-            ref.parent.mkdir(parents=True, exist_ok=True)
-            aside = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
-            aside.write_text(commit)
-            aside.replace(ref)
+            write_file(ref, commit)
     except OSError as error:  # a cache that cannot be written is still one to read from
         logger.info("The cache cannot note that %s is at %s: %s", revision, commit, error)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from ..errors import ConfigError, listed
+from ..checking import check_choice, check_flag, check_known, check_number
+from ..errors import ConfigError
 
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["linear", "cosine", "constant"]
@@ -143,20 +143,15 @@ class CIAOTrainingArguments:
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
-                raise ConfigError(f"`{name}` must be one of {listed(get_args(choices))}; got {getattr(self, name)!r}.")
+            check_choice(name, getattr(self, name), get_args(choices))
         for name in ("bf16", "fp16", "class_balanced_batches", "load_best_model_at_end", "two_steps"):
-            self._check_bool(name)
+            check_flag(name, getattr(self, name))
         for name in ("greater_is_better", "disable_tqdm"):
             if getattr(self, name) is not None:
-                self._check_bool(name)
+                check_flag(name, getattr(self, name))
         self._check_numbers()
         self._check_texts()
         self._check_together()
-
-    def _check_bool(self, name: str) -> None:
-        if not isinstance(getattr(self, name), bool):
-            raise ConfigError(f"`{name}` must be true or false; got {getattr(self, name)!r}.")
 
     def _check_numbers(self) -> None:
         most = 2**63 - 1
@@ -181,16 +176,9 @@ class CIAOTrainingArguments:
 
     def _check_number(self, name: str, kind: type, low: float, high: float) -> None:
         value = getattr(self, name)
-        if value is None and {field.name: field.default for field in fields(self)}[name] is None:
+        if value is None and getattr(type(self), name) is None:  # may be left out
             return
-        allowed = (int,) if kind is int else (int, float)
-        fits = (
-            isinstance(value, allowed) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
-        )
-        if not fits:
-            noun = "a whole number" if kind is int else "a number"
-            upper = f"{high:g}" if high < 1e9 else "any size"
-            raise ConfigError(f"`{name}` must be {noun} from {low:g} to {upper}; got {value!r}.")
+        check_number(name, value, kind, low, high)
         if kind is float:
             object.__setattr__(self, name, float(value))
 
@@ -297,12 +285,5 @@ class CIAOTrainingArguments:
         Raises:
             ConfigError: an unknown setting, or a value out of range.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
-        for name in values:
-            if name not in known:
-                import difflib
-
-                close = difflib.get_close_matches(str(name), known, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"known settings: {listed(known)}."
-                raise ConfigError(f"Unknown setting {name!r} of CIAOTrainingArguments; {hint}")
+        check_known("setting", values, [f.name for f in fields(cls)], "of CIAOTrainingArguments")
         return cls(**values)

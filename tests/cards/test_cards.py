@@ -14,7 +14,7 @@ from ciao_peft.data import paint_face
 from ciao_peft.encoders import save_encoder
 from ciao_peft.errors import AdapterFileError
 from ciao_peft.preprocessing import Preprocessing
-from ciao_peft.saving.adapter_folder import read_json
+from ciao_peft.saving.files import read_json
 from helpers.fakes import SIZE, tiny_backbone
 
 CONFIG = CIAOConfig(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import TrainingError
+from ...saving.files import move_into_place, write_file
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -68,8 +69,8 @@ def save_checkpoint(
         content = json.dumps(history, indent=1, allow_nan=False) + "\n"
         (aside / HISTORY_FILE).write_text(content, encoding="utf-8")
         (aside / INGREDIENTS_FILE).write_text(json.dumps(made_of, indent=1) + "\n", encoding="utf-8")
-        aside.rename(folder / name)
-        (folder / HISTORY_FILE).write_text(content, encoding="utf-8")
+        move_into_place(aside, folder / name)
+        write_file(folder / HISTORY_FILE, content)
         for older in _checkpoints(folder):
             if older.name != name:
                 shutil.rmtree(older)
