@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
@@ -271,12 +272,12 @@ class CIAOTrainingArguments:
             return 1 - progress
         return 0.5 * (1 + math.cos(math.pi * progress)) if self.lr_scheduler_type == "cosine" else 1.0
 
-    def what_decides_the_weights(self, may_go_on: bool = True) -> dict[str, Any]:
-        """The settings that must be the same for a training to be resumed, as plain data.
+    def weight_settings(self, may_go_on: bool = True) -> dict[str, Any]:
+        """The settings that decide the trained weights, as plain data. A resumed training must have the same.
 
         Args:
-            may_go_on: With a constant learning rate, a training may be resumed for longer, so its length is left out;
-                `False` keeps it, for who compares finished trainings.
+            may_go_on: Leave out the length of a training with a constant learning rate, which may be resumed for
+                longer. `False` keeps the length, to compare finished trainings.
         """
         aside = {*_ON_THE_WAY, *_WHEN, "per_device_eval_batch_size"}
         if not self.load_best_model_at_end and self.early_stopping_patience is None:
@@ -284,6 +285,12 @@ class CIAOTrainingArguments:
         if may_go_on and self.lr_scheduler_type == "constant" and not self.warmup_ratio:
             aside |= set(_LENGTH) - {"warmup_steps"}  # may go on for longer
         return {name: value for name, value in self.to_dict().items() if name not in aside}
+
+    def what_decides_the_weights(self, may_go_on: bool = True) -> dict[str, Any]:
+        """The old name of `weight_settings`, for one release."""
+        text = "`what_decides_the_weights` is called `weight_settings` now; the old name goes with the next release."
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        return self.weight_settings(may_go_on)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` gives equal arguments back."""

@@ -371,7 +371,7 @@ class Run:
             "inputs": self.trainer._kind_of(self.source.data),
             "precision": str(self.accelerator.mixed_precision),
             "backbone": self.model.backbone_signature(),
-            "arguments": self.args.what_decides_the_weights(),
+            "arguments": self.args.weight_settings(),
         }
 
     def _save(self, really: bool = True) -> Path | None:
