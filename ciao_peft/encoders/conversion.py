@@ -290,7 +290,7 @@ def _parse(
             raise ConfigError(
                 f"'{path}' does not say whether its network was fed RGB or BGR, and files with these names exist in "
                 "both (Caffe's own are BGR, those by way of MatConvNet RGB). Say `channel_order` ('rgb' or 'bgr'; on "
-                "the command line --channel-order)."
+                "the command line --channel_order)."
             )
         channel_order = "bgr" if layout == "keras" else "rgb"
     usual_mean, usual_std = _VGGFACE if faces else _IMAGENET_CAFFE if layout == "keras" else _IMAGENET

@@ -12,7 +12,7 @@ from ..errors import AdapterFileError, ConfigError, EncoderNotFoundError, listed
 from ..hub.client import as_our_errors, open_client
 from ..preprocessing import Preprocessing
 from ..saving.files import read_json
-from .preprocessed import fed_by
+from .with_preprocessing import with_preprocessing
 
 # Of a repository's `pretrained_cfg`: what the network is fed, and where its first and last layers are. Not from where
 # else weights could be fetched, nor how.
@@ -156,4 +156,4 @@ def _described(
 
         encoder.input_size = get_model_input_config(encoder)["input_size"]
         return encoder
-    return fed_by(encoder, preprocessing)
+    return with_preprocessing(encoder, preprocessing)
