@@ -327,9 +327,12 @@ def found_by_searches() -> str:
         chosen = ["" if name in hidden else f"{values.get(name, '')}" for name in names]
         search = method["search"]
         rows.append([search["method"]["name"], *chosen, f"{100 * search['score']:.1f}", str(search["trials"])])
-    heads = ["head rate", "mask rate", "conv rate", "dropout", "temperature", "weight", "batch"]
+    heads = ["head", "mask", "conv", "dropout", "temperature", "weight", "batch"]
     text = table(["searched for", *heads, "accuracy", "trials"], rows)
-    return text + "\n\nAccuracy in percent on held-out training people."
+    return (
+        text
+        + "\n\nLearning rates of the head, the mask and the unfrozen convolution; accuracy in percent on held-out people."
+    )
 
 
 # -- the README -------------------------------------------------------------------------------------------------------
