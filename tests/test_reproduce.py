@@ -184,7 +184,7 @@ def test_keys_tell_apart_what_decides_the_result_and_nothing_else(tmp_path):
         key(split="validation", plan=replace(plan, search_fraction=0.5)),
         key(method=replace(plan.methods[1], config={"temperature": 0.5})),
         key(method=replace(plan.methods[1], arguments={"two_steps": True})),
-        key(method=replace(plan.methods[1], rival="lora", settings={"rank": 4})),
+        key(method=replace(plan.methods[1], baseline="lora", settings={"rank": 4})),
         key(plan=replace(plan, epochs=2.0)),
         key(plan=replace(plan, feature_dtype="bfloat16")),
     ]
@@ -230,12 +230,12 @@ def test_a_study_of_which_nothing_is_there_is_an_error(finished, tmp_path, capsy
 
 def test_what_cannot_be_trained_is_named_and_the_rest_goes_on(finished, tmp_path, capsys):
     plan, _ = finished
-    wrong = Method(name="hopeless", rival="no such rival")
+    wrong = Method(name="hopeless", baseline="no such baseline")
     small = replace(plan, tasks=plan.tasks[:1], methods=(wrong, plan.methods[0]), search_rates=0)
     command = ["reproduce", "--plan", written(small, tmp_path / "plan.yaml"), "--output_dir", str(tmp_path / "run")]
     assert main(command) == 1
     captured = capsys.readouterr()
-    assert "Not done: affect, tiny, hopeless, seed 0: There is no rival 'no such rival'." in captured.out
+    assert "Not done: affect, tiny, hopeless, seed 0: There is no baseline 'no such baseline'." in captured.out
     assert "2 of the trainings could not be done" in captured.err
     assert {r.method for r in read_records(tmp_path / "run")} == {"decision layer"}
 
@@ -306,7 +306,7 @@ def test_narrowing_to_a_name_that_is_not_in_the_plan_lists_those_that_are(tmp_pa
 
 def test_a_plan_file_gives_an_equal_plan(tmp_path):
     # Named as presets and different from them: what the file leaves out must not come back from the preset.
-    methods = (Method(name="full"), Method(name="mine", rival="lora"), *plan_of(tmp_path).methods)
+    methods = (Method(name="full"), Method(name="mine", baseline="lora"), *plan_of(tmp_path).methods)
     tasks = (Task(name="jaffe", dataset="jaffe"), painted("affect"))
     plan = plan_of(tmp_path, search_seeds=2, search_epochs=0.5, feature_dtype="float16", methods=methods, tasks=tasks)
     write_plan(plan, tmp_path / "plan.yaml")

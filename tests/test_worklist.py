@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,9 +10,21 @@ import torch
 from test_jaffe import official_names, write_jaffe
 from test_reproduce import painted, plan_of
 
+from ciao_peft.data import LabelSet
 from ciao_peft.errors import ConfigError
-from ciao_peft.study import Encoder, Plan, Task, read_records
-from ciao_peft.study.data import Material, load_experiment_encoder, load_task
+from ciao_peft.study import (
+    METHODS,
+    Encoder,
+    Method,
+    Plan,
+    Task,
+    method_from_file,
+    methods_named,
+    plan_from_flags,
+    plan_to_dict,
+    read_records,
+)
+from ciao_peft.study.data import LoadedEncoder, LoadedTask, Material, load_experiment_encoder, load_task
 from ciao_peft.study.plan import Run
 from ciao_peft.study.training import Trial
 from ciao_peft.study.worklist import Worklist
@@ -114,6 +127,37 @@ def test_the_frames_of_a_clip_are_held_out_together_where_nobody_says_who_it_is(
 
 
 # -- what decides a training -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "keys"),
+    [
+        ("LoRA r=4", ["298cf744c6f8d6e2", "f21c557a82276ad9"]),
+        ("norm and bias", ["6b200a8d9739a18a", "8e49df05555bb226"]),
+        ("decision layer + CIAO", ["5c340297a8656656", "338275c58911bc2e"]),
+    ],
+)
+def test_results_of_earlier_releases_keep_their_keys(method, keys, tmp_path):
+    """Computed by the release that called a baseline a rival; with other keys everything would be trained again."""
+    task, encoder = Task(name="faces", dataset="imagefolder"), Encoder(name="tiny")
+    labels = LabelSet("single_label_classification", ("a", "b"))
+    loaded = LoadedTask(task, (), labels, "accuracy", fingerprint="pictures")
+    material = Material(loaded, LoadedEncoder(encoder, torch.nn.Identity(), "1", signature="weights"), tmp_path)
+    plan = Plan(tasks=(task,), encoders=(encoder,), methods=(METHODS[method],))
+    run = Run(task=task, encoder=encoder, method=METHODS[method], seed=3, rate=1e-3)
+    assert [Trial(replace(run, split=split), plan, material).key for split in ("test", "validation")] == keys
+
+
+def test_files_call_a_baseline_a_rival(tmp_path):
+    plan = plan_from_flags(["fer=x"], ["small-face"], ["rivals", "decision layer"], seeds=1)
+    assert plan.methods == plan_from_flags(["fer=x"], ["small-face"], ["baselines", "decision layer"], seeds=1).methods
+    assert {method.kind for method in plan.methods} == {"network", "rival"}
+    in_file = {"rival": "lora", "settings": {"rank": 4}}
+    mine = Method(name="mine", baseline="lora", settings={"rank": 4})
+    assert plan_to_dict(replace(plan, methods=(mine,)))["methods"] == {"mine": in_file}
+    assert methods_named({"mine": in_file}) == (replace(mine, kind="ablation"),)
+    (tmp_path / "mine.json").write_text(json.dumps({"name": "mine", **in_file}))
+    assert method_from_file(tmp_path / "mine.json") == mine
 
 
 @pytest.mark.parametrize("changes", [{"epochs": 2.0}, {"arguments": {"max_steps": 3, "lr_scheduler_type": "constant"}}])

@@ -20,7 +20,7 @@ from ..metrics import compute_metrics, confusion_matrix
 from ..model import get_ciao_model
 from ..saving.adapter_folder import library_versions
 from ..trainer import CIAOTrainer, CIAOTrainingArguments
-from .baselines import build_rival, fit, predict
+from .baselines import build_baseline, fit, predict
 from .data import Fold, Material
 from .matching import differing
 from .plan import Plan, Run
@@ -43,7 +43,7 @@ class Trial:
 
     @property
     def config(self) -> CIAOConfig:
-        """The adapter's settings, in full; for rivals those of the problem."""
+        """The adapter's settings, in full; for baselines those of the problem."""
         return CIAOConfig.from_dict(
             self.material.loaded.labels.as_config() | self.run.config() | {"init_seed": self.run.seed}
         )
@@ -66,7 +66,7 @@ class Trial:
             "metric": self.material.loaded.metric,
             "task": self.material.loaded.fingerprint,
             "encoder": self.material.encoder.signature,
-            "rival": self.run.method.rival,
+            "rival": self.run.method.baseline,
             "needs": self.run.method.needs,
             "settings": dict(self.run.method.settings),
             "config": differing(config.to_dict(), CIAOConfig),
@@ -167,15 +167,15 @@ class Trial:
     def _clips(self, data: Any, faces: Any) -> Any:
         """Samples of frames as clips, for a method that reads those."""
         task, name = self.material.loaded.task, self.run.method.name
-        if self.run.method.rival is not None:
-            raise ConfigError(f"The rival {name!r} reads single pictures, and its settings have `frames`.")
+        if self.run.method.baseline is not None:
+            raise ConfigError(f"The baseline {name!r} reads single pictures, and its settings have `frames`.")
         if task.average_by is None:
             raise ConfigError(f"{name!r} reads clips, and the task {task.name!r} has no `average_by` to tell them by.")
         return data.clips(clips(faces, self.config.frames, task.average_by).rows)
 
     def _fit(self, train: Any, test: Any, fold: str) -> Trained:
         arguments = self._with_a_log_per_epoch(self.arguments(fold), len(train))
-        if self.run.method.rival is not None:
+        if self.run.method.baseline is not None:
             return _train_baseline(self, train, test, arguments)
         model = get_ciao_model(self.material.encoder.module, self.config)
         try:
@@ -225,7 +225,7 @@ def _mean_history(folds: list[list[dict[str, float]]]) -> list[dict[str, float]]
 
 
 def _train_baseline(trial: Trial, train: Any, test: Any, arguments: CIAOTrainingArguments) -> Trained:
-    """One training of a study with a rival.
+    """One training of a study with a baseline.
 
     Args:
         trial: The run, with its data and encoder.
@@ -233,8 +233,8 @@ def _train_baseline(trial: Trial, train: Any, test: Any, arguments: CIAOTraining
         arguments: Of the training.
     """
     method = trial.run.method
-    rival = build_rival(method.rival, trial.material.encoder.module, trial.config, **method.settings)
-    fitted = fit(rival, train, arguments)
-    logits = predict(rival, test, arguments)
-    parameters = {"trained": rival.num_trained, "adapter_total": rival.num_stored}
+    baseline = build_baseline(method.baseline, trial.material.encoder.module, trial.config, **method.settings)
+    fitted = fit(baseline, train, arguments)
+    logits = predict(baseline, test, arguments)
+    parameters = {"trained": baseline.num_trained, "adapter_total": baseline.num_stored}
     return Trained(logits, history_of(fitted.log), parameters, fitted.seconds)

@@ -22,7 +22,7 @@ from ...metrics import compute_metrics
 from ...model import get_ciao_model
 from ...trainer import CIAOTrainer, CIAOTrainingArguments
 from ..data import metric_of
-from ..plan import Encoder, Method, Task
+from ..plan import Encoder, Method, Task, names_in_files
 from ..presets import METHODS
 from ..records import PROTOCOL_VERSION
 from ..training import averaged_answers
@@ -62,8 +62,8 @@ class Objective:
         seed: int,
         arguments: Mapping[str, Any],
     ):
-        searchable = [m.name for m in METHODS.values() if m.rival is None and m.needs == "features"]
-        if method.rival is not None or method.needs != "features":
+        searchable = [m.name for m in METHODS.values() if m.baseline is None and m.needs == "features"]
+        if method.baseline is not None or method.needs != "features":
             raise ConfigError(
                 f"The method {method.name!r} has no decision layer on stored features. Those that have: "
                 f"{listed(searchable)}."
@@ -83,7 +83,7 @@ class Objective:
             "data": self.data,
             "encoder": self.encoder.name,
             "encoder_revision": self.backbone.revision,
-            "method": asdict(self.method),
+            "method": names_in_files(asdict(self.method)),
             "protocol": PROTOCOL_VERSION,
             "epochs": self.epochs,
             "fraction": self.fraction,
