@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from ..errors import ConfigError, listed
@@ -232,3 +232,25 @@ class Plan:
                 raise ConfigError(f"`{name}` must be a number above 0; got {value!r}.")
         if self.search_fraction >= 1:
             raise ConfigError(f"`search_fraction` must lie between 0 and 1; got {self.search_fraction!r}.")
+
+
+def select_from_plan(plan: Plan, **only: Iterable[str]) -> Plan:
+    """A plan with a part of its tasks, encoders or methods; all of them where none are named.
+
+    Raises:
+        ConfigError: one is not in the plan.
+
+    Example:
+        >>> from ciao_peft.study import plan_from_flags
+        >>> plan = plan_from_flags(["fer=data/fer", "jaffe=data/jaffe"], ["small-face"], ["decision layer"])
+        >>> [task.name for task in select_from_plan(plan, tasks=["jaffe"]).tasks]
+        ['jaffe']
+    """
+    changes = {}
+    for what, names in only.items():
+        names, items = list(names), getattr(plan, what)
+        if unknown := [name for name in names if name not in [item.name for item in items]]:
+            raise ConfigError(f"The plan's {what} are {listed(item.name for item in items)}; got {listed(unknown)}.")
+        if names:
+            changes[what] = tuple(item for item in items if item.name in names)
+    return replace(plan, **changes)

@@ -25,7 +25,7 @@ from ..data import metric_of
 from ..plan import Encoder, Method, Task, names_in_files
 from ..presets import METHODS
 from ..records import PROTOCOL_VERSION
-from ..training import averaged_answers
+from ..training import mean_answers
 
 
 class GivenUp(Exception):
@@ -131,7 +131,7 @@ class Objective:
                 trainer.train(train, held_out)
                 if things is not None:
                     logits = trainer.predict(held_out).logits
-                    averaged = averaged_answers(logits, check_labels(torch.as_tensor(held_out.labels), config), things)
+                    averaged = mean_answers(logits, check_labels(torch.as_tensor(held_out.labels), config), things)
                     scores[-1] = float(compute_metrics(*averaged, config)[self.metric])
             finally:
                 model.unload()
