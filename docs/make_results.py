@@ -14,13 +14,18 @@ from real_faces_tables import METRICS, networks, settings, starts_of_a, three_or
 from speed_tables import table
 
 from ciao_peft.study import read_plan
-from ciao_peft.study.analysis.study import LEVEL, NETWORKS, Study
-from ciao_peft.study.report.contents import Section
-from ciao_peft.study.report.markdown import as_markdown
-from ciao_peft.study.report.tables import headlines, parameters, table_one
-from ciao_peft.study.report.text import missing
-from ciao_peft.study.report.text import spread as spread_of
-from ciao_peft.study.report.write import load_study, section_markdown
+from ciao_peft.study.analysis import LEVEL, NETWORKS, Study
+from ciao_peft.study.report import (
+    Section,
+    as_markdown,
+    headlines,
+    load_study,
+    missing,
+    parameters,
+    section_markdown,
+    spread,
+    table_one,
+)
 
 HERE = Path(__file__).parent
 STUDIES = HERE.parent / "benchmarks" / "studies"
@@ -70,8 +75,8 @@ def tried() -> str:
         return ", ".join(f"“{one.other}” ({encoder})" for encoder, one in found) or "none"
 
     paragraphs = [
-        f"""**Who may change what.** Rivals that work “everywhere” change the trunk: nothing of theirs can be stored or
-        shared between worlds, and a face goes through the whole network once for each. Of those that train from the
+        f"""**Who may change what.** Baselines that work “everywhere” change the trunk: nothing of theirs can be
+        stored or shared between worlds, and a face goes through the whole network once for each. Of those that train from the
         same stored features, with no more numbers, furthest ahead are {on_the_same_features()}; in brackets CIAO minus
         it, in points of accuracy.""",
         f"""**Another mask.** The ablations above, each with its own search of the mask's learning rate, are {len(rows)}
@@ -91,7 +96,7 @@ def tried() -> str:
 
 
 def on_the_same_features() -> str:
-    """The best rival of those that train from the same stored features as CIAO, for each encoder."""
+    """The best baseline of those that train from the same stored features as CIAO, for each encoder."""
     found = []
     for study in studies().values():
         needs = {method.name: method.needs for method in study.plan.methods}
@@ -160,7 +165,7 @@ def short() -> str:
         for task, encoder in study.pairs:
             for name, result in study.results(task, encoder).items():
                 if task == "faces" and name in NETWORKS:
-                    scores = [spread_of(result.summary(metric), metric) for metric in METRICS]
+                    scores = [spread(result.summary(metric), metric) for metric in METRICS]
                     rows.append([encoder, name, *scores, f"{result.trained:,}", str(len(result.seeds))])
     return table(["real faces, six classes", "what trains", "accuracy", "balanced accuracy", "trained", "seeds"], rows)
 
@@ -183,8 +188,8 @@ def about_real_faces() -> str:
         f"""`../shared/faces`: {faces()} Everything trains with bfloat16 autocast from the same stored features (or
         pixels, where a method changes what comes before the cut), for as many epochs, at the learning rate that did
         best in a search of its own on held-out training people; all methods of a study try as many. {budgets()} The
-        networks without CIAO and the rivals train by their task loss alone, like the "-" columns of the paper's Table
-        I. How each method is set is in `ciao_peft/experiments/methods.py` and `rivals/`;
+        networks without CIAO and the baselines train by their task loss alone, like the "-" columns of the paper's
+        Table I. How each method is set is in `ciao_peft/study/presets.py` and `baselines/`;
         [experiments.md](experiments.md) says how to run a study of your own. The weights of the three encoders are
         described in [encoders.md](encoders.md)."""
     )

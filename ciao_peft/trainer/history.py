@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..drawing import as_png, blank_figure
+
 LOG_FILE = "trainer_log.jsonl"
 CURVE_FILE = "learning_curve.png"
 
@@ -65,12 +67,9 @@ def draw_learning_curve(entries: list[dict[str, Any]], metric: str, path: Path) 
     if len(losses) + len(scores) < 2:
         return False
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        figure = blank_figure(6, 4)
     except ImportError:
         return False
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set(xlabel="update", ylabel="training loss")
     lines = [*axes.plot(*zip(*losses, strict=True), color="C0", label="training loss")] if losses else []
@@ -79,5 +78,5 @@ def draw_learning_curve(entries: list[dict[str, Any]], metric: str, path: Path) 
         right.set_ylabel(metric.removeprefix("eval_").replace("_", " "))
         lines += right.plot(*zip(*scores, strict=True), color="C1", marker="o", markersize=3, label=metric)
     axes.legend(handles=lines, loc="center right")
-    figure.savefig(path, dpi=120)
+    path.write_bytes(as_png(figure))
     return True
