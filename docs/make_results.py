@@ -76,9 +76,9 @@ def tried() -> str:
 
     paragraphs = [
         f"""**Who may change what.** Baselines that work “everywhere” change the trunk: nothing of theirs can be
-        stored or shared between worlds, and a face goes through the whole network once for each. Of those that train from the
-        same stored features, with no more numbers, furthest ahead are {on_the_same_features()}; in brackets CIAO minus
-        it, in points of accuracy.""",
+        stored or shared between worlds, and a face goes through the whole network once for each. Of those that train
+        from the same stored features, with no more numbers, furthest ahead are {on_the_same_features()}; in brackets
+        CIAO minus it, in points of accuracy.""",
         f"""**Another mask.** The ablations above, each with its own search of the mask's learning rate, are {len(rows)}
         comparisons. Ahead of CIAO as it is: {named(better)}. Ahead beyond chance, after Holm's correction:
         {named(clear)}. Where u is silent, M = u / (a + I) is silent too, whatever I learns; (u + I) / a and

@@ -156,8 +156,10 @@ def learning_curve(result: Result, loss: str) -> tuple[np.ndarray, np.ndarray, n
 
 
 def curves_shown(study: Study, task: str, encoder: str) -> list[str]:
-    """Methods whose learning curves are drawn: the networks, the best baseline of CIAO's size, and where there is room the
-    best of the others."""
+    """Methods whose learning curves are drawn.
+
+    The networks, the best baseline of CIAO's size, and where there is room the best of the others.
+    """
     results = study.results(task, encoder)
     names = [name for name in NETWORKS if name in results]
     best = study.best_baseline(task, encoder)

@@ -80,7 +80,7 @@ def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[Cell]], no
 
 
 def headlines(study: Study) -> Table | None:
-    """One line per task and encoder: "decision layer + CIAO", against its own head and the best baseline of its size."""
+    """One line per task and encoder: "decision layer + CIAO" against its own head and the best baseline of its size."""
     rows = []
     for task, encoder in study.pairs:
         metric, mine = study.metric(task, encoder), study.results(task, encoder).get(CIAO)
@@ -118,11 +118,12 @@ def headlines(study: Study) -> Table | None:
         "within a point",
     )
     note = (
-        f"“− same head” and “− baseline” are “{CIAO}” minus the other, over the seeds both have; p is of a paired t-test, "
-        f"after Holm's correction, and set off below {LEVEL:g}. The best baseline is the one furthest ahead of those "
-        f"without CIAO that train no more parameters. “within a point”: whether CIAO is less than {100 * MARGIN:g} "
-        f"point ({MARGIN:g}) behind that baseline, as far as a one-sided paired t-test can tell; because the best of "
-        "several baselines is ahead by chance as well, a “no” is corrected after Bonferroni for their number."
+        f"“− same head” and “− baseline” are “{CIAO}” minus the other, over the seeds both have; p is of a paired "
+        f"t-test, after Holm's correction, and set off below {LEVEL:g}. The best baseline is the one furthest ahead of "
+        f"those without CIAO that train no more parameters. “within a point”: whether CIAO is less than "
+        f"{100 * MARGIN:g} point ({MARGIN:g}) behind that baseline, as far as a one-sided paired t-test can tell; "
+        "because the best of several baselines is ahead by chance as well, a “no” is corrected after Bonferroni for "
+        "their number."
     )
     return _table("In short", header, rows, note)
 
