@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,3 +33,31 @@ def lazy_names(package: str, module_of: Mapping[str, str]) -> tuple[Callable[[st
         return sorted({*vars(sys.modules[package]), *module_of})
 
     return __getattr__, __dir__
+
+
+def moved_names(old: str, new: str) -> Callable[[str], Any]:
+    """`__getattr__` for a module that is kept for one release under its old name.
+
+    Args:
+        old: Its `__name__`.
+        new: Full name of the module that has its names now.
+
+    Example:
+        >>> import warnings
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     decay_start = moved_names("ciao_peft.starting", "ciao_peft.calibration")("decay_start")
+        >>> decay_start.__module__
+        'ciao_peft.calibration'
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"module {old!r} has no attribute {name!r}")
+        try:
+            value = getattr(importlib.import_module(new), name)
+        except AttributeError:
+            raise AttributeError(f"module {old!r} has no attribute {name!r}; it is {new!r} now") from None
+        warnings.warn(f"`{old}` is `{new}` now; import {name!r} from there.", DeprecationWarning, stacklevel=2)
+        return value
+
+    return __getattr__

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapters.adapter import Adapter
-from .errors import AdapterNotFoundError, InputError, NoActiveAdapterError, listed
+from .errors import InputError, listed
 from .inhibition import DECAY_START, InhibitoryLayer
 from .model import CIAOModel
 
@@ -128,11 +128,7 @@ def start_decay(model: CIAOModel, batches: Iterable[Mapping[str, Any]], adapter_
         >>> model.peft_config["default"].decay_init == start
         True
     """
-    name = model.active_adapter if adapter_name is None else adapter_name
-    if name is None:
-        raise NoActiveAdapterError(model.adapters)
-    if name not in model.adapters:
-        raise AdapterNotFoundError(name, model.adapters)
+    name = model.resolve_adapter(adapter_name)
     adapter = model.adapters[name]
     if len(adapter.inhibition) == 0:
         raise InputError(f"The adapter {name!r} has no mask (inhibition=False), so there is no `a` to start.")

@@ -2,16 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
+from ._lazy import moved_names
 
-from .saving import SavedAdapter, library_versions, load_adapter, read_json, save_adapter
-
-__all__ = [
-    "SavedAdapter",
-    "library_versions",
-    "load_adapter",
-    "read_json",
-    "save_adapter",
-]
-
-warnings.warn("`ciao_peft.checkpoints` is `ciao_peft.saving` now.", DeprecationWarning, stacklevel=2)
+__getattr__ = moved_names(__name__, "ciao_peft.saving")

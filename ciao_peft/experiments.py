@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
+from ._lazy import moved_names
 
-from . import study
-from .study import *  # noqa: F403
-
-__all__ = [*study.__all__]
-
-warnings.warn("`ciao_peft.experiments` is `ciao_peft.study` now.", DeprecationWarning, stacklevel=2)
+__getattr__ = moved_names(__name__, "ciao_peft.study")

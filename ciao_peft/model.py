@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,7 +40,8 @@ from .errors import (
     listed,
 )
 from .hub.adapters import name_from, publish_adapter, read_adapter, save_with_card
-from .losses import check_labels, contrastive_loss, task_loss
+from .labels import check_labels
+from .losses import total_loss
 from .prediction import clip_pixels, is_folder, pictures_in, read_pictures
 from .preprocessing import Preprocessing, agreed_input
 from .saving.adapter_folder import SavedAdapter, library_versions
@@ -57,7 +59,7 @@ class CIAOOutput:
         embeddings: z of Eq. 2, `(B, D)` in float32; in a mixed batch a list, None for rows of the backbone.
         loss: `L_all` of Eq. 5, given labels: `task_loss + contrastive_weight * contrastive_loss`.
         task_loss: `L_dm` of Eq. 5.
-        contrastive_loss: `L_CIAO` of Eq. 4, before its weight.
+        contrastive_loss: `L_CIAO` of Eq. 4, before its weight; 0 where the weight is 0.
     """
 
     logits: Tensor | list[Tensor]
@@ -237,10 +239,20 @@ class CIAOModel(nn.Module):
                 f"another name, or free this one with `model.delete_adapter({name!r})`."
             )
 
-    def _check_known(self, name: str) -> str:
-        if name not in self.adapters:
-            raise AdapterNotFoundError(name, self.adapters)
-        return name
+    def resolve_adapter(self, adapter_name: str | None = None) -> str:
+        """The name itself if such an adapter is loaded; the active adapter's name when left out.
+
+        Raises:
+            AdapterNotFoundError: no adapter has that name.
+            NoActiveAdapterError: it was left out, and no adapter is active.
+        """
+        if adapter_name is None:
+            if (active := self.active_adapter) is None:
+                raise NoActiveAdapterError(self.adapters)
+            return active
+        if adapter_name not in self.adapters:
+            raise AdapterNotFoundError(adapter_name, self.adapters)
+        return adapter_name
 
     def set_adapter(self, adapter_name: str) -> None:
         """Chooses the adapter that reads. `requires_grad` stays as it is: see `train_adapter`.
@@ -250,7 +262,7 @@ class CIAOModel(nn.Module):
         Raises:
             AdapterNotFoundError: no adapter has that name.
         """
-        self._selection.choose(self._check_known(adapter_name))
+        self._selection.choose(self.resolve_adapter(adapter_name))
 
     def train_adapter(self, adapter_name: str) -> None:
         """Chooses the adapter that reads and trains, and switches the gradients of all others off.
@@ -268,7 +280,7 @@ class CIAOModel(nn.Module):
         Raises:
             AdapterNotFoundError: no adapter has that name.
         """
-        config = self.adapters[self._check_known(adapter_name)].config
+        config = self.adapters[self.resolve_adapter(adapter_name)].config
         del self.adapters[adapter_name]
         if not any(other.target_modules == config.target_modules for other in self.peft_config.values()):
             self._borrowed.close(config.target_modules)
@@ -328,21 +340,16 @@ class CIAOModel(nn.Module):
             if pixel_values is None:
                 raise InputError("The backbone itself reads pixels, not features; give `pixel_values`.")
             return self.backbone(self._checked_pixels(pixel_values))
-        name = self.active_adapter
-        if name is None:
-            raise NoActiveAdapterError(self.adapters)
+        name = self.resolve_adapter()
         adapter = self.adapters[name]
         source = self._checked_source(pixel_values, features, adapter.config.frames)
         feature_map = self._maps([(None, name)], **source)[0]
         logits, embeddings = adapter.decide(feature_map)
         output = CIAOOutput(logits=logits.to(self._dtype), embeddings=embeddings.float())
         if labels is not None:
-            config = adapter.config
-            labels = check_labels(labels, config, len(logits)).to(logits.device)
-            output.task_loss = output.loss = task_loss(logits, labels, config)
-            if config.contrastive_weight > 0:
-                output.contrastive_loss = contrastive_loss(embeddings, labels, config)
-                output.loss = output.task_loss + config.contrastive_weight * output.contrastive_loss
+            labels = check_labels(labels, adapter.config, len(logits)).to(logits.device)
+            losses = total_loss(logits, embeddings, labels, adapter.config)
+            output.loss, output.task_loss, output.contrastive_loss = losses
         return output
 
     def read(
@@ -370,13 +377,53 @@ class CIAOModel(nn.Module):
         self._refuse_training("read")
         if isinstance(adapter_names, str):
             raise InputError(f"`adapter_names` takes a list of names; got the text {adapter_names!r}.")
-        names = list(self.adapters) if adapter_names is None else [self._check_known(name) for name in adapter_names]
-        source = self._checked_source(pixel_values, features, frames_read(names, self.adapters))
-        maps = self._maps([(None, name) for name in names], **source)
-        return {
-            name: self.adapters[name].decide(feature_map)[0].to(self._dtype)
-            for name, feature_map in zip(names, maps, strict=True)
-        }
+        names = list(self.adapters) if adapter_names is None else [self.resolve_adapter(name) for name in adapter_names]
+        return self._read(names, self.adapters, pixel_values, features)
+
+    def read_with_mask(
+        self,
+        mask: Callable[[Adapter, int, Tensor, Callable[[], Tensor]], Tensor],
+        pixel_values: Tensor | None = None,
+        *,
+        features: Sequence[Tensor] | None = None,
+        adapter_name: str | None = None,
+    ) -> Tensor:
+        """Reads a batch with something else in place of an adapter's mask: how to look into it, or to change it.
+
+        A copy of the adapter reads, in eval mode whatever the mode of the model; neither of them is changed.
+
+        Args:
+            mask: Called as `mask(adapter, index, features, excitation)`, with that copy and what `Adapter.mask` takes;
+                returns what goes on in place of u, `(B, C', H', W')`. `Adapter.mask` itself changes nothing.
+            pixel_values, features: As for `forward`.
+            adapter_name: Which adapter; the active one when left out.
+
+        Returns:
+            Its logits, `(B, num_labels)`.
+
+        Raises:
+            InputError: pixels or features that do not fit.
+            AdapterNotFoundError, NoActiveAdapterError: there is no such adapter.
+        """
+        name = self.resolve_adapter(adapter_name)
+        self._borrowed.calm()
+        adapter = copy.deepcopy(self.adapters[name]).eval()
+        seen_through = copy.copy(adapter)
+        seen_through.mask = partial(mask, adapter)
+        return self._read([name], {name: seen_through}, pixel_values, features)[name]
+
+    def _read(
+        self,
+        names: Sequence[str],
+        adapters: Mapping[str, Adapter],
+        pixel_values: Tensor | None,
+        features: Sequence[Tensor] | None,
+    ) -> dict[str, Tensor]:
+        source = self._checked_source(pixel_values, features, frames_read(names, adapters))
+        requests = [(None, name) for name in names]
+        maps = read_maps(requests, adapters, self._borrowed, features_of=self.opened, **source)
+        answers = zip(names, maps, strict=True)
+        return {name: adapters[name].decide(feature_map)[0].to(self._dtype) for name, feature_map in answers}
 
     def _mixed(
         self, pixels: Tensor | None, labels: Tensor | None, features: Sequence[Tensor] | None, names: Sequence[str]
@@ -493,10 +540,8 @@ class CIAOModel(nn.Module):
                 "This backbone does not say how pictures must be prepared for it; give `preprocessing=` to "
                 "get_ciao_model."
             )
-        names = [self.active_adapter] if adapter_names is None else list(adapter_names)
-        if names == [None]:
-            raise NoActiveAdapterError(self.adapters)
-        frames = frames_read([self._check_known(name) for name in names], self.adapters)
+        names = [self.resolve_adapter(name) for name in ([None] if adapter_names is None else adapter_names)]
+        frames = frames_read(names, self.adapters)
         todo = images if isinstance(images, (list, tuple)) else [images]
         todo = pictures_in(images) if is_folder(images) else list(todo)
         device = next(self.backbone.parameters()).device
@@ -557,10 +602,7 @@ class CIAOModel(nn.Module):
         Raises:
             AdapterNotFoundError, NoActiveAdapterError: there is no such adapter.
         """
-        name = self.active_adapter if adapter_name is None else self._check_known(adapter_name)
-        if name is None:
-            raise NoActiveAdapterError(self.adapters)
-        adapter = self.adapters[name]
+        adapter = self.adapters[self.resolve_adapter(adapter_name)]
         opened = self._borrowed.open(adapter.config.target_modules)
         return SavedAdapter(
             config=adapter.config,
@@ -676,7 +718,7 @@ class CIAOModel(nn.Module):
 
     def adapter_parameters(self, adapter_name: str) -> dict[str, list[nn.Parameter]]:
         """What an adapter trains, by part: `mask`, `encoder` and `head`, for groups with their own learning rates."""
-        return self.adapters[self._check_known(adapter_name)].parameter_groups()
+        return self.adapters[self.resolve_adapter(adapter_name)].parameter_groups()
 
     def get_nb_trainable_parameters(self) -> tuple[int, int]:
         """Numbers that training the active adapter changes, and all numbers of backbone and adapters."""

@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
+from ._lazy import moved_names
 
-from .calibration import decay_start, start_decay
-
-__all__ = [
-    "decay_start",
-    "start_decay",
-]
-
-warnings.warn("`ciao_peft.starting` is `ciao_peft.calibration` now.", DeprecationWarning, stacklevel=2)
+__getattr__ = moved_names(__name__, "ciao_peft.calibration")

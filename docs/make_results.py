@@ -96,7 +96,7 @@ def on_the_same_features() -> str:
     for study in studies().values():
         needs = {method.name: method.needs for method in study.plan.methods}
         for task, encoder in study.pairs:
-            first = next((one for one in study.rivals(task, encoder) if needs[one.other] == "features"), None)
+            first = next((one for one in study.baselines(task, encoder) if needs[one.other] == "features"), None)
             if first is not None and task == "faces":
                 points = f"{100 * first.comparison.difference.mean:+.1f}".replace("-", "−")
                 found.append(f"“{first.other}” with {encoder} ({points})")

@@ -103,6 +103,6 @@ def _check_head_fits(saved: SavedAdapter, where: str, opened: CutBackbone | Hook
 def _level_of_the_caller() -> int:
     """The `stacklevel` at which a warning shows the line that called this library."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(f"{__package__}."):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("ciao_peft."):
         level, frame = level + 1, frame.f_back
     return level

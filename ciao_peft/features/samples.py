@@ -16,7 +16,7 @@ from ..checking import all_finite
 from ..config import CIAOConfig
 from ..data.clip_rows import Clips
 from ..errors import CIAOError, DataError, TrainingError, listed
-from ..losses import check_labels
+from ..labels import check_labels
 from ..preprocessing import Preprocessing
 from ..preprocessing.pictures import open_picture
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..adapters.adapter import Adapter, AdapterDict
+from ..adapters import Adapter
 from ..config import CIAOConfig
-from ..errors import AdapterNotFoundError, InputError, NoActiveAdapterError
+from ..errors import InputError
 from ..model import CIAOModel
 
 Target = int | str | Sequence[int | str] | Tensor | Callable[[Tensor], Tensor]
@@ -67,7 +66,7 @@ def gradcam_plus_plus(
         >>> gradcam_plus_plus(model, torch.rand(4, 3, 16, 16), target=2).shape
         torch.Size([4, 16, 16])
     """
-    name = adapter_of(model, adapter_name)
+    name = model.resolve_adapter(adapter_name)
     with torch.inference_mode(False), torch.enable_grad():
         source = _as_data(pixel_values, features)
         masks: dict[int, Tensor] = {}
@@ -78,7 +77,7 @@ def gradcam_plus_plus(
             masks[index] = mask.detach().clone().requires_grad_()
             return masks[index].clone()  # what follows may write into it
 
-        logits = looked_at(model, name, watch).read(**source, adapter_names=[name])[name]
+        logits = model.read_with_mask(watch, **source, adapter_name=name)
         scores = _scores(logits, target, model.adapters[name].config)
         found = list(masks.values())
         gradients = torch.autograd.grad(scores.sum(), found, materialize_grads=True)
@@ -126,7 +125,7 @@ def mask_strength(
         >>> tuple(strength.shape), bool(strength.max() <= 1 / 2)
         ((4, 16, 16), True)
     """
-    name = adapter_of(model, adapter_name)
+    name = model.resolve_adapter(adapter_name)
     if not model.adapters[name].config.inhibition:
         raise InputError(f"The adapter {name!r} has no mask (inhibition=False). `gradcam_plus_plus` works without one.")
     gates: dict[int, Tensor] = {}
@@ -137,23 +136,10 @@ def mask_strength(
 
     source = _as_data(pixel_values, features)
     config = model.adapters[name].config
-    rows = len(looked_at(model, name, watch).read(**source, adapter_names=[name])[name]) * (config.frames or 1)
+    rows = len(model.read_with_mask(watch, **source, adapter_name=name)) * (config.frames or 1)
     found = [_by_row(gate, rows) for gate in gates.values()]
     size, channels = model.input_size[1:], sum(gate.shape[1] for gate in found)
     return _by_clip(torch.stack([_upsampled(gate.sum(dim=1), size) for gate in found]).sum(dim=0) / channels, config)
-
-
-# -- looking without touching ------------------------------------------------------------------------------------------
-
-
-def adapter_of(model: CIAOModel, name: str | None) -> str:
-    """The name, or that of the active adapter; errors as for `gradcam_plus_plus`."""
-    name = model.active_adapter if name is None else name
-    if name is None:
-        raise NoActiveAdapterError(model.adapters)
-    if name not in model.adapters:
-        raise AdapterNotFoundError(name, model.adapters)
-    return name
 
 
 def _as_data(pixel_values: Tensor | None, features: Sequence[Tensor] | None) -> dict[str, Any]:
@@ -165,20 +151,6 @@ def _as_data(pixel_values: Tensor | None, features: Sequence[Tensor] | None) -> 
     if isinstance(features, (list, tuple)):
         return {"pixel_values": data(pixel_values), "features": [data(one) for one in features]}
     return {"pixel_values": data(pixel_values), "features": data(features)}
-
-
-def looked_at(model: CIAOModel, name: str, watch: Callable[..., Tensor]) -> CIAOModel:
-    """A model of the same backbone whose adapter `name` is a copy in eval mode, with `watch` in its mask's place."""
-    original = copy.deepcopy(model.adapters[name]).eval()
-    watched = copy.copy(original)
-    watched.mask = lambda *args: watch(original, *args)
-    view = copy.copy(model)
-    view.__dict__["_modules"] = dict(model._modules)  # shared with the model until here
-    view.training = False
-    view.adapters = AdapterDict()
-    for other, adapter in model.adapters.items():
-        view.adapters[other] = watched if other == name else adapter
-    return view
 
 
 # -- the mathematics ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from ..errors import ConfigError, InputError, listed
 from ..model import CIAOModel
 from ..prediction import named_answers
 from ..preprocessing.pictures import as_mode, open_picture
-from .maps import adapter_of, gradcam_plus_plus, looked_at, mask_strength
+from .maps import gradcam_plus_plus, mask_strength
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,7 +64,7 @@ def saliency_picture(
         )
     chosen = list(model.adapters) if adapter_names is None else adapter_names
     titles = dict(chosen) if isinstance(chosen, Mapping) else {name: name for name in chosen}
-    titles = {title: adapter_of(model, name) for title, name in titles.items()}
+    titles = {title: model.resolve_adapter(name) for title, name in titles.items()}
     images = list(images)
     stored = [features] if isinstance(features, Tensor) else features
     if stored is not None and any(len(one) != len(images) for one in stored):
@@ -83,7 +83,7 @@ def saliency_picture(
         if "saliency" in views:
             column = title if len(views) == 1 else f"{title}: saliency"
             maps[column] = gradcam_plus_plus(model, **source, adapter_name=name)
-            logits = looked_at(model, name, Adapter.mask).read(**source, adapter_names=[name])[name].detach()
+            logits = model.read_with_mask(Adapter.mask, **source, adapter_name=name).detach()
             captions[column] = [_said(answer, config) for answer in named_answers(logits, config)]
         if "mask" in views and config.inhibition:
             column = title if len(views) == 1 else f"{title}: mask"

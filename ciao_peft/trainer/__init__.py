@@ -1,10 +1,26 @@
-"""Train one adapter, on one process or many."""
+"""Training on Accelerate: `CIAOTrainer`, and the parts it is made of for training of another kind."""
 
 from __future__ import annotations
 
-from .accelerator import gather_rows
+from .accelerator import gather_rows, make_accelerator, random_state_kept
 from .arguments import CIAOTrainingArguments
+from .job import Job
+from .loader import BatchDataset, BatchLoader
+from .loop import TrainingLoop, TrainOutput
 from .sampler import plan_epoch
-from .trainer import CIAOTrainer, PredictionOutput, TrainOutput
+from .trainer import CIAOTrainer, PredictionOutput
 
-__all__ = ["CIAOTrainer", "CIAOTrainingArguments", "PredictionOutput", "TrainOutput", "gather_rows", "plan_epoch"]
+__all__ = [
+    "BatchDataset",
+    "BatchLoader",
+    "CIAOTrainer",
+    "CIAOTrainingArguments",
+    "Job",
+    "PredictionOutput",
+    "TrainOutput",
+    "TrainingLoop",
+    "gather_rows",
+    "make_accelerator",
+    "plan_epoch",
+    "random_state_kept",
+]

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,45 +84,121 @@ def restore_optimizer(
     optimizer.state.update(states)
 
 
-def save_checkpoint(
-    folder: Path,
-    model: CIAOModel,
-    adapter_name: str,
-    optimizer: dict[str, Tensor],
-    best: dict[str, Tensor] | None,
-    state: dict[str, Any],
-) -> None:
-    """Writes a checkpoint aside and moves it into place: there is a whole one or none.
+@dataclass(frozen=True)
+class AdapterCheckpoints:
+    """Checkpoints of one adapter in training.
 
     Args:
-        folder: `checkpoint-<step>`; replaced if it is there.
-        model: Its adapter is saved as `save_pretrained` does, so a checkpoint can be loaded as an adapter.
+        model: Holds the adapter.
         adapter_name: Which.
-        optimizer: What `optimizer_tensors` gave.
-        best: The adapter at its best, where that is to come back and is not this one.
-        state: Plain data.
     """
-    aside = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    saved = model.saved_adapter(adapter_name, training={"global_step": state["global_step"]})
-    save_with_card(aside, saved, name=str(folder))
-    files = {}
-    for name, tensors in ((OPTIMIZER_FILE, optimizer), (BEST_FILE, best)):
-        if tensors is not None:
-            content = save({key: tensor.contiguous() for key, tensor in tensors.items()})
-            files[name] = hashlib.sha256(content).hexdigest()
-            _write(aside / name, content)
-    # Last, and only with everything else on the disk: its presence marks the checkpoint as complete.
-    record = {"format_version": FORMAT_VERSION, **state, "files": files}
-    _write(aside / STATE_FILE, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
-    if folder.exists():
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-        aside.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        aside.rename(folder)
+
+    model: CIAOModel
+    adapter_name: str
+
+    def save(
+        self, folder: Path, optimizer: dict[str, Tensor], best: dict[str, Tensor] | None, state: dict[str, Any]
+    ) -> None:
+        """Writes a checkpoint aside and moves it into place: there is a whole one or none.
+
+        Args:
+            folder: `checkpoint-<step>`; replaced if it is there. It can be loaded as an adapter, too.
+            optimizer: What `optimizer_tensors` gave.
+            best: The adapter at its best, where that is to come back and is not this one.
+            state: Plain data.
+        """
+        aside = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        saved = self.model.saved_adapter(self.adapter_name, training={"global_step": state["global_step"]})
+        save_with_card(aside, saved, name=str(folder))
+        files = {}
+        for name, tensors in ((OPTIMIZER_FILE, optimizer), (BEST_FILE, best)):
+            if tensors is not None:
+                content = save({key: tensor.contiguous() for key, tensor in tensors.items()})
+                files[name] = hashlib.sha256(content).hexdigest()
+                _write(aside / name, content)
+        # Last, and only with everything else on the disk: its presence marks the checkpoint as complete.
+        record = {"format_version": FORMAT_VERSION, **state, "files": files}
+        _write(aside / STATE_FILE, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+            aside.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            aside.rename(folder)
+
+    def save_best(self, output_dir: Path, record: dict[str, Any]) -> None:
+        """Saves the adapter as it is as the best one so far, in the folder `best`."""
+        self.model.save_pretrained(output_dir / BEST_FOLDER, self.adapter_name, training=record)
+
+    def load(
+        self, folder: Path, record: dict[str, Any], total_steps: int, with_best: bool
+    ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor] | None]:
+        """Puts a checkpoint's adapter into the model; returns its state, the optimiser's tensors and the best adapter.
+
+        Nothing in it is unpickled.
+
+        Args:
+            folder: `checkpoint-<step>`.
+            record: What the training that goes on is made of; must be what it was.
+            total_steps: Updates it is to have.
+            with_best: Whether the best adapter so far is of use; else None is returned for it.
+
+        Raises:
+            TrainingError: the folder is no complete checkpoint, of another format version, or of another training; or
+                the best adapter is lost.
+            AdapterFileError, AdapterConfigError: its adapter is damaged, or another one.
+        """
+        path = folder / STATE_FILE
+        if not path.is_file():
+            there = listed(entry.name for entry in checkpoint_folders(folder)) if folder.is_dir() else "none"
+            raise TrainingError(
+                f"'{folder}' is no complete checkpoint: it has no '{STATE_FILE}'. Checkpoints in it: {there}."
+            )
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+            version, files = state["format_version"], state["files"]
+            if version != FORMAT_VERSION:
+                raise TrainingError(f"'{path}' has format version {version!r}; this version reads {FORMAT_VERSION}.")
+            tensors = _tensors_in(folder / OPTIMIZER_FILE, files)
+            best = _tensors_in(folder / BEST_FILE, files) if BEST_FILE in files else None
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            if isinstance(error, TrainingError):
+                raise
+            raise TrainingError(f"The checkpoint '{folder}' is damaged ({type(error).__name__}: {error}).") from error
+        saved = load_adapter(folder)
+        adapter = self.model.adapters[self.adapter_name]
+        config = adapter.config
+        if config.decay_init is None:  # found out before the first update, and noted
+            config = dataclasses.replace(config, decay_init=saved.config.decay_init)
+        if saved.config != config:
+            mine, theirs = config.to_dict(), saved.config.to_dict()
+            raise TrainingError(
+                f"The checkpoint '{folder}' is of an adapter with other settings: "
+                f"{differences(theirs, mine)}. Resume with the same config, or start anew."
+            )
+        there, here = dict(state["record"]), dict(record)
+        _check_same(there.pop("arguments"), here.pop("arguments"), folder)
+        _check_same(there, here, folder)
+        if state["global_step"] > total_steps:
+            raise TrainingError(
+                f"The checkpoint '{folder}' is after {state['global_step']} updates; training has {total_steps}."
+            )
+        expected = adapter.state_dict()
+        check_tensors(saved.tensors, expected, str(folder))
+        if not with_best or state["best"] is None:
+            best = None
+        elif state["best"]["step"] == state["global_step"]:
+            best = {name: tensor.clone() for name, tensor in saved.tensors.items()}
+        elif best is None:
+            best = _best_beside(folder, state["best"]["step"])
+        if best is not None:
+            check_tensors(best, expected, str(folder))
+        adapter.load_state_dict(saved.tensors)
+        adapter.config = config
+        return state, tensors, best
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -129,76 +206,6 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def load_checkpoint(
-    folder: Path, model: CIAOModel, adapter_name: str, record: dict[str, Any], total_steps: int, with_best: bool
-) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor] | None]:
-    """Puts a checkpoint's adapter into the model, and returns its state, the optimiser's tensors and the best adapter.
-
-    Nothing in it is unpickled.
-
-    Args:
-        folder: `checkpoint-<step>`.
-        model: Takes the adapter.
-        adapter_name: Under which name.
-        record: What the training that goes on is made of; must be what it was.
-        total_steps: Updates it is to have.
-        with_best: Whether the best adapter so far is of use; else None is returned for it.
-
-    Raises:
-        TrainingError: the folder is no complete checkpoint, of another format version, or of another training; or the
-            best adapter is lost.
-        AdapterFileError, AdapterConfigError: its adapter is damaged, or another one.
-    """
-    path = folder / STATE_FILE
-    if not path.is_file():
-        there = listed(entry.name for entry in checkpoint_folders(folder)) if folder.is_dir() else "none"
-        raise TrainingError(
-            f"'{folder}' is no complete checkpoint: it has no '{STATE_FILE}'. Checkpoints in it: {there}."
-        )
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        version, files = state["format_version"], state["files"]
-        if version != FORMAT_VERSION:
-            raise TrainingError(f"'{path}' has format version {version!r}; this version reads {FORMAT_VERSION}.")
-        tensors = _tensors_in(folder / OPTIMIZER_FILE, files)
-        best = _tensors_in(folder / BEST_FILE, files) if BEST_FILE in files else None
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        if isinstance(error, TrainingError):
-            raise
-        raise TrainingError(f"The checkpoint '{folder}' is damaged ({type(error).__name__}: {error}).") from error
-    saved = load_adapter(folder)
-    adapter = model.adapters[adapter_name]
-    config = adapter.config
-    if config.decay_init is None:  # found out before the first update, and noted
-        config = dataclasses.replace(config, decay_init=saved.config.decay_init)
-    if saved.config != config:
-        mine, theirs = config.to_dict(), saved.config.to_dict()
-        raise TrainingError(
-            f"The checkpoint '{folder}' is of an adapter with other settings: "
-            f"{differences(theirs, mine)}. Resume with the same config, or start anew."
-        )
-    there, here = dict(state["record"]), dict(record)
-    _check_same(there.pop("arguments"), here.pop("arguments"), folder)
-    _check_same(there, here, folder)
-    if state["global_step"] > total_steps:
-        raise TrainingError(
-            f"The checkpoint '{folder}' is after {state['global_step']} updates; training has {total_steps}."
-        )
-    expected = adapter.state_dict()
-    check_tensors(saved.tensors, expected, str(folder))
-    if not with_best or state["best"] is None:
-        best = None
-    elif state["best"]["step"] == state["global_step"]:
-        best = {name: tensor.clone() for name, tensor in saved.tensors.items()}
-    elif best is None:
-        best = _best_beside(folder, state["best"]["step"])
-    if best is not None:
-        check_tensors(best, expected, str(folder))
-    adapter.load_state_dict(saved.tensors)
-    adapter.config = config
-    return state, tensors, best
 
 
 def _tensors_in(path: Path, checksums: dict[str, str]) -> dict[str, Tensor]:

@@ -50,7 +50,7 @@ class Batch:
         return Batch(pinned, None if self.labels is None else self.labels.pin_memory(), self.counts)
 
 
-class BatchSource:
+class BatchDataset:
     """A dataset and its labels, read by batch; what `DataLoader` sends to its workers.
 
     Args:
@@ -65,6 +65,11 @@ class BatchSource:
         self.data = data
         self.include_excitation = include_excitation
         self.labels = labels
+
+    @property
+    def kind(self) -> str:
+        """What training reads, as a checkpoint remembers it: pixels, or features of a certain content."""
+        return f"features {self.data.key_hash}" if isinstance(self.data, FeatureDataset) else "pixels"
 
     def __len__(self) -> int:
         return len(self.data)
@@ -101,7 +106,7 @@ class _Orders:
         return len(self.orders)
 
 
-class Batches:
+class BatchLoader:
     """Hands out this process's share of planned batches.
 
     Args:
@@ -111,7 +116,7 @@ class Batches:
         device: Where batches end up.
     """
 
-    def __init__(self, source: BatchSource, rank: int, num_processes: int, num_workers: int, device: torch.device):
+    def __init__(self, source: BatchDataset, rank: int, num_processes: int, num_workers: int, device: torch.device):
         self.rank, self.num_processes, self.device = rank, num_processes, device
         self._sampler = _Orders()
         # Stored features need no workers: sending tensors between processes costs more than reading them.

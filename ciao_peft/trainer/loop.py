@@ -9,35 +9,29 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..calibration import ENOUGH_SAMPLES, ExcitationSpread, decay_start, excitation_moments, is_open
 from ..errors import DivergenceError, TrainingError
+from ..labels import widest_dtype
 from .accelerator import data_parallel
 from .best import Best
 from .checkpoint import (
-    BEST_FOLDER,
     checkpoint_folders,
     clean_up,
     find_checkpoint,
-    load_checkpoint,
     optimizer_tensors,
     place_in_order,
     restore_optimizer,
-    save_checkpoint,
 )
 from .history import CURVE_FILE, History, draw_learning_curve, plain
 from .interrupts import Interrupts
-from .loader import Batch, Batches, BatchSource
-from .optimizer import Reader, batch_losses, make_optimizer
+from .job import Job
+from .loader import Batch, BatchDataset, BatchLoader
+from .optimizer import batch_losses, make_optimizer
 from .sampler import plan_epoch, positive_groups, seed_of, seed_torch
-
-if TYPE_CHECKING:
-    from .trainer import CIAOTrainer
 
 
 class TrainOutput(NamedTuple):
@@ -54,31 +48,20 @@ class TrainOutput(NamedTuple):
     metrics: dict[str, Any]
 
 
-def dtype_of_sums(device: torch.device) -> torch.dtype:
-    """What losses are summed in: float64, which Apple's GPUs do not have.
-
-    Example:
-        >>> dtype_of_sums(torch.device("cpu")), dtype_of_sums(torch.device("mps"))
-        (torch.float64, torch.float32)
-    """
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-class Run:
+class TrainingLoop:
     """The state of one training: model, optimiser, place in the data, best evaluation so far.
 
     Nothing random is left over between updates: every micro-batch sets the generators from its number. Hence adapter,
     optimiser and the number of the update are all that a checkpoint needs to go on bit for bit.
 
     Args:
-        trainer: Whose model, arguments and accelerator it works with.
+        job: What to train, and with what.
         source: Training data.
         eval_source: Evaluation data, if any.
     """
 
-    def __init__(self, trainer: CIAOTrainer, source: BatchSource, eval_source: BatchSource | None):
-        self.trainer, self.model, self.name = trainer, trainer.model, trainer.adapter_name
-        self.args, self.config, self.accelerator = trainer.args, trainer.config, trainer.accelerator
+    def __init__(self, job: Job, source: BatchDataset, eval_source: BatchDataset | None = None):
+        self.job, self.args, self.config, self.accelerator = job, job.args, job.config, job.accelerator
         self.source, self.eval_source = source, eval_source
         self.output_dir = None if self.args.output_dir is None else Path(self.args.output_dir)
         self.groups = positive_groups(source.labels, self.config)
@@ -90,14 +73,16 @@ class Run:
         self._check_what_trains_the_mask()
         self.best = Best(self.args, self.config.problem_type)
         device = self.accelerator.device
-        self.model.to(device)
-        self.optimizer = make_optimizer(self.model, self.name, self.args)
-        self.names = {p: name for name, p in self.model.adapters[self.name].named_parameters()}
+        job.reader.to(device)
+        self.optimizer = make_optimizer(job.parameter_groups, self.args, self.config.tuning, job.name)
+        if job.before_update is not None:
+            self.optimizer.register_step_pre_hook(lambda *_: job.before_update())
+        self.names = {parameter: name for name, parameter in job.module.named_parameters()}
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.step = 0
         self.num_checkpoints: int | None = None
         # Loss, task loss, contrastive loss and number of updates: since the last entry of the log, and in all.
-        self.window = torch.zeros(4, dtype=dtype_of_sums(device), device=device)
+        self.window = torch.zeros(4, dtype=widest_dtype(device), device=device)
         self.sums = torch.zeros_like(self.window)
         self.grad_norm: Tensor | float | None = None
         self._in_update = False
@@ -105,27 +90,28 @@ class Run:
 
     # -- the whole ---------------------------------------------------------------------------------------------------
 
-    def go(self) -> TrainOutput:
+    def run(self) -> TrainOutput:
         """Trains, and leaves the adapter as it is after the last update, or at its best."""
         resumed = self._resume()
         if resumed is None:
             if self.output_dir is not None and self.args.save_strategy != "no":
                 self._refuse_old_checkpoints()
-            self._start_decay()
-        self.config = self.trainer.config  # which may say by now where `a` started
+            if self.job.before_first_update is not None:
+                self.job.before_first_update(self.source, self.batch_size)
+        self.config = self.job.config  # which may say by now where `a` started
         writes_log = self.accelerator.is_main_process and "none" not in self.args.trackers
         self.history = History(self.output_dir if writes_log else None, self.history.entries)
         if self.output_dir is not None and self.accelerator.is_main_process:
             clean_up(self.output_dir, None)
         self.optimizer.zero_grad()  # what somebody else, or a training that broke off, has left
-        wrapped = data_parallel(Reader(self.model), self.accelerator, self.config.train_batch_norm)
+        wrapped = data_parallel(self.job.reader, self.accelerator, self.config.train_batch_norm)
         if self.accelerator.scaler is not None:
             self.optimizer = self.accelerator.prepare(self.optimizer)
             if resumed is not None and resumed["scaler"]:
                 self.accelerator.scaler.load_state_dict(resumed["scaler"])
         self._start_trackers()
         started, first = time.perf_counter(), self.step
-        self.model.train()
+        self.job.reader.train()
         try:
             with Interrupts() as interrupts, self._progress() as bar:
                 try:
@@ -171,26 +157,9 @@ class Run:
                 "`resume_from_checkpoint=True`, give another `output_dir`, or delete the checkpoints."
             )
 
-    def _start_decay(self) -> None:
-        """Where the config leaves it open: by the spread of u over samples from everywhere in the data."""
-        adapter, accelerator = self.model.adapters[self.name], self.accelerator
-        if not is_open(adapter):
-            return
-        enough = max(ENOUGH_SAMPLES // (self.config.frames or 1), 1)
-        # Whole batches, so that there is something of each for every process.
-        num_batches = max(min(enough, len(self.source)) // self.batch_size, 1)
-        rows = np.linspace(0, len(self.source) - 1, min(num_batches * self.batch_size, len(self.source))).astype(int)
-        rank, device = accelerator.process_index, accelerator.device
-        seeds = [seed_of(self.args.seed, rank, index) for index in range(num_batches)]
-        batches = Batches(self.source, rank, accelerator.num_processes, 0, device)
-        inputs = (batch.inputs for batch in batches.read(np.array_split(rows, num_batches), seeds))
-        moments = excitation_moments(self.model, inputs, self.name, accelerator.autocast)
-        moments = accelerator.reduce(moments.to(device, dtype_of_sums(device)))
-        adapter.set_decay(decay_start(ExcitationSpread.spread(moments)))
-
     def _updates(self, wrapped: torch.nn.Module) -> Iterator[None]:
         args, rank = self.args, self.accelerator.process_index
-        batches = Batches(
+        batches = BatchLoader(
             self.source, rank, self.accelerator.num_processes, args.dataloader_num_workers, self.accelerator.device
         )
         balance = args.class_balance if args.class_balanced_batches else None
@@ -305,15 +274,15 @@ class Run:
         if self.accelerator.trackers:
             numbers = {name: value for name, value in entry.items() if name != "step" and value is not None}
             self.accelerator.log(numbers, step=self.step)
-        if self.trainer.on_log is not None:
-            self.trainer.on_log(dict(entry))
+        if self.job.on_log is not None:
+            self.job.on_log(dict(entry))
 
     def _start_trackers(self) -> None:
         if self.accelerator.log_with:
             settings = self.args.to_dict() | {f"adapter.{k}": v for k, v in self.config.to_dict().items()}
             kinds = (int, float, str, bool)
             settings = {k: v if isinstance(v, kinds) else str(v) for k, v in settings.items()}
-            self.accelerator.init_trackers(self.name, config=settings)
+            self.accelerator.init_trackers(self.job.name, config=settings)
 
     def _progress(self) -> Any:
         from tqdm.auto import tqdm
@@ -321,18 +290,18 @@ class Run:
         quiet = self.args.disable_tqdm if self.args.disable_tqdm is not None else not sys.stderr.isatty()
         quiet = quiet or not self.accelerator.is_main_process
         return tqdm(
-            total=self.total_steps, initial=self.step, desc=f"training {self.name}", unit="update", disable=quiet
+            total=self.total_steps, initial=self.step, desc=f"training {self.job.name}", unit="update", disable=quiet
         )
 
     # -- evaluation --------------------------------------------------------------------------------------------------
 
     def _evaluate(self) -> None:
         self._same_buffers()
-        metrics = self.trainer._metrics(self.eval_source, "eval_")
+        metrics = self.job.evaluate(self.eval_source)
         self._log(metrics)
         if self.best.judge(metrics, self.step) and self.args.load_best_model_at_end:
             self._check_finite()
-            self.best.keep(self.model.adapters[self.name].state_dict())
+            self.best.keep(self.job.module.state_dict())
             self._save_best(metrics)
 
     def scores_of_the_result(self) -> dict[str, float]:
@@ -352,13 +321,13 @@ class Run:
     def _save_best(self, metrics: dict[str, Any]) -> None:
         if self.output_dir is not None and self.accelerator.is_main_process:
             record = plain({"global_step": self.best.step, **metrics})
-            self.model.save_pretrained(self.output_dir / BEST_FOLDER, self.name, training=record)
+            self.job.checkpoints.save_best(self.output_dir, record)
         self.best.is_on_disk = True
 
     def _same_buffers(self) -> None:
         """Batch-norm statistics that follow the data: those of the first process count, as in the training steps."""
         if self.accelerator.num_processes > 1 and self.config.train_batch_norm:
-            for buffer in self.model.adapters[self.name].buffers():
+            for buffer in self.job.module.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
@@ -368,9 +337,9 @@ class Run:
             "num_processes": self.accelerator.num_processes,
             "num_samples": len(self.source),
             "labels": zlib.crc32(self.source.labels.contiguous().numpy().tobytes()),
-            "inputs": self.trainer._kind_of(self.source.data),
+            "inputs": self.source.kind,
             "precision": str(self.accelerator.mixed_precision),
-            "backbone": self.model.backbone_signature(),
+            "backbone": self.job.checkpoints.model.backbone_signature(),
             "arguments": self.args.what_decides_the_weights(),
         }
 
@@ -397,7 +366,7 @@ class Run:
         }
         folder = self.output_dir / f"checkpoint-{self.step}"
         best = None if self.best.step in (None, self.step) else self.best.tensors
-        save_checkpoint(folder, self.model, self.name, optimizer_tensors(self.optimizer, self.names), best, state)
+        self.job.checkpoints.save(folder, optimizer_tensors(self.optimizer, self.names), best, state)
         clean_up(self.output_dir, self.args.save_total_limit)
         return folder
 
@@ -405,8 +374,8 @@ class Run:
         folder = find_checkpoint(self.args.output_dir, self.args.resume_from_checkpoint)
         if folder is None:
             return None
-        state, tensors, best = load_checkpoint(
-            folder, self.model, self.name, self._record(), self.total_steps, self.args.load_best_model_at_end
+        state, tensors, best = self.job.checkpoints.load(
+            folder, self._record(), self.total_steps, self.args.load_best_model_at_end
         )
         restore_optimizer(self.optimizer, self.names, tensors, folder)
         self.step = state["global_step"]
@@ -436,7 +405,7 @@ class Run:
 
     def _finish(self, seconds: float, first_step: int) -> TrainOutput:
         if self.best.to_return_to is not None:
-            self.model.adapters[self.name].load_state_dict(self.best.to_return_to)
+            self.job.module.load_state_dict(self.best.to_return_to)
             if not self.best.is_on_disk:  # of a checkpoint, which may be another folder's
                 self._save_best(self.scores_of_the_result())
         self._same_buffers()

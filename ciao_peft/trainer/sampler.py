@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config import CIAOConfig
-from ..losses import contrastive_targets
+from ..labels import contrastive_targets
 
 
 def positive_groups(labels: Tensor, config: CIAOConfig) -> np.ndarray:

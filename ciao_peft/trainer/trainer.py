@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..config import CIAOConfig
 from ..data.clip_rows import Clips
-from ..errors import AdapterNotFoundError, FeatureCacheError, NoActiveAdapterError, TrainingError, listed
+from ..errors import FeatureCacheError, TrainingError, listed
 from ..features import (
     SHARE_OF_MEMORY,
     ClipSamples,
@@ -37,9 +37,12 @@ from ..metrics import compute_metrics
 from ..model import CIAOModel
 from .accelerator import gather_rows, make_accelerator, precision_shared, random_state_kept
 from .arguments import CIAOTrainingArguments
+from .calibrate import calibrate_decay
+from .checkpoint import AdapterCheckpoints
 from .history import plain
-from .loader import Batches, BatchSource
-from .loop import Run, TrainOutput
+from .job import Job, LogitsAndEmbeddings
+from .loader import BatchDataset, BatchLoader
+from .loop import TrainingLoop, TrainOutput
 from .sampler import smallest_batch
 
 
@@ -104,14 +107,9 @@ class CIAOTrainer:
             raise TrainingError(f"`model` must be a CIAOModel, as get_ciao_model makes it; got {type(model).__name__}.")
         if args is not None and not isinstance(args, CIAOTrainingArguments):
             raise TrainingError(f"`args` must be CIAOTrainingArguments; got {type(args).__name__}.")
-        name = model.active_adapter if adapter_name is None else adapter_name
-        if name is None:
-            raise NoActiveAdapterError(model.adapters)
-        if name not in model.adapters:
-            raise AdapterNotFoundError(name, model.adapters)
+        self.adapter_name = model.resolve_adapter(adapter_name)
         self.model = model
         self.args = CIAOTrainingArguments() if args is None else args
-        self.adapter_name = name
         self.compute_metrics = compute_metrics
         self.on_log = on_log
         self.accelerator = make_accelerator(self.args)
@@ -124,9 +122,7 @@ class CIAOTrainer:
     @property
     def config(self) -> CIAOConfig:
         """Settings of the adapter that goes by the name now."""
-        if self.adapter_name not in self.model.adapters:
-            raise AdapterNotFoundError(self.adapter_name, self.model.adapters)
-        return self.model.peft_config[self.adapter_name]
+        return self.model.adapters[self.model.resolve_adapter(self.adapter_name)].config
 
     # -- public ------------------------------------------------------------------------------------------------------
 
@@ -157,12 +153,12 @@ class CIAOTrainer:
             eval_source = self._source(eval_dataset, "eval_dataset", several) if evaluates else None
             self._check_training_data(source)
             self._newest_scores = {}
-            run = Run(self, source, eval_source)
+            loop = TrainingLoop(self._job(), source, eval_source)
             try:
-                self._last = run.go()
-                self._newest_scores = run.scores_of_the_result()
+                self._last = loop.run()
+                self._newest_scores = loop.scores_of_the_result()
             finally:
-                self.log_history = run.history.entries
+                self.log_history = loop.history.entries
         return self._last
 
     def evaluate(self, dataset: Any) -> dict[str, float]:
@@ -220,13 +216,30 @@ class CIAOTrainer:
         self.accelerator.free_memory()
         self.accelerator.end_training()
 
+    def _job(self) -> Job:
+        model, name = self.model, self.adapter_name
+        return Job(
+            name=name,
+            module=model.adapters[name],
+            reader=LogitsAndEmbeddings(model),
+            parameter_groups=model.adapter_parameters(name),
+            args=self.args,
+            accelerator=self.accelerator,
+            evaluate=lambda source: self._metrics(source, "eval_"),
+            on_log=self.on_log,
+            before_first_update=lambda source, batch_size: calibrate_decay(
+                model, name, source, batch_size, self.args.seed, self.accelerator
+            ),
+            checkpoints=AdapterCheckpoints(model, name),
+        )
+
     # -- data --------------------------------------------------------------------------------------------------------
 
-    def _source(self, dataset: Any, name: str, several_passes: bool, needs_labels: bool = True) -> BatchSource:
+    def _source(self, dataset: Any, name: str, several_passes: bool, needs_labels: bool = True) -> BatchDataset:
         data = self._data(dataset, name, several_passes)
         has_labels = (data.labels if isinstance(data, FeatureDataset) else data.label_key) is not None
         labels = check_labels_of(data, self.config, name) if has_labels or needs_labels else None
-        return BatchSource(data, labels, self._needs_excitation)
+        return BatchDataset(data, labels, self._needs_excitation)
 
     def _data(self, dataset: Any, name: str, several_passes: bool) -> Samples | ClipSamples | FeatureDataset:
         self._check_frames(dataset, name)
@@ -328,10 +341,7 @@ class CIAOTrainer:
             self.print(f"Training without stored features: {error}")
             return None
 
-    def _kind_of(self, data: Samples | ClipSamples | FeatureDataset) -> str:
-        return f"features {data.key_hash}" if isinstance(data, FeatureDataset) else "pixels"
-
-    def _check_training_data(self, source: BatchSource) -> None:
+    def _check_training_data(self, source: BatchDataset) -> None:
         processes = self.accelerator.num_processes
         if len(source) < processes:
             raise TrainingError(
@@ -352,8 +362,7 @@ class CIAOTrainer:
         if lone and self.accelerator.is_main_process:
             warnings.warn(
                 f"A single training sample each: {listed(lone)}. Such a sample has no positive pair; the contrastive "
-                "loss "
-                "only pushes the others away from it.",
+                "loss only pushes the others away from it.",
                 stacklevel=3,
             )
 
@@ -372,7 +381,7 @@ class CIAOTrainer:
                 parameter.requires_grad_(requires_grad)
 
     @torch.no_grad()
-    def _logits(self, source: BatchSource) -> Tensor:
+    def _logits(self, source: BatchDataset) -> Tensor:
         """Of the whole dataset, in its order, on every process."""
         rank, count = self.accelerator.process_index, self.accelerator.num_processes
         device = self.accelerator.device
@@ -382,14 +391,14 @@ class CIAOTrainer:
         bounds = [len(source) * r // count for r in range(count + 1)]
         step = self.args.per_device_eval_batch_size
         plan = [np.arange(i, min(i + step, bounds[rank + 1])) for i in range(bounds[rank], bounds[rank + 1], step)]
-        batches = Batches(source, 0, 1, self.args.dataloader_num_workers, device)
+        batches = BatchLoader(source, 0, 1, self.args.dataloader_num_workers, device)
         found = [torch.zeros(0, self.config.num_labels, device=device)]
         with self.accelerator.autocast():
             found += [self.model(**batch.inputs).logits.float() for batch in batches.read(plan, [None] * len(plan))]
         self.model.train(mode)
         return gather_rows(torch.cat(found), [b - a for a, b in pairwise(bounds)]).cpu()
 
-    def _metrics(self, source: BatchSource, prefix: str) -> dict[str, float]:
+    def _metrics(self, source: BatchDataset, prefix: str) -> dict[str, float]:
         return self._scores(self._logits(source), source.labels, prefix)
 
     def _scores(self, logits: Tensor, labels: Tensor, prefix: str) -> dict[str, float]:

@@ -9,7 +9,8 @@ import torch
 
 from ciao_peft import CIAOModel, CIAOTrainer, CIAOTrainingArguments, get_ciao_model
 from ciao_peft.errors import TrainingError
-from ciao_peft.trainer.optimizer import Reader, make_optimizer
+from ciao_peft.trainer.job import LogitsAndEmbeddings
+from ciao_peft.trainer.optimizer import make_optimizer
 from helpers.fakes import (
     Branches,
     Undecided,
@@ -109,7 +110,9 @@ def test_a_constant_decay_is_in_no_optimiser_and_stays(tmp_path):
     raw, others = adapter.inhibition[0].raw_decay, set(adapter.parameters())
     assert "inhibition.0.raw_decay" not in adapter.trainable
     assert not any(raw is p for group in model.adapter_parameters("default").values() for p in group)
-    optimizer = make_optimizer(model, "default", CIAOTrainingArguments())
+    optimizer = make_optimizer(
+        model.adapter_parameters("default"), CIAOTrainingArguments(), "decision_layer", "default"
+    )
     assert {p for group in optimizer.param_groups for p in group["params"]} == others - {raw}
     before = bits(model)
     faces = [{"pixel_values": row, "labels": int(n % 3)} for n, row in enumerate(pixels(12))]
@@ -141,7 +144,7 @@ def test_nothing_that_trains_is_left_without_a_gradient_in_data_parallel_trainin
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         model = wrap(**changes).train()
-        wrapped = torch.nn.parallel.DistributedDataParallel(Reader(model))
+        wrapped = torch.nn.parallel.DistributedDataParallel(LogitsAndEmbeddings(model))
         for _ in range(3):  # what a pass leaves out is noticed in the next one
             logits, embeddings = wrapped(pixel_values=pixels(6))
             (logits.square().sum() + embeddings.square().sum()).backward()

@@ -86,6 +86,68 @@ def test_a_file_imports_only_from_its_own_room_and_those_above_it(path):
     assert rooms_imported(path) <= set(ROOMS[: ROOMS.index(room_of(path)) + 1])
 
 
+def module_of(path: Path) -> str:
+    """`ciao_peft.data.jaffe` for its file, `ciao_peft.data` for the `__init__.py` of a room."""
+    return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+
+
+def files_imported(path: Path, modules: set[str]) -> set[str]:
+    """Modules of this package that a file imports, inside functions and for types too.
+
+    `from . import folder` is an import of that file, and not of the room's `__init__.py`.
+    """
+    names = modules_imported(path)
+    rooms = {name for name in names if any(other.startswith(f"{name}.") for other in names)}
+    inner = {name for name in rooms if all(o in modules for o in names if o.rpartition(".")[0] == name)}
+    return modules & (names - inner) - {module_of(path)}
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other, in a circle however long (Tarjan 1972)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found = []
+
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for other in sorted(graph[module]):
+            if other not in index:
+                visit(other)
+            if other in stack:
+                low[module] = min(low[module], low[other])
+        if low[module] == index[module]:
+            group = stack[stack.index(module) :]
+            del stack[stack.index(module) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for module in sorted(graph):
+        if module not in index:
+            visit(module)
+    return found
+
+
+def test_no_files_import_each_other_in_a_circle():
+    modules = {module_of(path): path for path in FILES}
+    # A room's face is what other rooms import from; inside the room, files import from each other and not from it.
+    assert circles({name: files_imported(path, set(modules)) for name, path in modules.items()}) == []
+
+
+@pytest.mark.parametrize(
+    ("graph", "expected"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b"}, "b": {"a"}}, [["a", "b"]]),
+        ({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}, [["b", "c"]]),
+        ({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}, [["a", "b", "c"]]),
+    ],
+)
+def test_every_circle_is_found(graph, expected):
+    assert circles(graph) == expected
+
+
 @pytest.mark.parametrize("path", sorted((PACKAGE / "data").glob("*.py")), ids=lambda path: path.name)
 def test_data_knows_nothing_of_models(path):
     assert not rooms_imported(path) & MODELS

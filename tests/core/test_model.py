@@ -60,7 +60,8 @@ def test_without_labels_there_is_no_loss_and_without_weight_no_contrastive_loss(
     output = wrap().eval()(pixels())
     assert output.loss is output.task_loss is output.contrastive_loss is None
     output = wrap(contrastive_weight=0.0).eval()(pixels(2), labels=torch.tensor([0, 0]))
-    assert output.contrastive_loss is None
+    assert output.contrastive_loss == 0
+    assert torch.equal(output.loss, output.task_loss)
     assert output.loss is output.task_loss
 
 

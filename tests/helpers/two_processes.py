@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from ciao_peft import CIAOTrainer, CIAOTrainingArguments, cache_features, get_ciao_model
 from ciao_peft.errors import TrainingError
 from ciao_peft.trainer.accelerator import data_parallel
+from ciao_peft.trainer.job import LogitsAndEmbeddings
 from ciao_peft.trainer.loader import Batch
-from ciao_peft.trainer.optimizer import Reader, batch_losses
+from ciao_peft.trainer.optimizer import batch_losses
 
 from .fakes import SIZE, small_config, tiny_backbone
 
@@ -43,7 +44,7 @@ def arguments(**changes: object) -> CIAOTrainingArguments:
 def gradients(trainer: CIAOTrainer, batch: Batch) -> dict[str, torch.Tensor]:
     """Of the loss of one batch, to everything that is trained."""
     trainer.model.train_adapter("default")
-    wrapped = data_parallel(Reader(trainer.model), trainer.accelerator, False)
+    wrapped = data_parallel(LogitsAndEmbeddings(trainer.model), trainer.accelerator, False)
     loss = batch_losses(wrapped, batch, trainer.config, trainer.accelerator.autocast())[0]
     trainer.accelerator.backward(loss)
     found = {n: p.grad.clone() for n, p in trainer.model.adapters["default"].named_parameters() if p.requires_grad}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from ciao_peft import CIAOConfig, CIAOTrainer, CIAOTrainingArguments, cache_feat
 from ciao_peft.backbone import open_backbone
 from ciao_peft.errors import DataError, TrainingError
 from ciao_peft.study.baselines import build_rival
-from ciao_peft.study.baselines import fitting as fitting_file
 from ciao_peft.study.baselines.base import Rival
 from ciao_peft.study.baselines.fit import fit, predict
 from ciao_peft.study.baselines.head2toe import Layers, LinearOnLayers
@@ -168,7 +168,7 @@ def test_several_processes_are_refused(monkeypatch):
     class Two:
         num_processes = 2
 
-    monkeypatch.setattr(fitting_file, "make_accelerator", lambda args: Two())
+    monkeypatch.setattr(sys.modules[fit.__module__], "make_accelerator", lambda args: Two())
     with pytest.raises(TrainingError, match="A rival trains in one process; spread trainings over processes"):
         fit(build_rival("lora", tiny_backbone(), small_config()), faces(), arguments())
 

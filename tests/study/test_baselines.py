@@ -15,8 +15,9 @@ from ciao_peft import CIAOTrainingArguments, cache_features, get_ciao_model
 from ciao_peft.adapters.adapter import Adapter
 from ciao_peft.backbone import open_backbone
 from ciao_peft.errors import ConfigError, InputError, UntraceableBackboneError
-from ciao_peft.study.baselines import BUILDERS, RIVALS, build_rival
+from ciao_peft.study.baselines import BUILDERS, build_rival
 from ciao_peft.study.baselines.fit import fit
+from ciao_peft.study.presets import RIVALS
 from helpers.fakes import BACKBONES, SIZE, Undecided, bits, pixels, same_bits, small_config, tiny_backbone
 
 # By hand, for the chain: 12 x 8 x 3 x 3 is its last convolution, 8 x 3 x 3 x 3 its first, each with a batch norm; the

@@ -18,7 +18,7 @@ from ciao_peft.cli import main
 from ciao_peft.errors import ConfigError, MissingExtraError, RecordError
 from ciao_peft.study import Encoder, Plan, Record, Task, append_record, methods_named, write_plan
 from ciao_peft.study.analysis.study import CIAO, Study
-from ciao_peft.study.report.contents import Listing, Section
+from ciao_peft.study.report.contents import Listing, Picture, Section
 from ciao_peft.study.report.html import as_page, size_of
 from ciao_peft.study.report.markdown import as_markdown, escaped
 from ciao_peft.study.report.tables import Cell, Table
@@ -168,6 +168,40 @@ def test_names_cannot_become_markup(tmp_path, figures):
     for row in (line for line in text.splitlines() if line.startswith("| ")):
         assert row.endswith(" |")
     assert [path.parent.name for path in report.figures] == ["figures"] * len(report.figures)
+
+
+def test_hostile_text_reads_as_it_is_wherever_it_stands():
+    png = base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    )
+    short = "<i>&'\""
+    table = Table(EVIL, (EVIL, short), ((Cell(EVIL, 1.0, strong=True), Cell(EVIL)),), EVIL)
+    parts = (EVIL, table, Picture("p.png", EVIL, png), Listing((EVIL,)), Section(EVIL, (EVIL,), folded=True))
+    text = as_page(Section(EVIL, (*parts, Section(EVIL, parts))))
+    page = Page(text)
+    assert {tag for tag, _ in page.elements} & {"script", "i"} == {"script"}
+    assert len(page.of("script")) == 1
+    assert not any("onload" in attributes for _, attributes in page.elements)
+    for tag in ("title", "h1", "h2", "a", "p", "caption", "strong", "td", "figcaption", "li", "summary"):
+        assert EVIL in page.text(tag), tag
+    assert page.text("th") == [EVIL, short] * 2
+    assert [attributes["alt"] for attributes in page.of("img")] == [EVIL] * 2
+    assert [attributes["aria-label"] for attributes in page.of("div")] == [EVIL] * 2
+    body = text.partition("</style>")[2].partition("<script>")[0]
+    assert not re.search(r"<i>|<script|[^=]\"x|&(?!amp;|lt;|gt;|nbsp;|#39;|#34;)", body)
+
+
+@pytest.mark.parametrize("name", ["a\x00b", "a\ud800b"])
+def test_what_cannot_be_shown_is_replaced_on_the_page(name):
+    page = as_page(Section(name, (name, Table(name, (name,), ((Cell(name),),)))))
+    assert page.count("a\ufffdb") == 7  # title, h1, p, aria-label, caption, th, td
+    page.encode()
+
+
+def test_the_names_of_narrow_columns_stay_on_one_line():
+    page = as_page(Section("r", (Table("t", ("of mask", "of the whole network"), ((Cell("a"), Cell("b")),)),)))
+    assert ">of&nbsp;mask<" in page
+    assert ">of the whole network<" in page
 
 
 def test_the_tables_of_the_text_have_as_many_cells_as_columns(tmp_path):

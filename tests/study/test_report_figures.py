@@ -118,7 +118,7 @@ def test_a_single_epoch_is_no_curve():
 def test_curves_are_of_the_networks_and_the_best_rival():
     study = Study(painted_study(2))
     networks = [HEAD, CIAO, "last convolution", "last convolution + CIAO", "full", "full + CIAO"]
-    best = study.best_rival(*PAIR)
+    best = study.best_baseline(*PAIR)
     assert curves_shown(study, *PAIR) == [*networks, *([best] if best not in networks else [])]
 
 

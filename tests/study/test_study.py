@@ -96,7 +96,7 @@ def test_one_seed_is_compared_and_not_tested():
 def test_without_ciao_there_is_nothing_to_compare():
     study = Study(records({HEAD: [0.5, 0.6]}))
     assert study.comparisons(*PAIR, ("network",)) == []
-    assert study.best_rival(*PAIR) is None
+    assert study.best_baseline(*PAIR) is None
 
 
 def test_the_best_rival_is_the_one_furthest_ahead_among_those_that_train_no_more():
@@ -113,7 +113,7 @@ def test_the_best_rival_is_the_one_furthest_ahead_among_those_that_train_no_more
             }
         )
     )
-    assert study.best_rival(*PAIR) == "LoRA r=4"
+    assert study.best_baseline(*PAIR) == "LoRA r=4"
 
 
 def test_a_method_with_a_mask_is_no_rival_whatever_its_name():
@@ -122,11 +122,11 @@ def test_a_method_with_a_mask_is_no_rival_whatever_its_name():
     lines = records({CIAO: MINE, HEAD: [0.5, 0.5, 0.5]})
     lines += records({f"{CIAO}, searched": [0.9, 0.9, 0.9]}, config={"hidden_sizes": [64]}, **shared)
     lines += records({"hot": [0.9, 0.9, 0.9]}, config={"temperature": 1.0, "inhibition": True}, **shared)
-    assert Study(lines).best_rival(*PAIR) == HEAD
+    assert Study(lines).best_baseline(*PAIR) == HEAD
     lines += records({f"{HEAD}, searched": [0.6, 0.6, 0.6]}, config={"inhibition": False}, **shared)
     lines += records({"no mask + CIAO": [0.4, 0.4, 0.4]}, config={"inhibition": False}, **shared)
     lines += records({"LoRA r=4": [0.7, 0.7, 0.7]}, config={"inhibition": True})  # a rival reads no such setting
-    ranked = [one.other for one in Study(lines).rivals(*PAIR)]
+    ranked = [one.other for one in Study(lines).baselines(*PAIR)]
     assert ranked == ["LoRA r=4", f"{HEAD}, searched", HEAD, "no mask + CIAO"]
 
 
@@ -134,7 +134,7 @@ def test_a_method_with_a_mask_is_no_rival_whatever_its_name():
 def test_a_rival_may_train_one_in_a_hundred_more(share, best):
     lines = records({CIAO: MINE, HEAD: [0.7, 0.7, 0.7]})
     lines += records({"last convolution": [0.9, 0.9, 0.9]}, parameters={"trained": int(share * SIZES[CIAO])})
-    assert Study(lines).best_rival(*PAIR) == best
+    assert Study(lines).best_baseline(*PAIR) == best
 
 
 @pytest.mark.parametrize(

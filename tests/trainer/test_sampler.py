@@ -8,7 +8,7 @@ import torch
 
 from ciao_peft import CIAOConfig, cache_features
 from ciao_peft.trainer.accelerator import rows_per_process
-from ciao_peft.trainer.loader import Batches, BatchSource
+from ciao_peft.trainer.loader import BatchDataset, BatchLoader
 from ciao_peft.trainer.sampler import draws_per_group, plan_epoch, positive_groups, smallest_batch
 from helpers.fakes import tiny_backbone
 from helpers.training import CLASSES, faces
@@ -69,9 +69,9 @@ def test_groups_are_classes_cells_or_sets():
 @pytest.mark.parametrize(("rows", "processes"), [(8, 3), (5, 2), (4, 1)])
 def test_the_shares_of_all_processes_make_the_batch(rows, processes):
     data = cache_features(tiny_backbone(), faces(8))
-    source = BatchSource(data, torch.arange(8))
+    source = BatchDataset(data, torch.arange(8))
     plan = [np.arange(rows)[::-1].copy()]
-    parts = [next(Batches(source, r, processes, 0, torch.device("cpu")).read(plan, [0])) for r in range(processes)]
+    parts = [next(BatchLoader(source, r, processes, 0, torch.device("cpu")).read(plan, [0])) for r in range(processes)]
     assert torch.cat([part.labels for part in parts]).tolist() == plan[0].tolist()
     assert [len(part.labels) for part in parts] == parts[0].counts == rows_per_process(rows, processes)
 

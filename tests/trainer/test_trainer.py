@@ -15,8 +15,9 @@ from ciao_peft.errors import (
     ConfigError,
 )
 from ciao_peft.trainer.arguments import ENCODER_RATE_FACTOR, MASK_RATE_FACTOR
+from ciao_peft.trainer.job import LogitsAndEmbeddings
 from ciao_peft.trainer.loader import Batch
-from ciao_peft.trainer.optimizer import Reader, batch_losses, make_optimizer
+from ciao_peft.trainer.optimizer import batch_losses, make_optimizer
 from helpers.fakes import residual_backbone, small_config, tiny_backbone
 from helpers.training import TASKS, assert_same, faces, make_model, make_trainer, scripted, weights
 
@@ -35,7 +36,7 @@ def test_loss_and_gradient_are_those_of_the_model(kind):
     pixels, labels = (torch.stack([torch.as_tensor(f[key]) for f in data]) for key in ("pixel_values", "labels"))
     labels = labels if labels.ndim == 1 else labels.float()
     batch = Batch({"pixel_values": pixels}, labels, [9])
-    loss = batch_losses(Reader(model), batch, model.peft_config["default"], torch.no_grad())
+    loss = batch_losses(LogitsAndEmbeddings(model), batch, model.peft_config["default"], torch.no_grad())
     expected = model(pixels, labels=labels).loss
     assert loss[0].item() == expected.item()
 
@@ -92,7 +93,7 @@ def test_rates_and_weight_decay_by_part():
     model = make_model(tuning="last_conv")
     chosen = {"mask_learning_rate": 0.3, "encoder_learning_rate": 0.2, "weight_decay": 0.5}
     arguments = CIAOTrainingArguments(learning_rate=0.1, **chosen)
-    optimizer = make_optimizer(model, "default", arguments)
+    optimizer = make_optimizer(model.adapter_parameters("default"), arguments, "last_conv", "default")
     names = {p: n for n, p in model.adapters["default"].named_parameters()}
     rates = {names[p]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
     for name, (rate, decay) in rates.items():

@@ -12,7 +12,7 @@ from ciao_peft import CIAOTrainer, CIAOTrainingArguments, cache_features
 from ciao_peft.errors import TrainingError
 from ciao_peft.losses import contrastive_loss, task_loss
 from ciao_peft.trainer.checkpoint import checkpoint_folders
-from ciao_peft.trainer.loop import Run
+from ciao_peft.trainer.loop import TrainingLoop
 from ciao_peft.trainer.sampler import plan_epoch
 from helpers import killed
 from helpers.fakes import SIZE, bits, same_bits, tiny_backbone, wrap
@@ -168,7 +168,7 @@ def test_it_is_not_resumed_in_one_step(tmp_path):
 
 @pytest.mark.parametrize(("calls", "said"), [(2, "Stopped after update 1 of 9. Saved"), (3, "Stopped within update 2")])
 def test_no_checkpoint_is_written_between_the_two_steps(tmp_path, monkeypatch, calls, said):
-    step, made = Run._step, []
+    step, made = TrainingLoop._step, []
 
     def interrupted(run):
         if len(made) == calls:  # 2: before the first step of update 2; 3: before its second
@@ -176,7 +176,7 @@ def test_no_checkpoint_is_written_between_the_two_steps(tmp_path, monkeypatch, c
         made.append(run.step)
         step(run)
 
-    monkeypatch.setattr(Run, "_step", interrupted)
+    monkeypatch.setattr(TrainingLoop, "_step", interrupted)
     trainer = killed.training(tmp_path, **PLAIN | {"save_strategy": "no", "save_steps": None})
     with pytest.raises(KeyboardInterrupt, match=said):
         trainer.train(killed.faces())

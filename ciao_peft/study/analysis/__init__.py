@@ -1,1 +1,24 @@
 """What the records of a study say: results, comparisons and their statistics."""
+
+from __future__ import annotations
+
+from .statistics import Comparison, Summary, compare, holm, summarize
+from .study import CIAO, LEVEL, MARGIN, NETWORKS, Against, RateTrial, Result, Study, Within, within_margin
+
+__all__ = [
+    "CIAO",
+    "LEVEL",
+    "MARGIN",
+    "NETWORKS",
+    "Against",
+    "Comparison",
+    "RateTrial",
+    "Result",
+    "Study",
+    "Summary",
+    "Within",
+    "compare",
+    "holm",
+    "summarize",
+    "within_margin",
+]

@@ -1,16 +1,15 @@
-"""Means over seeds and what they can tell apart: intervals, paired tests, Holm's correction. Needs NumPy alone."""
+"""Means over seeds and what they can tell apart: intervals, paired tests, Holm's correction, with SciPy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, MissingExtraError
 
 RESAMPLES = 10_000
 EXACT_SIGNS = 20  # 2**20 sums of flipped differences still fit in 8 MB
@@ -64,10 +63,11 @@ def summarize(values: Any, *, confidence: float = 0.95, seed: int = 0) -> Summar
 
     Raises:
         InputError: nothing to summarize, or NaN.
+        MissingExtraError: SciPy is not installed; one value alone does not need it.
 
     Example:
-        >>> one = summarize([0.80, 0.82, 0.81])
-        >>> f"{one.mean:.2f} ± {one.sd:.2f}, {one.interval[0]:.2f} to {one.interval[1]:.2f}"
+        >>> summary = summarize([0.80, 0.82, 0.81])
+        >>> f"{summary.mean:.2f} ± {summary.sd:.2f}, {summary.interval[0]:.2f} to {summary.interval[1]:.2f}"
         '0.81 ± 0.01, 0.80 to 0.82'
         >>> summarize([0.8]).interval is None
         True
@@ -142,19 +142,9 @@ def bootstrap_interval(
         raise InputError(f"`confidence` must lie between 0 and 1; got {confidence!r}.")
     if _constant(sample):
         return float(sample[0]), float(sample[0])
-    n = len(sample)
-    drawn = np.random.default_rng(seed).integers(0, n, (resamples, n))
-    means = sample[drawn].mean(axis=1)
-    below = ((means < sample.mean()).sum() + (means <= sample.mean()).sum()) / (2 * resamples)
-    normal = NormalDist()
-    bias = normal.inv_cdf(min(max(below, 1 / resamples), 1 - 1 / resamples))
-    centred = sample - sample.mean()  # of the jackknife, but for a factor that cancels
-    acceleration = (centred**3).sum() / (6 * (centred**2).sum() ** 1.5)
-    bounds = []
-    for tail in ((1 - confidence) / 2, (1 + confidence) / 2):
-        z = bias + normal.inv_cdf(tail)
-        bounds.append(normal.cdf(bias + z / (1 - acceleration * z)))
-    low, high = np.quantile(means, bounds)
+    drawing = {"n_resamples": resamples, "rng": np.random.default_rng(seed)}
+    result = _scipy_stats().bootstrap((sample,), np.mean, confidence_level=confidence, method="BCa", **drawing)
+    low, high = result.confidence_interval
     return float(low), float(high)
 
 
@@ -184,24 +174,24 @@ def t_test(differences: Any, *, above: float | None = None) -> float:
         >>> t_test([0.02, 0.02])  # no spread: 2 of 4 choices of signs
         0.5
     """
-    given = _sample(differences, at_least=2)
-    sample, n = given - (above or 0.0), len(given)
-    if _constant(given) or _constant(sample):  # both: what rounding left of a difference of zero varies, next to zero
+    original = _sample(differences, at_least=2)
+    sample, n = original - (above or 0.0), len(original)
+    if _constant(original) or _constant(
+        sample
+    ):  # both: what rounding left of a difference of zero varies, next to zero
         mean = 0.0 if math.isclose(sample[0], 0, abs_tol=1e-15) else float(sample[0])
         if above is None:
             return 1.0 if mean == 0 else 2 * 0.5**n
         return 0.5**n if mean > 0 else 1.0
-    t = sample.mean() / (sample.std(ddof=1) / math.sqrt(n))
-    tail = _t_tail(abs(t), n - 1)
-    if above is None:
-        return min(1.0, 2 * tail)
-    return tail if t > 0 else 1 - tail
+    alternative = "two-sided" if above is None else "greater"
+    return float(_scipy_stats().ttest_1samp(sample, 0.0, alternative=alternative).pvalue)
 
 
 def wilcoxon_test(differences: Any) -> float:
-    """Exact two-sided p of Wilcoxon's signed-rank test, with ties; differences of zero are left out.
+    """Exact two-sided p of Wilcoxon's signed-rank test; differences of zero are left out.
 
-    With n differences it cannot get below `2 / 2**n`: five seeds can never reach 0.05.
+    With n differences it cannot get below `2 / 2**n`: five seeds can never reach 0.05. Where some are of the same size,
+    p is that of `sign_flip_test` on their ranks, which is exact to 20 differences.
 
     Args:
         differences: `(n,)`.
@@ -219,17 +209,10 @@ def wilcoxon_test(differences: Any) -> float:
     sample = sample[sample != 0]
     if not len(sample):
         return 1.0
-    size = np.abs(sample)
-    smaller, as_small = (size[:, None] > size).sum(axis=1), (size[:, None] >= size).sum(axis=1)
-    ranks = smaller + as_small + 1  # twice the middle rank: whole numbers also where there are ties
-    chance = np.ones(1)  # of each sum of the ranks of the positive ones
-    for rank in ranks:
-        longer = np.zeros(len(chance) + rank)
-        longer[: len(chance)] += chance / 2
-        longer[rank:] += chance / 2
-        chance = longer
-    observed = int(ranks[sample > 0].sum())
-    return float(min(1.0, 2 * min(chance[: observed + 1].sum(), chance[observed:].sum())))
+    sizes = np.abs(sample)
+    if len(np.unique(sizes)) < len(sizes):  # SciPy's exact distribution knows no ties
+        return sign_flip_test(np.copysign(_scipy_stats().rankdata(sizes), sample))
+    return float(_scipy_stats().wilcoxon(sample, method="exact").pvalue)
 
 
 def sign_flip_test(differences: Any, *, resamples: int = 100_000, seed: int = 0) -> float:
@@ -250,11 +233,10 @@ def sign_flip_test(differences: Any, *, resamples: int = 100_000, seed: int = 0)
         0.25
     """
     sample = _sample(differences)
-    if len(sample) <= EXACT_SIGNS:
-        sums = np.zeros(1)
+    if len(sample) <= EXACT_SIGNS:  # as scipy.stats.permutation_test does, which takes minutes for a study of 20 seeds
+        sums, extra = np.zeros(1), 0
         for value in sample:
             sums = np.concatenate([sums + value, sums - value])
-        extra = 0
     else:
         flips = np.random.default_rng(seed).integers(0, 2, (resamples, len(sample)), dtype=np.int8)
         sums, extra = sample.sum() - 2 * (flips @ sample), 1
@@ -291,12 +273,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
         >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
         [0.03, 0.06, 0.06]
     """
-    given = np.asarray(p_values, dtype=np.float64)
-    if given.ndim != 1 or not bool(((given >= 0) & (given <= 1)).all()):
+    uncorrected = np.asarray(p_values, dtype=np.float64)
+    if uncorrected.ndim != 1 or not bool(((uncorrected >= 0) & (uncorrected <= 1)).all()):
         raise InputError(f"p-values are a list of numbers from 0 to 1; got {p_values!r}.")
-    order = np.argsort(given, kind="stable")
-    stepped = np.maximum.accumulate(given[order] * np.arange(len(given), 0, -1))
-    corrected = np.empty_like(given)
+    order = np.argsort(uncorrected, kind="stable")
+    stepped = np.maximum.accumulate(uncorrected[order] * np.arange(len(uncorrected), 0, -1))
+    corrected = np.empty_like(uncorrected)
     corrected[order] = np.minimum(stepped, 1.0)
     return [float(p) for p in corrected]
 
@@ -319,17 +301,9 @@ def _constant(sample: np.ndarray) -> bool:
     return bool(np.ptp(sample) <= 1e-12 * np.abs(sample).max())
 
 
-def _t_tail(t: float, freedom: int) -> float:
-    """P(T > t) for t >= 0: the finite series for a whole number of degrees (Abramowitz & Stegun 26.7.3 and 26.7.4).
-
-    Right to about 1e-15; smaller tails come out as that or as 0.
-    """
-    angle = math.atan2(t, math.sqrt(freedom))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = freedom % 2
-    term, total = (cosine if odd else 1.0), 0.0
-    for k in range(odd, freedom - 1, 2):
-        total += term
-        term *= cosine**2 * (k + 1) / (k + 2)
-    inside = 2 / math.pi * (angle + sine * total) if odd else sine * total
-    return min(max((1 - inside) / 2, 0.0), 0.5)
+def _scipy_stats() -> Any:
+    try:
+        from scipy import stats
+    except ModuleNotFoundError:
+        raise MissingExtraError("SciPy", "The statistics of a study", "study") from None
+    return stats

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ CIAO = "decision layer + CIAO"
 NETWORKS = tuple(name + mark for name in reversed(SCHEMES) for mark in ("", WITH_CIAO))
 LEVEL = 0.05
 MARGIN = 0.01  # one point of a score that is given in percent
-AS_MANY = 1.01  # a rival with as many parameters may train one in a hundred more
+AS_MANY = 1.01  # a baseline with as many parameters may train one in a hundred more
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Trial:
+class RateTrial:
     """One rate of a learning-rate search: its mean score on held-out people."""
 
     name: str
@@ -132,30 +132,30 @@ class Study:
     plan: Plan | None = None
     aside: list[Record] = field(init=False)
     results_by: dict[tuple[str, str], dict[str, Result]] = field(init=False)
-    searches_by: dict[tuple[str, str], dict[str, list[Trial]]] = field(init=False)
+    searches_by: dict[tuple[str, str], dict[str, list[RateTrial]]] = field(init=False)
 
     def __post_init__(self) -> None:
-        given, self.records, self.aside = self.records, [], []
-        for record in given:
+        every, self.records, self.aside = self.records, [], []
+        for record in every:
             (self.records if self.plan is None or fits(record, self.plan) else self.aside).append(record)
-        by: dict[str, dict[tuple[str, str, str], list[Record]]] = {"test": {}, "validation": {}}
+        by_split: dict[str, dict[tuple[str, str, str], list[Record]]] = {"test": {}, "validation": {}}
         for record in self.records:
-            by[record.split].setdefault((record.task, record.encoder, record.method), []).append(record)
+            by_split[record.split].setdefault((record.task, record.encoder, record.method), []).append(record)
 
-        searches: dict[tuple[str, str], dict[str, list[Trial]]] = defaultdict(dict)
-        for (task, encoder, method), found in by["validation"].items():
-            newest = {(r.seed, *(r.arguments.get(name) for name in RATE_NAMES)): r for r in found}
+        searches: dict[tuple[str, str], dict[str, list[RateTrial]]] = defaultdict(dict)
+        for (task, encoder, method), records in by_split["validation"].items():
+            newest = {(r.seed, *(r.arguments.get(name) for name in RATE_NAMES)): r for r in records}
             searches[task, encoder][method] = _trials(list(newest.values()))
         results: dict[tuple[str, str], dict[str, Result]] = defaultdict(dict)
-        for (task, encoder, method), found in by["test"].items():
+        for (task, encoder, method), records in by_split["test"].items():
             trials = searches[task, encoder].get(method, [])
             if self.plan is not None and trials:  # the grid may have been another in between
                 best = max(trials, key=lambda trial: trial.mean)
-                found.sort(key=lambda record: record.arguments.get(best.name) == best.rate)
-            newest = {record.seed: record for record in found}
-            found = [newest[seed] for seed in sorted(newest)]
-            rate = _rate(found[-1], trials)
-            results[task, encoder][method] = Result(task, encoder, method, tuple(found), rate)
+                records.sort(key=lambda record: record.arguments.get(best.name) == best.rate)
+            newest = {record.seed: record for record in records}
+            records = [newest[seed] for seed in sorted(newest)]
+            rate = _rate(records[-1], trials)
+            results[task, encoder][method] = Result(task, encoder, method, tuple(records), rate)
         self.results_by = {key: {name: results[key][name] for name in _ordered(results[key])} for key in results}
         self.searches_by = {key: {name: value[name] for name in _ordered(value)} for key, value in searches.items()}
 
@@ -177,17 +177,17 @@ class Study:
         """How a task's dataset is split; `None` where neither the plan nor the presets know it."""
         from ...data import PROTOCOLS
 
-        known = TASKS if self.plan is None else {one.name: one for one in self.plan.tasks}
-        if task not in known:
+        tasks = TASKS if self.plan is None else {planned.name: planned for planned in self.plan.tasks}
+        if task not in tasks:
             return None
-        there = PROTOCOLS.get(known[task].dataset)
-        return known[task].options.get("protocol", there[0] if there else None)
+        protocols = PROTOCOLS.get(tasks[task].dataset)
+        return tasks[task].options.get("protocol", protocols[0] if protocols else None)
 
     def results(self, task: str, encoder: str) -> dict[str, Result]:
-        """By method: the networks of the paper in its order, then rivals and ablations by name."""
+        """By method: the networks of the paper in its order, then baselines and ablations by name."""
         return self.results_by.get((task, encoder), {})
 
-    def searches(self, task: str, encoder: str) -> dict[str, list[Trial]]:
+    def searches(self, task: str, encoder: str) -> dict[str, list[RateTrial]]:
         """By method, from the lowest rate to the highest."""
         return self.searches_by.get((task, encoder), {})
 
@@ -195,16 +195,16 @@ class Study:
         return next(iter(self.results(task, encoder).values())).metric
 
     def metrics(self, task: str, encoder: str) -> list[str]:
-        """The main metric, then the scores beside it that tables show."""
+        """The main metric, then the other scores that tables show."""
         main = self.metric(task, encoder)
-        there = {name for result in self.results(task, encoder).values() for name in result.records[-1].scores}
-        beside = ("balanced_accuracy", "macro_f1", *sorted(n for n in there if n.startswith("concordance_")), "rmse")
-        return [main, *(name for name in beside if name in there and name != main)]
+        scores = {name for result in self.results(task, encoder).values() for name in result.records[-1].scores}
+        others = ("balanced_accuracy", "macro_f1", *sorted(n for n in scores if n.startswith("concordance_")), "rmse")
+        return [main, *(name for name in others if name in scores and name != main)]
 
     def comparisons(self, task: str, encoder: str, kinds: Iterable[str], metric: str | None = None) -> list[Against]:
         """CIAO against every method of these kinds, corrected together after Holm; from its largest lead down."""
         results, metric = self.results(task, encoder), metric or self.metric(task, encoder)
-        found: list[Against] = []
+        comparisons: list[Against] = []
         mine = results[CIAO].scores(metric) if CIAO in results else {}
         for name, result in results.items():
             other = result.scores(metric)
@@ -213,28 +213,32 @@ class Study:
                 continue
             a, b = [mine[seed] for seed in seeds], [other[seed] for seed in seeds]
             pairs = tuple(x - y for x, y in zip(a, b, strict=True))
-            found.append(Against(name, metric, compare(a, b), pairs, None, 0))
-        tested = [one for one in found if one.comparison.t is not None]
-        corrected = dict(zip((one.other for one in tested), holm([one.comparison.t for one in tested]), strict=True))
-        found = [
-            Against(o.other, o.metric, o.comparison, o.differences, corrected.get(o.other), len(tested)) for o in found
-        ]
-        return sorted(found, key=lambda one: -one.comparison.difference.mean)
+            comparisons.append(Against(name, metric, compare(a, b), pairs, None, 0))
+        p_values = {against.other: against.comparison.t for against in comparisons if against.comparison.t is not None}
+        corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+        comparisons = [replace(a, corrected=corrected.get(a.other), family=len(corrected)) for a in comparisons]
+        return sorted(comparisons, key=lambda against: -against.comparison.difference.mean)
 
-    def rivals(self, task: str, encoder: str) -> list[Against]:
-        """CIAO against each method without a mask that trains no more numbers, that furthest ahead (or least behind)
-        first."""
+    def baselines(self, task: str, encoder: str) -> list[Against]:
+        """CIAO against each method without a mask that trains no more numbers.
+
+        Returns:
+            The one furthest ahead of CIAO (or least behind it) first.
+        """
         results = self.results(task, encoder)
         if CIAO not in results or results[CIAO].trained is None:
             return []
         limit = AS_MANY * results[CIAO].trained
-        others = reversed(self.comparisons(task, encoder, ("network", "rival")))
-        found = [(one, results[one.other]) for one in others]
-        return [one for one, r in found if not r.has_mask and r.trained is not None and r.trained <= limit]
+        baselines = []
+        for against in reversed(self.comparisons(task, encoder, ("network", "rival"))):
+            result = results[against.other]
+            if not result.has_mask and result.trained is not None and result.trained <= limit:
+                baselines.append(against)
+        return baselines
 
-    def best_rival(self, task: str, encoder: str) -> str | None:
-        """The first of `rivals`; `None` where there is none."""
-        return next((one.other for one in self.rivals(task, encoder)), None)
+    def best_baseline(self, task: str, encoder: str) -> str | None:
+        """The first of `baselines`; `None` where there is none."""
+        return next((against.other for against in self.baselines(task, encoder)), None)
 
 
 class Within(NamedTuple):
@@ -300,11 +304,11 @@ def _varying(records: list[Record]) -> str | None:
     for name in RATE_NAMES:
         if len({record.arguments.get(name) for record in records}) > 1:
             return name
-    there = [name for name in RATE_NAMES if name in records[0].arguments]
-    return there[0] if len(there) == 1 else None
+    names = [name for name in RATE_NAMES if name in records[0].arguments]
+    return names[0] if len(names) == 1 else None
 
 
-def _trials(records: list[Record]) -> list[Trial]:
+def _trials(records: list[Record]) -> list[RateTrial]:
     name = _varying(records)
     if name is None:
         return []
@@ -312,9 +316,9 @@ def _trials(records: list[Record]) -> list[Trial]:
     for record in records:
         if name in record.arguments:
             by_rate[record.arguments[name]].append(record.score)
-    return [Trial(name, rate, float(np.mean(scores)), len(scores)) for rate, scores in sorted(by_rate.items())]
+    return [RateTrial(name, rate, float(np.mean(scores)), len(scores)) for rate, scores in sorted(by_rate.items())]
 
 
-def _rate(record: Record, trials: list[Trial]) -> tuple[str, float] | None:
+def _rate(record: Record, trials: list[RateTrial]) -> tuple[str, float] | None:
     name = trials[0].name if trials else _varying([record])
     return (name, record.arguments[name]) if name in record.arguments else None

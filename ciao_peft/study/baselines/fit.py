@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,14 +12,16 @@ from torch import Tensor, nn
 
 from ...errors import TrainingError
 from ...features import FeatureDataset, Samples, check_labels_of
-from ...model import CIAOOutput
-from ...trainer import CIAOTrainingArguments
-from ...trainer.accelerator import make_accelerator, random_state_kept
-from ...trainer.loader import Batches, BatchSource
-from ...trainer.loop import Run
+from ...trainer import (
+    BatchDataset,
+    BatchLoader,
+    CIAOTrainingArguments,
+    Job,
+    TrainingLoop,
+    make_accelerator,
+    random_state_kept,
+)
 from .base import Trainee
-
-_NAME = "rival"
 
 
 class FitOutput(NamedTuple):
@@ -37,21 +38,16 @@ class FitOutput(NamedTuple):
     seconds: float
 
 
-class _Model(nn.Module):
-    """A module of logits in the shape of a model with one adapter, as a training run takes it."""
+class _LogitsAlone(nn.Module):
+    """A baseline as a training loop reads it: nothing is contrasted, so its embeddings are empty."""
 
     def __init__(self, module: Trainee):
         super().__init__()
         self.module = module
-        self.adapters = {_NAME: module}
-        self.peft_config = {_NAME: module.config}
 
-    def adapter_parameters(self, adapter_name: str) -> dict[str, list[nn.Parameter]]:
-        return self.module.parts()
-
-    def forward(self, **inputs: Any) -> CIAOOutput:
+    def forward(self, **inputs: Any) -> tuple[Tensor, Tensor]:
         logits = self.module(**inputs)
-        return CIAOOutput(logits=logits, embeddings=logits[:, :0])
+        return logits, logits[:, :0]
 
 
 def fit(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> FitOutput:
@@ -93,18 +89,17 @@ def fit(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> FitOutput
         module.to(accelerator.device)
         source = _source(module, dataset, "train_dataset")
         for stage in module.stages():
-            model = _Model(stage)
-            trainer = SimpleNamespace(
-                model=model,
-                adapter_name=_NAME,
+            job = Job(
+                name="baseline",
+                module=stage,
+                reader=_LogitsAlone(stage),
+                parameter_groups=stage.parts(),
                 args=args,
-                config=model.peft_config[_NAME],
                 accelerator=accelerator,
-                on_log=None,
+                before_update=stage.add_penalty,
             )
-            run = Run(trainer, source, None)
-            run.optimizer.register_step_pre_hook(lambda *given, stage=stage: stage.add_penalty())
-            steps, log = steps + run.go().global_step, run.history.entries
+            loop = TrainingLoop(job, source)
+            steps, log = steps + loop.run().global_step, loop.history.entries
             stage.eval()
     module.eval()
     return FitOutput(steps, log, time.perf_counter() - start)
@@ -125,17 +120,17 @@ def predict(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> Tenso
     plan = np.split(
         np.arange(len(source)), range(args.per_device_eval_batch_size, len(source), args.per_device_eval_batch_size)
     )
-    batches = Batches(source, 0, 1, args.dataloader_num_workers, accelerator.device)
+    batches = BatchLoader(source, 0, 1, args.dataloader_num_workers, accelerator.device)
     with accelerator.autocast():
         found = [module(**batch.inputs).float() for batch in batches.read(plan, [None] * len(plan))]
     return torch.cat(found).cpu()
 
 
-def _source(module: Trainee, dataset: Any, name: str, needs_labels: bool = True) -> BatchSource:
+def _source(module: Trainee, dataset: Any, name: str, needs_labels: bool = True) -> BatchDataset:
     data = module.stored(dataset)
     if not isinstance(data, FeatureDataset):
         data = Samples(data, module.preprocessing, name)
     elif len(data) == 0:
         raise TrainingError(f"{name} is empty.")
     labels = check_labels_of(data, module.config, name) if needs_labels else None
-    return BatchSource(data, labels, module.uses_excitation)
+    return BatchDataset(data, labels, module.uses_excitation)

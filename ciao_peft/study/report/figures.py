@@ -168,7 +168,7 @@ def curves_shown(study: Study, task: str, encoder: str) -> list[str]:
     best of the others."""
     results = study.results(task, encoder)
     names = [name for name in NETWORKS if name in results]
-    best = study.best_rival(task, encoder)
+    best = study.best_baseline(task, encoder)
     names += [best] if best is not None and best not in names else []
     metric = study.metric(task, encoder)
     means = {name: one.summary(metric).mean for name, one in results.items() if one.scores(metric)}
@@ -237,7 +237,7 @@ def _curve_styles(names: list[str]) -> dict[str, tuple[str, str]]:
 def confusions_shown(study: Study, task: str, encoder: str) -> list[str]:
     """CIAO beside the best rival of its size, or beside the same head without it; whatever there is of these."""
     results = study.results(task, encoder)
-    names = [CIAO, study.best_rival(task, encoder), CIAO.removesuffix(WITH_CIAO), *results]
+    names = [CIAO, study.best_baseline(task, encoder), CIAO.removesuffix(WITH_CIAO), *results]
     there = [name for name in dict.fromkeys(names) if name in results and results[name].confusion() is not None]
     return there[:2]
 

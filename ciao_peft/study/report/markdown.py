@@ -61,8 +61,7 @@ def _blocks(part: Part, level: int, figures: str | None) -> list[str]:
 
 
 def _table(table: Table) -> str:
-    numeric = [any(row[column].value is not None for row in table.rows) for column in range(len(table.header))]
-    lines = [[escaped(name) for name in table.header], ["---:" if right else "---" for right in numeric]]
+    lines = [[escaped(name) for name in table.header], ["---:" if right else "---" for right in table.numeric]]
     lines += [[_cell(cell) for cell in row] for row in table.rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..analysis.statistics import Summary
-from ..analysis.study import CIAO, LEVEL, MARGIN, NETWORKS, Against, Result, Study, Trial, within_margin
+from ..analysis.study import CIAO, LEVEL, MARGIN, NETWORKS, Against, RateTrial, Result, Study, within_margin
 from ..paper import (
     ENCODERS,
     RUNS,
@@ -52,6 +52,11 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
 
+    @property
+    def numeric(self) -> list[bool]:
+        """For each column whether it holds numbers to sort by."""
+        return [any(row[column].value is not None for row in self.rows) for column in range(len(self.header))]
+
 
 def _score(summary: Summary | None, metric: str, strong: bool = False) -> Cell:
     return Cell(spread(summary, metric), None if summary is None else summary.mean, strong)
@@ -82,7 +87,7 @@ def headlines(study: Study) -> Table | None:
         if mine is None or not mine.scores(metric):
             continue
         against = {one.other: one for one in study.comparisons(task, encoder, ("network", "rival"))}
-        rivals = study.rivals(task, encoder)
+        rivals = study.baselines(task, encoder)
         rival = rivals[0] if rivals else None
         inside = within_margin(rival.differences, candidates=len(rivals)).inside if rival else None
         verdict = {True: "yes", False: "no", None: "cannot tell"}[inside] if rival else NOTHING
@@ -350,7 +355,7 @@ def searches(study: Study, task: str, encoder: str) -> Table | None:
     return _table("Learning-rate searches", header, rows, note)
 
 
-def _at_edge(trials: list[Trial], chosen: Result | None) -> str:
+def _at_edge(trials: list[RateTrial], chosen: Result | None) -> str:
     rate = chosen.rate[1] if chosen and chosen.rate else max(trials, key=lambda trial: trial.mean).rate
     if len(trials) > 1 and rate == trials[0].rate:
         return "lowest"

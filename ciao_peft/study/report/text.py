@@ -119,7 +119,7 @@ def finding(study: Study, task: str, encoder: str) -> str:
         f"{_over(mine)}."
     ]
     against = {one.other: one for one in study.comparisons(task, encoder, ("network", "rival"))}
-    rivals = study.rivals(task, encoder)
+    rivals = study.baselines(task, encoder)
     if "decision layer" in against:
         text.append(f"Against the same head without it: {_gap(against['decision layer'])}.")
     best = rivals[0].other if rivals else None
