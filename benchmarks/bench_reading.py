@@ -21,16 +21,15 @@ import numpy as np
 
 from ciao_peft.data import load_faces, paint_face
 from ciao_peft.data.ferplus import VOTES
+from ciao_peft.markdown import markdown_table
 
 BEGIN, END = "<!-- reading: written by benchmarks/bench_reading.py -->", "<!-- end of reading -->"
 INTRODUCTION = """## Reading datasets
 
 Processor seconds of one process, files drawn in the released layouts on a local disk. The first load prepares the cache
 (`num_proc=` spreads it), the next one finds it by the fingerprint of the files; rows are read with their pictures
-decoded. Peak memory is that of the process so far, the libraries with it.
-
-| dataset | rows | first load, s | rows/s | next load, s | rows read/s | peak memory, MiB |
-| --- | --- | --- | --- | --- | --- | --- |"""
+decoded. Peak memory is that of the process so far, the libraries with it."""
+HEADER = ["dataset", "rows", "first load, s", "rows/s", "next load, s", "rows read/s", "peak memory, MiB"]
 USAGES = ["Training"] * 28709 + ["PublicTest"] * 3589 + ["PrivateTest"] * 3589
 
 
@@ -118,8 +117,8 @@ CASES: list[tuple[str, str, Callable[[Path], None], dict]] = [
 ]
 
 
-def measured(folder: Path, cases: list) -> Iterator[str]:
-    """One line of the table per case."""
+def measured(folder: Path, cases: list) -> Iterator[list[str]]:
+    """One row of the table per case."""
     for number, (title, name, write, settings) in enumerate(cases):
         place = folder / f"{number} {name}"
         place.mkdir()
@@ -138,8 +137,8 @@ def measured(folder: Path, cases: list) -> Iterator[str]:
             pass
         read = len(some) / (time.process_time() - start)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        cells = (f"{rows:,}", f"{built:.1f}", f"{rows / built:,.0f}", f"{again:.2f}", f"{read:,.0f}", f"{memory:.0f}")
-        yield f"| {title} | {' | '.join(cells)} |"
+        cells = [f"{rows:,}", f"{built:.1f}", f"{rows / built:,.0f}", f"{again:.2f}", f"{read:,.0f}", f"{memory:.0f}"]
+        yield [title, *cells]
 
 
 def put_into(page: Path, text: str) -> None:
@@ -159,10 +158,11 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         few = {"num_train": 1, "num_validation": 0, "num_test": 0, "cache_dir": folder}
         load_faces("painted_faces", **few)  # imports count for nobody
-        lines = list(measured(Path(folder), [case for case in CASES if case[1] == "jaffe"] if smoke else CASES))
+        rows = list(measured(Path(folder), [case for case in CASES if case[1] == "jaffe"] if smoke else CASES))
+    table = markdown_table(HEADER, rows)
     if not smoke:
-        put_into(Path(__file__).parents[1] / "docs" / "performance.md", "\n".join([INTRODUCTION, *lines]))
-    print("\n".join(lines))
+        put_into(Path(__file__).parents[1] / "docs" / "performance.md", f"{INTRODUCTION}\n\n{table}")
+    print(table)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from .hub import RepoFile, is_hub_id, read_pretrained
 from .hub.adapters import name_from, read_adapter
 from .model import CIAOModel
 from .preprocessing import Preprocessing
-from .saving.adapter_folder import MAX_JSON_BYTES, SavedAdapter, read_json
+from .saving.adapter_folder import SavedAdapter
+from .saving.files import MAX_JSON_BYTES, read_json
 
 
 class AutoCIAOModel:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from .checking import check_choice, check_flag, check_known, check_number, is_number
 from .errors import AdapterNameError, ConfigError, listed
 
 ProblemType = Literal["single_label_classification", "regression", "multi_label_classification"]
@@ -158,31 +159,22 @@ class CIAOConfig:
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
-                raise ConfigError(f"`{name}` must be one of {listed(get_args(choices))}; got {getattr(self, name)!r}.")
+            check_choice(name, getattr(self, name), get_args(choices))
         for name in ("inhibition", "learn_decay", "train_batch_norm"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"`{name}` must be true or false; got {getattr(self, name)!r}.")
-        self._check_number("num_labels", int, 1, 1_000_000)
-        self._check_number("num_bins", int, 2, 1000)
-        self._check_number("init_seed", int, 0, 2**63 - 1)
+            check_flag(name, getattr(self, name))
+        check_number("num_labels", self.num_labels, int, 1, 1_000_000)
+        check_number("num_bins", self.num_bins, int, 2, 1000)
+        check_number("init_seed", self.init_seed, int, 0, 2**63 - 1)
         if self.decay_init is not None:
-            self._check_number("decay_init", float, 1e-5, 1e6)  # `a` itself stays above 1e-6
-        self._check_number("temperature", float, 1e-6, 1e6)
-        self._check_number("contrastive_weight", float, 0, 1e6)
-        self._check_number("dropout", float, 0, 0.999)
+            check_number("decay_init", self.decay_init, float, 1e-5, 1e6)  # `a` itself stays above 1e-6
+        check_number("temperature", self.temperature, float, 1e-6, 1e6)
+        check_number("contrastive_weight", self.contrastive_weight, float, 0, 1e6)
+        check_number("dropout", self.dropout, float, 0, 0.999)
         self._check_clips()
         self._check_sequences()
         self._check_id2label()
         if self.problem_type == "single_label_classification" and self.num_labels < 2:
             raise ConfigError("`num_labels` must be 2 or more for single_label_classification; got 1.")
-
-    def _check_number(self, name: str, kind: type, low: float, high: float) -> None:
-        value = getattr(self, name)
-        allowed = (int,) if kind is int else (int, float)
-        if isinstance(value, bool) or not isinstance(value, allowed) or not low <= value <= high:
-            noun = "a whole number" if kind is int else "a number"
-            raise ConfigError(f"`{name}` must be {noun} from {low:g} to {high:g}; got {value!r}.")
 
     def _check_clips(self) -> None:
         if (self.frames is None) != (self.recurrent_size is None):
@@ -191,8 +183,8 @@ class CIAOConfig:
                 f"{self.frames!r} and {self.recurrent_size!r}."
             )
         if self.frames is not None:
-            self._check_number("frames", int, 1, 10_000)
-            self._check_number("recurrent_size", int, 1, 1_000_000)
+            check_number("frames", self.frames, int, 1, 10_000)
+            check_number("recurrent_size", self.recurrent_size, int, 1, 1_000_000)
 
     def _check_sequences(self) -> None:
         def refuse(name: str, wanted: str) -> None:
@@ -203,17 +195,13 @@ class CIAOConfig:
             if isinstance(value, list):  # what JSON makes of a tuple
                 object.__setattr__(self, name, tuple(value))
         sizes = self.hidden_sizes
-        if (
-            not isinstance(sizes, tuple)
-            or not all(type(s) is int and 1 <= s <= 1_000_000 for s in sizes)
-            or len(sizes) > 16
-        ):
+        if not isinstance(sizes, tuple) or len(sizes) > 16 or not all(is_number(s, int, 1, 1e6) for s in sizes):
             refuse("hidden_sizes", "up to 16 whole numbers of 1 or more")
         bounds = self.label_range
         if (
             not isinstance(bounds, tuple)
             or len(bounds) != 2
-            or not all(isinstance(b, (int, float)) and not isinstance(b, bool) and abs(b) <= 1e30 for b in bounds)
+            or not all(is_number(bound, float, -1e30, 1e30) for bound in bounds)
             or not bounds[0] < bounds[1]
         ):
             refuse("label_range", "two finite numbers, the lower one first")
@@ -263,14 +251,7 @@ class CIAOConfig:
             ConfigError: an unknown or missing setting, or a value out of range. A key that this version does not know
                 is never dropped: it could change the mathematics.
         """
-        known = {f.name for f in fields(cls)}
-        for name in values:
-            if name not in known:
-                import difflib
-
-                close = difflib.get_close_matches(str(name), known, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"known settings: {listed(known)}."
-                raise ConfigError(f"Unknown setting {name!r} of CIAOConfig; {hint}")
+        check_known("setting", values, [f.name for f in fields(cls)], "of CIAOConfig")
         required = {f.name for f in fields(cls) if f.default is dataclasses.MISSING}
         if missing := required - set(values):
             raise ConfigError(f"CIAOConfig needs {listed(missing)}.")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checking import check_number
 from .config import CIAOConfig, Denominator, Reduction
 from .errors import ConfigError, InputError
 from .labels import check_labels as check_labels
@@ -84,8 +85,7 @@ def supervised_contrastive_loss(
             f"`embeddings` must be (B, D), with `labels` of (B,) class ids or (B, B) pair weights; "
             f"got {tuple(embeddings.shape)} and {tuple(labels.shape)}."
         )
-    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1:
-        raise ConfigError(f"`block_size` must be a whole number of 1 or more; got {block_size!r}.")
+    check_number("block_size", block_size, int, 1)
     result_dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
     settings = (float(temperature), denominator == "negatives", reduction == "sum")
     # Mixed precision would take the products in half precision.

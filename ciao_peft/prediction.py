@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checking import check_number
 from .config import CIAOConfig
 from .data.frames import frame_places
 from .errors import DataError, DataNotFoundError, InputError
@@ -85,8 +86,7 @@ def read_pictures(
     """
     from tqdm.auto import tqdm
 
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"`batch_size` must be a whole number of 1 or more; got {batch_size!r}.")
+    check_number("batch_size", batch_size, int, 1, error=InputError)
     quiet = not sys.stderr.isatty() if disable_tqdm is None else disable_tqdm
     answers = []
     with tqdm(total=len(pictures), unit="picture", disable=quiet) as progress:

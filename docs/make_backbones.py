@@ -14,6 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
+from ciao_peft.markdown import markdown_table  # noqa: E402
 from helpers import zoo  # noqa: E402
 from helpers.walk import Found, walk  # noqa: E402
 
@@ -41,8 +42,7 @@ NOTES = {
 
 
 def table(found: list[Found]) -> str:
-    head = ["| " + " | ".join(cells) + " |" for cells in (HEADER, ["---"] * len(HEADER))]
-    return "\n".join([*head, *[one.row() for one in found]])
+    return markdown_table(HEADER, [one.cells() for one in found])
 
 
 def page(found: list[Found]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ciao_peft.encoders import small_face
+from ciao_peft.markdown import markdown_table as table
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "benchmarks" / "results" / "encoders.json"
@@ -38,10 +39,6 @@ def results() -> dict[str, dict]:
     for name, entry in found.items():
         entry["training"] = entry["training"] or (small_face.training_card() if name == "small-face" else {})
     return {name: found[name] for name in TRAINED_BY if name in found}
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *rows])
 
 
 def script(name: str) -> ModuleType:

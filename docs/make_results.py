@@ -1,4 +1,4 @@
-"""Writes docs/results.md from what the benchmarks measured.
+"""Writes docs/results.md and the pages in docs/results/ from what the benchmarks measured.
 
 python docs/make_results.py
 """
@@ -6,28 +6,31 @@ python docs/make_results.py
 from __future__ import annotations
 
 import json
-import textwrap
 from functools import cache
 from pathlib import Path
 
-from real_faces_tables import METRICS, networks, settings, starts_of_a, three_or_nine
-from speed_tables import table
+from pages import fill, narrow, wrap_page
+from settings_tables import METRICS, networks, networks_sizes, settings, starts_of_a, three_or_nine
 
+from ciao_peft.markdown import markdown_table as table
 from ciao_peft.study import read_plan
-from ciao_peft.study.analysis.study import LEVEL, NETWORKS, Study
-from ciao_peft.study.report.contents import Section
+from ciao_peft.study.analysis.study import CIAO, LEVEL, NETWORKS, Study
+from ciao_peft.study.report.contents import Section, about, picture_stems
 from ciao_peft.study.report.markdown import as_markdown
 from ciao_peft.study.report.tables import headlines, parameters, table_one
 from ciao_peft.study.report.text import missing
 from ciao_peft.study.report.text import spread as spread_of
-from ciao_peft.study.report.write import load_study, section_markdown
+from ciao_peft.study.report.write import load_study
 
 HERE = Path(__file__).parent
+PAGES = HERE / "results"
+FIGURES = HERE / "figures"
 STUDIES = HERE.parent / "benchmarks" / "studies"
 RESULTS = HERE.parent / "benchmarks" / "results"
 PAINTED = RESULTS / "painted_worlds.txt"
 README = HERE.parent / "README.md"
 ENCODER = HERE.parent / "ciao_peft" / "encoders" / "weights" / "small_face.json"
+HEAD, CONVOLUTION = "decision layer", "last convolution"
 
 
 @cache
@@ -41,21 +44,218 @@ def studies() -> dict[str, Study]:
     return found
 
 
-def on_real_faces() -> str:
-    """What all studies say together, then each pair of a task and an encoder, its pictures beside the page."""
-    found = studies()
-    together = Study([record for study in found.values() for record in study.records])
-    tables = tuple(table for table in (headlines(together), table_one(together), parameters(together)) if table)
-    parts = [as_markdown(Section("Together", tables), level=3)]
-    for name, study in found.items():
-        for pair in study.pairs:
-            parts.append(section_markdown(study, *pair, level=3, figures_dir=HERE / "figures", page_dir=HERE))
-        lines = missing(study) or ["Nothing that was planned."]
-        parts.append(f"**Missing in the study `{name}`**\n\n" + "\n".join(f"- {line}" for line in lines) + "\n")
-    return "\n".join(parts).rstrip()
+# -- the first page ----------------------------------------------------------------------------------------------------
 
 
-def tried() -> str:
+def three_numbers() -> str:
+    """The same head, CIAO and the unfrozen last convolution, one line for each encoder, and what they say."""
+    rows = []
+    for study in studies().values():
+        for task, encoder in study.pairs:
+            results = study.results(task, encoder)
+            if not {HEAD, CIAO, CONVOLUTION} <= set(results):
+                continue
+            scores = [spread_of(results[name].summary("accuracy"), "accuracy") for name in (HEAD, CIAO, CONVOLUTION)]
+            against = {one.other: one.comparison for one in study.comparisons(task, encoder, ("network",))}
+            gaps = [f"{100 * against[name].difference.mean:+.1f}".replace("-", "−") for name in (HEAD, CONVOLUTION)]
+            rows.append([encoder, *scores, *gaps, str(len(results[CIAO].seeds))])
+    header = ["encoder", "same head alone", "head + CIAO", "last convolution", "CIAO − head", "CIAO − conv", "seeds"]
+    return f"""{table(header, rows)}
+
+Accuracy in percent on faces of people who are not in the training split, mean ± standard deviation over seeds, and the
+mean differences in points. “Same head” is the decision layer on the frozen encoder, “head + CIAO” the same with the
+mask, “last convolution” the same head with the last convolution unfrozen.
+
+- **CIAO helps a frozen encoder.** With the same head on the same stored features, the mask adds accuracy on all three
+  encoders.
+- **It does not replace fine-tuning.** Unfreezing the last convolution trains as many parameters from the same stored
+  features and reaches more. The mask can only weaken what the frozen convolution found; the unfrozen convolution may
+  find something new.
+- **What CIAO keeps:** the encoder stays as it is, so that one pass through it serves every world, and one file of a few
+  megabytes holds a world."""
+
+
+def together() -> str:
+    found = Study([record for study in studies().values() for record in study.records])
+    tables = tuple(one for one in (headlines(found), table_one(found)) if one)
+    return as_markdown(narrow(Section("All encoders together", tables)), level=2).rstrip()
+
+
+def sizes() -> str:
+    found = Study([record for study in studies().values() for record in study.records])
+    return as_markdown(narrow(Section("Trained parameters", (parameters(found),))), level=2).rstrip()
+
+
+def painted() -> str:
+    return f"""    python examples/quickstart.py --table benchmarks/results/painted_worlds.txt
+
+The same encoder and the same painted faces, in four worlds that label them differently; scores on people who are not in
+training.
+
+```text
+{PAINTED.read_text().rstrip()}
+```"""
+
+
+def index() -> str:
+    lines = []
+    for name, (task, encoder, study) in pairs().items():
+        lines.append(
+            f"- [{task}, {encoder}](results/{name}.md): {len(study.results(task, encoder))} methods with "
+            "intervals, paired tests, ablations, curves and confusions"
+        )
+    return "\n".join(lines)
+
+
+def results_page() -> str:
+    return f"""# Results
+
+`python docs/make_results.py` wrote every number and picture on this page and on those it links to, from
+`benchmarks/results/`.
+
+## The three numbers that matter
+
+{three_numbers()}
+
+## Where to find what
+
+{index()}
+- [What was tried to bring CIAO closer](results/attempts.md) to the unfrozen convolution: other masks, other settings
+- [How the defaults were chosen](results/defaults.md): one setting at a time, and where `a` starts
+- [How the studies were made](results/setup.md): faces, budgets, commands, and an earlier run
+- [The encoder underneath](results/encoder.md): how `small-face` was trained
+
+{together()}
+
+## Four painted worlds
+
+{painted()}
+
+{sizes()}
+"""
+
+
+# -- one page for each task with each encoder --------------------------------------------------------------------------
+
+
+@cache
+def pairs() -> dict[str, tuple[str, str, Study]]:
+    """Task, encoder and study by the name of their page."""
+    return {
+        stem: (task, encoder, study)
+        for study in studies().values()
+        for (task, encoder), stem in picture_stems(study).items()
+    }
+
+
+def pair_page(stem: str, task: str, encoder: str, study: Study) -> str:
+    """The report of one pair; its pictures go into docs/figures."""
+    section = about(study, task, encoder, stem=stem)
+    FIGURES.mkdir(exist_ok=True)
+    for picture in section.pictures():
+        (FIGURES / picture.name).write_bytes(picture.png)
+    lines = missing(study) or ["Nothing that was planned."]
+    text = as_markdown(narrow(section), level=1, figures="../figures")
+    return f"""{text}
+## Missing in this study
+
+{chr(10).join(f"- {line}" for line in lines)}
+
+[All results](../results.md) · [how the studies were made](setup.md)
+"""
+
+
+# -- how it was made, and what was tried -------------------------------------------------------------------------------
+
+
+def setup_page() -> str:
+    (train, test), epochs = networks_sizes()
+    return f"""# How the studies were made
+
+{commands()}
+
+`../shared/faces`: {faces()}
+
+Everything trains with bfloat16 autocast from the same stored features, or from pixels where a method changes what comes
+before the cut. All methods of a study train for the same number of epochs, and each trains at the learning rate that
+did best in a search of its own on held-out training people; all searches of a study try the same number of rates.
+{budgets()}
+
+The networks without CIAO and the baselines train by their task loss alone, like the "-" columns of the paper's Table I.
+`ciao_peft/study/presets.py` says how each method is set, and [experiments.md](../experiments.md) how to run a study of
+your own. [encoders.md](../encoders.md) describes the weights of the three encoders.
+
+## An earlier run: whole encoders, ten epochs, float32
+
+{train:,} training and {test:,} test faces in the same six classes, {epochs:g} epochs. The networks without CIAO train
+by their task loss alone; everything else has its default, and nothing was chosen by the test faces. Some people are in
+both splits (`load_faces` says how many), so every row is a little too good. Mean ± standard deviation over seeds, in
+percent. Seconds are the median of one training while other work ran on the machine, from stored features except for
+`full`: they compare within the table only.
+
+{networks()}
+
+Rare classes have so few test faces that balanced accuracy moves a point by chance. The records are in
+`benchmarks/results/real_faces.jsonl`; `benchmarks/studies/small-face.yaml` trains the same networks today.
+
+[All results](../results.md)
+"""
+
+
+def defaults_page() -> str:
+    return f"""# How the defaults were chosen
+
+    ciao reproduce --plan benchmarks/studies/settings.yaml --output_dir runs/study-settings
+
+This plan describes the comparison as a study. The tables below come from an earlier measurement of the same settings
+(`benchmarks/results/real_faces.jsonl`): decision layer with CIAO, everything at its default but the one setting named,
+trained on seven tenths of the training people and scored on the other three tenths, another division for each seed. The
+test faces took no part.
+
+{settings()}
+
+## Where a starts
+
+    python benchmarks/start_of_a.py
+    python benchmarks/start_of_a.py --num_splits 3 --starts 3 9 --rates 0.003 0.01
+    python benchmarks/start_of_a.py --encoder prior_knowledge=runs/pk/encoder --epochs 2 --starts 1 3 9 27 81 \\
+        --rates 0.003 0.01
+
+Which a is large depends on u. So the start is measured in spreads of u, the standard deviation over samples, channels
+and positions, on held-out training people. Where people were divided several times, a cell has one accuracy for each
+division, in percent. `CIAOTrainer` starts a at about nine spreads. {three_or_nine()}
+
+{starts_of_a()}
+
+[All results](../results.md)
+"""
+
+
+def faces() -> str:
+    """How many there are, as the trainings counted them."""
+    record = next(one for study in studies().values() for one in study.records if one.split == "test")
+    train, test = record.samples["train"], record.samples["test"]
+    return f"""{train:,} training faces and {test:,} test faces of people of whom none is in training, in
+{len(record.labels)} very unequal classes (`fear` and `contempt`, with fewer than 20 training faces, are left out)."""
+
+
+def budgets() -> str:
+    lines = [
+        f"`{name}` trains for {study.plan.epochs:g} epochs and "
+        + (f"tries {study.plan.search_rates} rates" if study.plan.search_rates else "searched for all settings before")
+        for name, study in studies().items()
+    ]
+    return f"The study {'; '.join(lines)}."
+
+
+def commands() -> str:
+    return "\n".join(
+        f"    ciao reproduce --plan benchmarks/studies/{name}.yaml --output_dir runs/study-{name} --num_processes 2"
+        for name in studies()
+    )
+
+
+def attempts_page() -> str:
     """The ablations that came out above CIAO as it is; what searches found; and where `a` starts."""
     rows = [
         (encoder, one)
@@ -69,29 +269,42 @@ def tried() -> str:
     def named(found: list) -> str:
         return ", ".join(f"“{one.other}” ({encoder})" for encoder, one in found) or "none"
 
-    paragraphs = [
-        f"""**Who may change what.** Rivals that work “everywhere” change the trunk: nothing of theirs can be stored or
-        shared between worlds, and a face goes through the whole network once for each. Of those that train from the
-        same stored features, with no more numbers, furthest ahead are {on_the_same_features()}; in brackets CIAO minus
-        it, in points of accuracy.""",
-        f"""**Another mask.** The ablations above, each with its own search of the mask's learning rate, are {len(rows)}
-        comparisons. Ahead of CIAO as it is: {named(better)}. Ahead beyond chance, after Holm's correction:
-        {named(clear)}. Where u is silent, M = u / (a + I) is silent too, whatever I learns; (u + I) / a and
-        (u - I) / a can speak there, as the unfrozen convolution can.""",
-        """**Other settings.** On held-out training people: the mask's learning rate, the start of a, the weight, place,
-        temperature and denominator of the contrastive loss, what the head sees and the balance of the batches, one by
-        one (“How the defaults were chosen” below); and the head's rate, the mask's rate, dropout, temperature, weight
-        and batch size together, by a search for each network. The study `searched` trains ten seeds with what they
-        found, “faces, searched” above.""",
-        """**The start of a.** An encoder whose u is small was held back by it; “Where a starts” below has the
-        measurements. Since then a starts by the spread of u.""",
-    ]
-    text = [wrapped(one) for one in paragraphs]
-    return "\n\n".join([*text[:3], found_by_searches(), *text[3:]])
+    return f"""# What was tried to bring CIAO closer
+
+## Who may change what
+
+Baselines that work “everywhere” change the trunk: nothing of theirs can be stored or shared between worlds, and a face
+goes through the whole network once for each world. These are the best baselines that train from the same stored
+features with no more parameters; the number in brackets is CIAO minus the baseline, in points of accuracy:
+{on_the_same_features()}.
+
+## Another mask
+
+The ablations, each with its own search of the mask's learning rate, are {len(rows)} comparisons. Ahead of CIAO as it
+is: {named(better)}. Ahead beyond chance, after Holm's correction: {named(clear)}. Where u is silent, M = u / (a + I) is
+silent too, whatever I learns; (u + I) / a and (u - I) / a can speak there, as the unfrozen convolution can.
+
+## Other settings
+
+Each of these was changed alone, on held-out training people: the mask's learning rate, the start of a, the weight,
+place, temperature and denominator of the contrastive loss, what the head sees and the balance of the batches
+([defaults.md](defaults.md)). For each network, a search then varied the head's rate, the mask's rate, dropout,
+temperature, weight and batch size together. The study `searched` trains ten seeds with what the searches found
+([faces, searched](faces-searched-small-face.md)).
+
+{found_by_searches()}
+
+## The start of a
+
+An encoder whose u is small was held back by it; [defaults.md](defaults.md#where-a-starts) has the measurements. Since
+then a starts by the spread of u.
+
+[All results](../results.md)
+"""
 
 
 def on_the_same_features() -> str:
-    """The best rival of those that train from the same stored features as CIAO, for each encoder."""
+    """The best baseline of those that train from the same stored features as CIAO, for each encoder."""
     found = []
     for study in studies().values():
         needs = {method.name: method.needs for method in study.plan.methods}
@@ -115,42 +328,13 @@ def found_by_searches() -> str:
         chosen = ["" if name in hidden else f"{values.get(name, '')}" for name in names]
         search = method["search"]
         rows.append([search["method"]["name"], *chosen, f"{100 * search['score']:.1f}", str(search["trials"])])
-    heads = ["rate of head", "of mask", "of convolution", "dropout", "temperature", "weight", "batch"]
-    return table(["searched for", *heads, "accuracy, held-out people", "trials"], rows)
+    heads = ["head", "mask", "conv", "dropout", "temperature", "weight", "batch"]
+    text = table(["searched for", *heads, "accuracy", "trials"], rows)
+    note = "Learning rates of the head, the mask and the unfrozen convolution; accuracy in percent on held-out people."
+    return f"{text}\n\n{note}"
 
 
-def faces() -> str:
-    """How many there are, as the trainings counted them."""
-    record = next(one for study in studies().values() for one in study.records if one.split == "test")
-    train, test = record.samples["train"], record.samples["test"]
-    return f"""{train:,} training faces and {test:,} test faces of people of whom none is in training, in
-{len(record.labels)} very unequal classes (`fear` and `contempt`, with fewer than 20 training faces, are left out)."""
-
-
-def budgets() -> str:
-    told = [
-        f"`{name}` trains for {study.plan.epochs:g} epochs and "
-        + (f"tries {study.plan.search_rates} rates" if study.plan.search_rates else "searched for all settings before")
-        for name, study in studies().items()
-    ]
-    return f"The study {'; '.join(told)}."
-
-
-def commands() -> str:
-    return "\n".join(
-        f"    ciao reproduce --plan benchmarks/studies/{name}.yaml --output_dir runs/study-{name} --num_processes 2"
-        for name in studies()
-    )
-
-
-def painted() -> str:
-    return f"""    python examples/quickstart.py --table benchmarks/results/painted_worlds.txt
-
-One encoder, the same painted faces, four worlds that label them differently; scores on people never seen in training.
-
-```text
-{PAINTED.read_text().rstrip()}
-```"""
+# -- the README -------------------------------------------------------------------------------------------------------
 
 
 def short() -> str:
@@ -165,102 +349,35 @@ def short() -> str:
     return table(["real faces, six classes", "what trains", "accuracy", "balanced accuracy", "trained", "seeds"], rows)
 
 
-def fill(page: str, name: str, content: str) -> str:
-    """Puts content between the two marks of that name."""
-    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, rest = page.split(start)
-    return before + start + "\n" + content + "\n" + end + rest.split(end)[1]
-
-
-def encoder() -> str:
+def encoder_page() -> str:
     card = json.loads(ENCODER.read_text())
-    rows = [[f"`{key}`", f"`{json.dumps(value)}`"] for key, value in card.items() if key not in ("preprocessing",)]
-    return table(["", ""], rows)
+    lines = [f"- `{key}`: `{json.dumps(value)}`" for key, value in card.items() if key != "preprocessing"]
+    return f"""# The encoder underneath
 
+`examples/pretrain_encoder.py` trained `small-face` to tell people apart:
 
-def about_real_faces() -> str:
-    return wrapped(
-        f"""`../shared/faces`: {faces()} Everything trains with bfloat16 autocast from the same stored features (or
-        pixels, where a method changes what comes before the cut), for as many epochs, at the learning rate that did
-        best in a search of its own on held-out training people; all methods of a study try as many. {budgets()} The
-        networks without CIAO and the rivals train by their task loss alone, like the "-" columns of the paper's Table
-        I. How each method is set is in `ciao_peft/experiments/methods.py` and `rivals/`;
-        [experiments.md](experiments.md) says how to run a study of your own. The weights of the three encoders are
-        described in [encoders.md](encoders.md)."""
-    )
+{chr(10).join(lines)}
 
-
-def about_starts() -> str:
-    return wrapped(
-        f"""What is a large a depends on u. So the start is measured in spreads of u, the standard deviation over
-        samples, channels and positions, on held-out training people; where people were divided several times the
-        accuracies stand side by side, in percent. `CIAOTrainer` starts a at about nine spreads. {three_or_nine()}"""
-    )
-
-
-def wrapped(paragraph: str) -> str:
-    return textwrap.fill(" ".join(paragraph.split()), 120, break_on_hyphens=False)
+[All results](../results.md)
+"""
 
 
 def main() -> None:
-    page = f"""# Results
-
-Every number and picture on this page was written by `python docs/make_results.py` from `benchmarks/results/`.
-
-## Real faces
-
-{commands()}
-
-{about_real_faces()}
-
-{on_real_faces()}
-
-## What was tried to bring CIAO closer
-
-{tried()}
-
-## An earlier run: whole encoders, ten epochs, float32
-
-    python benchmarks/real_faces.py networks --data_dir ../shared/faces
-
-{networks()}
-
-## Four painted worlds
-
-{painted()}
-
-## How the defaults were chosen
-
-    python benchmarks/real_faces.py settings --data_dir ../shared/faces
-
-Decision layer with CIAO, everything at its default but the one setting named. Trained on seven tenths of the training
-people, scored on the other three tenths, another division for each seed; the test faces were not looked at.
-
-{settings()}
-
-### Where a starts
-
-    python benchmarks/start_of_a.py
-    python benchmarks/start_of_a.py --num_splits 3 --starts 3 9 --rates 0.003 0.01
-    python benchmarks/start_of_a.py --encoder prior_knowledge=runs/pk/encoder --epochs 2 --starts 1 3 9 27 81 \\
-        --rates 0.003 0.01
-
-{about_starts()}
-
-{starts_of_a()}
-
-## The encoder underneath
-
-`small-face`, trained to tell people apart by `examples/pretrain_encoder.py`:
-
-{encoder()}
-"""
+    PAGES.mkdir(exist_ok=True)
+    pages = {f"{stem}.md": pair_page(stem, *pair) for stem, pair in pairs().items()}
+    pages |= {"setup.md": setup_page(), "attempts.md": attempts_page()}
+    pages |= {"defaults.md": defaults_page(), "encoder.md": encoder_page()}
+    for old in PAGES.glob("*.md"):
+        if old.name not in pages:
+            old.unlink()
+    for name, page in pages.items():
+        (PAGES / name).write_text(wrap_page(page))
+    (HERE / "results.md").write_text(wrap_page(results_page()))
     readme = README.read_text()
     for name, content in (("networks", short()), ("worlds", f"```text\n{PAINTED.read_text().rstrip()}\n```")):
         readme = fill(readme, name, content)
     README.write_text(readme)
-    (HERE / "results.md").write_text(page)
-    print(f"wrote {HERE / 'results.md'}")
+    print(f"wrote {HERE / 'results.md'} and {len(pages)} pages in {PAGES}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Tables of what the benchmarks measured, for docs/make_performance.py; and how pages here write a table."""
+"""Tables of what the benchmarks measured, for docs/make_performance.py."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+
+from ciao_peft.markdown import markdown_table as table
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 SUBJECTS = ("training", "worlds", "loading", "losses", "imports", "growth", "equal_accuracy")
@@ -12,10 +14,6 @@ BFLOAT16 = 2  # bytes
 
 def result(subject: str) -> dict:
     return json.loads((RESULTS / f"{subject}.json").read_text(encoding="utf-8"))
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *rows])
 
 
 def ms(seconds: float) -> str:

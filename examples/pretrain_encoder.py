@@ -38,7 +38,7 @@ from tqdm import tqdm
 from ciao_peft import Preprocessing, load_encoder, load_faces
 from ciao_peft.encoders import save_encoder
 from ciao_peft.encoders.pretraining.batch_norm import add_batch_norm, fold_batch_norm
-from ciao_peft.encoders.pretraining.checkpoints import digest, ingredients, resume, save_checkpoint
+from ciao_peft.encoders.pretraining.checkpoints import describe_training, digest, resume, save_training_checkpoint
 from ciao_peft.encoders.pretraining.verification import verification_auc
 
 
@@ -234,7 +234,7 @@ def main(args: argparse.Namespace) -> None:
     number = {person: i for i, person in enumerate(sorted({*train["person"]}, key=str))}
     labels = torch.tensor([number[person] for person in train["person"]])
     who = {"who_is_which_label": digest(names_of_people(train)), "who_verifies": digest(names_of_people(verification))}
-    made_of = ingredients(accelerator, vars(args), **people, **who)
+    description = describe_training(accelerator, vars(args), **people, **who)
     pixels, unseen = load_pixels(train, preprocessing), load_pixels(verification, preprocessing)
 
     def auc_of(network: nn.Module, small: bool = False) -> float:
@@ -267,7 +267,7 @@ def main(args: argparse.Namespace) -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_the_rate)
     encoder, head, optimizer = accelerator.prepare(encoder, head, optimizer)
     accelerator.register_for_checkpointing(schedule)
-    history = resume(accelerator, output, made_of)
+    history = resume(accelerator, output, description)
     for epoch in range(len(history), args.num_train_epochs):
         small = epoch < args.half_size_epochs
         fed = halved(preprocessing) if small else preprocessing
@@ -298,7 +298,7 @@ def main(args: argparse.Namespace) -> None:
         if accelerator.is_main_process:
             record["verification_auc"] = round(auc_of(accelerator.unwrap_model(encoder), small), 4)
         history.append(record)
-        save_checkpoint(accelerator, output, history, made_of)
+        save_training_checkpoint(accelerator, output, history, description)
         accelerator.print(", ".join(f"{name} {value}" for name, value in record.items()), flush=True)
 
     if accelerator.is_main_process:

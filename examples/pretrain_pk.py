@@ -30,9 +30,21 @@ from tqdm import tqdm
 
 from ciao_peft import Preprocessing, load_encoder
 from ciao_peft.encoders import save_encoder
-from ciao_peft.encoders.pretraining.adversarial import Autoencoder, IdentityDistance, Judges, dense_judge, told_apart
+from ciao_peft.encoders.pretraining.adversarial import (
+    Autoencoder,
+    IdentityDistance,
+    Judges,
+    dense_judge,
+    discriminator_loss,
+)
 from ciao_peft.encoders.pretraining.batch_norm import add_batch_norm, fold_batch_norm
-from ciao_peft.encoders.pretraining.checkpoints import digest, ingredients, newest_checkpoint, resume, save_checkpoint
+from ciao_peft.encoders.pretraining.checkpoints import (
+    describe_training,
+    digest,
+    newest_checkpoint,
+    resume,
+    save_training_checkpoint,
+)
 
 PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 
@@ -115,7 +127,7 @@ def main(args: argparse.Namespace) -> None:
     which = [os.path.relpath(path, args.data_dir) for path in paths]
     shown = [] if conditions is None else conditions[: len(paths)].flatten().tolist()
     started = earlier_training(Path(args.start_dir)) if args.start_dir else None
-    made_of = ingredients(
+    description = describe_training(
         accelerator, vars(args), faces=len(paths), which_faces=digest([*which, *shown]), started_from=started
     )
     if args.batch_norm:
@@ -145,7 +157,7 @@ def main(args: argparse.Namespace) -> None:
     schedules = [torch.optim.lr_scheduler.LambdaLR(one, share_of_the_rate) for one in (optimizer, judges_optimizer)]
     accelerator.register_for_checkpointing(*schedules)
     network, judges, optimizer, judges_optimizer = accelerator.prepare(network, judges, optimizer, judges_optimizer)
-    judge, history = accelerator.unwrap_model(judges), resume(accelerator, output, made_of)
+    judge, history = accelerator.unwrap_model(judges), resume(accelerator, output, description)
     for epoch in range(len(history), args.num_train_epochs):
         start = time.perf_counter()
         network.train(), judges.train()
@@ -167,7 +179,9 @@ def main(args: argparse.Namespace) -> None:
             both = None if wanted is None else torch.cat([wanted, wanted])
             seen = torch.cat([faces, drawn.detach().float()]), torch.cat([uniform, z.detach().float()]), both
             by_prior, by_image = (logits.chunk(2) for logits in judges(*seen))
-            against = sum(told_apart(real, True) + told_apart(made, False) for real, made in (by_prior, by_image))
+            against = sum(
+                discriminator_loss(real, True) + discriminator_loss(made, False) for real, made in (by_prior, by_image)
+            )
             accelerator.backward(against)
             judges_optimizer.step()
             judges_optimizer.zero_grad()
@@ -179,8 +193,8 @@ def main(args: argparse.Namespace) -> None:
                 losses = {
                     "reconstruction": F.l1_loss(drawn.float(), faces),
                     "identity": identity(faces, drawn.float()),
-                    "prior": told_apart(as_prior, True),
-                    "image": told_apart(as_image, True),
+                    "prior": discriminator_loss(as_prior, True),
+                    "image": discriminator_loss(as_image, True),
                 }
                 if wanted is not None:
                     losses["emotion"] = F.mse_loss(accelerator.unwrap_model(network).emotion(z).float(), wanted)
@@ -194,7 +208,7 @@ def main(args: argparse.Namespace) -> None:
                 sums[name] = sums.get(name, 0.0) + loss.item()
         means = {name: total / len(batches) for name, total in sums.items()}
         history.append({"epoch": epoch + 1, **means, "seconds": round(time.perf_counter() - start, 1)})
-        save_checkpoint(accelerator, output, history, made_of)
+        save_training_checkpoint(accelerator, output, history, description)
         if accelerator.is_main_process:
             shown = pixels[:8].float().to(accelerator.device) / 127.5 - 1
             asked = None if conditions is None else conditions[:8].to(accelerator.device)

@@ -10,7 +10,6 @@ On several processes of a machine without GPU start it with `ACCELERATE_USE_CPU=
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from ciao_peft import (
     load_faces,
     saliency_picture,
 )
+from ciao_peft.cli.arguments import SettingsHelp, settings_from, settings_parser
 from ciao_peft.data import labels_of
 from ciao_peft.metrics import confusion_matrix
 
@@ -38,14 +38,8 @@ def main(args: argparse.Namespace) -> None:
     faces = load_faces(args.dataset, args.data_dir, **settings)
     if missing := {"train", "test"} - set(faces):
         raise SystemExit(f"{args.data_dir or args.dataset} has no {' and no '.join(sorted(missing))} split.")
-    names = [field.name for field in fields(CIAOTrainingArguments) if getattr(args, field.name, None) is not None]
-    arguments = CIAOTrainingArguments(**{name: getattr(args, name) for name in names})
-    config = CIAOConfig(
-        **labels_of(faces["train"]).as_config(),
-        tuning=args.tuning,
-        inhibition=not args.no_inhibition,
-        init_seed=arguments.seed,
-    )
+    arguments = settings_from(args, CIAOTrainingArguments)
+    config = settings_from(args, CIAOConfig, **labels_of(faces["train"]).as_config(), init_seed=arguments.seed)
     model = get_ciao_model(load_encoder(args.encoder), config, adapter_name=args.adapter_name)
     trainer = CIAOTrainer(model, arguments)
     trainer.print(f"{len(faces['train'])} faces to learn from, {len(faces['test'])} to be tested on.")
@@ -94,26 +88,29 @@ def draw_confusions(output, config: CIAOConfig, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default="painted_faces", help="a name `load_faces` knows (default: %(default)s)")
+def make_parser() -> argparse.ArgumentParser:
+    follow_from_others = ("problem_type", "num_labels", "id2label", "init_seed")
+    training = settings_parser(CIAOTrainingArguments, title="training (CIAOTrainingArguments)")
+    adapter = settings_parser(CIAOConfig, title="adapter (CIAOConfig)", leave_out=follow_from_others)
+    parser = argparse.ArgumentParser(
+        usage="%(prog)s [--FLAG VALUE ...]",
+        description=__doc__,
+        formatter_class=SettingsHelp,
+        parents=[training, adapter],
+    )
+    parser.add_argument("--dataset", default="painted_faces", help="a name that `load_faces` accepts")
     parser.add_argument("--data_dir", help="folder of the dataset, with train and test")
     for name, kind in OF_DATASETS.items():
-        parser.add_argument(f"--{name}", type=kind, help="a setting of the dataset, where it has it")
-    parser.add_argument("--encoder", default="small-face", help="as `load_encoder` takes it (default: %(default)s)")
-    parser.add_argument("--adapter_name", default="default")
-    parser.add_argument("--tuning", choices=["decision_layer", "last_conv", "full"], default="decision_layer")
-    parser.add_argument("--no_inhibition", action="store_true", help="without the mask: the rival")
-    parser.add_argument("--push_to_hub", help="repository for the adapter, as user/name")
-    parser.add_argument("--output_dir", default="runs/train", help="default: %(default)s")
-    for name, kind in (
-        *(("num_train_epochs", float), ("max_steps", int), ("per_device_train_batch_size", int), ("seed", int)),
-        *(("learning_rate", float), ("mask_learning_rate", float), ("encoder_learning_rate", float)),
-        *(("save_strategy", str), ("resume_from_checkpoint", str), ("report_to", str), ("feature_cache", str)),
-    ):
-        parser.add_argument(f"--{name}", type=kind, help="as in CIAOTrainingArguments")
-    parser.add_argument("--bf16", action="store_true", help="mixed precision")
-    return parser.parse_args(argv)
+        parser.add_argument(f"--{name}", type=kind, help=f"setting `{name}` of the dataset, if it has one")
+    parser.add_argument("--encoder", default="small-face", help="a name or folder that `load_encoder` accepts")
+    parser.add_argument("--adapter_name", default="default", help="the adapter's name in the model")
+    parser.add_argument("--push_to_hub", metavar="USER/NAME", help="publish the adapter in this repository")
+    parser.set_defaults(output_dir="runs/train")
+    return parser
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    return make_parser().parse_args(argv)
 
 
 if __name__ == "__main__":

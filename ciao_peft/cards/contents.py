@@ -51,7 +51,7 @@ def adapter_card(
             `interval`, `values`, `split`; `eval_NAME` and `test_NAME` are metrics wherever they stand. All else is
             listed.
         name: What to load it by: a repository or folder.
-        existing: The card that is there; its prose and its own metadata stay. `peoples_card` leaves no other in it.
+        existing: The card that is there, as `card_without_record` returns it; its prose and metadata stay.
         picture: Whether `saliency.png` lies beside it.
         prepares: Whether `preprocessor_config.json` does, so that files of pictures can be read.
 
@@ -115,7 +115,7 @@ def collection_card(record: Mapping[str, Any], name: str, subfolders: list[str],
     return merged_page(metadata, parts, existing)
 
 
-def texts_in(folder: str | os.PathLike) -> Callable[[str], str | None]:
+def text_reader(folder: str | os.PathLike) -> Callable[[str], str | None]:
     """What gives the text of a file in a folder, or None where there is none."""
 
     def read(name: str) -> str | None:
@@ -125,7 +125,7 @@ def texts_in(folder: str | os.PathLike) -> Callable[[str], str | None]:
     return read
 
 
-def peoples_card(read: Callable[[str], str | None], record_file: str) -> str:
+def card_without_record(read: Callable[[str], str | None], record_file: str) -> str:
     """The card of a folder or repository without the metadata that its record put there: what is left is of people.
 
     Args:

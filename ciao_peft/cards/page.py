@@ -19,11 +19,11 @@ def prose(card: str) -> str:
     return text.strip()
 
 
-def joined_cards(mine: str, theirs: str) -> str:
+def merge_cards(mine: str, theirs: str) -> str:
     """What a push writes upon: the repository's card, with what people wrote in the folder's before their own.
 
     Args:
-        mine: The folder's, as `peoples_card` gives it.
+        mine: The folder's, as `card_without_record` gives it.
         theirs: The repository's likewise.
     """
     if not mine.strip() or not theirs.strip():

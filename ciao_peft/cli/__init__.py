@@ -1,4 +1,4 @@
-"""`ciao`: parse, call the library, print."""
+"""`ciao`: parses the command line, calls the library, prints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line and returns the exit status: 0, or 1 after an error, whose text goes to stderr.
 
     Args:
-        arguments: Words after `ciao`; those of the process when left out.
+        arguments: The words after `ciao`; those of the process when left out.
 
     Example:
         >>> main(["encoders"])
@@ -25,12 +25,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         vggface2
         0
     """
+    options = make_parser().parse_args(arguments)
+    if not sys.stderr.isatty():  # `datasets` reads this when it is first imported
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    try:
+        options.run(options)
+    except CIAOError as error:
+        print(f"ciao: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of `ciao` with all its commands."""
     parser = argparse.ArgumentParser(prog="ciao", description="Many affective worlds on one frozen face encoder.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, run, what in (
-        ("datasets", _print_datasets, "names that load_faces knows"),
-        ("encoders", _print_encoders, "names that load_encoder knows"),
+        ("datasets", _print_datasets, "names that load_faces accepts"),
+        ("encoders", _print_encoders, "names that load_encoder accepts"),
     ):
         commands.add_parser(name, help=what, description=f"Prints the {what}.").set_defaults(run=run)
     data.add_commands(commands)
@@ -39,15 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reproduce.add_commands(commands)
     search.add_commands(commands)
     report.add_commands(commands)
-    options = parser.parse_args(arguments)
-    if not sys.stderr.isatty():  # bars of `datasets`, which it reads this for when first imported
-        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    try:
-        options.run(options)
-    except CIAOError as error:
-        print(f"ciao: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return parser
 
 
 def _print_datasets(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`ciao data ...`: look at datasets."""
+"""`ciao data ...`: looks at datasets."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     data = commands.add_parser("data", help="look at datasets", description="Looks at datasets on this machine.")
     inspect = data.add_subparsers(title="commands", required=True, metavar="COMMAND").add_parser(
         "inspect",
-        help="what is in a folder, beside what should be",
-        description="Counts faces per split and label beside the released ones, and finds damage and duplicates.",
+        help="compare the faces in a folder with the released dataset",
+        description="Counts the faces of each split and label, compares the counts with the released ones, and finds "
+        "damaged and duplicate files.",
     )
-    inspect.add_argument("name", metavar="NAME", help="a dataset's name; `ciao datasets` prints them")
-    inspect.add_argument("data_dir", metavar="DIR", nargs="?", help="folder with its files")
+    inspect.add_argument("name", metavar="NAME", help="the dataset's name; `ciao datasets` prints all names")
+    inspect.add_argument("data_dir", metavar="DIR", nargs="?", help="the folder with its files")
     inspect.add_argument("--contact_sheet", metavar="PNG", help="write faces of the first split to this file")
     inspect.add_argument(
         "--setting",
@@ -52,7 +53,7 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _check_picture(path: Path) -> None:
-    """Before hours of looking at pictures: that one can be written there."""
+    """Checks that a picture can be written there, before hours of looking at faces."""
     from PIL import Image
 
     Image.init()

@@ -1,8 +1,10 @@
-"""`ciao convert-encoder`: weights in other layouts as an encoder's folder."""
+"""`ciao convert-encoder`: makes an encoder's folder from weights in other layouts."""
 
 from __future__ import annotations
 
 import argparse
+
+from .flags import add_flag
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -10,39 +12,46 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     convert = commands.add_parser(
         "convert-encoder",
         help="make a vggface2 folder from a file of VGG16 or VGGFace weights",
-        description="Converts VGG16 weights (PyTorch state dict, safetensors or Keras HDF5) into a vggface2 encoder, "
-        "checked against a forward pass of the source's own layout.",
+        description="Converts VGG16 weights (PyTorch state dict, safetensors or Keras HDF5) into a vggface2 encoder "
+        "and checks it against a forward pass in the source's own layout.",
     )
-    convert.add_argument("source", metavar="SOURCE", help="a file of weights")
-    convert.add_argument("folder", metavar="FOLDER", help="where the encoder goes")
+    convert.add_argument("source", metavar="SOURCE", help="the file of weights")
+    convert.add_argument("folder", metavar="FOLDER", help="the folder to write the encoder to")
     convert.add_argument(
         "--layout",
         default="auto",
         choices=["auto", "torchvision", "vggface", "keras"],
-        help="how the source names and orders its tensors (default: found out)",
+        help="how the source names and orders its tensors (default: detected from the file)",
     )
-    convert.add_argument(
-        "--channel-order",
+    add_flag(
+        convert,
+        "channel_order",
         default="auto",
         choices=["auto", "rgb", "bgr"],
-        help="of the pixels that the source was trained on (default: what the layout is known for)",
+        help="the channel order of the pixels that the source was trained on (default: the layout's usual one)",
     )
     convert.add_argument(
-        "--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="subtracted from the pixels, from 0 to 255"
+        "--mean",
+        type=float,
+        nargs=3,
+        metavar=("R", "G", "B"),
+        help="what is subtracted from the pixels, from 0 to 255 (default: the layout's usual values)",
     )
     convert.add_argument(
         "--std",
         type=float,
         nargs=3,
         metavar=("R", "G", "B"),
-        help="what they are divided by then, from 1 to 255 (58.395 where others write 0.229)",
+        help="what the pixels are divided by after that, from 1 to 255: 58.395 where others write 0.229 "
+        "(default: the layout's usual values)",
     )
     convert.set_defaults(run=_convert)
 
 
 def _convert(options: argparse.Namespace) -> None:
     from ..encoders import convert_encoder
-    from ..saving.adapter_folder import PREPROCESSOR_FILE, read_json
+    from ..saving.adapter_folder import PREPROCESSOR_FILE
+    from ..saving.files import read_json
 
     folder = convert_encoder(
         options.source,

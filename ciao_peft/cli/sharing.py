@@ -8,37 +8,43 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .flags import add_flag
+
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Adds the three to a parser's commands."""
+    """Adds `publish`, `pull` and `inspect`."""
     publish = commands.add_parser(
         "publish",
         help="put a saved adapter or encoder on the Hub",
         description="Publishes a saved adapter or encoder in one commit, with its card. Log in with `hf auth login`.",
     )
-    publish.add_argument("folder", help="where `save_pretrained` or `save_encoder` wrote it")
-    publish.add_argument("repo_id", help="user/name; made if there is none")
-    publish.add_argument("--private", action="store_true", default=None, help="a new repository is its owner's alone")
-    publish.add_argument("--create-pr", action="store_true", help="propose it instead")
-    publish.add_argument("--message", default="Upload with ciao_peft", help="of the commit")
+    publish.add_argument("folder", help="the folder that `save_pretrained` or `save_encoder` wrote")
+    publish.add_argument("repo_id", help="the repository as user/name; it is created if it does not exist")
+    publish.add_argument(
+        "--private", action="store_true", default=None, help="make a new repository visible to its owner alone"
+    )
+    add_flag(publish, "create_pr", action="store_true", help="open a pull request instead of committing")
+    publish.add_argument("--message", default="Upload with ciao_peft", help="the commit message (default: %(default)s)")
     publish.set_defaults(run=_publish)
     pull = commands.add_parser(
-        "pull", help="fetch an adapter into the cache", description="Fetches and checks an adapter; prints its folder."
+        "pull",
+        help="download an adapter into the cache",
+        description="Downloads and checks an adapter; prints its folder.",
     )
-    pull.add_argument("repo_id", help="user/name")
-    pull.add_argument("--force-download", action="store_true", help="distrust the cache")
+    pull.add_argument("repo_id", help="the repository as user/name")
+    add_flag(pull, "force_download", action="store_true", help="download the files again, even if they are cached")
     pull.set_defaults(run=_pull)
     inspect = commands.add_parser(
         "inspect",
-        help="what an adapter is",
+        help="show what an adapter is",
         description="Checks an adapter and prints its config, sizes, checksum, backbone and metrics.",
     )
-    inspect.add_argument("source", help="a folder, or user/name on the Hub")
+    inspect.add_argument("source", help="a folder, or a repository on the Hub as user/name")
     inspect.set_defaults(run=_inspect)
     for command in (publish, pull, inspect):
-        command.add_argument("--revision", help="branch, tag or commit")
-        command.add_argument("--subfolder", help="where in the repository")
-        command.add_argument("--json", action="store_true", help="print JSON")
+        command.add_argument("--revision", help="the branch, tag or commit (default: the main branch)")
+        command.add_argument("--subfolder", help="the folder inside the repository (default: its root)")
+        command.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _publish(options: argparse.Namespace) -> None:
@@ -80,7 +86,8 @@ def _pull(options: argparse.Namespace) -> None:
 
 def _inspect(options: argparse.Namespace) -> None:
     from ..hub.adapters import read_adapter
-    from ..saving.adapter_folder import CONFIG_FILE, read_json
+    from ..saving.adapter_folder import CONFIG_FILE
+    from ..saving.files import read_json
 
     saved, snapshot = read_adapter(options.source, subfolder=options.subfolder, revision=options.revision)
     record = read_json(snapshot.folder / CONFIG_FILE)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checking import check_number
 from ..errors import DataError
 from .frames import frame_places
 
@@ -75,8 +76,7 @@ def clips(faces: Any, frames: int = 10, column: str = "clip") -> Any:
     """
     if isinstance(faces, Mapping):
         return {split: clips(rows, frames, column) for split, rows in faces.items()}
-    if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1:
-        raise DataError(f"`frames` must be a whole number of 1 or more; got {frames!r}.")
+    check_number("frames", frames, int, 1, error=DataError)
     told = _columns(faces, (column, "frame", *_LABELS))
     if column not in told:
         raise DataError(f"Clips need a column that says which clip a row is of; there is no {column!r}.")

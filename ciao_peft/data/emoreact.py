@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 
+from ..checking import check_choice, check_number
 from ..errors import DataError, DataNotFoundError
 from .builder import VIDEO_SUFFIXES, FacesBuilder, LeftOut, in_shards, walk
 from .expressions import EMOREACT
@@ -58,16 +59,10 @@ class EmoReactConfig(datasets.BuilderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (
-            isinstance(self.frames_per_clip, bool)
-            or not isinstance(self.frames_per_clip, int)
-            or self.frames_per_clip < 0
-        ):
-            raise DataError(f"`frames_per_clip` must be a whole number of 0 or more; got {self.frames_per_clip!r}.")
+        check_number("frames_per_clip", self.frames_per_clip, int, 0, error=DataError)
         if self.task not in ("labels", "valence"):
             raise DataError(f"EmoReact has no task {self.task!r}. Tasks: 'labels', 'valence'.")
-        if self.missing not in MISSING:
-            raise DataError(f"`missing` must be one of {', '.join(map(repr, MISSING))}; got {self.missing!r}.")
+        check_choice("missing", self.missing, MISSING, DataError)
 
 
 class Clip(NamedTuple):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..checking import check_choice
 from ..errors import DataError, DataNotFoundError
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def _pictures(path: str | os.PathLike, reader: str | None) -> Iterator[Callable[
     """Per frame a function that makes an image of it: counting frames costs no conversion."""
     if not os.path.isfile(path):
         raise DataNotFoundError(f"There is no video {str(path)!r}.")
-    if reader not in (None, *READERS):
-        raise DataError(f"`reader` must be one of {', '.join(map(repr, READERS))}; got {reader!r}.")
+    if reader is not None:
+        check_choice("reader", reader, READERS, DataError)
     for name in READERS if reader is None else (reader,):
         try:
             module = __import__(name)

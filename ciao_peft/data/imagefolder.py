@@ -14,6 +14,7 @@ from typing import Any
 
 import datasets
 
+from ..checking import check_number
 from ..errors import DataError, DataNotFoundError
 from .builder import HIDDEN, IMAGE_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_shards, walk
 from .labels import described
@@ -64,9 +65,7 @@ class ImageFolderConfig(datasets.BuilderConfig):
         super().__post_init__()
         if self.label_type not in (None, "class", "number", "binary"):
             raise DataError(f"`label_type` must be 'class', 'number', 'binary' or left out; got {self.label_type!r}.")
-        if not isinstance(self.min_images_per_class, int) or self.min_images_per_class < 0:
-            given = self.min_images_per_class
-            raise DataError(f"`min_images_per_class` must be a whole number of 0 or more; got {given!r}.")
+        check_number("min_images_per_class", self.min_images_per_class, int, 0, error=DataError)
         given = self.label_column
         texts = [given] if isinstance(given, str) else given
         if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..checking import check_choice
 from ..errors import DataError, DataNotFoundError
 
 if TYPE_CHECKING:
@@ -211,8 +212,7 @@ def crop_faces(
     Raises:
         DataError: a frame has no face, and `missing` is `"error"`; or `missing` is none of the four.
     """
-    if missing not in MISSING:
-        raise DataError(f"`missing` must be one of {', '.join(map(repr, MISSING))}; got {missing!r}.")
+    check_choice("missing", missing, MISSING, DataError)
     boxes: list[Box | None] = []
     previous: Box | None = None
     for index, frame in enumerate(frames):

@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from ..checking import check_number
 from ..errors import DataError
 from .builder import FacesBuilder
 from .labels import described
@@ -173,11 +174,7 @@ class PaintedFacesConfig(datasets.BuilderConfig):
             raise DataError(f"There is no painted world {self.world!r}. Worlds: {', '.join(map(repr, WORLDS))}.")
         lowest = {"num_train": 1, "num_validation": 0, "num_test": 0, "images_per_identity": 1, "size": 16, "seed": 0}
         for name, low in lowest.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise DataError(
-                    f"`{name}` of the painted faces must be a whole number of {low} or more; got {value!r}."
-                )
+            check_number(name, getattr(self, name), int, low, of="the painted faces", error=DataError)
         if not 0 <= self.label_noise <= 1:
             raise DataError(f"`label_noise` must be between 0 and 1; got {self.label_noise!r}.")
 

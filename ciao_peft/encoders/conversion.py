@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
-from ..errors import AdapterFileError, ConfigError, listed
+from ..checking import check_choice
+from ..errors import AdapterFileError, ConfigError
 from ..preprocessing import Preprocessing
-from ..saving.adapter_folder import parse_tensors
+from ..saving.safetensors_file import parse_tensors
 from .vggface2 import POOL, VGG16, VGGFace2
 
 if TYPE_CHECKING:
@@ -88,10 +89,8 @@ def convert_encoder(
     from .folder import save_encoder
 
     path = Path(source)
-    if layout not in get_args(Layout):
-        raise ConfigError(f"`layout` must be one of {listed(get_args(Layout))}; got {layout!r}.")
-    if channel_order not in get_args(ChannelOrder):
-        raise ConfigError(f"`channel_order` must be one of {listed(get_args(ChannelOrder))}; got {channel_order!r}.")
+    check_choice("layout", layout, get_args(Layout))
+    check_choice("channel_order", channel_order, get_args(ChannelOrder))
     content = _content(path)
     found = _parse(_tensors(path, content, layout), path, layout, channel_order, mean, std)
     encoder = VGGFace2()
@@ -291,7 +290,7 @@ def _parse(
             raise ConfigError(
                 f"'{path}' does not say whether its network was fed RGB or BGR, and files with these names exist in "
                 "both (Caffe's own are BGR, those by way of MatConvNet RGB). Say `channel_order` ('rgb' or 'bgr'; on "
-                "the command line --channel-order)."
+                "the command line --channel_order)."
             )
         channel_order = "bgr" if layout == "keras" else "rgb"
     usual_mean, usual_std = _VGGFACE if faces else _IMAGENET_CAFFE if layout == "keras" else _IMAGENET

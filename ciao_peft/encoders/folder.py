@@ -11,21 +11,14 @@ from typing import Any
 
 from torch import nn
 
-from ..cards.contents import encoder_card, peoples_card, texts_in
+from ..cards.contents import card_without_record, encoder_card, text_reader
 from ..errors import AdapterConfigError, AdapterFileError, ConfigError, listed
 from ..hub import MAX_WEIGHTS_BYTES, RepoFile, is_hub_id, read_pretrained
 from ..preprocessing import Preprocessing
-from ..saving.adapter_folder import (
-    CARD_FILE,
-    MAX_JSON_BYTES,
-    PREPROCESSOR_FILE,
-    library_versions,
-    parse_tensors,
-    read_json,
-    to_json,
-    write_folder,
-)
-from .preprocessed import fed_by
+from ..saving.adapter_folder import CARD_FILE, PREPROCESSOR_FILE, library_versions
+from ..saving.files import MAX_JSON_BYTES, read_json, to_json, write_folder
+from ..saving.safetensors_file import parse_tensors
+from .with_preprocessing import with_preprocessing
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT_VERSION = 1
@@ -95,7 +88,7 @@ def save_encoder(encoder: nn.Module, folder: str | os.PathLike, *, training: Map
         }
     except (TypeError, ValueError) as error:
         raise ConfigError(f"The encoder's settings cannot be written as JSON: {error}") from error
-    existing = peoples_card(texts_in(folder), CONFIG_FILE)
+    existing = card_without_record(text_reader(folder), CONFIG_FILE)
     size = sum(parameter.numel() for parameter in encoder.parameters())
     files[CARD_FILE] = encoder_card(config, os.fspath(folder), existing=existing, num_parameters=size).encode()
     return write_folder(folder, files)
@@ -162,7 +155,7 @@ def _read(folder: Path, pretrained: bool) -> nn.Module:
     build = getattr(importlib.import_module(f".{module}", __package__), function)
     try:
         encoder = build(**config["architecture"])
-        fed_by(encoder, Preprocessing.from_dict(read_json(folder / PREPROCESSOR_FILE)))
+        with_preprocessing(encoder, Preprocessing.from_dict(read_json(folder / PREPROCESSOR_FILE)))
     except (ConfigError, TypeError, ValueError, RuntimeError) as error:
         raise AdapterConfigError(f"No encoder can be built from '{path}': {error}") from error
     if not pretrained:

@@ -11,10 +11,11 @@ from torch import nn
 from ..errors import AdapterFileError
 from ..hub import MAX_WEIGHTS_BYTES, RepoFile, read_pretrained
 from ..preprocessing import Preprocessing
-from ..saving.adapter_folder import MAX_JSON_BYTES, PREPROCESSOR_FILE, read_json
+from ..saving.adapter_folder import PREPROCESSOR_FILE
+from ..saving.files import MAX_JSON_BYTES, read_json
 from . import folder, from_timm, from_transformers
 from .folder import CONFIG_FILE, WEIGHTS_FILE
-from .preprocessed import fed_by
+from .with_preprocessing import with_preprocessing
 
 
 def load(source: str, *, pretrained: bool = True, preprocessing: Preprocessing | None = None, **hub: Any) -> nn.Module:
@@ -38,7 +39,7 @@ def load(source: str, *, pretrained: bool = True, preprocessing: Preprocessing |
     if "ciao_encoder" not in config and ("model_type" in config or isinstance(config.get("architecture"), str)):
         return _foreign(source, pretrained, preprocessing, **hub)
     encoder = folder.load(source, pretrained=pretrained, **hub)
-    return encoder if preprocessing is None else fed_by(encoder, preprocessing)
+    return encoder if preprocessing is None else with_preprocessing(encoder, preprocessing)
 
 
 def _config(where: Path) -> dict[str, Any]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from ..checking import closest
 from ..errors import AdapterFileError, ConfigError, EncoderNotFoundError, listed
 from ..hub.client import as_our_errors, open_client
 from ..preprocessing import Preprocessing
-from ..saving.adapter_folder import read_json
-from .preprocessed import fed_by
+from ..saving.files import read_json
+from .with_preprocessing import with_preprocessing
 
 # Of a repository's `pretrained_cfg`: what the network is fed, and where its first and last layers are. Not from where
 # else weights could be fetched, nor how.
@@ -41,7 +41,7 @@ def load(name: str, *, pretrained: bool = True, **settings: Any) -> nn.Module:
 
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        close = closest(architecture, timm.list_models(), 3)
         hint = f" Close to it: {', '.join(close)}." if close else ""
         raise EncoderNotFoundError(f"timm has no model {architecture!r}.{hint} `timm.list_models()` has them all.")
     if tag and name not in (known := timm.list_pretrained(f"{architecture}.*")):
@@ -156,4 +156,4 @@ def _described(
 
         encoder.input_size = get_model_input_config(encoder)["input_size"]
         return encoder
-    return fed_by(encoder, preprocessing)
+    return with_preprocessing(encoder, preprocessing)

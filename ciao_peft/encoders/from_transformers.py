@@ -10,9 +10,10 @@ from torch import nn
 
 from ..errors import AdapterFileError
 from ..preprocessing import Preprocessing
-from ..saving.adapter_folder import PREPROCESSOR_FILE, read_json
+from ..saving.adapter_folder import PREPROCESSOR_FILE
+from ..saving.files import read_json
 from .from_timm import check_settings
-from .preprocessed import fed_by
+from .with_preprocessing import with_preprocessing
 
 _BROKEN = (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, AttributeError)
 
@@ -84,4 +85,4 @@ def _preprocessing_of(folder: Path, encoder: nn.Module) -> Preprocessing | None:
 def _described(encoder: nn.Module, preprocessing: Preprocessing | None) -> nn.Module:
     encoder.encoder_type, encoder.architecture = "transformers", json.loads(encoder.config.to_json_string())
     encoder.revision = "random"
-    return encoder if preprocessing is None else fed_by(encoder, preprocessing)
+    return encoder if preprocessing is None else with_preprocessing(encoder, preprocessing)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..cards.contents import encoder_card, peoples_card, texts_in
-from ..cards.page import joined_cards
+from ..cards.contents import card_without_record, encoder_card, text_reader
+from ..cards.page import merge_cards
 from ..hub import RepoHead, publish
-from ..saving.adapter_folder import CARD_FILE, PREPROCESSOR_FILE, read_json
+from ..saving.adapter_folder import CARD_FILE, PREPROCESSOR_FILE
+from ..saving.files import read_json
 from .folder import CONFIG_FILE, WEIGHTS_FILE, load, save_encoder
 
 if TYPE_CHECKING:
@@ -55,11 +56,11 @@ def publish_encoder(folder: str | os.PathLike, repo_id: str, **hub: Any) -> Comm
     encoder = load(str(folder))
     record = read_json(folder / CONFIG_FILE)
     files = {name: (folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE)}
-    mine = peoples_card(texts_in(folder), CONFIG_FILE)
+    mine = card_without_record(text_reader(folder), CONFIG_FILE)
     size = sum(parameter.numel() for parameter in encoder.parameters())
 
     def change(head: RepoHead) -> dict[str, bytes | None]:
-        existing = joined_cards(mine, peoples_card(head.read, CONFIG_FILE))
+        existing = merge_cards(mine, card_without_record(head.read, CONFIG_FILE))
         return {**files, CARD_FILE: encoder_card(record, repo_id, existing=existing, num_parameters=size).encode()}
 
     return publish(repo_id, change, **hub)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checking import check_number
 from ..errors import ConfigError
 from ..preprocessing import Preprocessing
 
@@ -42,12 +43,8 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            kind, high = (
-                (int, 2**63 - 1) if field.name == "seed" else ((int, float), 0.9 if field.name == "crop" else 1)
-            )
-            if isinstance(value, bool) or not isinstance(value, kind) or not 0 <= value <= high:
-                raise ConfigError(f"`{field.name}` of Augmentation must be a number from 0 to {high}; got {value!r}.")
+            kind, high = (int, 2**63 - 1) if field.name == "seed" else (float, 0.9 if field.name == "crop" else 1)
+            check_number(field.name, getattr(self, field.name), kind, 0, high, of="Augmentation")
 
     @property
     def changes_colour(self) -> bool:

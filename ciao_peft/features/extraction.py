@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..checking import all_finite
-from ..errors import CIAOError, ConfigError, FeatureCacheError, UntraceableBackboneError, listed
+from ..checking import all_finite, check_choice, check_number
+from ..errors import CIAOError, ConfigError, FeatureCacheError, UntraceableBackboneError
 from ..model import CIAOModel
 from ..preprocessing import Preprocessing
 from .augmentation import Augmentation
@@ -229,10 +229,9 @@ def _checked_settings(
     views: int, dtype: str | None, augment: Augmentation | None, batch_size: int
 ) -> Augmentation | None:
     for name, value in (("views", views), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"`{name}` must be a whole number of 1 or more; got {value!r}.")
-    if dtype is not None and dtype not in DTYPES:
-        raise ConfigError(f"`dtype` must be one of {listed(DTYPES)}; got {dtype!r}.")
+        check_number(name, value, int, 1)
+    if dtype is not None:
+        check_choice("dtype", dtype, DTYPES)
     if augment is not None and not isinstance(augment, Augmentation):
         raise ConfigError(f"`augment` must be an Augmentation; got {type(augment).__name__}.")
     if augment is not None and views == 1:

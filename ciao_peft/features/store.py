@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import time
-import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FeatureCacheError, listed
+from ..saving.files import write_file
 
 FORMAT_VERSION = 1
 INDEX_FILE = "index.json"
@@ -222,12 +222,7 @@ class FeatureFiles:
 
     def _write_index(self, more: dict[str, Any]) -> None:
         content = {"format_version": FORMAT_VERSION, "key": self.key, "layout": self.layout.to_dict(), **more}
-        path = self.folder / _ASIDE.replace("*", f".{uuid.uuid4().hex}")  # of several processes each has its own
-        with path.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        path.replace(self.folder / INDEX_FILE)
+        write_file(self.folder / INDEX_FILE, json.dumps(content, indent=2))
 
     def rows_left(self) -> Tensor:
         """Numbers of the rows that are not written yet, in order."""

@@ -7,21 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cards.contents import adapter_card, collection_card, peoples_card, texts_in
-from ..cards.page import joined_cards
+from ..cards.contents import adapter_card, card_without_record, collection_card, text_reader
+from ..cards.page import merge_cards
 from ..errors import AdapterFileError
 from ..saving.adapter_folder import (
     CARD_FILE,
     CONFIG_FILE,
-    MAX_JSON_BYTES,
     PICTURE_FILE,
     PREPROCESSOR_FILE,
     WEIGHTS_FILE,
     SavedAdapter,
     load_adapter,
-    read_json,
     save_adapter,
 )
+from ..saving.files import MAX_JSON_BYTES, read_json
 from . import MAX_WEIGHTS_BYTES, RepoFile, RepoHead, Snapshot, prefix_of, publish, read_pretrained
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def save_with_card(
     """
     if picture is not None and not picture.startswith(_PNG):
         raise AdapterFileError("`picture` is no PNG file's content; give the bytes of one.")
-    existing = peoples_card(texts_in(folder), CONFIG_FILE)
+    existing = card_without_record(text_reader(folder), CONFIG_FILE)
     beside = {"picture": picture is not None, "prepares": adapter.preprocessing is not None}
 
     def extra_files(record: Mapping[str, Any]) -> dict[str, bytes]:
@@ -102,13 +101,13 @@ def publish_adapter(folder: str | os.PathLike, repo_id: str, *, subfolder: str |
         file: (folder / file).read_bytes() if (folder / file).is_file() else None
         for file in (CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE, PICTURE_FILE)
     }
-    mine = peoples_card(texts_in(folder), CONFIG_FILE)
+    mine = card_without_record(text_reader(folder), CONFIG_FILE)
     beside = {"picture": files[PICTURE_FILE] is not None, "prepares": files[PREPROCESSOR_FILE] is not None}
     name = f"{repo_id}" if not prefix else f'{repo_id}", subfolder="{prefix.rstrip("/")}'
 
     def change(head: RepoHead) -> dict[str, bytes | None]:
-        theirs = peoples_card(lambda file: head.read(prefix + file), CONFIG_FILE)
-        card = adapter_card(record, name, existing=joined_cards(mine, theirs), **beside)
+        theirs = card_without_record(lambda file: head.read(prefix + file), CONFIG_FILE)
+        card = adapter_card(record, name, existing=merge_cards(mine, theirs), **beside)
         changes = {**files, CARD_FILE: card.encode()}
         changes = {prefix + path: content for path, content in changes.items()}
         if prefix:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import AdapterFileError, AdapterNameError, HubFileError, HubOfflineError, HubServerError, listed
+from ..saving.files import write_file
 from .client import as_our_errors, must_stay_offline, open_client
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RepoFile:
-    """A file wanted from a repository.
+    """A file to fetch from a repository.
 
     Args:
         name: Its plain name.
@@ -141,31 +142,31 @@ def download(
 
     prefix = prefix_of(subfolder)
     names = {prefix + file.name: file for file in files}
-    wanted = _Wanted(repo_id, revision, cache_dir, names)
+    request = _Request(repo_id, revision, cache_dir, names)
     if must_stay_offline(local_files_only):
-        if (cached := wanted.in_cache(complete=False)) is None:
+        if (cached := request.in_cache(complete=False)) is None:
             how = "`local_files_only` was given" if local_files_only else "HF_HUB_OFFLINE is set"
             raise HubOfflineError(
-                f"{wanted} is not in the cache, and {how}. Load it once with the network on (`ciao pull {repo_id}`)."
+                f"{request} is not in the cache, and {how}. Load it once with the network on (`ciao pull {repo_id}`)."
             )
         return cached
     pinned = revision is not None and _COMMIT.fullmatch(revision) is not None
-    if pinned and not force_download and (cached := wanted.in_cache(complete=True)) is not None:
+    if pinned and not force_download and (cached := request.in_cache(complete=True)) is not None:
         return cached
     api = open_client(token)
     try:
-        with as_our_errors(str(wanted), api, repo_id):
-            sizes, commit = look_up(api, repo_id, revision)
+        with as_our_errors(str(request), api, repo_id):
+            sizes, commit = fetch_sizes_and_commit(api, repo_id, revision)
     except (HubOfflineError, HubServerError) as error:
-        if force_download or (cached := wanted.in_cache(complete=False)) is None:
+        if force_download or (cached := request.in_cache(complete=False)) is None:
             raise
         logger.warning("%s Going on with %s from the cache.", error, cached)
         return cached
-    wanted.check(sizes)
+    request.check(sizes)
     folder = None
-    with as_our_errors(str(wanted), api, repo_id):
+    with as_our_errors(str(request), api, repo_id):
         for name, file in names.items():
-            if name not in sizes and wanted.in_cache_of(commit, name) is _CACHED_NO_EXIST:
+            if name not in sizes and request.in_cache_of(commit, name) is _CACHED_NO_EXIST:
                 continue
             try:
                 path = api.hf_hub_download(
@@ -179,7 +180,7 @@ def download(
     return Snapshot(folder / prefix, repo_id, commit)
 
 
-def look_up(api: HfApi, repo_id: str, revision: str | None) -> tuple[dict[str, int | None], str]:
+def fetch_sizes_and_commit(api: HfApi, repo_id: str, revision: str | None) -> tuple[dict[str, int | None], str]:
     """Sizes by path, and the commit."""
     from huggingface_hub import constants
 
@@ -196,7 +197,7 @@ def look_up(api: HfApi, repo_id: str, revision: str | None) -> tuple[dict[str, i
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _Request:
     repo_id: str
     revision: str | None
     cache_dir: str | os.PathLike | None
@@ -247,10 +248,7 @@ def _remember_ref(snapshot: Path, revision: str, commit: str) -> None:
     ref = snapshot.parents[1] / "refs" / revision
     try:
         if not ref.is_file() or ref.read_text() != commit:
-            ref.parent.mkdir(parents=True, exist_ok=True)
-            aside = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
-            aside.write_text(commit)
-            aside.replace(ref)
+            write_file(ref, commit)
     except OSError as error:  # a cache that cannot be written is still one to read from
         logger.info("The cache cannot note that %s is at %s: %s", revision, commit, error)
 

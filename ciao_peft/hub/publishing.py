@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import HubConflictError, HubFileError, HubNotFoundError, HubOfflineError
 from .client import as_our_errors, must_stay_offline, open_client
-from .downloading import is_hub_id, look_up
+from .downloading import fetch_sizes_and_commit, is_hub_id
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
@@ -73,7 +73,7 @@ def publish(
         if revision and not revision.startswith("refs/"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         for _ in range(_MAX_TRIES):
-            sizes, commit = look_up(api, repo_id, revision)
+            sizes, commit = fetch_sizes_and_commit(api, repo_id, revision)
             after = change(RepoHead(frozenset(sizes), lambda path: _read_text(api, repo_id, path, sizes, commit)))  # noqa: B023
             operations = [
                 CommitOperationDelete(path) if content is None else CommitOperationAdd(path, content)

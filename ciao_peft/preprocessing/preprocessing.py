@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from ..checking import check_choice, is_number
 from ..errors import ConfigError, DataError, listed
 from .pictures import RESAMPLES, Resample, as_mode, open_picture
 
@@ -63,10 +64,9 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         for name, choices in (("mode", Mode), ("resample", Resample), ("crop_mode", CropMode)):
-            if getattr(self, name) not in get_args(choices):
-                raise ConfigError(f"`{name}` must be one of {listed(get_args(choices))}; got {getattr(self, name)!r}.")
+            check_choice(name, getattr(self, name), get_args(choices))
         size = tuple(self.size) if isinstance(self.size, Sequence) else ()
-        if len(size) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in size):
+        if len(size) != 2 or not all(is_number(side, int, 1) for side in size):
             raise ConfigError(f"`size` must be height and width, two whole numbers from 1 up; got {self.size!r}.")
         object.__setattr__(self, "size", size)
         channels = 1 if self.mode == "L" else 3
@@ -81,7 +81,7 @@ class Preprocessing:
             if name == "std" and min(values) <= 0:
                 raise ConfigError(f"`std` must be above 0; got {given!r}.")
             object.__setattr__(self, name, values)
-        if not isinstance(self.crop_pct, int | float) or not 0 < self.crop_pct < math.inf:
+        if not is_number(self.crop_pct) or self.crop_pct <= 0:
             raise ConfigError(f"`crop_pct` must be above 0; got {self.crop_pct!r}.")
         object.__setattr__(self, "crop_pct", float(self.crop_pct))
 
@@ -308,7 +308,7 @@ class Preprocessing:
 
 
 def _resample_name(number: Any) -> str:
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(RESAMPLES):
+    if not is_number(number, int, 0, len(RESAMPLES) - 1):
         raise ConfigError(f"`resample` must be Pillow's number of a filter, 0 to {len(RESAMPLES) - 1}; got {number!r}.")
     return RESAMPLES[number]
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..adapters import Adapter
+from ..checking import is_number
 from ..config import CIAOConfig
 from ..errors import InputError
 from ..model import CIAOModel
@@ -181,7 +182,7 @@ def _scores(logits: Tensor, target: Target | None, config: CIAOConfig) -> Tensor
 
 def _index(label: Any, config: CIAOConfig) -> int:
     for index, name in config.id2label.items():
-        if label == name or (label == index and isinstance(label, int) and not isinstance(label, bool)):
+        if label == name or (label == index and is_number(label, int)):
             return index
     raise InputError(
         f"There is no label {label!r}. Labels: {', '.join(map(repr, config.id2label.values()))}, or their indices from "

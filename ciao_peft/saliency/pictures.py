@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..adapters.adapter import Adapter
+from ..adapters import Adapter
 from ..config import CIAOConfig
 from ..errors import ConfigError, InputError, listed
 from ..model import CIAOModel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .adapter_folder import SavedAdapter, library_versions, load_adapter, read_json, save_adapter
+from .adapter_folder import SavedAdapter, library_versions, load_adapter, save_adapter
+from .files import read_json
 
 __all__ = ["SavedAdapter", "library_versions", "load_adapter", "read_json", "save_adapter"]

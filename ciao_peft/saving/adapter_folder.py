@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
-import json
 import os
-import shutil
-import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +15,8 @@ from torch import Tensor
 from ..checking import all_finite
 from ..config import CIAOConfig
 from ..errors import AdapterConfigError, AdapterFileError, ConfigError, listed
-from .safetensors_file import kind_of, parse_tensors, pickled_instead, read_weights
+from .files import read_json, to_json, write_folder
+from .safetensors_file import parse_tensors, read_weights
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "adapter_config.json"
@@ -27,7 +24,6 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 PREPROCESSOR_FILE = "preprocessor_config.json"
 CARD_FILE = "README.md"
 PICTURE_FILE = "saliency.png"
-MAX_JSON_BYTES = 4 * 2**20
 _PATIENCE = 100  # times a folder is read that is saved again and again meanwhile
 
 _REQUIRED = {
@@ -131,11 +127,6 @@ def save_adapter(
     return write_folder(folder, files, replacing=(PREPROCESSOR_FILE, PICTURE_FILE))
 
 
-def to_json(value: Any) -> bytes:
-    """Readable JSON with a last newline; NaN and infinities are refused."""
-    return (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
-
-
 def load_adapter(folder: str | os.PathLike) -> SavedAdapter:
     """Reads an adapter's folder; nothing in it is executed, unpickled or imported.
 
@@ -189,36 +180,6 @@ def _load(folder: Path) -> SavedAdapter:
         trained_parameters=record.get("trained_parameters"),
         versions=record.get("versions", {}),
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        AdapterFileError: the file is missing or cannot be read.
-        AdapterConfigError: it is too large, no JSON, or no object.
-    """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_JSON_BYTES + 1)
-    except FileNotFoundError:
-        there = listed(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else "none"
-        raise AdapterFileError(
-            f"'{path}' is missing. Files in the folder: {there}.{pickled_instead(path.parent)}"
-        ) from None
-    except OSError as error:
-        raise AdapterFileError(f"'{path}' cannot be read: {error}.") from error
-    if len(content) > MAX_JSON_BYTES:
-        raise AdapterConfigError(f"'{path}' is larger than {MAX_JSON_BYTES} bytes; no config of ours is.")
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise AdapterConfigError(
-            f"'{path}' is no JSON{kind_of(path)}: {error}. Save the adapter again, or download it anew."
-        ) from None
-    if not isinstance(value, dict):
-        raise AdapterConfigError(f"'{path}' holds a {type(value).__name__} where an object was expected.")
-    return value
 
 
 def _check_record(record: dict[str, Any], path: Path) -> CIAOConfig:
@@ -284,105 +245,6 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
 
 def _same_kind(one: torch.dtype, other: torch.dtype) -> bool:
     return one == other or (one.is_floating_point and other.is_floating_point)
-
-
-def write_folder(folder: str | os.PathLike, files: Mapping[str, bytes], replacing: Iterable[str] = ()) -> Path:
-    """Puts files into a folder all at once: written aside, synced, and moved into place.
-
-    Args:
-        folder: Made where it is missing. Other files in it stay.
-        files: Content by plain file name.
-        replacing: Names of files that do not stay when `files` lacks them.
-
-    Raises:
-        AdapterFileError: the folder is a file, or the disk refuses; what was there stays.
-    """
-    folder = Path(folder)
-    for name in files:
-        if Path(name).name != name or name == "..":
-            raise AdapterFileError(f"{name!r} is no plain file name.")
-    if folder.exists() and not folder.is_dir():
-        raise AdapterFileError(f"'{folder}' is a file; give a folder to save into.")
-    aside = None
-    try:
-        target = folder.resolve()  # a link to a folder stays one
-        if target == Path.cwd():
-            raise AdapterFileError(f"'{folder}' is the working folder, which cannot be replaced; give a folder in it.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        aside.mkdir()
-        for name, content in files.items():
-            with (aside / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        _sync(aside)
-        try:
-            if not target.exists():
-                aside.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise  # else another process made it meanwhile
-        if aside.exists():
-            _take_place(aside, target, {*files, *replacing})
-        _sync(target.parent)
-    except AdapterFileError:
-        raise
-    except OSError as error:
-        raise AdapterFileError(f"'{folder}' cannot be written: {error}. What was there is unchanged.") from error
-    finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
-    return folder
-
-
-def _take_place(aside: Path, target: Path, ours: set[str]) -> None:
-    """The folder aside becomes the target, and the target's files that are not ours go on living in it; or nothing."""
-    _exchange(aside, target)
-    moved = []
-    try:
-        for entry in [*aside.iterdir()]:  # the old folder now
-            if entry.name not in ours:
-                entry.rename(target / entry.name)
-                moved.append(entry.name)
-    except BaseException:
-        for name in moved:
-            (target / name).rename(aside / name)
-        _exchange(aside, target)
-        raise
-
-
-def _sync(folder: Path) -> None:
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # folders cannot be opened on every system
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
-
-
-def _exchange(one: Path, other: Path) -> None:
-    """Swaps two folders; in one step where the system can."""
-    exchange = 2  # RENAME_EXCHANGE of Linux's renameat2
-    here = -100  # AT_FDCWD
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-        if renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
-            return
-    except (AttributeError, OSError, TypeError):
-        pass
-    between = one.with_name(one.name + ".old")
-    other.rename(between)
-    try:
-        one.rename(other)
-    except BaseException:
-        between.rename(other)
-        raise
-    between.rename(one)
 
 
 def library_versions() -> dict[str, str]:

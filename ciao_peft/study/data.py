@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from ..errors import ConfigError, DataError, listed
 from ..features import FeatureDataset, Samples, cache_features
 from ..metrics import main_metric
 from ..preprocessing import Preprocessing
+from ..saving.files import move_into_place
 from .plan import Encoder, Task
 from .records import key_of
 
@@ -301,5 +301,5 @@ class Material:
                 array[start : rows.stop] = samples.pixels(rows).half().numpy()
             array.flush()
             del array
-            os.replace(aside, path)
+            move_into_place(aside, path)
         return PixelSplit(np.load(path, mmap_mode="r"), samples.labels())

@@ -98,7 +98,7 @@ def _decisive(arguments: Mapping[str, Any], rate: str | None) -> dict[str, Any] 
         given = CIAOTrainingArguments.from_dict({n: value for n, value in arguments.items() if n not in aside})
     except (ConfigError, TypeError):
         return None
-    decisive = given.what_decides_the_weights(may_go_on=False)
+    decisive = given.weight_settings(may_go_on=False)
     return {name: value for name, value in decisive.items() if name != "num_train_epochs"}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from ..checking import check_choice, check_number, is_number
 from ..errors import ConfigError, listed
 
 Kind = Literal["network", "ablation", "rival"]
@@ -108,11 +109,9 @@ class Method:
         _check_name("a method", self.name)
         _freeze_mappings(self, "config", "arguments", "settings")
         for name, choices in (("kind", get_args(Kind)), ("needs", get_args(Needs)), ("rate", RATE_NAMES)):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"`{name}` must be one of {listed(choices)}; got {getattr(self, name)!r}.")
+            check_choice(name, getattr(self, name), choices)
         rates = tuple(self.rates) if isinstance(self.rates, (list, tuple)) else ()
-        numbers = all(isinstance(rate, (int, float)) and not isinstance(rate, bool) for rate in rates)
-        if not rates or not numbers or list(rates) != sorted(set(rates)) or rates[0] <= 0:
+        if not rates or not all(map(is_number, rates)) or list(rates) != sorted(set(rates)) or rates[0] <= 0:
             raise ConfigError(f"`rates` must be learning rates above 0, from low to high; got {self.rates!r}.")
         object.__setattr__(self, "rates", tuple(float(rate) for rate in rates))
 
@@ -195,23 +194,15 @@ class Plan:
             names = [item.name for item in items]
             if twice := sorted({item for item in names if names.count(item) > 1}):
                 raise ConfigError(f"Each of `{name}` needs a name of its own; {listed(twice)} is there twice.")
-        seeds = self.seeds
-        if isinstance(seeds, int) and not isinstance(seeds, bool):
-            seeds = range(seeds)
-        listed_seeds = tuple(seeds) if isinstance(seeds, (range, list, tuple)) else ()
-        whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in listed_seeds)
-        if not listed_seeds or not whole or len(set(listed_seeds)) < len(listed_seeds):
-            raise ConfigError(f"`seeds` must be a number of runs or different whole numbers; got {seeds!r}.")
-        object.__setattr__(self, "seeds", listed_seeds)
-        for name, low in (("search_rates", 0), ("search_seeds", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ConfigError(f"`{name}` must be a whole number of {low} or more; got {value!r}.")
+        seeds = range(self.seeds) if is_number(self.seeds, int) else self.seeds
+        seeds = tuple(seeds) if isinstance(seeds, (range, list, tuple)) else ()
+        if not seeds or not all(is_number(seed, int, 0) for seed in seeds) or len(set(seeds)) < len(seeds):
+            raise ConfigError(f"`seeds` must be a number of runs or different whole numbers; got {self.seeds!r}.")
+        object.__setattr__(self, "seeds", seeds)
+        check_number("search_rates", self.search_rates, int, 0)
+        check_number("search_seeds", self.search_seeds, int, 1)
         for name in ("epochs", "search_epochs", "search_fraction"):
-            value = getattr(self, name)
-            if value is None and name == "search_epochs":
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-                raise ConfigError(f"`{name}` must be a number above 0; got {value!r}.")
+            if name != "search_epochs" or self.search_epochs is not None:
+                check_number(name, getattr(self, name), above=0)
         if self.search_fraction >= 1:
             raise ConfigError(f"`search_fraction` must lie between 0 and 1; got {self.search_fraction!r}.")

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..checking import checked_keys
 from ..errors import ConfigError
+from ..saving.files import write_file
 from .plan import Encoder, Plan
 from .presets import TASKS, methods_named, preset_method, task_from
 
@@ -88,11 +89,11 @@ def read_plan(path: str | Path) -> Plan:
 
 
 def write_plan(plan: Plan, path: str | Path) -> None:
-    """Writes a plan as YAML."""
+    """Writes a plan as YAML; whoever reads meanwhile sees the old file or the new one."""
     import yaml
 
     text = yaml.safe_dump(plan_to_dict(plan), sort_keys=False, allow_unicode=True, width=120)
-    Path(path).write_text(text, encoding="utf-8")
+    write_file(path, text)
 
 
 def _differing(item: Any, base: Any = None) -> dict[str, Any]:

@@ -144,10 +144,7 @@ def told(progress: Progress) -> str:
 
 def remember_plan(plan: Plan, folder: Path) -> None:
     """Writes `plan.yaml` of a study; whoever reads meanwhile sees the old one or the new one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f"{PLAN_FILE}.{os.getpid()}"
-    write_plan(plan, aside)
-    os.replace(aside, folder / PLAN_FILE)
+    write_plan(plan, folder / PLAN_FILE)
 
 
 def known_plan(folder: Path) -> Plan:

@@ -70,7 +70,7 @@ class Trial:
             "needs": self.run.method.needs,
             "settings": dict(self.run.method.settings),
             "config": differing(config.to_dict(), CIAOConfig),
-            "arguments": differing(arguments.what_decides_the_weights(may_go_on=False), CIAOTrainingArguments),
+            "arguments": differing(arguments.weight_settings(may_go_on=False), CIAOTrainingArguments),
             "seed": self.run.seed,
             "split": self.run.split,
             "held_out": self.plan.search_fraction if self.run.split == "validation" else None,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from ..errors import ConfigError, listed
+from ..checking import check_choice, check_flag, check_known, check_number
+from ..errors import ConfigError
 
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["linear", "cosine", "constant"]
@@ -40,15 +41,15 @@ class CIAOTrainingArguments:
         per_device_eval_batch_size: Samples read at once in evaluation; changes no result.
         gradient_accumulation_steps: Micro-batches per update. They share no pairs: accumulation gives a larger batch to
             the task loss, but not to the contrastive loss.
-        learning_rate: Of the decision head, at its highest.
-        mask_learning_rate: Of the inhibitory units and their decay; ten times `learning_rate` when left out, because
-            the division makes them move an order of magnitude slower.
-        encoder_learning_rate: Of the adapter's own copy of the last convolution (twice `learning_rate` when left out)
-            or of the whole encoder (three tenths of it).
-        weight_decay: For weights; never for biases, gains and the decay `a`.
-        optim: `"adamw"` or `"sgd"` (with Nesterov's momentum).
-        adam_beta1, adam_beta2, adam_epsilon: Of AdamW.
-        sgd_momentum: Of SGD, 0 to below 1.
+        learning_rate: Highest learning rate of the decision head.
+        mask_learning_rate: Learning rate of the inhibitory units and their decay; ten times `learning_rate` when left
+            out, because the division makes them move an order of magnitude slower.
+        encoder_learning_rate: Learning rate of the adapter's own copy of the last convolution (twice `learning_rate`
+            when left out) or of the whole encoder (three tenths of it).
+        weight_decay: Weight decay of weights; biases, gains and the decay `a` have none.
+        optim: The optimizer: `"adamw"` or `"sgd"` (with Nesterov's momentum).
+        adam_beta1, adam_beta2, adam_epsilon: Setting of AdamW.
+        sgd_momentum: Momentum of SGD, 0 to below 1.
         lr_scheduler_type: After the warm-up, rates go down to 0 along a `"linear"` or `"cosine"` way, or stay
             `"constant"`.
         warmup_ratio: Share of all updates over which the rates rise from 0.
@@ -61,9 +62,10 @@ class CIAOTrainingArguments:
             drawn in proportion to `n ** (1 - class_balance)`.
         eval_strategy: Evaluate during training never (`"no"`), every `eval_steps` updates or every `"epoch"`; without
             an evaluation dataset never.
-        eval_steps: For `eval_strategy="steps"`.
-        save_strategy: The same for checkpoints, which need `output_dir`.
-        save_steps: For `save_strategy="steps"`.
+        eval_steps: Updates between two evaluations, for `eval_strategy="steps"`.
+        save_strategy: Write a checkpoint never (`"no"`), every `save_steps` updates or every `"epoch"`; needs
+            `output_dir`.
+        save_steps: Updates between two checkpoints, for `save_strategy="steps"`.
         save_total_limit: Checkpoints to keep, those written last; all when left out.
         load_best_model_at_end: Put the adapter back to where evaluation was best.
         metric_for_best_model: Name of a metric, with or without `eval_`; when left out, the one of the problem:
@@ -77,7 +79,7 @@ class CIAOTrainingArguments:
         two_steps: In place of one update on the sum of Eq. 5, two per batch, as in the code that came with the paper:
             the contrastive loss updates mask and own copies of the encoder, then the task loss updates the head. In one
             process.
-        seed: Of the order of samples, the stored views and the dropout.
+        seed: Seed of the order of samples, the stored views and the dropout.
         dataloader_num_workers: Processes that prepare pictures; changes no result.
         disable_tqdm: No progress bar; when left out, none unless a terminal is there to show it.
         resume_from_checkpoint: A checkpoint folder; `True`: the one in `output_dir` that was written last, whatever its
@@ -143,20 +145,15 @@ class CIAOTrainingArguments:
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
-                raise ConfigError(f"`{name}` must be one of {listed(get_args(choices))}; got {getattr(self, name)!r}.")
+            check_choice(name, getattr(self, name), get_args(choices))
         for name in ("bf16", "fp16", "class_balanced_batches", "load_best_model_at_end", "two_steps"):
-            self._check_bool(name)
+            check_flag(name, getattr(self, name))
         for name in ("greater_is_better", "disable_tqdm"):
             if getattr(self, name) is not None:
-                self._check_bool(name)
+                check_flag(name, getattr(self, name))
         self._check_numbers()
         self._check_texts()
         self._check_together()
-
-    def _check_bool(self, name: str) -> None:
-        if not isinstance(getattr(self, name), bool):
-            raise ConfigError(f"`{name}` must be true or false; got {getattr(self, name)!r}.")
 
     def _check_numbers(self) -> None:
         most = 2**63 - 1
@@ -181,16 +178,9 @@ class CIAOTrainingArguments:
 
     def _check_number(self, name: str, kind: type, low: float, high: float) -> None:
         value = getattr(self, name)
-        if value is None and {field.name: field.default for field in fields(self)}[name] is None:
+        if value is None and getattr(type(self), name) is None:  # may be left out
             return
-        allowed = (int,) if kind is int else (int, float)
-        fits = (
-            isinstance(value, allowed) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
-        )
-        if not fits:
-            noun = "a whole number" if kind is int else "a number"
-            upper = f"{high:g}" if high < 1e9 else "any size"
-            raise ConfigError(f"`{name}` must be {noun} from {low:g} to {upper}; got {value!r}.")
+        check_number(name, value, kind, low, high)
         if kind is float:
             object.__setattr__(self, name, float(value))
 
@@ -271,12 +261,12 @@ class CIAOTrainingArguments:
             return 1 - progress
         return 0.5 * (1 + math.cos(math.pi * progress)) if self.lr_scheduler_type == "cosine" else 1.0
 
-    def what_decides_the_weights(self, may_go_on: bool = True) -> dict[str, Any]:
-        """The settings that must be the same for a training to be resumed, as plain data.
+    def weight_settings(self, may_go_on: bool = True) -> dict[str, Any]:
+        """The settings that decide the trained weights, as plain data. A resumed training must have the same.
 
         Args:
-            may_go_on: With a constant learning rate, a training may be resumed for longer, so its length is left out;
-                `False` keeps it, for who compares finished trainings.
+            may_go_on: Leave out the length of a training with a constant learning rate, which may be resumed for
+                longer. `False` keeps the length, to compare finished trainings.
         """
         aside = {*_ON_THE_WAY, *_WHEN, "per_device_eval_batch_size"}
         if not self.load_best_model_at_end and self.early_stopping_patience is None:
@@ -284,6 +274,12 @@ class CIAOTrainingArguments:
         if may_go_on and self.lr_scheduler_type == "constant" and not self.warmup_ratio:
             aside |= set(_LENGTH) - {"warmup_steps"}  # may go on for longer
         return {name: value for name, value in self.to_dict().items() if name not in aside}
+
+    def what_decides_the_weights(self, may_go_on: bool = True) -> dict[str, Any]:
+        """The old name of `weight_settings`, for one release."""
+        text = "`what_decides_the_weights` is called `weight_settings` now; the old name goes with the next release."
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        return self.weight_settings(may_go_on)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` gives equal arguments back."""
@@ -297,12 +293,5 @@ class CIAOTrainingArguments:
         Raises:
             ConfigError: an unknown setting, or a value out of range.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
-        for name in values:
-            if name not in known:
-                import difflib
-
-                close = difflib.get_close_matches(str(name), known, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"known settings: {listed(known)}."
-                raise ConfigError(f"Unknown setting {name!r} of CIAOTrainingArguments; {hint}")
+        check_known("setting", values, [f.name for f in fields(cls)], "of CIAOTrainingArguments")
         return cls(**values)

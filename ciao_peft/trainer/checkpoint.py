@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from ..errors import TrainingError, listed
 from ..hub.adapters import save_with_card
 from ..model import CIAOModel
 from ..saving.adapter_folder import check_tensors, load_adapter
+from ..saving.files import move_into_place
 
 STATE_FILE = "trainer_state.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -116,18 +116,10 @@ class AdapterCheckpoints:
             if tensors is not None:
                 content = save({key: tensor.contiguous() for key, tensor in tensors.items()})
                 files[name] = hashlib.sha256(content).hexdigest()
-                _write(aside / name, content)
-        # Last, and only with everything else on the disk: its presence marks the checkpoint as complete.
+                (aside / name).write_bytes(content)
         record = {"format_version": FORMAT_VERSION, **state, "files": files}
-        _write(aside / STATE_FILE, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
-        if folder.exists():
-            old = folder.with_name(f".{folder.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-            aside.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            aside.rename(folder)
+        (aside / STATE_FILE).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        move_into_place(aside, folder)
 
     def save_best(self, output_dir: Path, record: dict[str, Any]) -> None:
         """Saves the adapter as it is as the best one so far, in the folder `best`."""
@@ -199,13 +191,6 @@ class AdapterCheckpoints:
         adapter.load_state_dict(saved.tensors)
         adapter.config = config
         return state, tensors, best
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _tensors_in(path: Path, checksums: dict[str, str]) -> dict[str, Tensor]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from ..saving.files import write_file
 
 LOG_FILE = "trainer_log.jsonl"
 CURVE_FILE = "learning_curve.png"
@@ -36,8 +39,7 @@ class History:
         self.entries: list[dict[str, Any]] = list(entries or [])
         self._path = None if folder is None else folder / LOG_FILE
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries), encoding="utf-8")
+            write_file(self._path, "".join(json.dumps(entry) + "\n" for entry in self.entries))
 
     def add(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         """Appends an entry and returns it as it is kept."""
@@ -79,5 +81,7 @@ def draw_learning_curve(entries: list[dict[str, Any]], metric: str, path: Path) 
         right.set_ylabel(metric.removeprefix("eval_").replace("_", " "))
         lines += right.plot(*zip(*scores, strict=True), color="C1", marker="o", markersize=3, label=metric)
     axes.legend(handles=lines, loc="center right")
-    figure.savefig(path, dpi=120)
+    png = io.BytesIO()
+    figure.savefig(png, dpi=120, format="png")
+    write_file(path, png.getvalue())
     return True

@@ -340,7 +340,7 @@ class TrainingLoop:
             "inputs": self.source.kind,
             "precision": str(self.accelerator.mixed_precision),
             "backbone": self.job.checkpoints.model.backbone_signature(),
-            "arguments": self.args.what_decides_the_weights(),
+            "arguments": self.args.weight_settings(),
         }
 
     def _save(self, really: bool = True) -> Path | None:

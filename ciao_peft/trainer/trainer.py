@@ -185,7 +185,7 @@ class CIAOTrainer:
         Settings that decide the weights, updates, and the newest scores of the adapter as it is, by `eval_NAME` and
         `test_NAME`. No path of this machine is in it.
         """
-        record: dict[str, Any] = {"seed": self.args.seed, "arguments": self.args.what_decides_the_weights()}
+        record: dict[str, Any] = {"seed": self.args.seed, "arguments": self.args.weight_settings()}
         if self._last is not None:
             record |= {"global_step": self._last.global_step, "train_loss": self._last.training_loss}
         return plain(record | self._newest_scores)

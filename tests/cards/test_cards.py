@@ -8,13 +8,19 @@ import yaml
 from huggingface_hub import ModelCard
 
 from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
-from ciao_peft.cards.contents import adapter_card, collection_card, encoder_card, peoples_card, texts_in
+from ciao_peft.cards.contents import (
+    adapter_card,
+    card_without_record,
+    collection_card,
+    encoder_card,
+    text_reader,
+)
 from ciao_peft.cards.page import prose
 from ciao_peft.data import paint_face
 from ciao_peft.encoders import save_encoder
 from ciao_peft.errors import AdapterFileError
 from ciao_peft.preprocessing import Preprocessing
-from ciao_peft.saving.adapter_folder import read_json
+from ciao_peft.saving.files import read_json
 from helpers.fakes import SIZE, tiny_backbone
 
 CONFIG = CIAOConfig(
@@ -249,7 +255,7 @@ def test_a_card_whose_record_is_none_is_all_of_people(tmp_path, record):
     folder.mkdir()
     (folder / "README.md").write_text("---\nlicense: mit\n---\n\nMine.\n")
     (folder / "adapter_config.json").write_text(record)
-    assert peoples_card(texts_in(folder), "adapter_config.json") == (folder / "README.md").read_text()
+    assert card_without_record(text_reader(folder), "adapter_config.json") == (folder / "README.md").read_text()
 
 
 def test_scores_of_a_subfolder_are_under_the_name_of_the_title():

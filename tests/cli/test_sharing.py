@@ -63,7 +63,7 @@ def test_a_proposal_prints_where_to_look(ann, folder, capsys, monkeypatch):
     (folder / "README.md").write_text("Better words.")
     monkeypatch.setenv("HF_TOKEN", "hf_bob")
     capsys.readouterr()
-    assert main(["publish", str(folder), "ann/fer", "--create-pr"]) == 0
+    assert main(["publish", str(folder), "ann/fer", "--create_pr"]) == 0
     assert capsys.readouterr().out.strip() == f"{ann.url}/ann/fer/discussions/1"
     assert "Better words." in ann.files("ann/fer", "refs/pr/1")["README.md"].decode()
 

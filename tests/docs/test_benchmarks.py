@@ -22,7 +22,7 @@ def script(monkeypatch):
     threads = torch.get_num_threads()
     yield import_module
     torch.set_num_threads(threads)
-    own = ("bench_", "make_perf", "measuring", "speed_tables")
+    own = ("bench_", "make_perf", "measuring", "pages", "speed_tables")
     for name in [name for name in sys.modules if name.startswith(own)]:
         del sys.modules[name]
 

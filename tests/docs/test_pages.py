@@ -1,31 +1,121 @@
-"""The pages for people: what they point at is there. Their Python examples run as doctests."""
+"""The pages for people: what they point at is there, what scripts write is up to date. Their examples are doctests."""
 
 from __future__ import annotations
 
+import importlib
 import re
+from pathlib import Path
 
 import pytest
 
 from helpers.places import REPOSITORY
 
-PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("tests/*.md")])
+PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("tests/*.md")])
+INDEX = REPOSITORY / "docs" / "README.md"
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
-def test_every_relative_link_leads_somewhere(page):
+@pytest.fixture
+def script(monkeypatch):
+    """Imports a script of docs/."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "docs"))
+    return importlib.import_module
+
+
+def without_code(page: Path) -> str:
+    return re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def links_of(page: Path) -> list[tuple[Path, str]]:
+    """The files of this repository that a page links to, each with the anchor in it or an empty text."""
     targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
-    local = [target.split("#")[0] for target in targets if not re.match(r"[a-z]+:|#", target)]
-    assert [target for target in local if not (page.parent / target).exists()] == []
+    local = [target.partition("#") for target in targets if not re.match(r"[a-z]+:", target)]
+    return [((page.parent / path).resolve() if path else page, anchor) for path, _, anchor in local]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def anchors_of(page: Path) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", without_code(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@every_page
+def test_every_relative_link_leads_somewhere(page):
+    assert [path for path, _ in links_of(page) if not path.exists()] == []
+
+
+@every_page
+def test_every_link_into_a_page_meets_a_heading(page):
+    assert [(path.name, anchor) for path, anchor in links_of(page) if anchor and anchor not in anchors_of(path)] == []
+
+
+@every_page
 def test_every_file_named_in_the_text_exists(page):
-    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    paths = re.findall(r"`((?:ciao_peft|docs|examples|tests|benchmarks)/[\w./-]+\.\w+)`", text)
+    paths = re.findall(r"`((?:ciao_peft|docs|examples|tests|benchmarks)/[\w./-]+)`", without_code(page))
     assert [path for path in paths if not (REPOSITORY / path).exists()] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+@every_page
 def test_every_make_target_named_exists(page):
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
     assert set(re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(encoding="utf-8"), flags=re.MULTILINE)) <= targets
+
+
+@every_page
+def test_every_page_is_run_with_the_tests(page):
+    places = re.search(
+        r"^testpaths = \[(.*)\]$", (REPOSITORY / "pyproject.toml").read_text("utf-8"), flags=re.MULTILINE
+    )
+    collected = {path for place in re.findall(r'"(.+?)"', places.group(1)) for path in REPOSITORY.glob(place)}
+    assert page in collected or ">>>" not in page.read_text(encoding="utf-8")
+
+
+def test_the_index_leads_to_every_page():
+    seen, todo = set(), [INDEX]
+    while todo:
+        page = todo.pop()
+        if page not in seen and page.suffix == ".md":
+            seen.add(page)
+            todo += [path for path, _ in links_of(page)]
+    assert set(REPOSITORY.glob("docs/**/*.md")) <= seen
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "results" in page.as_posix()], ids=lambda page: page.name)
+def test_results_fit_on_a_screen(page):
+    lines = [line for line in page.read_text(encoding="utf-8").splitlines() if not line.startswith("    ")]
+    assert max(map(len, lines)) <= 120
+    assert max((len(line) for line in lines if line.startswith("|")), default=0) <= 110
+
+
+def test_the_reference_is_up_to_date(script):
+    written = (REPOSITORY / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert script("make_reference").page() == written, "`python docs/make_reference.py` writes it"
+
+
+def test_a_paragraph_is_wrapped_and_no_line_of_it_becomes_an_item(script):
+    pages = script("pages")
+    lines = pages.wrap_page(("decision layer + CIAO " * 40).strip()).splitlines()
+    assert len(lines) > 5
+    assert max(map(len, lines)) <= pages.WIDTH
+    assert not [line for line in lines if line.startswith("+")]
+
+
+def test_code_and_tables_are_not_wrapped(script):
+    page = (
+        "| " + "cell " * 40 + "|\n\n```\n" + "code " * 40 + "\n\n" + "more " * 40 + "\n```\n\n    " + "x " * 80 + "\n"
+    )
+    assert script("pages").wrap_page(page).split() == page.split()
+    assert script("pages").wrap_page(page).count("\n") == page.rstrip().count("\n") + 1
+
+
+def test_a_wide_table_is_taken_apart_and_names_its_rows_again(script):
+    from ciao_peft.study.report.contents import Section
+    from ciao_peft.study.report.tables import Cell, Table
+
+    header = ("task", "encoder", *(f"score {n}" for n in range(20)))
+    rows = tuple((Cell("faces"), Cell(name), *(Cell(f"{n}.0", n) for n in range(20))) for name in ("one", "two"))
+    parts = script("pages").narrow(Section("all", (Table("wide", header, rows, "a note"),))).parts
+    assert len(parts) > 1
+    assert all(part.header[:2] == ("task", "encoder") for part in parts)
+    assert [name for part in parts for name in part.header[2:]] == list(header[2:])
+    assert [part.note for part in parts] == [""] * (len(parts) - 1) + ["a note"]

@@ -95,17 +95,17 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(script, faces, tmp_p
         return (folder / "small_face.safetensors").read_bytes()
 
     whole = run(tmp_path / "whole")
-    save = script.save_checkpoint
+    save = script.save_training_checkpoint
 
-    def save_and_stop(accelerator, folder, history, made_of):
-        save(accelerator, folder, history, made_of)
+    def save_and_stop(accelerator, folder, history, description):
+        save(accelerator, folder, history, description)
         if len(history) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(script, "save_checkpoint", save_and_stop)
+    monkeypatch.setattr(script, "save_training_checkpoint", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut")
-    monkeypatch.setattr(script, "save_checkpoint", save)
+    monkeypatch.setattr(script, "save_training_checkpoint", save)
     torch.rand(7)
     assert run(tmp_path / "cut") == whole
     assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == ["checkpoint-3"]

@@ -75,16 +75,16 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(script, conditional,
         return (folder / "encoder" / "model.safetensors").read_bytes()
 
     whole = run(tmp_path / "whole")
-    save = script.save_checkpoint
+    save = script.save_training_checkpoint
 
-    def save_and_stop(accelerator, folder, history, made_of):
-        save(accelerator, folder, history, made_of)
+    def save_and_stop(accelerator, folder, history, description):
+        save(accelerator, folder, history, description)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(script, "save_checkpoint", save_and_stop)
+    monkeypatch.setattr(script, "save_training_checkpoint", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut")
-    monkeypatch.setattr(script, "save_checkpoint", save)
+    monkeypatch.setattr(script, "save_training_checkpoint", save)
     torch.rand(7)
     assert run(tmp_path / "cut") == whole
     assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == ["checkpoint-2"]

@@ -94,7 +94,7 @@ def test_two_that_write_the_index_at_once_do_not_take_it_from_each_other(tmp_pat
 
     monkeypatch.setattr(os, "fsync", and_the_other_writes)
     one.finish()
-    assert len(synced) == 2
+    assert len(synced) > 1
     assert FeatureFiles(tmp_path / "stored", key).complete
 
 

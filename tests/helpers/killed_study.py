@@ -10,12 +10,12 @@ import signal
 import sys
 
 from ciao_peft.cli import main
-from ciao_peft.trainer.loop import Run
+from ciao_peft.trainer.loop import TrainingLoop
 
 
 def dying(fatal: int) -> None:
     """From now on the process dies in the first update of the training of this number."""
-    start, begun = Run.__init__, []
+    start, begun = TrainingLoop.__init__, []
 
     def start_or_die(self, *given, **named):
         start(self, *given, **named)
@@ -23,7 +23,7 @@ def dying(fatal: int) -> None:
         if len(begun) - 1 == fatal:
             self._update = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 
-    Run.__init__ = start_or_die
+    TrainingLoop.__init__ = start_or_die
 
 
 if __name__ == "__main__":

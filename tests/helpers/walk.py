@@ -42,14 +42,13 @@ class Found:
     reason: str | None
     parameters: int
 
-    def row(self) -> str:
-        """Its line of the table in docs/backbones.md."""
+    def cells(self) -> list[object]:
+        """Its row of the table in docs/backbones.md."""
         size = "x".join(map(str, self.family.input_size[1:]))
         cached = "yes" if self.reason is None else f"no: {self.reason}"
         masked = shorter(self.masked)
         cells = [self.family.name, self.family.model, size, self.convolutions, masked, "+".join(self.unit)]
-        cells += ["x".join(map(str, self.map_shape)), cached, f"{self.parameters:,}"]
-        return "| " + " | ".join(map(str, cells)) + " |"
+        return [*cells, "x".join(map(str, self.map_shape)), cached, f"{self.parameters:,}"]
 
 
 def shorter(paths: tuple[str, ...]) -> str:

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from ciao_peft.errors import AdapterConfigError, AdapterFileError, BackboneMismatchError, CIAOError
 from ciao_peft.model import CIAOModel
-from ciao_peft.saving.adapter_folder import CONFIG_FILE, FORMAT_VERSION, MAX_JSON_BYTES, WEIGHTS_FILE
+from ciao_peft.saving.adapter_folder import CONFIG_FILE, FORMAT_VERSION, WEIGHTS_FILE
+from ciao_peft.saving.files import MAX_JSON_BYTES
 from ciao_peft.saving.safetensors_file import MAX_HEADER_BYTES
 from helpers.fakes import bits, forge, same_bits, tiny_backbone, wrap
 

@@ -15,7 +15,8 @@ import torch
 from ciao_peft.errors import AdapterFileError
 from ciao_peft.model import CIAOModel
 from ciao_peft.preprocessing import Preprocessing
-from ciao_peft.saving.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, load_adapter, write_folder
+from ciao_peft.saving.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, load_adapter
+from ciao_peft.saving.files import write_folder
 from helpers.fakes import bits, same_bits, tiny_backbone, train, wrap
 
 

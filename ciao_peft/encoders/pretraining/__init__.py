@@ -1,8 +1,8 @@
-"""What the scripts that train encoders share: adversarial losses, batch norm, checkpoints and verification."""
+"""Shared by the scripts that train encoders: adversarial losses, batch norm, checkpoints and verification."""
 
 from __future__ import annotations
 
-from .adversarial import Autoencoder, IdentityDistance, Judges, told_apart
+from .adversarial import Autoencoder, IdentityDistance, Judges, discriminator_loss
 from .batch_norm import add_batch_norm, fold_batch_norm
 from .verification import verification_auc
 
@@ -11,7 +11,7 @@ __all__ = [
     "IdentityDistance",
     "Judges",
     "add_batch_norm",
+    "discriminator_loss",
     "fold_batch_norm",
-    "told_apart",
     "verification_auc",
 ]

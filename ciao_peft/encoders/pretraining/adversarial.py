@@ -1,7 +1,7 @@
 """The conditional adversarial autoencoder that `prior_knowledge` is trained in, and the judges it is trained against.
 
-After the description of the released code: an encoder's map becomes z, a generator draws the face again from z and the
-arousal and valence that it is to show, and four judges look at z and at the drawing.
+It follows the description of the released code: the encoder's map becomes z, a generator draws the face again from z
+and the arousal and valence that it should show, and four judges look at z and at the drawing.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Autoencoder(nn.Module):
     Args:
         encoder: Answers 96x96 faces with a flattened map, as `prior_knowledge` does; it alone is kept afterwards.
         latent_size: Numbers in z, each between -1 and 1.
-        num_conditions: 2 for arousal and valence, 0 without labels. Each is repeated `latent_size` times beside z, lest
-            it drown in it.
+        num_conditions: 2 for arousal and valence, 0 without labels. Each is repeated `latent_size` times next to z, so
+            that z does not outweigh it.
         widths: Channels of the generator's 5x5 transposed convolutions: four of stride 2, one of stride 1; one more
             draws red, green and blue.
 
@@ -100,7 +100,7 @@ class ImageJudge(nn.Module):
     """D_img: tells faces from drawings of them, given the arousal and valence that they are to show.
 
     Args:
-        input_size: Channels, height and width.
+        input_size: Channels, height and width of the faces.
         num_conditions: Joined to the picture as constant planes.
         widths: Channels of its 5x5 convolutions of stride 2.
     """
@@ -143,8 +143,8 @@ class Judges(nn.Module):
         return self.prior(z), self.image(faces, conditions)
 
 
-def told_apart(logits: Tensor, real: bool) -> Tensor:
-    """Cross-entropy of a judge's logits with all of them being real, or none."""
+def discriminator_loss(logits: Tensor, real: bool) -> Tensor:
+    """Binary cross-entropy of a judge's logits, where all samples are real or none is."""
     return F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits.float(), float(real)))
 
 
@@ -153,7 +153,7 @@ class IdentityDistance(nn.Module):
 
     Args:
         network: One that `load_encoder` made. The depths are spread evenly over its rectifiers.
-        shown: What the pictures that will come were prepared with; they are prepared anew for the network.
+        shown: The preprocessing of the pictures to compare; they are prepared again for the network.
 
     Raises:
         ConfigError: the network has fewer than five rectifiers.

@@ -1,4 +1,4 @@
-"""Batch normalisation for the time of training: put behind convolutions that have none, and worked into them after."""
+"""Batch normalisation during training only: added behind convolutions, and folded into their weights afterwards."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import nn
 from ...errors import ConfigError
 
 
-class Normalised(nn.Sequential):
-    """A convolution and the normalisation that `add_batch_norm` put behind it: no network's own are of this class."""
+class ConvBatchNorm(nn.Sequential):
+    """A convolution with the batch norm that `add_batch_norm` put behind it; networks have none of this class."""
 
 
 def add_batch_norm(network: nn.Module) -> int:
@@ -21,7 +21,7 @@ def add_batch_norm(network: nn.Module) -> int:
     in an `nn.Sequential`.
 
     Returns:
-        How many were put in.
+        How many were added.
 
     Raises:
         ConfigError: there is no such convolution, or one has no bias, which could not take over the shift afterwards.
@@ -55,13 +55,13 @@ def add_batch_norm(network: nn.Module) -> int:
         norm = nn.BatchNorm2d(
             convolution.out_channels, device=convolution.weight.device, dtype=convolution.weight.dtype
         )
-        chain[place] = Normalised(convolution, norm).train(convolution.training)
+        chain[place] = ConvBatchNorm(convolution, norm).train(convolution.training)
     return len(found)
 
 
 @torch.no_grad()
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """Takes out what `add_batch_norm` put in, in place: weights and biases of the convolutions take over its effect.
+    """Removes what `add_batch_norm` added, in place: the convolutions' weights and biases take over its effect.
 
     In eval mode the network answers as before, up to rounding. Normalisation that a network has of its own stays.
 
@@ -80,7 +80,7 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     """
     for chain in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
         for place, part in enumerate(chain):
-            if isinstance(part, Normalised):
+            if isinstance(part, ConvBatchNorm):
                 convolution, norm = part
                 gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
                 convolution.weight.mul_(gain.view(-1, 1, 1, 1))

@@ -1,4 +1,4 @@
-"""What the scripts that train encoders keep between epochs: checkpoints, what each epoch came to, and of what."""
+"""Checkpoints of the scripts that train encoders: state, history, and a description of the training."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import TrainingError
+from ...saving.files import move_into_place, write_file
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-HISTORY_FILE, INGREDIENTS_FILE = "history.json", "ingredients.json"
-# Settings that may change while a training goes on: how long, and on what.
+HISTORY_FILE, DESCRIPTION_FILE = "history.json", "ingredients.json"
+# Settings that may change when a training is resumed: its length and its device.
 _FREE = {"num_train_epochs", "cpu"}
 
 
-def ingredients(accelerator: Accelerator, settings: Mapping[str, Any], **data: Any) -> dict[str, Any]:
-    """What decides a training, so that one which goes on can be compared with what it was.
+def describe_training(accelerator: Accelerator, settings: Mapping[str, Any], **data: Any) -> dict[str, Any]:
+    """The settings and data that decide a training's result. A resumed training must have the same.
 
     Args:
         accelerator: Knows the number of processes.
-        settings: Of the script. Folders, the number of epochs and `cpu` are left out.
-        data: What the faces are, as plain data.
+        settings: Settings of the script. Folders, the number of epochs and `cpu` are left out.
+        data: A description of the faces, as plain data.
     """
     kept = {name: value for name, value in settings.items() if name not in _FREE and not name.endswith("_dir")}
     return {"settings": kept, "data": data, "num_processes": accelerator.num_processes}
 
 
 def digest(values: Iterable[object]) -> str:
-    """Sixteen characters that tell one list of texts and numbers from another, order included.
+    """A hash of sixteen characters of a list of texts and numbers; the order counts.
 
     Example:
         >>> digest(["ann", "bea"]) == digest(["bea", "ann"])
@@ -50,16 +51,16 @@ def _checkpoints(folder: Path) -> list[Path]:
     return [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
 
 
-def save_checkpoint(
-    accelerator: Accelerator, folder: Path, history: list[dict[str, Any]], made_of: Mapping[str, Any]
+def save_training_checkpoint(
+    accelerator: Accelerator, folder: Path, history: list[dict[str, Any]], description: Mapping[str, Any]
 ) -> None:
-    """Writes what was prepared and registered, under its name only once it is whole; older ones go afterwards.
+    """Saves the accelerator's state. The checkpoint gets its name once it is complete; older ones are deleted then.
 
     Args:
-        accelerator: Knows what there is to keep.
-        folder: Of the training. The history is copied to `history.json` in it.
+        accelerator: Has prepared or registered everything that is to be saved.
+        folder: The training's folder. The history is copied to `history.json` in it.
         history: One record per epoch so far, plain data; its length is the checkpoint's number.
-        made_of: The training's `ingredients`.
+        description: What `describe_training` returned.
     """
     aside, name = folder / "checkpoint-unfinished", f"checkpoint-{len(history)}"
     accelerator.save_state(str(aside))
@@ -67,32 +68,32 @@ def save_checkpoint(
     if accelerator.is_main_process:
         content = json.dumps(history, indent=1, allow_nan=False) + "\n"
         (aside / HISTORY_FILE).write_text(content, encoding="utf-8")
-        (aside / INGREDIENTS_FILE).write_text(json.dumps(made_of, indent=1) + "\n", encoding="utf-8")
-        aside.rename(folder / name)
-        (folder / HISTORY_FILE).write_text(content, encoding="utf-8")
+        (aside / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        move_into_place(aside, folder / name)
+        write_file(folder / HISTORY_FILE, content)
         for older in _checkpoints(folder):
             if older.name != name:
                 shutil.rmtree(older)
     accelerator.wait_for_everyone()
 
 
-def resume(accelerator: Accelerator, folder: Path, made_of: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Puts the newest checkpoint's state back, and returns its history: empty where there is no checkpoint.
+def resume(accelerator: Accelerator, folder: Path, description: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Restores the newest checkpoint and returns its history; an empty list where there is no checkpoint.
 
     Args:
-        accelerator: Takes the state.
-        folder: Of the training.
-        made_of: The training's `ingredients`, which must be what they were.
+        accelerator: Gets the state.
+        folder: The training's folder.
+        description: What `describe_training` returned; it must equal the checkpoint's.
 
     Raises:
-        TrainingError: they are others; nothing was loaded then.
+        TrainingError: the descriptions differ. Nothing was loaded.
     """
     checkpoint = newest_checkpoint(folder)
     if checkpoint is None:
         return []
-    path = checkpoint / INGREDIENTS_FILE
+    path = checkpoint / DESCRIPTION_FILE
     if path.is_file():
-        _check_same(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(made_of)), checkpoint)
+        _check_same(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(description)), checkpoint)
     else:
         accelerator.print(f"'{checkpoint}' does not say what it was made of: settings and faces cannot be compared")
     accelerator.load_state(str(checkpoint))
@@ -101,7 +102,7 @@ def resume(accelerator: Accelerator, folder: Path, made_of: Mapping[str, Any]) -
 
 
 def _check_same(there: dict[str, Any], here: dict[str, Any], checkpoint: Path) -> None:
-    was, now = ({**made_of.pop("settings"), **made_of.pop("data"), **made_of} for made_of in (there, here))
+    was, now = ({**one.pop("settings"), **one.pop("data"), **one} for one in (there, here))
     names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
     if names:
         changed = "; ".join(f"{name!r} was {was.get(name)!r} and is {now.get(name)!r}" for name in names)

@@ -19,6 +19,7 @@ from ...backbone.maps import is_map
 from ...backbone.pieces import make_piece
 from ...backbone.places import conv_unit, find_places
 from ...backbone.tracing import trace
+from ...checking import check_number
 from ...config import CIAOConfig
 from ...errors import ConfigError
 from ...features import FeatureDataset, Samples
@@ -240,8 +241,7 @@ def build_head2toe(
     Raises:
         ConfigError: a setting is out of its range.
     """
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ConfigError(f"`size` must be a whole number of 1 or more; got {size!r}.")
+    check_number("size", size, int, 1)
     if not 0 < fraction <= 1:
         raise ConfigError(f"`fraction` must lie above 0 and at most at 1; got {fraction!r}.")
     if not group_lasso >= 0:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ...backbone import CutBackbone, HookedBackbone
+from ...checking import check_number
 from ...config import CIAOConfig
 from ...errors import ConfigError, MissingExtraError, listed
 from .base import Rival, check_cut, convolutions
@@ -35,8 +36,7 @@ def build_lora(
         ConfigError: a rank below 1, or no convolution that can be adapted.
         MissingExtraError: peft is not installed.
     """
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise ConfigError(f"`rank` must be a whole number of 1 or more; got {rank!r}.")
+    check_number("rank", rank, int, 1)
     backbone = check_cut(cut).rooted.backbone
     found = {path: backbone.get_submodule(path) for path in convolutions(cut, everywhere)}
     paths = [path for path, conv in found.items() if type(conv) is nn.Conv2d and conv.groups == 1]

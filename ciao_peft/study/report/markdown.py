@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from ...markdown import markdown_table
 from .contents import Listing, Part, Picture, Section
 from .tables import Cell, Table
 from .text import printable
@@ -61,9 +62,10 @@ def _blocks(part: Part, level: int, figures: str | None) -> list[str]:
 
 
 def _table(table: Table) -> str:
-    lines = [[escaped(name) for name in table.header], ["---:" if right else "---" for right in table.numeric]]
-    lines += [[_cell(cell) for cell in row] for row in table.rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    align = "".join("r" if right else "l" for right in table.numeric)
+    return markdown_table(
+        [escaped(name) for name in table.header], [[_cell(cell) for cell in row] for row in table.rows], align
+    )
 
 
 def _cell(cell: Cell) -> str:

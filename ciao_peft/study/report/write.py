@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import RecordError
+from ...saving.files import write_file
 from ..analysis.study import Study
 from ..plan import Plan
 from ..plan_file import PLAN_FILE, read_plan
@@ -123,9 +124,9 @@ def write_report(
     made = contents(study, title or "CIAO: report of a study", figures=figures)
     folder = Path(output_dir)
     pictures = list(made.pictures())
-    written = tuple(_write(folder / FIGURES_FOLDER / picture.name, picture.png) for picture in pictures)
-    text = _write(folder / TEXT_FILE, as_markdown(made, figures=FIGURES_FOLDER).encode())
-    page = _write(folder / PAGE_FILE, as_page(made).encode())
+    written = tuple(write_file(folder / FIGURES_FOLDER / picture.name, picture.png) for picture in pictures)
+    text = write_file(folder / TEXT_FILE, as_markdown(made, figures=FIGURES_FOLDER))
+    page = write_file(folder / PAGE_FILE, as_page(made))
     return Report(page, text, written)
 
 
@@ -159,18 +160,6 @@ def section_markdown(
     check_plots()
     section = about(study, task, encoder, stem=picture_stems(study)[task, encoder])
     for picture in section.pictures():
-        _write(Path(figures_dir) / picture.name, picture.png)
+        write_file(Path(figures_dir) / picture.name, picture.png)
     beside = Path(os.path.relpath(figures_dir, page_dir or figures_dir)).as_posix()
     return as_markdown(section, level=level, figures=beside)
-
-
-def _write(path: Path, content: bytes) -> Path:
-    """As a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_bytes(content)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return path

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ...saving.files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,12 +28,9 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """As a whole or not at all."""
     png = io.BytesIO()
     figure.savefig(png, dpi=120, format="png")
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(png.getvalue())
-    os.replace(aside, path)
+    write_file(path, png.getvalue())
 
 
 def draw_history(trials: Sequence[SearchTrial], metric: str, path: Path) -> None:

@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ConfigError, DivergenceError, MissingExtraError, TrainingError
+from ...checking import check_number
+from ...errors import DivergenceError, MissingExtraError, TrainingError
+from ...markdown import markdown_table
+from ...saving.files import write_file
 from ..plan import Encoder, Method, Task
 from ..presets import METHODS
 from .objective import GivenUp, Objective
@@ -73,8 +76,7 @@ def search_settings(
     if importlib.util.find_spec("optuna") is None:
         raise MissingExtraError("optuna", "A search of settings", "search")
     for name, value, low in (("trials", trials, 1), ("splits", splits, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ConfigError(f"`{name}` must be a whole number of {low} or more; got {value!r}.")
+        check_number(name, value, int, low)
     from .trials import SharedStudy
 
     folder, space = Path(output_dir), SearchSpace() if space is None else space
@@ -147,8 +149,8 @@ def _write_result(study: SharedStudy, space: SearchSpace, objective: Objective) 
     values = {name: value for name, value in dataclasses.asdict(found).items() if name not in ("rival", "settings")}
     names = space.names(objective.method)
     with study.alone():
-        _write(study.folder / BEST_FILE, json.dumps(values | {"search": about}, indent=2) + "\n")
-        _write(study.folder / TABLE_FILE, table_of(trials, names, objective.metric))
+        write_file(study.folder / BEST_FILE, json.dumps(values | {"search": about}, indent=2) + "\n")
+        write_file(study.folder / TABLE_FILE, table_of(trials, names, objective.metric))
         draw_history(trials, objective.metric, study.folder / "history.png")
         draw_slices(trials, names, space, objective.metric, study.folder / "slices.png")
         if result.importances:
@@ -168,17 +170,9 @@ def table_of(trials: list[SearchTrial], names: list[str], metric: str) -> str:
         | 0 | given up | 0.5 | 1.0 |
         <BLANKLINE>
     """
-    rows = sorted(trials, key=lambda t: (t.score is None, -(t.score or 0), t.index))
-    lines = [["trial", metric.replace("_", " "), *(name.replace("_", " ") for name in names), "seconds"]]
-    lines.append(["---:"] * len(lines[0]))
-    for trial in rows:
+    head = ["trial", metric.replace("_", " "), *(name.replace("_", " ") for name in names), "seconds"]
+    rows = []
+    for trial in sorted(trials, key=lambda t: (t.score is None, -(t.score or 0), t.index)):
         score = "given up" if trial.score is None else f"{trial.score:.4f}"
-        lines.append([str(trial.index), score, *(f"{trial.values[n]:.3g}" for n in names), f"{trial.seconds:.1f}"])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _write(path: Path, text: str) -> None:
-    """As a whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+        rows.append([trial.index, score, *(f"{trial.values[n]:.3g}" for n in names), f"{trial.seconds:.1f}"])
+    return markdown_table(head, rows, "r" * len(head)) + "\n"

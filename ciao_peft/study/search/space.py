@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ...checking import is_number
 from ...config import CIAOConfig
 from ...errors import ConfigError
 from ..plan import Method
@@ -55,9 +55,8 @@ class SearchSpace:
             given = getattr(self, part.name)
             values = tuple(given) if isinstance(given, (list, tuple)) else ()
             whole = part.name in (*_WHOLE, "batch_size")
-            numbers = [v for v in values if isinstance(v, int if whole else (int, float)) and not isinstance(v, bool)]
             low = 0 if part.name in _FROM_ZERO else 1 if whole else 1e-12
-            fits = len(numbers) == len(values) > 0 and all(math.isfinite(v) and v >= low for v in numbers)
+            fits = len(values) > 0 and all(is_number(value, int if whole else float, low) for value in values)
             if part.name == "batch_size":
                 wanted = "sizes to choose from, each of 1 or more and there once"
                 fits = fits and len(set(values)) == len(values)

@@ -18,7 +18,8 @@ from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from ...errors import ConfigError, listed
+from ...checking import check_choice
+from ...errors import ConfigError
 
 DATABASE = "search.db"
 _STUDY = "search"
@@ -49,8 +50,7 @@ class SharedStudy:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], seed: int, pruner: str = "none"):
-        if pruner not in PRUNERS:
-            raise ConfigError(f"`pruner` must be one of {listed(PRUNERS)}; got {pruner!r}.")
+        check_choice("pruner", pruner, PRUNERS)
         self.folder, self.seed = folder, seed
         self._workers = folder / "workers"
         self._workers.mkdir(parents=True, exist_ok=True)

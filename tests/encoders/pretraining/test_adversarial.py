@@ -16,7 +16,7 @@ from ciao_peft.encoders.pretraining.adversarial import (
     ImageJudge,
     Judges,
     dense_judge,
-    told_apart,
+    discriminator_loss,
 )
 from ciao_peft.errors import ConfigError
 
@@ -84,8 +84,8 @@ def test_the_image_judge_hears_what_the_face_is_to_show():
 
 def test_a_judge_without_an_opinion_loses_log_2():
     for real in (True, False):
-        assert told_apart(torch.zeros(3, 1), real).item() == pytest.approx(math.log(2))
-    assert told_apart(torch.full((1, 1), 2.0), True).item() == pytest.approx(math.log(1 + math.exp(-2)))
+        assert discriminator_loss(torch.zeros(3, 1), real).item() == pytest.approx(math.log(2))
+    assert discriminator_loss(torch.full((1, 1), 2.0), True).item() == pytest.approx(math.log(1 + math.exp(-2)))
 
 
 def test_identity_is_compared_at_five_depths_and_the_network_stays_frozen():

@@ -1,22 +1,22 @@
-"""Tables for docs/make_results.py: the networks of an earlier run on real faces, and what defaults were chosen by."""
+"""Tables for docs/make_results.py: what the defaults were chosen by, and the networks of an earlier run.
+
+Their records, benchmarks/results/real_faces.jsonl and start_of_a.jsonl, are older than `ciao reproduce`;
+benchmarks/studies/settings.yaml is the same comparison as a study.
+"""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 from scipy import stats
-from speed_tables import table
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-import real_faces  # noqa: E402
+from ciao_peft.markdown import markdown_table as table
+from ciao_peft.study.presets import WITHOUT_CIAO
 
-RESULTS = BENCHMARKS / "results" / "real_faces.jsonl"
-STARTS = BENCHMARKS / "results" / "start_of_a.jsonl"
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 METRICS = ("accuracy", "balanced_accuracy")
 PAIRS = [
     ("decision layer + CIAO", "decision layer"),
@@ -24,12 +24,24 @@ PAIRS = [
     ("last convolution + CIAO", "last convolution"),
     ("full + CIAO", "full"),
 ]
+# Question -> the setting that was changed, and what it is by default.
+QUESTIONS = {
+    "learning rate of the mask": ("mask_learning_rate", 0.01),
+    "learning rate of the last convolution, a baseline": ("encoder_learning_rate", None),
+    "contrastive weight": ("contrastive_weight", 1.0),
+    "start of a": ("decay_init", 3.0),  # left out, a starts at 3 with this encoder
+    "what the head sees": ("pooling", "flatten"),
+    "where z is taken": ("embedding_source", "features"),
+    "temperature": ("temperature", 0.1),
+    "denominator of Eq. 2": ("contrastive_denominator", "all"),
+    "balance of the batches": ("class_balance", 0.5),
+}
 
 
 def records(study: str) -> dict[str, list[dict]]:
     """Lines of one study on the encoder that is bundled now, by name, in order of seeds."""
     by_name: dict[str, list[dict]] = defaultdict(list)
-    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    lines = [json.loads(line) for line in (RESULTS / "real_faces.jsonl").read_text().splitlines()]
     newest = lines[-1]["encoder"]
     for line in lines:
         if line["study"] == study and line["encoder"] == newest:
@@ -45,10 +57,11 @@ def spread(values: np.ndarray) -> str:
     return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" if len(values) > 1 else f"{values.mean():.1f}"
 
 
+# -- the networks of the earlier run -----------------------------------------------------------------------------------
+
+
 def networks() -> str:
     runs = records("networks")
-    first = next(iter(runs.values()))
-    sizes = first[0]["samples"]
     rows = [
         [
             name,
@@ -59,77 +72,56 @@ def networks() -> str:
         ]
         for name, lines in runs.items()
     ]
-    text = f"""{sizes[0]:,} training and {sizes[1]:,} test faces in six very unequal classes (`fear` and `contempt`,
-with fewer than 20 training faces, are left out), {first[0]["epochs"]:g} epochs. The networks without CIAO train by
-their task loss alone, like the "-" columns of the paper's Table I; all else is as the library has it, and nothing was
-chosen by the test faces. Some people are in both splits (`load_faces` says how many), so every row is a little too
-good. Mean ± standard deviation over seeds, in percent. Seconds are the median of one training with other work beside
-it, from stored features except for `full`: they compare within the table only.
-
-"""
-    text += table(["network", "accuracy", "balanced accuracy", "macro F1", "trained", "s", "seeds"], rows)
-    lines = []
-    for one, other in PAIRS:
-        if one not in runs or other not in runs:
-            continue
-        for metric in METRICS:
-            shared = {r["seed"] for r in runs[one]} & {r["seed"] for r in runs[other]}
-            a, b = (percent([r for r in runs[n] if r["seed"] in shared], metric) for n in (one, other))
-            difference = a - b
-            if len(difference) < 2:
-                continue
-            half = stats.t.ppf(0.975, len(difference) - 1) * stats.sem(difference)
-            p = stats.ttest_rel(a, b).pvalue
-            lines.append(
-                [
-                    f"{one} − {other}",
-                    metric.replace("_", " "),
-                    f"{difference.mean():+.1f}",
-                    f"{difference.mean() - half:+.1f} to {difference.mean() + half:+.1f}",
-                    f"{p:.3f}",
-                ]
-            )
+    text = table(["network", "accuracy", "balanced accuracy", "macro F1", "trained", "s", "seeds"], rows)
     text += "\n\nPaired by seed, in points (95 % interval and p of a paired t-test, uncorrected):\n\n"
-    return text + table(["difference", "of", "mean", "interval", "p"], lines) + "\n\n" + verdict(runs)
+    compared = [_difference(runs, one, other, metric) for one, other in PAIRS for metric in METRICS]
+    return text + table(["difference", "score", "mean", "interval", "p"], compared)
 
 
-def verdict(runs: dict[str, list[dict]]) -> str:
-    """The honest comparison in words, with its numbers."""
-    mine = {metric: percent(runs["decision layer + CIAO"], metric).mean() for metric in METRICS}
+def _difference(runs: dict[str, list[dict]], one: str, other: str, metric: str) -> list[str]:
+    shared = {row["seed"] for row in runs[one]} & {row["seed"] for row in runs[other]}
+    a, b = (percent([row for row in runs[name] if row["seed"] in shared], metric) for name in (one, other))
+    mean, half = (a - b).mean(), stats.t.ppf(0.975, len(a) - 1) * stats.sem(a - b)
+    p = stats.ttest_rel(a, b).pvalue
+    interval = f"{mean - half:+.1f} to {mean + half:+.1f}"
+    return [f"{one} − {other}", metric.replace("_", " "), f"{mean:+.1f}", interval, f"{p:.3f}"]
 
-    def against(name: str) -> str:
-        gaps = [mine[metric] - percent(runs[name], metric).mean() for metric in METRICS]
-        return f"{gaps[0]:+.1f} points of accuracy and {gaps[1]:+.1f} of balanced accuracy"
 
-    return f"""**What it says.** With the encoder frozen, CIAO against the same head without it:
-{against("decision layer")}. Against the last convolution unfrozen, with as many trained numbers and the same
-stored features: {against("last convolution")}. The mask can only weaken what the frozen convolution found;
-the unfrozen convolution may find something new. The settings below were tried to close that gap: the mask's learning
-rate, the start of a, the weight, place, temperature and denominator of the contrastive loss, what the head sees, and
-the balance of the batches; the unfrozen convolution has its own best learning rate, the whole encoder was given one.
-Rare classes have so few test faces that balanced accuracy moves a point by chance."""
+def networks_sizes() -> tuple[list[int], float]:
+    """Training and test faces, and epochs, of the earlier run."""
+    first = next(iter(records("networks").values()))[0]
+    return first["samples"], first["epochs"]
+
+
+# -- one setting at a time ---------------------------------------------------------------------------------------------
 
 
 def settings() -> str:
-    runs = records("settings")
-    head = ["setting", "accuracy", "balanced accuracy", "runs"]
+    runs = {name: (json.loads(name), rows) for name, rows in records("settings").items()}
     parts = []
-    for question, answers in real_faces.SETTINGS.items():
-        keys = {answer: real_faces.key_of(*changes) for answer, changes in answers.items()}
-        keys = {answer: key for answer, key in keys.items() if key in runs}
+    for question, (setting, default) in QUESTIONS.items():
+        around = {"tuning", *WITHOUT_CIAO} if setting == "encoder_learning_rate" else set()
+        answers = {changes[setting]: rows for changes, rows in runs.values() if set(changes) == {setting} | around} | (
+            {} if default is None else {default: runs["{}"][1]}
+        )
         # Another seed is another division of the people: only answers to the same divisions compare.
-        shared = set.intersection(*({row["seed"] for row in runs[key]} for key in keys.values()))
-        rows = []
-        for answer, key in keys.items():
-            lines, mark = [row for row in runs[key] if row["seed"] in shared], " (default)" if key == "{}" else ""
-            rows.append([answer + mark, *(spread(percent(lines, m)) for m in METRICS), str(len(lines))])
-        parts.append(f"**{question}**\n\n{table(head, rows)}")
+        shared = set.intersection(*({row["seed"] for row in rows} for rows in answers.values()))
+        lines = []
+        for answer in sorted(answers, key=lambda one: one if isinstance(one, float) else one != default):
+            rows = [row for row in answers[answer] if row["seed"] in shared]
+            name = answer if isinstance(answer, str) else f"{answer:g}"
+            mark = " (default)" * (answer == default)
+            lines.append([name + mark, *(spread(percent(rows, metric)) for metric in METRICS), str(len(rows))])
+        parts.append(f"**{question}**\n\n{table(['setting', 'accuracy', 'balanced accuracy', 'runs'], lines)}")
     return "\n\n".join(parts)
+
+
+# -- where `a` starts --------------------------------------------------------------------------------------------------
 
 
 def starts_of_a() -> str:
     """Accuracy on held-out people by the start of a and the mask's rate, one table for each encoder."""
-    lines = [json.loads(line) for line in STARTS.read_text().splitlines()]
+    lines = [json.loads(line) for line in (RESULTS / "start_of_a.jsonl").read_text().splitlines()]
     parts = []
     for name in dict.fromkeys(line["encoder"] for line in lines):
         own = [line for line in lines if line["encoder"] == name]
@@ -167,7 +159,7 @@ def starts_of_a() -> str:
 
 def three_or_nine() -> str:
     """How often a start at three spreads of u was ahead of one at nine, all else equal."""
-    lines = [json.loads(line) for line in STARTS.read_text().splitlines()]
+    lines = [json.loads(line) for line in (RESULTS / "start_of_a.jsonl").read_text().splitlines()]
     masked = [line for line in lines if line["start"] in (3.0, 9.0)]
     by_pair: dict[tuple, dict[float, float]] = defaultdict(dict)
     for line in masked:

@@ -1,0 +1,124 @@
+"""Command-line flags for the settings of a dataclass, such as `CIAOTrainingArguments`."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import inspect
+import re
+from collections.abc import Collection
+from types import NoneType
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    from transformers import HfArgumentParser
+
+T = TypeVar("T")
+
+_PLACEHOLDERS = {int: "N", float: "X", str: "TEXT", None: "TEXT"}
+
+
+class SettingsHelp(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Help that shows each flag in one spelling, with a short placeholder and, where there is one, its default."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        shown = copy.copy(action)
+        shown.option_strings = [flag for flag in action.option_strings if "-" not in flag.lstrip("-")]
+        return super()._format_action_invocation(shown)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return _PLACEHOLDERS.get(action.type, "true|false")
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if isinstance(action, argparse._StoreFalseAction):
+            return f"turns --{action.dest} off"
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
+def settings_parser(settings: type, *, title: str, leave_out: Collection[str] = ()) -> HfArgumentParser:
+    """A parser with one flag for each field of a dataclass, to be one of the `parents` of a command's parser.
+
+    The help is the text of the field in the dataclass's docstring. A flag takes several words where the field is a
+    tuple, and a field that is true by default has a flag `--no_NAME` as well.
+
+    Args:
+        settings: The dataclass.
+        title: The heading of these flags in the help.
+        leave_out: Fields without a flag.
+
+    Example:
+        >>> from ciao_peft import CIAOTrainingArguments
+        >>> flags = settings_parser(CIAOTrainingArguments, title="training")
+        >>> parser = argparse.ArgumentParser(parents=[flags], formatter_class=SettingsHelp)
+        >>> options = parser.parse_args("--learning_rate 0.01 --report_to jsonl tensorboard --output_dir runs".split())
+        >>> arguments = settings_from(options, CIAOTrainingArguments)
+        >>> arguments.learning_rate, arguments.report_to, arguments.seed
+        (0.01, ('jsonl', 'tensorboard'), 42)
+    """
+    from transformers import HfArgumentParser
+
+    texts, hints = argument_texts(settings), get_type_hints(settings)
+    flags = []
+    for field in dataclasses.fields(settings):
+        if field.name not in leave_out:
+            kind, default = _flag_type(hints[field.name]), field.default
+            given: dict[str, Any] = {"metadata": {"help": texts.get(field.name, "").replace("%", "%%")}}
+            if default is not None and list in (kind, get_origin(kind)):
+                words = list(default) if isinstance(default, tuple) else [default]
+                given["default_factory"] = lambda words=words: words
+            elif default is not dataclasses.MISSING:
+                given["default"] = default
+            flags.append((field.name, kind, dataclasses.field(**given)))
+    # A twin of the dataclass: HfArgumentParser writes into the fields of what it is given.
+    twin = dataclasses.make_dataclass(settings.__name__, flags, kw_only=True, namespace={"_argument_group_name": title})
+    return HfArgumentParser(twin, add_help=False)
+
+
+def settings_from(options: argparse.Namespace, settings: type[T], **others: Any) -> T:
+    """The dataclass with the values that were parsed by `settings_parser`.
+
+    Args:
+        options: What `parse_args` returned.
+        settings: The dataclass.
+        others: Values of the fields that have no flag.
+
+    Raises:
+        ConfigError: the dataclass refuses a value.
+    """
+    hints = get_type_hints(settings)
+    names = [field.name for field in dataclasses.fields(settings) if hasattr(options, field.name)]
+    return settings(**{name: _value(getattr(options, name), hints[name]) for name in names} | others)
+
+
+def argument_texts(documented: type) -> dict[str, str]:
+    """The text of each argument in the section `Args:` of a Google-style docstring.
+
+    Example:
+        >>> from ciao_peft import CIAOTrainingArguments
+        >>> argument_texts(CIAOTrainingArguments)["max_steps"]
+        'Updates to make instead, when above 0.'
+    """
+    section = re.search(r"^Args:\n((?:    .*\n|\n)+)", f"{inspect.getdoc(documented)}\n", re.MULTILINE)
+    texts = {}
+    for entry in re.split(r"^    (?=\S)", section[1], flags=re.MULTILINE)[1:] if section else ():
+        names, _, text = entry.partition(": ")
+        texts |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    return texts
+
+
+def _flag_type(hint: Any) -> Any:
+    """The annotation that HfArgumentParser understands: words for a tuple, text where text is one of several types."""
+    kinds = get_args(hint) if NoneType in get_args(hint) or str in get_args(hint) else (hint,)
+    for kind in kinds:
+        if get_origin(kind) is tuple:
+            return list[get_args(kind)[0]]
+    return str if str in kinds else hint
+
+
+def _value(value: Any, hint: Any) -> Any:
+    if isinstance(value, list):
+        return value[0] if len(value) == 1 and str in get_args(hint) else tuple(value)
+    if bool in get_args(hint) and str in get_args(hint) and isinstance(value, str):
+        return {"true": True, "false": False}.get(value.lower(), value)
+    return value
