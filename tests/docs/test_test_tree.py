@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,11 @@ def test_the_folders_are_the_rooms_of_the_package():
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_a_file_is_short_enough_to_be_read_at_once(path):
     assert len(path.read_text("utf-8").splitlines()) <= 450
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.stem != "places"], ids=name_of)
+def test_only_places_looks_for_folders_from_where_a_file_lies(path):
+    assert re.findall(r"Path\(__file__\).*", path.read_text("utf-8")) == []
 
 
 def test_helpers_hold_no_tests():
