@@ -15,7 +15,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 from ciao_peft.markdown import markdown_table  # noqa: E402
-from helpers import walk  # noqa: E402
+from helpers import zoo  # noqa: E402
+from helpers.walk import Found, walk  # noqa: E402
 
 HEADER = [
     "family",
@@ -40,25 +41,25 @@ NOTES = {
 }
 
 
-def table(found: list[walk.Found]) -> str:
+def table(found: list[Found]) -> str:
     return markdown_table(HEADER, [one.cells() for one in found])
 
 
-def page(found: list[walk.Found]) -> str:
-    by_library = {library: [f for f in found if f.family.library == library] for library in walk.MADE_WITH}
+def page(found: list[Found]) -> str:
+    by_library = {library: [f for f in found if f.family.library == library] for library in zoo.MADE_WITH}
 
     def share(library: str) -> str:
         cached = sum(f.reason is None for f in by_library[library])
         return f"{cached} of {len(by_library[library])} ({100 * cached / len(by_library[library]):.1f} %)"
 
-    without = ", ".join(f"{name} ({count})" for name, count in walk.TIMM_WITHOUT.items())
+    without = ", ".join(f"{name} ({count})" for name, count in zoo.TIMM_WITHOUT.items())
     without = textwrap.fill(without, 116, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
     uncut = [f"- {f.family.library} {f.family.name}: {f.reason}" for f in found if f.reason is not None]
     notes = "\n".join(
         textwrap.fill(f"- **{name}** {note}", 118, subsequent_indent="  ", break_on_hyphens=False)
         for name, note in NOTES.items()
     )
-    versions = ", ".join(f"{library} {version(library)}" for library in walk.MADE_WITH)
+    versions = ", ".join(f"{library} {version(library)}" for library in zoo.MADE_WITH)
     return f"""# Backbones
 
 Which networks carry an adapter, where its masks sit, and whether features can be cached. This page is written by
@@ -84,7 +85,7 @@ that of the untouched backbone, bit for bit; the backbone's `state_dict` keeps i
 loaded onto a copy of the backbone, and gives the same bits.
 
 - **timm**: a family is a module of `timm.models`. It is convolutional if one of its models has
-  {walk.MIN_CONVOLUTIONS} or more `Conv2d`, of those that run with an output larger than 1x1; the model tried is the
+  {zoo.MIN_CONVOLUTIONS} or more `Conv2d`, of those that run with an output larger than 1x1; the model tried is the
   smallest of those, or the smallest that takes small pictures. The other modules have stems of patches and then
   attention or MLPs (in brackets the most `Conv2d` that a model of theirs has):
 {without}.
@@ -118,7 +119,7 @@ The choice can be overruled: `CIAOConfig(target_modules=...)` takes exact paths 
 
 if __name__ == "__main__":
     found = []
-    for family in walk.families():
+    for family in zoo.families():
         print(family, flush=True)
-        found.append(walk.walk(family))
+        found.append(walk(family))
     (HERE / "backbones.md").write_text(page(found), encoding="utf-8")

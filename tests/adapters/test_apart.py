@@ -1,4 +1,4 @@
-"""Adapters never touch each other (promises 7 to 14)."""
+"""Adapters never touch each other (promises 7 to 11 and 14)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ import threading
 
 import pytest
 import torch
-from torch import nn
 
 from ciao_peft.errors import (
     AdapterNameError,
     AdapterNotFoundError,
-    InputError,
     NoActiveAdapterError,
-    UntraceableBackboneError,
 )
 from ciao_peft.model import get_ciao_model
 from helpers.fakes import (
@@ -30,20 +27,9 @@ from helpers.fakes import (
     small_config,
     tiny_backbone,
     train,
+    worlds,
     wrap,
 )
-
-
-def trunk_calls(backbone, do):
-    """How often the backbone's first convolution ran."""
-    calls = []
-    first = next(m for m in backbone.modules() if isinstance(m, nn.Conv2d))
-    handle = first.register_forward_hook(lambda *_: calls.append(1))
-    try:
-        do()
-    finally:
-        handle.remove()
-    return len(calls)
 
 
 @BACKBONES
@@ -251,20 +237,6 @@ def test_selecting_for_inference_flips_no_requires_grad():  # promise 10
     assert {name: p.requires_grad for name, p in model.named_parameters()} != before
 
 
-def worlds(make=tiny_backbone):
-    """One adapter of each problem, trained, on one backbone."""
-    model = wrap(make(), "classes", num_labels=8)
-    model.add_adapter("values", small_config(problem_type="regression", num_labels=2, hidden_sizes=()))
-    model.add_adapter("labels", small_config(problem_type="multi_label_classification", num_labels=8, inhibition=False))
-    model.add_adapter("own", small_config(tuning="last_conv"))
-    model.add_adapter("early", small_config(target_modules=("0",) if make is tiny_backbone else ("conv1",)))
-    model.add_adapter("encoder", small_config(tuning="full"))
-    for name in model.adapters:
-        train(model, name, steps=2)
-    model.set_adapter("classes")
-    return model.eval()
-
-
 @BACKBONES
 def test_heads_of_different_size_live_side_by_side(make):  # promise 11
     model = worlds(make)
@@ -292,84 +264,6 @@ def test_perturbing_any_part_of_an_adapter_changes_its_output_and_no_other(make)
             for other in model.adapters:
                 assert torch.equal(after[other], before[other]) is (other != name), (name, parameter_name, other)
             parameter.data.copy_(kept)
-
-
-@BACKBONES
-@pytest.mark.parametrize("source", ["pixels", "features"])
-def test_a_mixed_batch_is_each_adapters_result_row_by_row(make, source):  # promise 12
-    model = worlds(make)
-    names = ["values", "classes", "__base__", "classes", "own", "labels"]
-    if source == "pixels":
-        names += ["encoder", "early", "early", "__base__"]
-    images = pixels(len(names))
-    given = {"pixel_values": images} if source == "pixels" else {"features": model.extract_features(images)}
-    mixed = model(**given, adapter_names=names)
-    base = make()(images)
-    for row, name in enumerate(names):
-        if name == "__base__":
-            torch.testing.assert_close(mixed.logits[row], base[row], rtol=1e-5, atol=1e-6)
-            assert mixed.embeddings[row] is None
-            continue
-        model.set_adapter(name)
-        alone = model(images[row : row + 1])
-        torch.testing.assert_close(mixed.logits[row], alone.logits[0], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(mixed.embeddings[row], alone.embeddings[0], rtol=1e-5, atol=1e-5)
-
-
-def test_a_mixed_batch_on_a_backbone_that_cannot_be_traced():  # promise 12
-    model = wrap(Undecided()).eval()
-    model.add_adapter("other", small_config(init_seed=1, decay_init=0.5))
-    mixed = model(pixels(3), adapter_names=["other", "__base__", "default"])
-    assert not model.traceable
-    torch.testing.assert_close(mixed.logits[1], Undecided()(pixels(3))[1])
-    for row, name in ((0, "other"), (2, "default")):
-        model.set_adapter(name)
-        torch.testing.assert_close(mixed.logits[row], model(pixels(3)).logits[row])
-
-
-@pytest.mark.parametrize("make", [tiny_backbone, residual_backbone, Undecided])
-@pytest.mark.parametrize("source", ["pixels", "features"])
-def test_a_mixed_batch_that_cannot_be_right_is_refused_on_every_path(make, source):  # promise 12
-    model = wrap(make()).eval()
-    if source == "features" and make is Undecided:
-        with pytest.raises(UntraceableBackboneError, match="could not be traced"):
-            model.extract_features(pixels(3))
-        return
-    given = {"pixel_values": pixels(3)} if source == "pixels" else {"features": model.extract_features(pixels(3))}
-    for names in (["default"] * 2, ["default"] * 4, []):
-        with pytest.raises(InputError, match=f"must name an adapter for each of the 3 rows; got {len(names)}"):
-            model(**given, adapter_names=names)
-    with pytest.raises(InputError, match="takes one name per row, a list; got the text 'default'"):
-        model(**given, adapter_names="default")
-    with pytest.raises(AdapterNotFoundError, match="No adapter named 'defaul'"):
-        model(**given, adapter_names=["default", "defaul", "default"])
-    with pytest.raises(InputError, match="A mixed batch has no loss"):
-        model(**given, labels=torch.tensor([0, 1, 2]), adapter_names=["default"] * 3)
-    model.train()
-    with pytest.raises(InputError, match=r"A mixed batch is for inference: .* Call `model.eval\(\)` first"):
-        model(**given, adapter_names=["default"] * 3)
-    with pytest.raises(InputError, match="read is for inference"):
-        model.read(**given)
-
-
-@BACKBONES
-def test_all_adapters_on_one_cut_share_one_trunk_pass_and_equal_separate_calls(make):  # promise 13
-    model = worlds(make)
-    shared = ["classes", "values", "labels", "own"]
-    separate = {}
-    for name in model.adapters:
-        model.set_adapter(name)
-        separate[name] = model(pixels()).logits
-    assert trunk_calls(model.backbone, lambda: model.read(pixels(), adapter_names=shared)) == 1
-    assert (
-        trunk_calls(model.backbone, lambda: model(pixels(), adapter_names=["values", "classes", "__base__", "own"]))
-        == 1
-    )
-    assert trunk_calls(model.backbone, lambda: model.read(pixels(), adapter_names=["encoder"])) == 0
-    found = model.read(pixels())
-    assert list(found) == list(model.adapters)
-    for name, logits in found.items():
-        assert torch.equal(logits, separate[name]), name
 
 
 @BACKBONES

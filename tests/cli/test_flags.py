@@ -7,7 +7,6 @@ import ast
 import dataclasses
 import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 
@@ -15,8 +14,7 @@ from ciao_peft import CIAOConfig, CIAOTrainingArguments
 from ciao_peft.cli import make_parser
 from ciao_peft.cli.arguments import SettingsHelp, argument_texts, settings_from, settings_parser
 from ciao_peft.errors import ConfigError
-
-REPOSITORY = Path(__file__).parents[1]
+from helpers.places import REPOSITORY
 
 
 def train_parser():

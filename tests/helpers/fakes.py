@@ -192,3 +192,22 @@ class Branches(nn.Module):
 
 def branched_backbone():
     return _fill(Branches(), seed=2)
+
+
+def default_config(problem_type="single_label_classification", num_labels=3, **changes):
+    """The library's own settings for a problem."""
+    return CIAOConfig(problem_type=problem_type, num_labels=num_labels, **changes)
+
+
+def worlds(make=tiny_backbone):
+    """One adapter of each problem, trained, on one backbone."""
+    model = wrap(make(), "classes", num_labels=8)
+    model.add_adapter("values", small_config(problem_type="regression", num_labels=2, hidden_sizes=()))
+    model.add_adapter("labels", small_config(problem_type="multi_label_classification", num_labels=8, inhibition=False))
+    model.add_adapter("own", small_config(tuning="last_conv"))
+    model.add_adapter("early", small_config(target_modules=("0",) if make is tiny_backbone else ("conv1",)))
+    model.add_adapter("encoder", small_config(tuning="full"))
+    for name in model.adapters:
+        train(model, name, steps=2)
+    model.set_adapter("classes")
+    return model.eval()

@@ -1,4 +1,4 @@
-"""Which checkpoint a training goes on from, which ones stay, and where the best adapter is then."""
+"""What survives a kill, which checkpoint a training goes on from, and which ones stay."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ import shutil
 import signal
 
 import pytest
+from safetensors.torch import load_file
 
-from ciao_peft import CIAOTrainer, CIAOTrainingArguments
-from ciao_peft.errors import TrainingError
+from ciao_peft import CIAOModel, CIAOTrainer, CIAOTrainingArguments
+from ciao_peft.errors import (
+    TrainingError,
+)
 from ciao_peft.saving.adapter_folder import load_adapter
 from ciao_peft.trainer.checkpoint import BEST_FILE, STATE_FILE, checkpoint_folders
-from helpers.training import assert_same, faces, make_model, scripted, weights
+from helpers import killed
+from helpers.fakes import tiny_backbone
+from helpers.processes import run
+from helpers.training import assert_same, faces, make_model, make_trainer, scripted, weights
 
 
 def trainer_in(folder, scores=(1, 5, 3, 4), on_log=None, **changes):
@@ -162,3 +168,120 @@ def test_the_card_of_a_checkpoint_names_its_folder(whole):
     assert "# checkpoint-4" in card.splitlines()
     assert f'"{folder}"' in card
     assert ".tmp" not in card.replace(str(folder), "")
+
+
+# -- checkpoints -------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(tmp_path):
+    data = killed.faces()
+    whole = killed.training(tmp_path / "whole")
+    whole.train(data, data[:6])
+    done = run("killed", "train", tmp_path / "killed")
+    assert done.returncode == -signal.SIGKILL
+    found = [path.name for path in checkpoint_folders(tmp_path / "killed")]
+    assert found == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+    resumed = killed.training(tmp_path / "killed", resume=True)
+    resumed.train(data, data[:6])
+    assert_same(weights(resumed.model), weights(whole.model))
+    last = [load_file(tmp_path / name / "checkpoint-9" / "adapter_model.safetensors") for name in ("whole", "killed")]
+    assert_same(*last)
+    moments = [load_file(tmp_path / name / "checkpoint-9" / "optimizer.safetensors") for name in ("whole", "killed")]
+    assert_same(*moments)
+    logs = [[e for e in t.log_history if "train_runtime" not in e] for t in (whole, resumed)]
+    assert logs[0] == logs[1]
+    # A checkpoint is an adapter's folder as well.
+    CIAOModel.from_pretrained(tiny_backbone(), tmp_path / "killed" / "checkpoint-4")
+
+
+class Interrupted(list):
+    """Ctrl-C while the eleventh face of the second epoch is read: in the middle of update 5."""
+
+    reads = 0
+
+    def __getitem__(self, index):
+        if isinstance(index, int):
+            self.reads += 1
+            if self.reads == 1 + 22 + 22 + 11:  # a first look, all labels, one epoch
+                os.kill(os.getpid(), signal.SIGINT)
+        return super().__getitem__(index)
+
+
+def test_ctrl_c_waits_for_the_update_saves_it_and_says_where(tmp_path, capsys):
+    data = killed.faces()
+    changes = {"save_strategy": "no", "save_steps": None, "feature_cache": "never", "class_balanced_batches": False}
+    whole = killed.training(tmp_path / "whole", **changes)
+    whole.train(data, data[:6])
+    handler = signal.getsignal(signal.SIGINT)
+    stopped = killed.training(tmp_path / "run", **changes)
+    with pytest.raises(KeyboardInterrupt, match=r"Stopped after update 5 of 9. Saved '.*checkpoint-5'"):
+        stopped.train(Interrupted(data), data[:6])
+    assert "checkpoint-5" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is handler
+    resumed = killed.training(tmp_path / "run", resume="auto", **changes)
+    resumed.train(data, data[:6])
+    assert_same(weights(resumed.model), weights(whole.model))
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    data = killed.faces()
+    killed.training(folder).train(data, data[:6])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "data", "message"),
+    [
+        ({"learning_rate": 0.5}, None, "'learning_rate' is 0.001 there and 0.5 here"),
+        ({"per_device_train_batch_size": 4}, None, "'per_device_train_batch_size' is 8 there and 4 here"),
+        ({"num_train_epochs": 9}, None, "'num_train_epochs' is 3.0 there and 9.0 here"),
+        ({}, killed.faces(20), "'num_samples' is 22 there and 20 here"),
+        ({}, [f | {"labels": (n + 1) % 3} for n, f in enumerate(killed.faces())], "'labels' is"),
+    ],
+)
+def test_training_is_not_resumed_as_something_else(checkpoints, changes, data, message):
+    data = killed.faces() if data is None else data
+    trainer = killed.training(checkpoints, resume=str(checkpoints / "checkpoint-4"), **changes)
+    before = weights(trainer.model)
+    with pytest.raises(TrainingError) as caught:
+        trainer.train(data, data[:6])
+    assert message in str(caught.value)
+    assert_same(weights(trainer.model), before)
+
+
+def test_an_incomplete_or_damaged_checkpoint_is_not_resumed(checkpoints, tmp_path):
+    import shutil
+
+    shutil.copytree(checkpoints, tmp_path / "run")
+    (tmp_path / "run" / "checkpoint-9" / "trainer_state.json").unlink()
+    assert checkpoint_folders(tmp_path / "run")[-1].name == "checkpoint-8"
+    data = killed.faces()
+    with pytest.raises(TrainingError, match="no complete checkpoint"):
+        killed.training(tmp_path / "run", resume=str(tmp_path / "run" / "checkpoint-9")).train(data, data)
+    optimizer = tmp_path / "run" / "checkpoint-8" / "optimizer.safetensors"
+    content = bytearray(optimizer.read_bytes())
+    content[-1] ^= 1
+    optimizer.write_bytes(content)
+    with pytest.raises(TrainingError, match=r"checksum.*damaged"):
+        killed.training(tmp_path / "run", resume=True).train(data, data)
+    with pytest.raises(TrainingError, match=r"There is no complete checkpoint"):
+        killed.training(tmp_path / "empty", resume=True).train(data, data)
+
+
+def test_only_the_newest_checkpoints_are_kept_and_remains_of_a_kill_are_cleared(tmp_path):
+    (tmp_path / ".checkpoint-2.tmp").mkdir()
+    make_trainer(output_dir=tmp_path, save_strategy="epoch", save_total_limit=2, num_train_epochs=4).train(faces())
+    assert sorted(p.name for p in tmp_path.glob("*checkpoint*")) == ["checkpoint-12", "checkpoint-9"]
+
+
+def test_a_new_training_does_not_mix_its_checkpoints_with_an_old_ones(tmp_path):
+    make_trainer(output_dir=tmp_path, save_strategy="epoch", num_train_epochs=2).train(faces())
+    before = sorted(path.name for path in tmp_path.iterdir())
+    again = make_trainer(output_dir=tmp_path, save_strategy="epoch", num_train_epochs=1)
+    with pytest.raises(
+        TrainingError, match=r"holds checkpoint-\d+ of an earlier training.*resume_from_checkpoint=True"
+    ):
+        again.train(faces())
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

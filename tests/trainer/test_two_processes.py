@@ -1,0 +1,70 @@
+"""What two processes train and store together is what one does alone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ciao_peft import CIAOTrainer, cache_features
+from ciao_peft.trainer.checkpoint import checkpoint_folders
+from helpers import two_processes
+from helpers.processes import run
+from helpers.training import weights
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """What two processes left; their exit status says nothing, as an abort at the exit follows finished work."""
+    folder = tmp_path_factory.mktemp("together")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    done = run("two_processes", folder, launcher=launcher, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
+    assert (folder / "result.json").exists(), done.stderr[-4000:]
+    return folder, json.loads((folder / "result.json").read_text()), load_file(folder / "result.safetensors")
+
+
+def test_two_processes_give_the_gradient_of_one(together):
+    _, result, found = together
+    assert result["num_processes"] == 2
+    data = two_processes.faces(21)[:11]
+    model = two_processes.model_of()
+    pixels, labels = torch.stack([f["pixel_values"] for f in data]), torch.tensor([f["labels"] for f in data])
+    output = model(pixels, labels=labels)
+    output.loss.backward()
+    assert found["loss"].item() == pytest.approx(output.loss.item(), rel=1e-6)
+    for name, parameter in model.adapters["default"].named_parameters():
+        mine, theirs = parameter.grad.flatten().double(), found[name].flatten().double()
+        assert (theirs.norm() / mine.norm()).item() == pytest.approx(1.0, abs=1e-5), name
+        assert torch.nn.functional.cosine_similarity(mine, theirs, dim=0).item() == pytest.approx(1.0, abs=1e-6), name
+
+
+def test_two_processes_train_the_adapter_of_one(together):
+    folder, result, found = together
+    data = two_processes.faces(21)
+    trainer = CIAOTrainer(two_processes.model_of(), two_processes.arguments(per_device_train_batch_size=8))
+    trainer.train(data, data[:7])
+    assert result["start"] == trainer.config.decay_init is not None
+    for name, tensor in weights(trainer.model).items():
+        torch.testing.assert_close(found[f"trained.{name}"], tensor, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found["logits"], trainer.predict(data[:7]).logits, rtol=1e-3, atol=1e-3)
+    ours = [entry["eval_accuracy"] for entry in trainer.log_history if "eval_accuracy" in entry]
+    assert [entry["eval_accuracy"] for entry in result["log"] if "eval_accuracy" in entry] == ours
+    assert [path.name for path in checkpoint_folders(folder / "run")] == ["checkpoint-3", "checkpoint-6"]
+
+
+def test_a_batch_that_leaves_a_process_without_samples_is_refused_by_all_processes(together):
+    _, result, _ = together
+    message = (
+        "With per_device_train_batch_size=1, the 5 samples of train_dataset make batches down to 1, too few for 2 "
+        "processes. Set it to 2 or more."
+    )
+    assert result["refusals"] == [message] * 2
+
+
+def test_two_processes_store_the_features_of_one(together):
+    _, _, found = together
+    expected = cache_features(two_processes.model_of(), two_processes.faces(21))
+    for index, tensor in enumerate(expected.tensors):
+        torch.testing.assert_close(found[f"stored.{index}"], tensor)
