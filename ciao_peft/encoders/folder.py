@@ -175,7 +175,7 @@ def _read(folder: Path, pretrained: bool) -> nn.Module:
     digest = hashlib.sha256(content).hexdigest()
     if digest != config["weights_sha256"]:
         raise AdapterFileError(
-            f"'{path}' has not the checksum that its config promises: it was damaged or replaced. Save the encoder "
+            f"'{path}' does not have the checksum in its config: it was damaged or replaced. Save the encoder "
             "again, or download it anew."
         )
     try:

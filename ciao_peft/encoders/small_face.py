@@ -127,7 +127,7 @@ def load(*, pretrained: bool = True, **architecture: Any) -> SmallFace:
         raise AdapterFileError(f"'{WEIGHTS}' cannot be read: {error}. Install ciao_peft again.") from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != card["weights_sha256"]:
-        raise AdapterFileError(f"'{WEIGHTS}' has not the checksum that its card promises. Install ciao_peft again.")
+        raise AdapterFileError(f"'{WEIGHTS}' does not have the checksum in its card. Install ciao_peft again.")
     encoder = SmallFace(**card["architecture"])
     # Copied into float32 parameters: the file holds half the bytes, but nothing is computed in float16.
     encoder.load_state_dict(parse(content))

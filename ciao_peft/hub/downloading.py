@@ -193,7 +193,7 @@ def fetch_sizes_and_commit(api: HfApi, repo_id: str, revision: str | None) -> tu
     except (AttributeError, KeyError, TypeError):
         commit = None
     if commit is None:
-        raise HubServerError(f"What {api.endpoint} says of '{repo_id}' is no answer of a Hub. Check HF_ENDPOINT.")
+        raise HubServerError(f"What {api.endpoint} answers about '{repo_id}' is no answer of a Hub. Check HF_ENDPOINT.")
     return sizes, commit
 
 
