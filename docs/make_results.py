@@ -331,7 +331,7 @@ def found_by_searches() -> str:
     text = table(["searched for", *heads, "accuracy", "trials"], rows)
     return (
         text
-        + "\n\nLearning rates of the head, the mask and the unfrozen convolution; accuracy in percent on held-out people."
+        + "\n\nLearning rates of head, mask and unfrozen convolution; accuracy in percent on held-out training people."
     )
 
 
