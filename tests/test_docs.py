@@ -101,11 +101,9 @@ def test_a_paragraph_is_wrapped_and_no_line_of_it_becomes_an_item(script):
 
 
 def test_code_and_tables_are_not_wrapped(script):
-    page = (
-        "| " + "cell " * 40 + "|\n\n```\n" + "code " * 40 + "\n\n" + "more " * 40 + "\n```\n\n    " + "x " * 80 + "\n"
-    )
-    assert script("pages").wrap_page(page).split() == page.split()
-    assert script("pages").wrap_page(page).count("\n") == page.rstrip().count("\n") + 1
+    long = " ".join(["word"] * 40)
+    page = f"| {long} |\n\n```\n{long}\n\n{long}\n```\n\n    {long}\n"
+    assert script("pages").wrap_page(page) == page
 
 
 def test_a_wide_table_is_taken_apart_and_names_its_rows_again(script):
