@@ -69,6 +69,29 @@ def test_every_page_is_run_with_the_tests(page):
     assert page in collected or ">>>" not in page.read_text(encoding="utf-8")
 
 
+@every_page
+def test_every_python_example_is_python(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+        if ">>>" not in block:
+            compile(block, page.name, "exec")
+
+
+def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    example = re.search(
+        r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    ).group(1)
+    few = ('world="eight")', f'world="eight", num_train=64, num_validation=8, num_test=8, cache_dir="{tmp_path}")')
+    short = ("num_train_epochs=10", 'num_train_epochs=1, report_to="none"')
+    for there, instead in (few, short):
+        assert there in example
+        example = example.replace(there, instead)
+    exec(compile(example, "README.md", "exec"), {})
+    evaluated, answers = capsys.readouterr().out.strip().splitlines()[-2:]
+    assert "eval_accuracy" in evaluated
+    assert answers.startswith("{'eight': {")
+
+
 def test_the_index_leads_to_every_page():
     seen, todo = set(), [INDEX]
     while todo:
