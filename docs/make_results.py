@@ -72,8 +72,7 @@ Accuracy in percent on faces of people who are not in the training split, mean �
 mean differences in points. “Same head” is the decision layer on the frozen encoder, “head + CIAO” the same with the
 mask, “last convolution” the same head with the last convolution unfrozen.
 
-- **CIAO helps a frozen encoder.** With the same head on the same stored features, the mask adds accuracy on all three
-  encoders.
+- **CIAO helps a frozen encoder.** With the same head on the same stored features, the mask adds accuracy.
 - **It does not replace fine-tuning.** Unfreezing the last convolution trains as many parameters from the same stored
   features and reaches more. The mask can only weaken what the frozen convolution found; the unfrozen convolution may
   find something new.
@@ -106,10 +105,9 @@ training.
 def index() -> str:
     lines = []
     for name, (task, encoder, study) in pairs().items():
-        lines.append(
-            f"- [{task}, {encoder}](results/{name}.md): {len(study.results(task, encoder))} methods with "
-            "intervals, paired tests, ablations, curves and confusions"
-        )
+        methods = f"{len(study.results(task, encoder))} methods"
+        what = "intervals, paired tests, learning curves, confusion matrices and searches"
+        lines.append(f"- [{task}, {encoder}](results/{name}.md): {methods}; {what}")
     return "\n".join(lines)
 
 
