@@ -13,15 +13,23 @@ import pytest
 import torch
 from PIL import Image
 
-from ciao_peft import CIAOConfig, CIAOTrainer, CIAOTrainingArguments, get_ciao_model, load_encoder, load_faces
+from ciao_peft import (
+    CIAOConfig,
+    CIAOTrainer,
+    CIAOTrainingArguments,
+    cache_features,
+    get_ciao_model,
+    load_encoder,
+    load_faces,
+)
 from ciao_peft.cli import main
 from ciao_peft.encoders import save_encoder
 from ciao_peft.errors import ConfigError, DataError, MissingExtraError, TrainingError
 from ciao_peft.metrics import compute_metrics
 from ciao_peft.study import METHODS, Encoder, Method, Task, plan_from_dict
+from ciao_peft.study.data import load_training_split
 from ciao_peft.study.presets import method_from_file
 from ciao_peft.study.search import SearchResult, SearchSpace, search_settings
-from ciao_peft.study.search.objective import held_out_parts
 from ciao_peft.study.search.space import method_with
 
 pytest.importorskip("optuna")
@@ -46,6 +54,18 @@ def search(folder: str | Path, task: Task = TASK, **changes: object) -> SearchRe
     """Four short trials."""
     settings = {"trials": 4, "epochs": 1.0, "space": SMALL, "fraction": 0.4, "disable_tqdm": True}
     return search_settings(task, tiny_encoder(Path(folder).parent / "encoder"), folder, **(settings | changes))
+
+
+def held_out_parts(task: Task, encoder: torch.nn.Module, folder: Path, fraction: float, splits: int, seed: int):
+    """Labels, stored features, and by split: who is trained on, who is held out, and what their clips are."""
+    loaded = load_training_split(task)
+    fold, parts = loaded.folds[0], []
+    stored = cache_features(encoder, fold.train, folder)
+    for number in range(splits):
+        train, held = loaded.held_out(fold, fraction, seed + number)
+        clips = None if task.average_by is None else [fold.train[task.average_by][row] for row in held]
+        parts.append((stored.select(train), stored.select(held), clips))
+    return loaded.labels, stored, parts
 
 
 def told(result: SearchResult) -> list[tuple]:
@@ -329,7 +349,7 @@ def test_a_folder_of_another_search_is_refused(found):
             ConfigError,
             "tested on every row, fold by fold.*Name one fold",
         ),
-        ({"arguments": {"num_epochs": 1}}, TypeError, "num_epochs"),
+        ({"arguments": {"num_epochs": 1}}, ConfigError, "Unknown setting 'num_epochs'.*did you mean"),
     ],
     ids=["trials", "splits", "fraction", "pruner", "method", "column", "folds", "arguments"],
 )

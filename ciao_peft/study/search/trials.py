@@ -55,7 +55,7 @@ class SharedStudy:
         self._workers = folder / "workers"
         self._workers.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / "search.lock")
-        self._worker = uuid.uuid4().hex
+        self._process = uuid.uuid4().hex
         with self._lock, _quiet():
             storage = optuna.storages.RDBStorage(
                 f"sqlite:///{folder / DATABASE}", engine_kwargs={"connect_args": {"timeout": 60}}
@@ -84,15 +84,15 @@ class SharedStudy:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Inside, this process counts as alive; it ends with the process, however that ends."""
-        lock = FileLock(self._workers / self._worker)
+        lock = FileLock(self._workers / self._process)
         with lock:
             yield
-        (self._workers / self._worker).unlink(missing_ok=True)
+        (self._workers / self._process).unlink(missing_ok=True)
 
     def ask(self, distributions: Mapping[str, BaseDistribution], total: int) -> Trial | None:
         """The next trial, with its values drawn; None when `total` trials are done or at work elsewhere."""
         with self._lock:
-            self._bury_the_dead()
+            self._fail_trials_of_dead_processes()
             trials = self.trials()
             if len(trials) >= total:
                 return None
@@ -100,7 +100,7 @@ class SharedStudy:
             index = next(number for number in range(len(taken) + 1) if number not in taken)
             self.study.sampler = optuna.samplers.TPESampler(seed=zlib.crc32(f"{self.seed},{index}".encode()))
             trial = self.study.ask(fixed_distributions=dict(distributions))
-            trial.set_user_attr("worker", self._worker)
+            trial.set_user_attr("worker", self._process)
             trial.set_user_attr("index", index)
         return trial
 
@@ -133,11 +133,11 @@ class SharedStudy:
         with _quiet():
             return optuna.importance.get_param_importances(self.study, evaluator=evaluator)
 
-    def _bury_the_dead(self) -> None:
+    def _fail_trials_of_dead_processes(self) -> None:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             # Without a worker: killed while it asked, which it did under the lock that is held here.
             worker = trial.user_attrs.get("worker")
-            if worker is None or (worker != self._worker and not self._is_alive(worker)):
+            if worker is None or (worker != self._process and not self._is_alive(worker)):
                 self.study.tell(trial.number, state=TrialState.FAIL)
 
     def _is_alive(self, worker: str) -> bool:
