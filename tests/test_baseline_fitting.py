@@ -75,7 +75,7 @@ def test_a_head_alone_ends_with_the_bits_of_an_adapter_without_mask(kind, settin
     assert torch.equal(predict(baseline, stored, args), trainer.predict(stored).logits)
 
 
-def test_the_same_seed_gives_the_same_rival_whatever_came_before():
+def test_the_same_seed_gives_the_same_baseline_whatever_came_before():
     found = []
     for seed in (1, 1, 2):
         torch.rand(7)

@@ -103,7 +103,7 @@ def test_the_tree_parzen_estimator_takes_over_after_the_random_trials(tmp_path):
 
     def values(folder: Path, scores: list[float]) -> list[float]:
         study = SharedStudy(folder, {}, seed=3)
-        with study.at_work():
+        with study.counted_as_alive():
             for score in scores:
                 trial = study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}, total=len(scores))
                 study.tell(trial, score if score is not None else -abs(trial.params["x"] - 0.5))
@@ -307,7 +307,7 @@ def test_trials_that_fall_behind_are_given_up(tmp_path, pruner):
     from ciao_peft.study.search.trials import SharedStudy
 
     study, given_up = SharedStudy(tmp_path, {}, seed=0, pruner=pruner), 0
-    with study.at_work():
+    with study.counted_as_alive():
         for number in range(20):
             trial = study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}, total=20)
             level = -number
@@ -423,6 +423,16 @@ def test_the_command_searches_and_says_what_it_found(tmp_path, capsys):
     (tmp_path / "space.yaml").write_text("hidden_sizes: [4, 8]\n")
     assert main([*command, "--space", str(tmp_path / "space.yaml")]) == 1
     assert "Unknown key 'hidden_sizes' in a search space; did you mean 'hidden_size'?" in capsys.readouterr().err
+
+
+def test_a_search_calls_a_baseline_a_rival_in_its_files(found):
+    """The settings are compared with those of the search that a folder holds, which may be of an earlier release."""
+    import optuna
+
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{found.folder / 'search.db'}")
+    assert "rival" in study.user_attrs["settings"]["method"]
+    assert "baseline" not in study.user_attrs["settings"]["method"]
+    assert "rival" in json.loads((found.folder / "best.json").read_text())["search"]["method"]
 
 
 def test_the_best_setting_takes_part_in_a_study(found, tmp_path):

@@ -66,23 +66,23 @@ class SharedStudy:
             self._check_settings(json.loads(json.dumps(settings)))
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
-        known = self.study.user_attrs.get("settings")
-        if known is None:
+        before = self.study.user_attrs.get("settings")
+        if before is None:
             self.study.set_user_attr("settings", settings)
             return
-        changed = [name for name in sorted({*known, *settings}) if known.get(name) != settings.get(name)]
+        changed = [name for name in sorted({*before, *settings}) if before.get(name) != settings.get(name)]
         if changed:
-            what = "; ".join(f"{name}: {known.get(name)!r} there, {settings.get(name)!r} here" for name in changed)
+            what = "; ".join(f"{name}: {before.get(name)!r} there, {settings.get(name)!r} here" for name in changed)
             raise ConfigError(
                 f"'{self.folder}' holds a search with other settings ({what}). Give another `output_dir`, or delete it."
             )
 
-    def alone(self) -> FileLock:
+    def locked(self) -> FileLock:
         """Inside, no other process asks or writes a result."""
         return self._lock
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
+    def counted_as_alive(self) -> Iterator[None]:
         """Inside, this process counts as alive; it ends with the process, however that ends."""
         lock = FileLock(self._workers / self._process)
         with lock:
@@ -117,8 +117,8 @@ class SharedStudy:
 
     def trials(self) -> list[FrozenTrial]:
         """Those done or at work, by index."""
-        there = self.study.get_trials(deepcopy=False, states=(*_DONE, TrialState.RUNNING))
-        return sorted((t for t in there if "index" in t.user_attrs), key=lambda trial: trial.user_attrs["index"])
+        trials = self.study.get_trials(deepcopy=False, states=(*_DONE, TrialState.RUNNING))
+        return sorted((t for t in trials if "index" in t.user_attrs), key=lambda trial: trial.user_attrs["index"])
 
     def done(self) -> list[FrozenTrial]:
         """Those done, by index; given-up ones among them."""
