@@ -31,10 +31,10 @@ from ciao_peft.study.presets import task_from
 from ciao_peft.study.search.objective import Objective
 
 RESULTS = Path(__file__).parent / "results" / "start_of_a.jsonl"
-RIVALS = ("decision layer", "last convolution")
+BASELINES = ("decision layer", "last convolution")
 STARTS = (1.0, 3.0, 9.0, 27.0)
 RATES = (0.003, 0.01, 0.03)
-RIVAL_RATES = (0.001, 0.003, 0.01)
+BASELINE_RATES = (0.001, 0.003, 0.01)
 ROWS = 512
 
 
@@ -54,8 +54,8 @@ def trials(spread: float, starts: list[float], rates: list[float]) -> Iterator[t
     for rate in rates:
         for start in starts:
             yield start, _with(METHODS[CIAO], rate, decay_init=float(f"{start * spread:.3g}"))
-    for name in RIVALS:
-        for rate in RIVAL_RATES:
+    for name in BASELINES:
+        for rate in BASELINE_RATES:
             yield None, _with(METHODS[name], rate)
 
 
@@ -85,7 +85,9 @@ def main(args: argparse.Namespace) -> None:
             seed=seed,
             arguments={"bf16": True},
         )
-        spread = spread_of(objective.backbone, objective.parts[0][0])
+        loaded = objective.material.loaded
+        trained_on, _ = loaded.held_out(loaded.folds[0], objective.fraction, seed)
+        spread = spread_of(objective.backbone, objective.features.select(trained_on))
         for start, method in (bar := tqdm([*trials(spread, args.starts, args.rates)], disable=None)):
             line = {
                 "encoder": name,

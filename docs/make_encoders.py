@@ -11,7 +11,7 @@ import statistics
 from pathlib import Path
 from types import ModuleType
 
-from pages import table, wrap_page
+from pages import wrap_page
 
 from ciao_peft.encoders import small_face
 from ciao_peft.markdown import markdown_table as table

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backbone import CutBackbone, HookedBackbone, Rooted, example_pixels
+from ..backbone import CutBackbone, HookedBackbone, parameters_reaching_the_map
 from ..config import CIAOConfig
 from ..heads import DecisionHead, pool_map
 from ..inhibition import DECAY_START, InhibitoryLayer
@@ -57,21 +57,11 @@ class Adapter(nn.Module):
         if not empty:
             self.to(self._device)
         if self.encoder is not None:
-            self._train_what_reaches_the_head(opened)
+            reaching = parameters_reaching_the_map(opened, self.encoder)  # the old classifier is no part of it
+            for name, parameter in self.encoder.named_parameters():
+                parameter.requires_grad_(name in reaching)
         self.trainable = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
         self.train(False)
-
-    def _train_what_reaches_the_head(self, opened: CutBackbone | HookedBackbone) -> None:
-        """The copy's old classifier is no part of the encoder: what gets no gradient is not trained."""
-        self.encoder.requires_grad_(True)
-        size = opened.input_size
-        with torch.enable_grad():
-            requests = [(None, lambda index, features, excitation: excitation())]
-            pixels = example_pixels(self.encoder, size)
-            opened.run(Rooted(self.encoder), requests, pixel_values=pixels, train_encoder=True)[0].sum().backward()
-        for parameter in self.encoder.parameters():
-            parameter.requires_grad_(parameter.grad is not None)
-            parameter.grad = None
 
     def train(self, mode: bool = True) -> Adapter:
         """Dropout of the head follows `mode`; the copies of backbone modules stay in eval mode.

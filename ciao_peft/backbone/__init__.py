@@ -14,8 +14,13 @@ from .identity import (
     find_input_size,
     same_backbone,
 )
+from .inputs import check_features, check_pixels
+from .maps import is_map
 from .opening import open_backbone
-from .tracing import Rooted, first_tensor
+from .pieces import make_piece
+from .places import conv_unit, find_places
+from .reaching import parameters_reaching_the_map
+from .tracing import Rooted, first_tensor, is_normalisation, trace
 from .units import UnitSpec
 
 __all__ = [
@@ -29,10 +34,19 @@ __all__ = [
     "backbone_name",
     "backbone_revision",
     "backbone_signature",
+    "check_features",
+    "check_pixels",
     "check_same_backbone",
+    "conv_unit",
     "example_pixels",
     "find_input_size",
+    "find_places",
     "first_tensor",
+    "is_map",
+    "is_normalisation",
+    "make_piece",
     "open_backbone",
+    "parameters_reaching_the_map",
     "same_backbone",
+    "trace",
 ]

@@ -63,7 +63,8 @@ def _reproduce(options: argparse.Namespace) -> None:
         _list()
         return
     from ..study.plan import select_from_plan
-    from ..study.runner import leave_launcher, load_plan, save_plan, train_here, train_in_processes, usable_cores
+    from ..study.plan_file import load_plan, save_plan
+    from ..study.runner import leave_launcher, train_here, train_in_processes, usable_cores
 
     rank, launched = leave_launcher()
     folder = Path(options.output_dir)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .clip_rows import Clips as Clips
     from .clip_rows import clips as clips
     from .duplicates import drop_duplicate_pictures as drop_duplicate_pictures
+    from .duplicates import picture_hashes as picture_hashes
     from .duplicates import shared_between_splits as shared_between_splits
     from .emoreact import clip_means as clip_means
     from .expressions import EXPRESSIONS as EXPRESSIONS
@@ -57,6 +58,7 @@ __all__ = [
     "list_faces",
     "load_faces",
     "paint_face",
+    "picture_hashes",
     "protocol_folds",
     "read_frames",
     "sample_frames",
@@ -86,6 +88,7 @@ _MODULE_OF = {
     "list_faces": "loading",
     "load_faces": "loading",
     "paint_face": "painting",
+    "picture_hashes": "duplicates",
     "protocol_folds": "protocols",
     "read_frames": "frames",
     "sample_frames": "frames",

@@ -7,6 +7,7 @@ from .cached import FeatureDataset
 from .extraction import SHARE_OF_MEMORY, cache_features, feature_bytes, fingerprint, model_key, store_features
 from .processes import Processes, check_launch
 from .samples import ClipSamples, Samples, check_labels_of, samples_of
+from .store import Layout as FeatureLayout
 from .store import free_memory, key_hash, readable_size
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Augmentation",
     "ClipSamples",
     "FeatureDataset",
+    "FeatureLayout",
     "Processes",
     "Samples",
     "cache_features",

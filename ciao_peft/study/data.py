@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbone import backbone_signature
-from ..data import hold_out, labels_of, load_faces
-from ..data.duplicates import picture_hashes
-from ..data.labels import LabelSet
+from ..data import LabelSet, hold_out, labels_of, load_faces, picture_hashes
 from ..encoders import load_encoder
 from ..errors import ConfigError, DataError, listed
 from ..features import FeatureDataset, Samples, cache_features
@@ -28,11 +27,16 @@ from .records import key_of
 
 @dataclass(frozen=True)
 class FoldFaces:
-    """One training split and the test split that goes with it, as `datasets.Dataset`."""
+    """One training split and the test split that goes with it, as `datasets.Dataset`; a search has no test split."""
 
     name: str
     train: Any
-    test: Any
+    test: Any | None
+
+    @property
+    def splits(self) -> dict[str, Any]:
+        """Those there are, by name."""
+        return {"train": self.train} | ({} if self.test is None else {"test": self.test})
 
 
 @dataclass(frozen=True)
@@ -86,18 +90,46 @@ def load_task(task: Task) -> LoadedTask:
         test = splits.get("test", splits.get("validation"))
         if train is None or test is None:
             raise DataError(f"The task {task.name!r} needs a train and a test split; it has {', '.join(splits)}.")
-        for column in (task.group_by, task.average_by):
-            if column is not None and column not in test.column_names:
-                there = ", ".join(map(repr, test.column_names))
-                raise DataError(f"The task {task.name!r} names the column {column!r}; there are {there}.")
+        _check_columns(task, test)
         if task.group_by is not None:
             test, note = _without_people_of(train, test, task)
             notes += [note] * (note is not None)
         folds.append(FoldFaces(name, train, test))
+    return _loaded(task, folds, notes)
+
+
+def load_training_split(task: Task) -> LoadedTask:
+    """Loads a task's training split alone, for a search that must not look at the test split.
+
+    Raises:
+        DataNotFoundError, DataError: as for `load_task`.
+        ConfigError: as for `load_task`; or the task is tested fold by fold.
+    """
+    if task.options.get("fold") == "all":
+        raise ConfigError(
+            f"The task {task.name!r} is tested on every row, fold by fold, so a search on all of them would see what "
+            "is tested. Name one fold in the task's options, such as `fold=0`, and search on the training split of it."
+        )
+    ((name, splits),) = _folds(task)
+    if "train" not in splits:
+        raise DataError(f"The task {task.name!r} needs a train split; it has {', '.join(splits)}.")
+    _check_columns(task, splits["train"])
+    return _loaded(task, [FoldFaces(name, splits["train"], None)])
+
+
+def _check_columns(task: Task, faces: Any) -> None:
+    for column in (task.group_by, task.average_by):
+        if column is not None and column not in faces.column_names:
+            raise DataError(
+                f"The task {task.name!r} names the column {column!r}; there are {listed(faces.column_names)}."
+            )
+
+
+def _loaded(task: Task, folds: Sequence[FoldFaces], notes: Sequence[str] = ()) -> LoadedTask:
     labels = labels_of(folds[0].train)
     metric = metric_of(task, labels)
-    known = set().union(*(_digest(fold, task) for fold in folds))
-    fingerprint = key_of({"folds": sorted(known), "average_by": task.average_by, "names": list(labels.names)})
+    digests = set().union(*(_digest(fold, task) for fold in folds))
+    fingerprint = key_of({"folds": sorted(digests), "average_by": task.average_by, "names": list(labels.names)})
     return LoadedTask(task, tuple(folds), labels, metric, fingerprint, tuple(notes))
 
 
@@ -111,15 +143,15 @@ def metric_of(task: Task, labels: LabelSet) -> str:
         >>> metric_of(Task(name="moods", dataset="imagefolder"), LabelSet("single_label_classification", ("a", "b")))
         'accuracy'
     """
-    known = {
+    scores = {
         "single_label_classification": ["accuracy", "balanced_accuracy", "macro_f1"],
         "regression": ["concordance", *(f"concordance_{name}" for name in labels.names)],
         "multi_label_classification": ["macro_f1", *(f"f1_{name}" for name in labels.names)],
     }[labels.problem_type]
-    if task.metric is not None and task.metric not in known:
+    if task.metric is not None and task.metric not in scores:
         raise ConfigError(
             f"The task {task.name!r} has the metric {task.metric!r}. For {labels.problem_type} choose one of "
-            f"{listed(known)}."
+            f"{listed(scores)}."
         )
     return task.metric or main_metric(labels.problem_type)
 
@@ -141,9 +173,9 @@ def _folds(task: Task) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _without_people_of(train: Any, test: Any, task: Task) -> tuple[Any, str | None]:
-    known = {who for who in train[task.group_by] if who is not None}
+    in_training = {who for who in train[task.group_by] if who is not None}
     groups = list(test[task.group_by])
-    keep = [row for row, who in enumerate(groups) if who not in known]
+    keep = [row for row, who in enumerate(groups) if who not in in_training]
     if not keep:
         raise DataError(
             f"Every test row of the task {task.name!r} is of a {task.group_by} that is in training too. If its "
@@ -151,16 +183,15 @@ def _without_people_of(train: Any, test: Any, task: Task) -> tuple[Any, str | No
         )
     if len(keep) == len(groups):
         return test, None
-    shared = len({who for who in groups if who in known})
-    gone = len(groups) - len(keep)
-    note = f"{task.name}: {shared} of {task.group_by} are in training too; {gone} of {len(groups)} test rows left out."
+    shared = len({who for who in groups if who in in_training})
+    left_out = f"{len(groups) - len(keep)} of {len(groups)} test rows left out"
+    note = f"{task.name}: {shared} of {task.group_by} are in training too; {left_out}."
     return test.select(keep), note
 
 
 def _digest(fold: FoldFaces, task: Task) -> set[str]:
     digests = set()
-    for split in ("train", "test"):
-        rows = getattr(fold, split)
+    for split, rows in fold.splits.items():
         digest = hashlib.blake2b(picture_hashes(rows).tobytes(), digest_size=16)
         digest.update(np.asarray(rows["label"], dtype=np.float64).tobytes())
         for column in filter(None, (task.group_by, task.average_by)):
@@ -266,7 +297,7 @@ class Material:
         self._made: dict[tuple[str, str], dict[str, Any]] = {}
 
     def splits(self, fold: FoldFaces, needs: str) -> dict[str, Any]:
-        """`train` and `test` of a fold, as a trainer takes them: stored `"features"`, or `"pixels"`."""
+        """The splits of a fold by name, as a trainer takes them: stored `"features"`, or `"pixels"`."""
         if (fold.name, needs) not in self._made:
             from filelock import FileLock
 
@@ -280,7 +311,7 @@ class Material:
     def _features(self, fold: FoldFaces, place: Path) -> dict[str, FeatureDataset]:
         return cache_features(
             self.encoder.module,
-            {"train": fold.train, "test": fold.test},
+            fold.splits,
             place / "features",
             dtype=self.feature_dtype,
             include_excitation=True,  # u is read by every adapter on the frozen convolution, in every epoch
@@ -288,7 +319,7 @@ class Material:
         )
 
     def _pixels(self, fold: FoldFaces, place: Path) -> dict[str, PixelSplit]:
-        return {name: self._stored_pixels(getattr(fold, name), place / f"{name}.npy") for name in ("train", "test")}
+        return {name: self._stored_pixels(faces, place / f"{name}.npy") for name, faces in fold.splits.items()}
 
     def _stored_pixels(self, faces: Any, path: Path) -> PixelSplit:
         samples = Samples(faces, Preprocessing.for_backbone(self.encoder.module))

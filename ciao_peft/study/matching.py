@@ -44,9 +44,9 @@ def fits(record: Record, plan: Plan) -> bool:
         seeds = range(plan.search_seeds) if rates else ()
         epochs = epochs if plan.search_epochs is None else plan.search_epochs
     aside = method.rate if rates else None
-    wanted = _decisive(asked, aside)
+    decisive = _decisive(asked, aside)
     return (
-        wanted is not None
+        decisive is not None
         and record.protocol == PROTOCOL_VERSION
         and record.seed in seeds
         and record.dataset == task.dataset
@@ -55,7 +55,7 @@ def fits(record: Record, plan: Plan) -> bool:
         and _rates_fit(record, method, rates)
         and _plain(record.settings) == _plain(method.settings)
         and differing(record.config, CIAOConfig) == differing(dict(task.config) | dict(method.config), CIAOConfig)
-        and _decisive(record.arguments, aside) == wanted
+        and _decisive(record.arguments, aside) == decisive
     )
 
 
@@ -68,8 +68,8 @@ def differing(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
     """
     defaults = {part.name: _plain(part.default) for part in dataclasses.fields(cls)}
     aside = ("seed", "init_seed", "id2label")  # in the key by themselves, the names with the task
-    given = {name: _plain(value) for name, value in values.items() if name not in aside}
-    return {name: value for name, value in given.items() if value != defaults.get(name, dataclasses.MISSING)}
+    plain = {name: _plain(value) for name, value in values.items() if name not in aside}
+    return {name: value for name, value in plain.items() if value != defaults.get(name, dataclasses.MISSING)}
 
 
 def _named(items: Iterable[Named], name: str) -> Named | None:
@@ -95,15 +95,15 @@ def _decisive(arguments: Mapping[str, Any], rate: str | None) -> dict[str, Any] 
 
     aside = (rate, "num_train_epochs", "seed", "report_to", "eval_strategy")  # a study sets these by itself
     try:
-        given = CIAOTrainingArguments.from_dict({n: value for n, value in arguments.items() if n not in aside})
+        settings = CIAOTrainingArguments.from_dict({n: value for n, value in arguments.items() if n not in aside})
     except (ConfigError, TypeError):
         return None
-    decisive = given.weight_settings(may_go_on=False)
+    decisive = settings.weight_settings(may_go_on=False)
     return {name: value for name, value in decisive.items() if name != "num_train_epochs"}
 
 
 def _plain(value: Any) -> Any:
     """As it comes back from JSON: tuples as lists."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(one) for name, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value

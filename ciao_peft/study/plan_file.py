@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -96,6 +97,28 @@ def write_plan(plan: Plan, path: str | Path) -> None:
 
     text = yaml.safe_dump(plan_to_dict(plan), sort_keys=False, allow_unicode=True, width=120)
     write_file(path, text)
+
+
+def save_plan(plan: Plan, folder: Path) -> None:
+    """Writes `plan.yaml` of a study; whoever reads meanwhile sees the old one or the new one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f"{PLAN_FILE}.{os.getpid()}"
+    write_plan(plan, aside)
+    os.replace(aside, folder / PLAN_FILE)
+
+
+def load_plan(folder: Path) -> Plan:
+    """The plan of a study that was begun.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not (folder / PLAN_FILE).is_file():
+        raise ConfigError(
+            f"'{folder}' holds no study to go on with. Say what to train: `--plan FILE`, or `--tasks NAME=DIR ...` "
+            "with `--encoders` and `--methods`."
+        )
+    return read_plan(folder / PLAN_FILE)
 
 
 def _differing(item: Any, base: Any = None) -> dict[str, Any]:

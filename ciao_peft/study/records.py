@@ -104,14 +104,14 @@ class Record:
         version = values.pop("format_version", None)
         if version != FORMAT_VERSION:
             raise RecordError(f"A record has format {version!r}; this version reads {FORMAT_VERSION}.")
-        known = {part.name for part in fields(cls)}
+        names = {part.name for part in fields(cls)}
         required = {
             part.name
             for part in fields(cls)
             if part.default is dataclasses.MISSING and part.default_factory is dataclasses.MISSING
         }
-        if not required <= set(values) <= known:
-            unknown, missing = set(values) - known, required - set(values)
+        if not required <= set(values) <= names:
+            unknown, missing = set(values) - names, required - set(values)
             raise RecordError(f"A record has unknown keys ({listed(unknown)}) or lacks some ({listed(missing)}).")
         return cls(**{"protocol": 1, **values})  # the first ones did not say
 
@@ -192,10 +192,10 @@ class Results:
             new = file.read()
         new = new[: new.rfind(b"\n") + 1]
         lines = new.split(b"\n")[:-1]
-        found = list(_parsed(lines, self.path, self._lines + 1))
+        added = list(_parsed(lines, self.path, self._lines + 1))
         self._read, self._lines = self._read + len(new), self._lines + len(lines)
-        self.records += found
-        return found
+        self.records += added
+        return added
 
 
 def read_records(path: str | os.PathLike) -> list[Record]:

@@ -14,9 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
 from .plan import Plan
-from .plan_file import PLAN_FILE, read_plan, write_plan
 from .worklist import SECONDS_BETWEEN_LOOKS, Progress, Worklist, reason_of
 
 _LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -165,22 +163,3 @@ def _show(bar: Any, progress: Progress, doing: str) -> None:
     if doing:
         bar.set_description(doing, refresh=False)
     bar.refresh()
-
-
-def save_plan(plan: Plan, folder: Path) -> None:
-    """Writes `plan.yaml` of a study; whoever reads meanwhile sees the old one or the new one."""
-    write_plan(plan, folder / PLAN_FILE)
-
-
-def load_plan(folder: Path) -> Plan:
-    """The plan of a study that was begun.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if not (folder / PLAN_FILE).is_file():
-        raise ConfigError(
-            f"'{folder}' holds no study to go on with. Say what to train: `--plan FILE`, or `--tasks NAME=DIR ...` "
-            "with `--encoders` and `--methods`."
-        )
-    return read_plan(folder / PLAN_FILE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -18,7 +18,7 @@ from ..errors import ConfigError, DivergenceError
 from ..losses import check_labels
 from ..metrics import compute_metrics, confusion_matrix
 from ..model import get_ciao_model
-from ..saving.adapter_folder import library_versions
+from ..saving import library_versions
 from ..trainer import CIAOTrainer, CIAOTrainingArguments
 from .baselines import build_baseline, fit, predict
 from .data import FoldFaces, Material
@@ -35,11 +35,15 @@ class Training:
         run: What to train.
         plan: The study's settings.
         material: Data and encoder.
+        held_out_seed: Of who is held out in a search; the run's own when left out.
+        on_epoch: Called after each epoch of a search with the score that counts, of rows by themselves.
     """
 
     run: Run
     plan: Plan
     material: Material
+    held_out_seed: int | None = None
+    on_epoch: Callable[[float], None] | None = None
 
     @property
     def config(self) -> CIAOConfig:
@@ -50,11 +54,11 @@ class Training:
 
     def arguments(self, fold: str = "") -> CIAOTrainingArguments:
         """The settings of the training on a fold, in full."""
-        given = {"num_train_epochs": self.plan.epochs, **self.plan.arguments, **self.run.arguments(fold)}
+        settings = {"num_train_epochs": self.plan.epochs, **self.plan.arguments, **self.run.arguments(fold)}
         if self.run.split == "validation" and self.plan.search_epochs is not None:
-            given["num_train_epochs"] = self.plan.search_epochs
-        aside = {"report_to": "none", "eval_strategy": "no", "disable_tqdm": True, "feature_cache": "never"}
-        return CIAOTrainingArguments.from_dict({**given, **aside, "seed": self.run.seed})
+            settings["num_train_epochs"] = self.plan.search_epochs
+        fixed = {"report_to": "none", "eval_strategy": "no", "disable_tqdm": True, "feature_cache": "never"}
+        return CIAOTrainingArguments.from_dict({**settings, **fixed, "seed": self.run.seed})
 
     @property
     def key(self) -> str:
@@ -153,9 +157,11 @@ class Training:
     def _data(self, fold: FoldFaces) -> tuple[Any, Any, list[str] | None]:
         """Training samples, those to score, and which of the latter are one thing."""
         splits = self.material.splits(fold, self.run.method.needs)
-        parts = [(splits["train"], fold.train), (splits["test"], fold.test)]
-        if self.run.split == "validation":
-            rows = self.material.loaded.held_out(fold, self.plan.search_fraction, self.run.seed)
+        if self.run.split == "test":
+            parts = [(splits[name], faces) for name, faces in fold.splits.items()]
+        else:
+            seed = self.run.seed if self.held_out_seed is None else self.held_out_seed
+            rows = self.material.loaded.held_out(fold, self.plan.search_fraction, seed)
             parts = [(splits["train"].select(part), fold.train.select(part)) for part in rows]
         if self.config.frames is not None:
             train, test = (self._clips(*part) for part in parts)
@@ -179,9 +185,11 @@ class Training:
             return _train_baseline(self, train, test, arguments)
         model = get_ciao_model(self.material.encoder.module, self.config)
         try:
-            trainer = CIAOTrainer(model, arguments)
+            if self.on_epoch is not None:
+                arguments = replace(arguments, eval_strategy="epoch")
+            trainer = CIAOTrainer(model, arguments, on_log=self._tell_epoch)
             began = time.perf_counter()
-            trainer.train(train)
+            trainer.train(train, None if self.on_epoch is None else test)
             seconds = time.perf_counter() - began
             logits = trainer.predict(test).logits
             adapter = model.adapters["default"]
@@ -192,6 +200,11 @@ class Training:
             return Trained(logits, history_of(trainer.log_history), parameters, seconds, start)
         finally:
             model.unload()
+
+    def _tell_epoch(self, entry: dict[str, Any]) -> None:
+        name = f"eval_{self.material.loaded.metric}"
+        if self.on_epoch is not None and name in entry:
+            self.on_epoch(entry[name] or 0.0)
 
     def _with_a_log_per_epoch(self, arguments: CIAOTrainingArguments, num_samples: int) -> CIAOTrainingArguments:
         batches = math.ceil(num_samples / arguments.per_device_train_batch_size)

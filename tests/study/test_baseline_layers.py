@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ciao_peft.backbone import open_backbone
+from ciao_peft.backbone import open_backbone, parameters_reaching_the_map
 from ciao_peft.errors import TrainingError
 from ciao_peft.study.baselines import BUILDERS, build_baseline
-from ciao_peft.study.baselines.base import reached_parameters
 from ciao_peft.study.baselines.residual import ParallelAdapter
 from ciao_peft.study.baselines.scale_shift import ScaleAndShift
 from helpers.fakes import SIZE, pixels, residual_backbone, small_config, tiny_backbone
@@ -193,5 +192,9 @@ def test_a_path_that_ends_like_another_is_not_adapted():
 def test_the_old_classifier_is_not_on_the_way_to_the_final_map():
     for make, classifier in ((tiny_backbone, "8."), (residual_backbone, "classifier.")):
         encoder = make()
-        reached = reached_parameters(open_backbone(encoder, SIZE))
+        encoder.requires_grad_(False)
+        first = next(encoder.parameters()).requires_grad_(True)
+        reached = parameters_reaching_the_map(open_backbone(encoder, SIZE), encoder)
+        assert [parameter for parameter in encoder.parameters() if parameter.requires_grad] == [first]
+        assert all(parameter.grad is None for parameter in encoder.parameters())
         assert reached == {name for name, _ in encoder.named_parameters() if not name.startswith(classifier)}

@@ -221,7 +221,7 @@ def test_a_frozen_unit_takes_u_as_it_is_stored():
 
 
 @FROM_FEATURES
-def test_training_from_features_and_from_pixels_gives_the_same_rival(name, settings):
+def test_training_from_features_and_from_pixels_gives_the_same_baseline(name, settings):
     encoder, found = tiny_backbone(), []
     for data in (faces(), cache_features(encoder, faces())):
         baseline = build_baseline(name, encoder, small_config(), **settings_of(settings))

@@ -14,20 +14,40 @@ import pytest
 import torch
 from PIL import Image
 
-from ciao_peft import CIAOConfig, CIAOTrainer, CIAOTrainingArguments, get_ciao_model, load_encoder, load_faces
+from ciao_peft import (
+    CIAOConfig,
+    CIAOTrainer,
+    CIAOTrainingArguments,
+    cache_features,
+    get_ciao_model,
+    load_encoder,
+    load_faces,
+)
 from ciao_peft.cli import main
 from ciao_peft.errors import ConfigError, DataError, MissingExtraError, TrainingError
 from ciao_peft.metrics import compute_metrics
 from ciao_peft.study import METHODS, Method, Task, plan_from_dict
+from ciao_peft.study.data import load_training_split
 from ciao_peft.study.presets import method_from_file
 from ciao_peft.study.search import SearchResult, SearchSpace
-from ciao_peft.study.search.objective import held_out_parts
 from ciao_peft.study.search.space import method_with
 from helpers.processes import command_of, environment, run
 from helpers.searches import OPTIONS, SMALL, TASK, search
 from helpers.studies import tiny_encoder
 
 pytest.importorskip("optuna")
+
+
+def held_out_parts(task: Task, encoder: torch.nn.Module, folder: Path, fraction: float, splits: int, seed: int):
+    """Labels, stored features, and by split: who is trained on, who is held out, and what their clips are."""
+    loaded = load_training_split(task)
+    fold, parts = loaded.folds[0], []
+    stored = cache_features(encoder, fold.train, folder)
+    for number in range(splits):
+        train, held = loaded.held_out(fold, fraction, seed + number)
+        clips = None if task.average_by is None else [fold.train[task.average_by][row] for row in held]
+        parts.append((stored.select(train), stored.select(held), clips))
+    return loaded.labels, stored, parts
 
 
 def told(result: SearchResult) -> list[tuple]:
@@ -65,7 +85,7 @@ def test_the_tree_parzen_estimator_takes_over_after_the_random_trials(tmp_path):
 
     def values(folder: Path, scores: list[float]) -> list[float]:
         study = SharedStudy(folder, {}, seed=3)
-        with study.at_work():
+        with study.counted_as_alive():
             for score in scores:
                 trial = study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}, total=len(scores))
                 study.tell(trial, score if score is not None else -abs(trial.params["x"] - 0.5))
@@ -290,7 +310,7 @@ def test_trials_that_fall_behind_are_given_up(tmp_path, pruner):
     from ciao_peft.study.search.trials import SharedStudy
 
     study, given_up = SharedStudy(tmp_path, {}, seed=0, pruner=pruner), 0
-    with study.at_work():
+    with study.counted_as_alive():
         for number in range(20):
             trial = study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}, total=20)
             level = -number
@@ -332,7 +352,7 @@ def test_a_folder_of_another_search_is_refused(found):
             ConfigError,
             "tested on every row, fold by fold.*Name one fold",
         ),
-        ({"arguments": {"num_epochs": 1}}, TypeError, "num_epochs"),
+        ({"arguments": {"num_epochs": 1}}, ConfigError, "Unknown setting 'num_epochs'.*did you mean"),
     ],
     ids=["trials", "splits", "fraction", "pruner", "method", "column", "folds", "arguments"],
 )
@@ -406,6 +426,16 @@ def test_the_command_searches_and_says_what_it_found(tmp_path, capsys):
     (tmp_path / "space.yaml").write_text("hidden_sizes: [4, 8]\n")
     assert main([*command, "--space", str(tmp_path / "space.yaml")]) == 1
     assert "Unknown key 'hidden_sizes' in a search space; did you mean 'hidden_size'?" in capsys.readouterr().err
+
+
+def test_a_search_calls_a_baseline_a_rival_in_its_files(found):
+    """The settings are compared with those of the search that a folder holds, which may be of an earlier release."""
+    import optuna
+
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{found.folder / 'search.db'}")
+    assert "rival" in study.user_attrs["settings"]["method"]
+    assert "baseline" not in study.user_attrs["settings"]["method"]
+    assert "rival" in json.loads((found.folder / "best.json").read_text())["search"]["method"]
 
 
 def test_the_best_setting_takes_part_in_a_study(found, tmp_path):

@@ -10,9 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...backbone import CutBackbone, HookedBackbone, Rooted, example_pixels
-from ...backbone.inputs import check_features, check_pixels
-from ...backbone.tracing import is_normalisation
+from ...backbone import (
+    CutBackbone,
+    HookedBackbone,
+    check_features,
+    check_pixels,
+    is_normalisation,
+    parameters_reaching_the_map,
+)
 from ...config import CIAOConfig
 from ...errors import UntraceableBackboneError
 from ...heads import DecisionHead, pool_map
@@ -135,7 +140,7 @@ class Baseline(Trainee):
             shapes = self.cut.feature_shapes
             features = check_features(features, shapes, self.cut.excitation_shapes, torch.float32)
             source = {"features": features if self.uses_excitation else features[: len(shapes)]}
-        requests = [(None, lambda index, given, excitation: excitation())]
+        requests = [(None, lambda index, unit_input, excitation: excitation())]
         return self.cut.run(self.rooted, requests, **source, train_encoder=self._trains_encoder)[0]
 
     def forward(self, pixel_values: Tensor | None = None, *, features: Sequence[Tensor] | None = None) -> Tensor:
@@ -162,20 +167,8 @@ def check_cut(cut: CutBackbone | HookedBackbone) -> CutBackbone:
 
 
 def reached_parameters(cut: CutBackbone) -> frozenset[str]:
-    """Paths, within the encoder, of the parameters that the final map depends on: not those of its old classifier.
-
-    Example:
-        >>> from ciao_peft.backbone import open_backbone
-        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 196, 5)).eval()
-        >>> sorted(reached_parameters(open_backbone(net, (3, 16, 16))))
-        ['0.bias', '0.weight']
-    """
-    backbone = copy.deepcopy(cut.rooted.backbone).float().eval().requires_grad_(True)
-    requests = [(None, lambda index, features, excitation: excitation())]
-    with torch.enable_grad():
-        pixels = example_pixels(backbone, cut.input_size)
-        cut.run(Rooted(backbone), requests, pixel_values=pixels, train_encoder=True)[0].sum().backward()
-    return frozenset(name for name, parameter in backbone.named_parameters() if parameter.grad is not None)
+    """Paths, within the encoder, of the parameters that the final map depends on; the encoder stays as it is."""
+    return parameters_reaching_the_map(cut, copy.deepcopy(cut.rooted.backbone).float().eval())
 
 
 def convolutions(cut: CutBackbone, everywhere: bool) -> list[str]:

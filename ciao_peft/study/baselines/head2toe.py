@@ -13,17 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from ...backbone import CutBackbone, HookedBackbone, Rooted, example_pixels
-from ...backbone.inputs import check_pixels
-from ...backbone.maps import is_map
-from ...backbone.pieces import make_piece
-from ...backbone.places import conv_unit, find_places
-from ...backbone.tracing import trace
+from ...backbone import (
+    CutBackbone,
+    HookedBackbone,
+    Rooted,
+    check_pixels,
+    conv_unit,
+    example_pixels,
+    find_places,
+    is_map,
+    make_piece,
+    trace,
+)
 from ...checking import check_number
 from ...config import CIAOConfig
 from ...errors import ConfigError
-from ...features import FeatureDataset, Samples
-from ...features.store import Layout
+from ...features import FeatureDataset, FeatureLayout, Samples
 from ...heads import DecisionHead
 from ...preprocessing import Preprocessing
 from .base import Trainee, check_cut, convolutions, task_loss_alone
@@ -70,9 +75,9 @@ class Layers(nn.Module):
         self._layout = places.layout
         self.input_size = cut.input_size
         pixels = next(node for node in nodes if node.op == "placeholder")
-        wanted = list(dict.fromkeys([*ends, places.map]))
-        self._index = wanted.index(places.map)
-        self._run = make_piece(self.rooted, *_with_copies(nodes, [pixels], wanted))
+        outputs = list(dict.fromkeys([*ends, places.map]))
+        self._index = outputs.index(places.map)
+        self._run = make_piece(self.rooted, *_with_copies(nodes, [pixels], outputs))
         self.sizes = [pooled.shape[1] for pooled in self._pooled(example)]
         self.train(False)
 
@@ -103,7 +108,7 @@ def _with_copies(
     for node in outputs:
         with graph.inserting_after(node):
             copies.append(graph.call_method("clone", (node,)))
-    order = [found for found in graph.nodes if found in {*nodes, *copies}]
+    order = [node for node in graph.nodes if node in {*nodes, *copies}]
     return order, inputs, copies
 
 
@@ -208,14 +213,14 @@ class Head2Toe(Trainee):
         samples = Samples(dataset, self.preprocessing)
         device = next(self.layers.parameters()).device
         largest = torch.finfo(torch.float16).max
-        found = torch.empty(len(samples), sum(self.layers.sizes), dtype=torch.float16)
+        numbers_of_all = torch.empty(len(samples), sum(self.layers.sizes), dtype=torch.float16)
         for start in range(0, len(samples), 64):
             rows = range(start, min(start + 64, len(samples)))
             numbers = self.layers(samples.pixels(rows).to(device)).clamp(-largest, largest)
-            found[start : rows.stop] = numbers.half().cpu()
+            numbers_of_all[start : rows.stop] = numbers.half().cpu()
         key = {"layers": self.layers.sizes, "views": 1, "num_samples": len(samples)}
-        layout = Layout(((found.shape[1],),), "float16", len(samples))
-        return FeatureDataset(key, layout, samples.labels(), (found,), label_names=samples.label_names)
+        layout = FeatureLayout(((numbers_of_all.shape[1],),), "float16", len(samples))
+        return FeatureDataset(key, layout, samples.labels(), (numbers_of_all,), label_names=samples.label_names)
 
     def forward(self, pixel_values: Tensor | None = None, *, features: Sequence[Tensor] | None = None) -> Tensor:
         return self.head(features=[self.layers(pixel_values)] if features is None else features)

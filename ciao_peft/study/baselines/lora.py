@@ -38,12 +38,12 @@ def build_lora(
     """
     check_number("rank", rank, int, 1)
     backbone = check_cut(cut).rooted.backbone
-    found = {path: backbone.get_submodule(path) for path in convolutions(cut, everywhere)}
-    paths = [path for path, conv in found.items() if type(conv) is nn.Conv2d and conv.groups == 1]
+    candidates = {path: backbone.get_submodule(path) for path in convolutions(cut, everywhere)}
+    paths = [path for path, conv in candidates.items() if type(conv) is nn.Conv2d and conv.groups == 1]
     if not paths:
         raise ConfigError(
             f"{type(backbone).__name__} has no plain convolution where LoRA was to go, only such as are in groups or "
-            f"of a type of their own: {listed(found)}."
+            f"of a type of their own: {listed(candidates)}."
         )
 
     def adapt(backbone: nn.Module) -> None:

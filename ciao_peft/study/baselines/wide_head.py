@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from ...adapters.adapter import Adapter
+from ...adapters import Adapter
 from ...backbone import CutBackbone, HookedBackbone
 from ...config import CIAOConfig
 from ...heads import pool_map

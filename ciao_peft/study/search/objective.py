@@ -8,24 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from ...config import CIAOConfig
-from ...data import hold_out, labels_of, load_faces
-from ...data.labels import LabelSet
-from ...encoders import load_encoder
-from ...errors import ConfigError, DataError, listed
-from ...features import FeatureDataset, cache_features
-from ...losses import check_labels
-from ...metrics import compute_metrics
-from ...model import get_ciao_model
-from ...trainer import CIAOTrainer, CIAOTrainingArguments
-from ..data import metric_of
-from ..plan import Encoder, Method, Task, names_in_files
+from ...errors import ConfigError, DivergenceError, listed
+from ..data import Material, load_study_encoder, load_training_split
+from ..plan import Encoder, Method, Plan, Run, Task, names_in_files
 from ..presets import METHODS
 from ..records import PROTOCOL_VERSION
-from ..training import mean_answers
+from ..training import Training
 
 
 class GivenUp(Exception):
@@ -71,16 +60,17 @@ class Objective:
         self.task, self.encoder, self.method = task, encoder, method
         self.epochs, self.fraction, self.splits, self.seed = float(epochs), fraction, splits, seed
         self.arguments = dict(arguments)
-        self.backbone = load_encoder(encoder.source)
-        self.labels, stored, self.parts = held_out_parts(task, self.backbone, folder, fraction, splits, seed)
-        self.data: str = stored.key["data"]
-        self.metric = metric_of(task, self.labels)
+        loaded = load_training_split(task)
+        loaded.held_out(loaded.folds[0], fraction, seed)  # a fraction that cannot be held out is refused at once
+        self.material = Material(loaded, load_study_encoder(encoder), folder, disable_tqdm=True)
+        self.backbone, self.metric = self.material.encoder.module, loaded.metric
+        self.features = self.material.splits(loaded.folds[0], "features")["train"]
 
     def settings(self) -> dict[str, Any]:
         """What decides the scores, as plain data; where the files lie does not."""
         return {
             "task": {name: value for name, value in asdict(self.task).items() if name != "data_dir"},
-            "data": self.data,
+            "data": self.features.key["data"],
             "encoder": self.encoder.name,
             "encoder_revision": self.backbone.revision,
             "method": names_in_files(asdict(self.method)),
@@ -107,72 +97,27 @@ class Objective:
             GivenUp: `report` did.
             DivergenceError: it diverged.
         """
-        config = CIAOConfig(**{**self.labels.as_config(), **self.task.config, **method.config, "init_seed": self.seed})
-        arguments = CIAOTrainingArguments(
-            **{"num_train_epochs": self.epochs, "seed": self.seed, "report_to": "none", "disable_tqdm": True}
-            | self.arguments
-            | dict(method.arguments)
+        plan = Plan(
+            tasks=(self.task,),
+            encoders=(self.encoder,),
+            methods=(method,),
+            epochs=self.epochs,
+            arguments=self.arguments,
+            search_fraction=self.fraction,
         )
+        run = Run(task=self.task, encoder=self.encoder, method=method, seed=self.seed, split="validation")
         scores: list[float] = []
         epochs_done = 0
 
-        def on_log(entry: dict[str, Any]) -> None:
+        def on_epoch(score: float) -> None:
             nonlocal epochs_done
-            if f"eval_{self.metric}" in entry:
-                epochs_done += 1
-                scores[-1] = entry[f"eval_{self.metric}"] or 0.0
-                report(epochs_done, float(np.mean(scores)))
+            epochs_done += 1
+            report(epochs_done, float(np.mean([*scores, score])))
 
-        for train, held_out, things in self.parts:
-            scores.append(0.0)
-            model = get_ciao_model(self.backbone, config)
-            try:
-                trainer = CIAOTrainer(model, arguments, on_log=on_log)
-                trainer.train(train, held_out)
-                if things is not None:
-                    logits = trainer.predict(held_out).logits
-                    averaged = mean_answers(logits, check_labels(torch.as_tensor(held_out.labels), config), things)
-                    scores[-1] = float(compute_metrics(*averaged, config)[self.metric])
-            finally:
-                model.unload()
+        for number in range(self.splits):
+            training = Training(run, plan, self.material, held_out_seed=self.seed + number, on_epoch=on_epoch)
+            record = training.train()
+            if record.error is not None:
+                raise DivergenceError(record.error)
+            scores.append(record.score)
         return float(np.mean(scores))
-
-
-def held_out_parts(
-    task: Task, backbone: nn.Module, folder: Path, fraction: float, splits: int, seed: int
-) -> tuple[LabelSet, FeatureDataset, list[tuple[FeatureDataset, FeatureDataset, list[str] | None]]]:
-    """The training split's labels, its stored features, and its parts: to train on, held out, and which of the latter
-    are one thing (`None` where each is by itself).
-
-    Whoever `task.group_by` names is in one part alone, and so are rows that `task.average_by` makes one thing.
-
-    Raises:
-        DataError: the task's data cannot be read.
-        ConfigError: the task is tested fold by fold.
-    """
-    from datasets import Dataset
-    from filelock import FileLock
-
-    if task.options.get("fold") == "all":
-        raise ConfigError(
-            f"The task {task.name!r} is tested on every row, fold by fold, so a search on all of them would see what "
-            "is tested. Name one fold in the task's options, such as `fold=0`, and search on the training split of it."
-        )
-    faces = load_faces(task.dataset, task.data_dir, **dict(task.options))["train"]
-    group_by = task.group_by or task.average_by
-    for column in (group_by, task.average_by):
-        if column is not None and column not in faces.column_names:
-            raise DataError(
-                f"The task {task.name!r} names the column {column!r}; there are {listed(faces.column_names)}."
-            )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):  # whoever else searches waits for the one that stores them
-        stored = cache_features(backbone, faces, folder)
-    columns = {"row": list(range(len(faces)))} | ({group_by: list(faces[group_by])} if group_by else {})
-    parts = []
-    for number in range(splits):
-        halves = hold_out(Dataset.from_dict(columns), fraction, group_by=group_by, seed=seed + number)
-        train, held = (list(half["row"]) for half in halves)
-        things = None if task.average_by is None else [faces[task.average_by][row] for row in held]
-        parts.append((stored.select(train), stored.select(held), things))
-    return labels_of(faces), stored, parts

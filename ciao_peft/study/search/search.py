@@ -95,13 +95,13 @@ def search_settings(
     settings = objective.settings() | {"space": dataclasses.asdict(space), "pruner": pruner}
     study = SharedStudy(folder, settings, seed, pruner)
     quiet = not sys.stderr.isatty() if disable_tqdm is None else disable_tqdm
-    with study.at_work():
+    with study.counted_as_alive():
         _work(study, space, objective, trials, quiet)
     return _write_result(study, space, objective)
 
 
 def _work(study: SharedStudy, space: SearchSpace, objective: Objective, total: int, quiet: bool) -> None:
-    """SearchTrial after trial, until as many are done or at work in other processes."""
+    """Trial after trial, until as many are done or at work in other processes."""
     from tqdm.auto import tqdm
 
     distributions = space.distributions(objective.method)
@@ -138,17 +138,17 @@ def _write_result(study: SharedStudy, space: SearchSpace, objective: Objective) 
             f"None of {len(trials)} trials has a score: all diverged. Give a space with lower learning rates."
         )
     best = max(scored, key=lambda trial: (trial.score, -trial.index))
-    found = method_with(objective.method, best.values)
-    result = SearchResult(found, best, trials, study.importances(), objective.metric, study.folder)
+    method = method_with(objective.method, best.values)
+    result = SearchResult(method, best, trials, study.importances(), objective.metric, study.folder)
     about = objective.settings() | {
         "metric": objective.metric,
         "score": best.score,
         "trial": best.index,
         "trials": len(trials),
     }
-    values = {name: value for name, value in dataclasses.asdict(found).items() if name not in ("baseline", "settings")}
+    values = {name: value for name, value in dataclasses.asdict(method).items() if name not in ("baseline", "settings")}
     names = space.names(objective.method)
-    with study.alone():
+    with study.locked():
         write_file(study.folder / BEST_FILE, json.dumps(values | {"search": about}, indent=2) + "\n")
         write_file(study.folder / TABLE_FILE, table_of(trials, names, objective.metric))
         draw_search(study.study, names, objective.metric, study.folder)

@@ -87,15 +87,15 @@ class SearchSpace:
         """The same as Optuna's distributions, by name."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-        found: dict[str, Any] = {}
+        distributions: dict[str, Any] = {}
         for name in self.names(method):
             values = getattr(self, name)
             if name == "batch_size":
-                found[name] = CategoricalDistribution(values)
+                distributions[name] = CategoricalDistribution(values)
             else:
                 kind = IntDistribution if name in _WHOLE else FloatDistribution
-                found[name] = kind(*values, log=self.is_logarithmic(name))
-        return found
+                distributions[name] = kind(*values, log=self.is_logarithmic(name))
+        return distributions
 
 
 def method_with(method: Method, values: Mapping[str, Any]) -> Method:

@@ -55,7 +55,7 @@ class SharedStudy:
         self._workers = folder / "workers"
         self._workers.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / "search.lock")
-        self._worker = uuid.uuid4().hex
+        self._process = uuid.uuid4().hex
         with self._lock, _quiet():
             storage = optuna.storages.RDBStorage(
                 f"sqlite:///{folder / DATABASE}", engine_kwargs={"connect_args": {"timeout": 60}}
@@ -66,33 +66,33 @@ class SharedStudy:
             self._check_settings(json.loads(json.dumps(settings)))
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
-        known = self.study.user_attrs.get("settings")
-        if known is None:
+        before = self.study.user_attrs.get("settings")
+        if before is None:
             self.study.set_user_attr("settings", settings)
             return
-        changed = [name for name in sorted({*known, *settings}) if known.get(name) != settings.get(name)]
+        changed = [name for name in sorted({*before, *settings}) if before.get(name) != settings.get(name)]
         if changed:
-            what = "; ".join(f"{name}: {known.get(name)!r} there, {settings.get(name)!r} here" for name in changed)
+            what = "; ".join(f"{name}: {before.get(name)!r} there, {settings.get(name)!r} here" for name in changed)
             raise ConfigError(
                 f"'{self.folder}' holds a search with other settings ({what}). Give another `output_dir`, or delete it."
             )
 
-    def alone(self) -> FileLock:
+    def locked(self) -> FileLock:
         """Inside, no other process asks or writes a result."""
         return self._lock
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
+    def counted_as_alive(self) -> Iterator[None]:
         """Inside, this process counts as alive; it ends with the process, however that ends."""
-        lock = FileLock(self._workers / self._worker)
+        lock = FileLock(self._workers / self._process)
         with lock:
             yield
-        (self._workers / self._worker).unlink(missing_ok=True)
+        (self._workers / self._process).unlink(missing_ok=True)
 
     def ask(self, distributions: Mapping[str, BaseDistribution], total: int) -> Trial | None:
         """The next trial, with its values drawn; None when `total` trials are done or at work elsewhere."""
         with self._lock:
-            self._bury_the_dead()
+            self._fail_trials_of_dead_processes()
             trials = self.trials()
             if len(trials) >= total:
                 return None
@@ -100,7 +100,7 @@ class SharedStudy:
             index = next(number for number in range(len(taken) + 1) if number not in taken)
             self.study.sampler = optuna.samplers.TPESampler(seed=zlib.crc32(f"{self.seed},{index}".encode()))
             trial = self.study.ask(fixed_distributions=dict(distributions))
-            trial.set_user_attr("worker", self._worker)
+            trial.set_user_attr("worker", self._process)
             trial.set_user_attr("index", index)
         return trial
 
@@ -117,8 +117,8 @@ class SharedStudy:
 
     def trials(self) -> list[FrozenTrial]:
         """Those done or at work, by index."""
-        there = self.study.get_trials(deepcopy=False, states=(*_DONE, TrialState.RUNNING))
-        return sorted((t for t in there if "index" in t.user_attrs), key=lambda trial: trial.user_attrs["index"])
+        trials = self.study.get_trials(deepcopy=False, states=(*_DONE, TrialState.RUNNING))
+        return sorted((t for t in trials if "index" in t.user_attrs), key=lambda trial: trial.user_attrs["index"])
 
     def done(self) -> list[FrozenTrial]:
         """Those done, by index; given-up ones among them."""
@@ -133,11 +133,11 @@ class SharedStudy:
         with _quiet():
             return optuna.importance.get_param_importances(self.study, evaluator=evaluator)
 
-    def _bury_the_dead(self) -> None:
+    def _fail_trials_of_dead_processes(self) -> None:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             # Without a worker: killed while it asked, which it did under the lock that is held here.
             worker = trial.user_attrs.get("worker")
-            if worker is None or (worker != self._worker and not self._is_alive(worker)):
+            if worker is None or (worker != self._process and not self._is_alive(worker)):
                 self.study.tell(trial.number, state=TrialState.FAIL)
 
     def _is_alive(self, worker: str) -> bool:
