@@ -7,9 +7,12 @@ import dataclasses
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, StudyError
+
+if TYPE_CHECKING:
+    from ..study import Plan
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -51,7 +54,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     how.add_argument("--output_dir", metavar="DIR", default="runs/study", help="of the study (default: runs/study)")
     how.add_argument("--num_processes", type=_at_least_one, default=1, metavar="N", help="that share the work")
     how.add_argument("--num_threads", type=_at_least_one, metavar="N", help="of each (default: the cores shared out)")
-    how.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     how.add_argument("--list", action="store_true", help="print tasks, methods and groups, and train nothing")
     reproduce.set_defaults(run=_reproduce)
 
@@ -60,50 +62,35 @@ def _reproduce(options: argparse.Namespace) -> None:
     if options.list:
         _list()
         return
-    from ..study.runner import (
-        known_plan,
-        leave_launcher,
-        python_command,
-        remember_plan,
-        told,
-        usable_cores,
-        work_here,
-        work_together,
-    )
-    from ..study.worklist import narrowed
+    from ..study.plan import select_from_plan
+    from ..study.runner import leave_launcher, load_plan, save_plan, train_here, train_in_processes, usable_cores
 
     rank, launched = leave_launcher()
     folder = Path(options.output_dir)
-    says = rank == 0 and not options.worker
+    says = rank == 0
     _check_flags(options)
     if options.plan is None and not options.tasks:
-        plan = known_plan(folder)
+        plan = load_plan(folder)
     else:
         plan = _plan(options)
         if says:
-            remember_plan(plan, folder)
-    only = {name: getattr(options, f"only_{name}") for name in ("tasks", "encoders", "methods")}
-    plan = narrowed(plan, **only)
+            save_plan(plan, folder)
+    plan = select_from_plan(
+        plan, tasks=options.only_tasks, encoders=options.only_encoders, methods=options.only_methods
+    )
     processes, threads = options.num_processes, options.num_threads
     if threads is None and processes * launched > 1:
         threads = max(1, usable_cores() // (processes * launched))
-    bar = partial(_bar, quiet=not says)
+    shown: dict[str, Any] = {"bar": partial(_bar, quiet=not says), "say": _say if says else _say_nothing}
     try:
         if processes == 1:
-            progress = work_here(
-                plan, folder, threads, bar=bar, say=_say if says else _say_nothing, is_worker=options.worker
-            )
+            progress = train_here(plan, folder, threads, **shown)
         else:
-            words = ["reproduce", "--worker", "--output_dir", str(folder), "--num_threads", str(threads)]
-            for name, names in only.items():
-                words += [f"--only_{name}", *names] if names else []
-            progress = work_together(plan, folder, python_command(*words), processes, bar=bar, say=_say)
+            progress = train_in_processes(plan, folder, threads, processes, **shown)
     except KeyboardInterrupt:
         if says:
             _say(f"Stopped. What is done is kept; go on with: ciao reproduce --output_dir {folder}")
         raise SystemExit(130) from None
-    if options.worker:
-        print(told(progress))
     if not says:
         return
     if not progress.total and progress.skipped:
@@ -123,30 +110,30 @@ _OF_A_PLAN = ("seeds", "epochs", "search_rates", "search_seeds", "search_epochs"
 def _check_flags(options: argparse.Namespace) -> None:
     """Says so where flags would be left unread: what is trained is said in a file, or by flags, or was said before."""
     names = ("encoders", "methods", "method_file", *_OF_A_PLAN, "bf16")
-    given = [f"`--{name}`" for name in names if getattr(options, name) not in (None, [])]
-    if options.plan is not None and (options.tasks or given):
+    flags = [f"`--{name}`" for name in names if getattr(options, name) not in (None, [])]
+    if options.plan is not None and (options.tasks or flags):
         raise ConfigError(
             f"With `--plan`, what is to be trained stands in the file; leave out "
-            f"{', '.join((['`--tasks`'] if options.tasks else []) + given)}."
+            f"{', '.join((['`--tasks`'] if options.tasks else []) + flags)}."
         )
-    if options.plan is None and not options.tasks and given:
+    if options.plan is None and not options.tasks and flags:
         raise ConfigError(
-            f"{', '.join(given)} without `--tasks`: a study that was begun goes on with the plan in its folder. Name "
+            f"{', '.join(flags)} without `--tasks`: a study that was begun goes on with the plan in its folder. Name "
             f"the tasks, too, for another plan, or edit '{Path(options.output_dir) / 'plan.yaml'}'."
         )
 
 
-def _plan(options: argparse.Namespace) -> Any:
+def _plan(options: argparse.Namespace) -> Plan:
     from ..study import method_from_file, plan_from_flags, read_plan
 
     if options.plan is not None:
         return read_plan(options.plan)
-    given = {name: getattr(options, name) for name in _OF_A_PLAN if getattr(options, name) is not None}
+    rest = {name: getattr(options, name) for name in _OF_A_PLAN if getattr(options, name) is not None}
     if options.bf16:
-        given["arguments"] = {"bf16": True}
-    plan = plan_from_flags(options.tasks, options.encoders or ["small-face"], options.methods or ["networks"], **given)
-    found = tuple(method_from_file(path) for path in options.method_file)
-    return dataclasses.replace(plan, methods=(*plan.methods, *found))
+        rest["arguments"] = {"bf16": True}
+    plan = plan_from_flags(options.tasks, options.encoders or ["small-face"], options.methods or ["networks"], **rest)
+    from_files = tuple(method_from_file(path) for path in options.method_file)
+    return dataclasses.replace(plan, methods=(*plan.methods, *from_files))
 
 
 def _at_least_one(text: str) -> int:

@@ -27,7 +27,7 @@ from .records import key_of
 
 
 @dataclass(frozen=True)
-class Fold:
+class FoldFaces:
     """One training split and the test split that goes with it, as `datasets.Dataset`."""
 
     name: str
@@ -49,7 +49,7 @@ class LoadedTask:
     """
 
     task: Task
-    folds: tuple[Fold, ...]
+    folds: tuple[FoldFaces, ...]
     labels: LabelSet
     metric: str
     fingerprint: str
@@ -60,7 +60,7 @@ class LoadedTask:
         """Whether there are several: each is trained by itself, and the answers of all are scored together."""
         return len(self.folds) > 1
 
-    def held_out(self, fold: Fold, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    def held_out(self, fold: FoldFaces, fraction: float, seed: int) -> tuple[list[int], list[int]]:
         """Row numbers of a fold's training split: those that stay, and those of other people, to choose by."""
         from datasets import Dataset
 
@@ -93,7 +93,7 @@ def load_task(task: Task) -> LoadedTask:
         if task.group_by is not None:
             test, note = _without_people_of(train, test, task)
             notes += [note] * (note is not None)
-        folds.append(Fold(name, train, test))
+        folds.append(FoldFaces(name, train, test))
     labels = labels_of(folds[0].train)
     metric = metric_of(task, labels)
     known = set().union(*(_digest(fold, task) for fold in folds))
@@ -157,7 +157,7 @@ def _without_people_of(train: Any, test: Any, task: Task) -> tuple[Any, str | No
     return test.select(keep), note
 
 
-def _digest(fold: Fold, task: Task) -> set[str]:
+def _digest(fold: FoldFaces, task: Task) -> set[str]:
     digests = set()
     for split in ("train", "test"):
         rows = getattr(fold, split)
@@ -220,7 +220,7 @@ class LoadedEncoder:
     signature: str
 
 
-def load_experiment_encoder(encoder: Encoder) -> LoadedEncoder:
+def load_study_encoder(encoder: Encoder) -> LoadedEncoder:
     """Loads an encoder and says which weights it has.
 
     Raises:
@@ -265,7 +265,7 @@ class Material:
         self.feature_dtype, self.disable_tqdm = feature_dtype, disable_tqdm
         self._made: dict[tuple[str, str], dict[str, Any]] = {}
 
-    def splits(self, fold: Fold, needs: str) -> dict[str, Any]:
+    def splits(self, fold: FoldFaces, needs: str) -> dict[str, Any]:
         """`train` and `test` of a fold, as a trainer takes them: stored `"features"`, or `"pixels"`."""
         if (fold.name, needs) not in self._made:
             from filelock import FileLock
@@ -277,7 +277,7 @@ class Material:
                 self._made[fold.name, needs] = make(fold, place)
         return self._made[fold.name, needs]
 
-    def _features(self, fold: Fold, place: Path) -> dict[str, FeatureDataset]:
+    def _features(self, fold: FoldFaces, place: Path) -> dict[str, FeatureDataset]:
         return cache_features(
             self.encoder.module,
             {"train": fold.train, "test": fold.test},
@@ -287,7 +287,7 @@ class Material:
             disable_tqdm=self.disable_tqdm,
         )
 
-    def _pixels(self, fold: Fold, place: Path) -> dict[str, PixelSplit]:
+    def _pixels(self, fold: FoldFaces, place: Path) -> dict[str, PixelSplit]:
         return {name: self._stored_pixels(getattr(fold, name), place / f"{name}.npy") for name in ("train", "test")}
 
     def _stored_pixels(self, faces: Any, path: Path) -> PixelSplit:

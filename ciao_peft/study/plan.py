@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from ..checking import check_choice, check_number, is_number
@@ -15,6 +15,7 @@ Needs = Literal["features", "pixels"]
 Split = Literal["test", "validation"]
 
 RATE_NAMES = ("learning_rate", "mask_learning_rate", "encoder_learning_rate")
+_NAMES_IN_FILES = {"baseline": "rival"}
 
 
 def _check_name(what: str, name: Any) -> None:
@@ -85,12 +86,12 @@ class Method:
 
     Args:
         name: In tables and records.
-        kind: `"network"` of the paper's Table I, `"ablation"` of CIAO or `"rival"`.
+        kind: `"network"` of the paper's Table I, `"ablation"` of CIAO or `"rival"`, a baseline, as records have it.
         config: What differs from the defaults of `CIAOConfig`.
         arguments: What differs from the defaults of `CIAOTrainingArguments`; `num_train_epochs` goes before the plan's.
         rate: The learning rate that its search moves.
         rates: What the search tries for it, from low to high.
-        rival: Name of a builder in `ciao_peft.study.baselines`; `None` for adapters of this library.
+        baseline: Name of a builder in `ciao_peft.study.baselines`; `None` for adapters of this library.
         settings: Further arguments of that builder.
         needs: What it trains from: the stored `"features"` of the frozen trunk, or `"pixels"`.
     """
@@ -101,7 +102,7 @@ class Method:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     rate: str = "learning_rate"
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
-    rival: str | None = None
+    baseline: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     needs: Needs = "features"
 
@@ -127,6 +128,22 @@ class Method:
         low, high = math.log(self.rates[0]), math.log(self.rates[-1])
         steps = [0.5] if count == 1 else [index / (count - 1) for index in range(count)]
         return tuple(float(f"{math.exp(low + step * (high - low)):.3g}") for step in steps)
+
+
+def names_in_files(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a method by the names that files have for them.
+
+    Example:
+        >>> names_in_files({"baseline": "lora"}), names_in_code({"rival": "lora"})
+        ({'rival': 'lora'}, {'baseline': 'lora'})
+    """
+    return {_NAMES_IN_FILES.get(name, name): value for name, value in values.items()}
+
+
+def names_in_code(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `names_in_files`."""
+    by_name_in_file = {in_file: name for name, in_file in _NAMES_IN_FILES.items()}
+    return {by_name_in_file.get(name, name): value for name, value in values.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,3 +223,25 @@ class Plan:
                 check_number(name, getattr(self, name), above=0)
         if self.search_fraction >= 1:
             raise ConfigError(f"`search_fraction` must lie between 0 and 1; got {self.search_fraction!r}.")
+
+
+def select_from_plan(plan: Plan, **only: Iterable[str]) -> Plan:
+    """A plan with a part of its tasks, encoders or methods; all of them where none are named.
+
+    Raises:
+        ConfigError: one is not in the plan.
+
+    Example:
+        >>> from ciao_peft.study import plan_from_flags
+        >>> plan = plan_from_flags(["fer=data/fer", "jaffe=data/jaffe"], ["small-face"], ["decision layer"])
+        >>> [task.name for task in select_from_plan(plan, tasks=["jaffe"]).tasks]
+        ['jaffe']
+    """
+    changes = {}
+    for what, names in only.items():
+        names, items = list(names), getattr(plan, what)
+        if unknown := [name for name in names if name not in [item.name for item in items]]:
+            raise ConfigError(f"The plan's {what} are {listed(item.name for item in items)}; got {listed(unknown)}.")
+        if names:
+            changes[what] = tuple(item for item in items if item.name in names)
+    return replace(plan, **changes)

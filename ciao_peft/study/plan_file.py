@@ -11,7 +11,7 @@ from typing import Any
 from ..checking import checked_keys
 from ..errors import ConfigError
 from ..saving.files import write_file
-from .plan import Encoder, Plan
+from .plan import Encoder, Plan, names_in_files
 from .presets import TASKS, methods_named, preset_method, task_from
 
 PLAN_FILE = "plan.yaml"
@@ -29,7 +29,9 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
     rest = _differing(plan)
     return {
         "tasks": {task.name: _differing(task, TASKS.get(task.name)) for task in plan.tasks},
-        "methods": {method.name: _differing(method, preset_method(method.name)) for method in plan.methods},
+        "methods": {
+            method.name: names_in_files(_differing(method, preset_method(method.name))) for method in plan.methods
+        },
         "encoders": {encoder.name: encoder.source for encoder in plan.encoders},
         **{name: value for name, value in rest.items() if name not in ("tasks", "methods", "encoders")},
     }
@@ -45,7 +47,7 @@ def plan_from_dict(values: Mapping[str, Any]) -> Plan:
     for name in ("tasks", "methods", "encoders"):
         values.setdefault(name, {})
     tasks = values["tasks"] if isinstance(values["tasks"], Mapping) else dict.fromkeys(values["tasks"])
-    values["tasks"] = tuple(task_from(name, given) for name, given in tasks.items())
+    values["tasks"] = tuple(task_from(name, changes) for name, changes in tasks.items())
     encoders = values["encoders"]
     encoders = encoders if isinstance(encoders, Mapping) else dict.fromkeys(encoders)
     values["encoders"] = tuple(Encoder(name=name, source=source) for name, source in encoders.items())

@@ -36,7 +36,7 @@ class Record:
         seed: Of initial values, order of samples and dropout.
         split: `"test"`, or `"validation"`: people held out of the training split, for the choice of a learning rate.
         config, arguments, settings: What differed from the defaults of `CIAOConfig`, of `CIAOTrainingArguments` (with
-            the chosen rate among them) and of a rival's builder.
+            the chosen rate among them) and of a baseline's builder.
         epochs: Passes over the training data.
         metric: The score that counts.
         scores: Every score of the task, as fractions.

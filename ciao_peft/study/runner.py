@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
 from .plan import Plan
 from .plan_file import PLAN_FILE, read_plan, write_plan
-from .worklist import SECONDS_BETWEEN_LOOKS, Progress, Worklist
+from .worklist import SECONDS_BETWEEN_LOOKS, Progress, Worklist, reason_of
 
 _LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -39,16 +40,8 @@ def usable_cores() -> int:
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
-def work_here(
-    plan: Plan,
-    folder: Path,
-    num_threads: int | None,
-    *,
-    bar: Any,
-    say: Callable[[str], None],
-    is_worker: bool = False,
-) -> Progress:
-    """Works a plan off in this process, with a bar that shows how far everybody is together.
+def train_here(plan: Plan, folder: Path, num_threads: int | None, *, bar: Any, say: Callable[[str], None]) -> Progress:
+    """Trains what a plan asks for in this process, with a bar that shows how far everybody is together.
 
     Args:
         plan: What to train.
@@ -56,23 +49,117 @@ def work_here(
         num_threads: Of torch; as many as it takes by itself when left out.
         bar: From a total to a progress bar, as `tqdm` makes it.
         say: Called with every line for people.
-        is_worker: Whether another process started this one: should that be killed, this one ends, too.
     """
+    _set_num_threads(num_threads)
+    worklist = Worklist(plan, folder, say)
+    with bar(worklist.look().total) as shown:
+        return worklist.work(lambda progress, doing: _show(shown, progress, doing))
+
+
+def train_in_processes(
+    plan: Plan, folder: Path, num_threads: int, num_processes: int, *, bar: Any, say: Callable[[str], None]
+) -> Progress:
+    """Trains what a plan asks for in new processes, and watches them.
+
+    A process that is killed is named in `failed`; what it was training is trained by the others.
+
+    Args:
+        plan, folder, num_threads, bar, say: As for `train_here`.
+        num_processes: How many.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C, when every process has ended the update that it was making.
+    """
+    worklist = Worklist(plan, folder, say)
+    context = multiprocessing.get_context("spawn")
+    stopped, stop = context.Pipe(duplex=False)  # closed with this process, however that ends, or before
+    # A pool each: the death of a process breaks its pool, and with it all that a pool has.
+    pools = [ProcessPoolExecutor(1, context, _start_worker, (stopped,)) for _ in range(num_processes)]
+    answers: list[Future[tuple[Progress, list[str]]]] = []
+    try:
+        with bar(worklist.look().total) as shown:
+            for pool in pools:
+                answers.append(pool.submit(_work, plan, folder, num_threads))
+                pool.shutdown(wait=False)  # its process ends with its work
+            while wait(answers, SECONDS_BETWEEN_LOOKS).not_done:
+                _show(shown, worklist.look(), "")
+            _show(shown, worklist.look(), "")
+    finally:
+        stop.close()
+        wait(answers)
+    lines: dict[str, None] = {}
+    for number, answer in enumerate(answers, start=1):
+        if isinstance(answer.exception(), BrokenProcessPool):
+            why = "it was killed, or ended before its work; the same command goes on with what is left"
+            worklist.progress.failed[f"process {number} of {num_processes}"] = why
+            continue
+        progress, said = answer.result()
+        worklist.progress.failed |= progress.failed
+        worklist.progress.skipped |= progress.skipped
+        lines |= dict.fromkeys(said)
+    for line in lines:
+        say(line)
+    return worklist.look()
+
+
+class _Worker:
+    """What a process that was started for a study has to know about the one that started it.
+
+    Args:
+        stopped: Ready for reading as soon as work is to end: its other end was closed, or went with its process.
+    """
+
+    def __init__(self, stopped: Connection):
+        self.stopped, self.working = stopped, threading.Lock()
+
+    def watch(self) -> None:
+        """Interrupts the work when it is to end; ends the process where nobody is left to end it."""
+        self.stopped.poll(None)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        multiprocessing.parent_process().join()
+        with self.working:
+            os._exit(1)
+
+
+_worker: _Worker
+
+
+def _start_worker(stopped: Connection) -> None:
+    """Makes Ctrl-C in a terminal a matter of the process that started this one, which passes it on."""
+    global _worker
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _worker = _Worker(stopped)
+    threading.Thread(target=_worker.watch, daemon=True).start()
+
+
+def _work(plan: Plan, folder: Path, num_threads: int) -> tuple[Progress, list[str]]:
+    """What one process does: how far it came, and its lines for people."""
+    worklist = Worklist(plan, folder, (lines := []).append)
+    with _worker.working:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            _set_num_threads(num_threads)
+            if not _worker.stopped.poll(0):
+                worklist.work()
+        except KeyboardInterrupt:
+            pass
+        except Exception as error:
+            worklist.progress.failed[f"process {os.getpid()}"] = reason_of(error)
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            sys.stdout.flush()
+    return worklist.progress, lines
+
+
+def _set_num_threads(count: int | None) -> None:
     import torch
 
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)
-    worklist = Worklist(plan, folder, say)
-    parent = os.getppid()
-    with bar(worklist.look().total) as shown:
-
-        def on_progress(progress: Progress, doing: str) -> None:
-            show(shown, progress, doing)
-
-        return worklist.work(on_progress, until=lambda: is_worker and os.getppid() != parent)
+    if count is not None:
+        torch.set_num_threads(count)
 
 
-def show(bar: Any, progress: Progress, doing: str) -> None:
+def _show(bar: Any, progress: Progress, doing: str) -> None:
     """Moves a bar to where a study is."""
     bar.total, bar.n = progress.total, progress.done
     if doing:
@@ -80,74 +167,12 @@ def show(bar: Any, progress: Progress, doing: str) -> None:
     bar.refresh()
 
 
-def work_together(
-    plan: Plan,
-    folder: Path,
-    command: Sequence[str],
-    num_processes: int,
-    *,
-    bar: Any,
-    say: Callable[[str], None],
-) -> Progress:
-    """Starts processes that work a plan off, and watches them.
-
-    Args:
-        plan: What to train.
-        folder: The study's.
-        command: What starts one worker; it prints, as its last line, what `told` gives of its progress.
-        num_processes: How many.
-        bar, say: As for `work_here`.
-
-    Raises:
-        KeyboardInterrupt: on Ctrl-C, when every worker has ended the update that it was making.
-    """
-    worklist = Worklist(plan, folder, say)
-    with ExitStack() as files:
-        answers = [files.enter_context(tempfile.TemporaryFile()) for _ in range(num_processes)]
-        # Sessions of their own: Ctrl-C reaches this process, which passes it on once.
-        workers = [subprocess.Popen(command, start_new_session=True, stdout=answer) for answer in answers]
-        try:
-            with bar(worklist.look().total) as shown:
-                while any(worker.poll() is None for worker in workers):
-                    show(shown, worklist.look(), "")
-                    for worker in workers:
-                        try:
-                            worker.wait(SECONDS_BETWEEN_LOOKS / num_processes)
-                        except subprocess.TimeoutExpired:
-                            continue
-                show(shown, worklist.look(), "")
-        finally:
-            for worker in workers:
-                if worker.poll() is None:
-                    worker.send_signal(signal.SIGINT)
-            for worker in workers:
-                worker.wait()
-        progress = worklist.progress
-        for worker, answer in zip(workers, answers, strict=True):
-            if worker.returncode != 0:
-                progress.failed.setdefault(f"process {worker.pid}", f"ended with status {worker.returncode}")
-                continue
-            answer.seek(0)
-            found = json.loads(answer.read().splitlines()[-1])
-            progress.failed |= found["failed"]
-            for name, why in found["skipped"].items():
-                if name not in progress.skipped:
-                    progress.skipped[name] = why
-                    say(f"{name} is skipped: {why}")
-    return worklist.look()
-
-
-def told(progress: Progress) -> str:
-    """What a worker says of its part, in one line."""
-    return json.dumps({"failed": progress.failed, "skipped": progress.skipped})
-
-
-def remember_plan(plan: Plan, folder: Path) -> None:
+def save_plan(plan: Plan, folder: Path) -> None:
     """Writes `plan.yaml` of a study; whoever reads meanwhile sees the old one or the new one."""
     write_plan(plan, folder / PLAN_FILE)
 
 
-def known_plan(folder: Path) -> Plan:
+def load_plan(folder: Path) -> Plan:
     """The plan of a study that was begun.
 
     Raises:
@@ -159,8 +184,3 @@ def known_plan(folder: Path) -> Plan:
             "with `--encoders` and `--methods`."
         )
     return read_plan(folder / PLAN_FILE)
-
-
-def python_command(*words: str) -> list[str]:
-    """`ciao WORDS` in a process of its own."""
-    return [sys.executable, "-m", "ciao_peft.cli", *words]

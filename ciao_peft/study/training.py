@@ -20,15 +20,15 @@ from ..metrics import compute_metrics, confusion_matrix
 from ..model import get_ciao_model
 from ..saving.adapter_folder import library_versions
 from ..trainer import CIAOTrainer, CIAOTrainingArguments
-from .baselines import build_rival, fit, predict
-from .data import Fold, Material
+from .baselines import build_baseline, fit, predict
+from .data import FoldFaces, Material
 from .matching import differing
 from .plan import Plan, Run
 from .records import PROTOCOL_VERSION, Record, Trained, history_of, key_of
 
 
 @dataclass(frozen=True)
-class Trial:
+class Training:
     """A run with everything that decides its result.
 
     Args:
@@ -43,7 +43,7 @@ class Trial:
 
     @property
     def config(self) -> CIAOConfig:
-        """The adapter's settings, in full; for rivals those of the problem."""
+        """The adapter's settings, in full; for baselines those of the problem."""
         return CIAOConfig.from_dict(
             self.material.loaded.labels.as_config() | self.run.config() | {"init_seed": self.run.seed}
         )
@@ -66,7 +66,7 @@ class Trial:
             "metric": self.material.loaded.metric,
             "task": self.material.loaded.fingerprint,
             "encoder": self.material.encoder.signature,
-            "rival": self.run.method.rival,
+            "rival": self.run.method.baseline,
             "needs": self.run.method.needs,
             "settings": dict(self.run.method.settings),
             "config": differing(config.to_dict(), CIAOConfig),
@@ -103,7 +103,7 @@ class Trial:
                 samples = {"train": samples["train"] + len(train), "test": samples["test"] + len(test)}
                 answers, truth = result.logits, check_labels(torch.as_tensor(test.labels), self.config)
                 if rows is not None:
-                    answers, truth = averaged_answers(answers, truth, rows)
+                    answers, truth = mean_answers(answers, truth, rows)
                 logits, labels, results = [*logits, answers], [*labels, truth], [*results, result]
                 if self.material.loaded.has_folds and self.run.split == "validation":
                     fold_scores[fold.name] = compute_metrics(answers, truth, self.config)[self.material.loaded.metric]
@@ -150,7 +150,7 @@ class Trial:
             error=error,
         )
 
-    def _data(self, fold: Fold) -> tuple[Any, Any, list[str] | None]:
+    def _data(self, fold: FoldFaces) -> tuple[Any, Any, list[str] | None]:
         """Training samples, those to score, and which of the latter are one thing."""
         splits = self.material.splits(fold, self.run.method.needs)
         parts = [(splits["train"], fold.train), (splits["test"], fold.test)]
@@ -167,15 +167,15 @@ class Trial:
     def _clips(self, data: Any, faces: Any) -> Any:
         """Samples of frames as clips, for a method that reads those."""
         task, name = self.material.loaded.task, self.run.method.name
-        if self.run.method.rival is not None:
-            raise ConfigError(f"The rival {name!r} reads single pictures, and its settings have `frames`.")
+        if self.run.method.baseline is not None:
+            raise ConfigError(f"The baseline {name!r} reads single pictures, and its settings have `frames`.")
         if task.average_by is None:
             raise ConfigError(f"{name!r} reads clips, and the task {task.name!r} has no `average_by` to tell them by.")
         return data.clips(clips(faces, self.config.frames, task.average_by).rows)
 
     def _fit(self, train: Any, test: Any, fold: str) -> Trained:
         arguments = self._with_a_log_per_epoch(self.arguments(fold), len(train))
-        if self.run.method.rival is not None:
+        if self.run.method.baseline is not None:
             return _train_baseline(self, train, test, arguments)
         model = get_ciao_model(self.material.encoder.module, self.config)
         try:
@@ -199,7 +199,7 @@ class Trial:
         return replace(arguments, logging_steps=steps)
 
 
-def averaged_answers(logits: Tensor, labels: Tensor, things: Sequence[Any]) -> tuple[Tensor, Tensor]:
+def mean_answers(logits: Tensor, labels: Tensor, things: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """One answer and one label for each thing, such as a clip, that several rows show: the mean of their answers.
 
     Args:
@@ -208,7 +208,7 @@ def averaged_answers(logits: Tensor, labels: Tensor, things: Sequence[Any]) -> t
         things: Which thing each row shows.
 
     Example:
-        >>> averaged_answers(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]), ["a", "a", "b"])
+        >>> mean_answers(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]), ["a", "a", "b"])
         (tensor([[2.],
                 [5.]]), tensor([0, 1]))
     """
@@ -224,17 +224,17 @@ def _mean_history(folds: list[list[dict[str, float]]]) -> list[dict[str, float]]
     return [{name: sum(entry[name] for entry in entries) / len(entries) for name in entries[0]} for entries in together]
 
 
-def _train_baseline(trial: Trial, train: Any, test: Any, arguments: CIAOTrainingArguments) -> Trained:
-    """One training of a study with a rival.
+def _train_baseline(training: Training, train: Any, test: Any, arguments: CIAOTrainingArguments) -> Trained:
+    """One training of a study with a baseline.
 
     Args:
-        trial: The run, with its data and encoder.
+        training: The run, with its data and encoder.
         train, test: What it learns from, and what it answers.
         arguments: Of the training.
     """
-    method = trial.run.method
-    rival = build_rival(method.rival, trial.material.encoder.module, trial.config, **method.settings)
-    fitted = fit(rival, train, arguments)
-    logits = predict(rival, test, arguments)
-    parameters = {"trained": rival.num_trained, "adapter_total": rival.num_stored}
+    method = training.run.method
+    baseline = build_baseline(method.baseline, training.material.encoder.module, training.config, **method.settings)
+    fitted = fit(baseline, train, arguments)
+    logits = predict(baseline, test, arguments)
+    parameters = {"trained": baseline.num_trained, "adapter_total": baseline.num_stored}
     return Trained(logits, history_of(fitted.log), parameters, fitted.seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import time
@@ -12,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from ..errors import CIAOError, ConfigError, DataNotFoundError, TrainingError, listed
-from .data import LoadedEncoder, LoadedTask, Material, load_experiment_encoder, load_task
+from ..errors import CIAOError, DataNotFoundError, TrainingError, listed
+from .data import LoadedEncoder, LoadedTask, Material, load_study_encoder, load_task
 from .matching import fits
 from .plan import Encoder, Method, Plan, Run, Task
 from .records import RESULTS_FILE, Record, Results, append_record
-from .training import Trial
+from .training import Training
 
 SECONDS_BETWEEN_LOOKS = 0.5
 """At what others have done meanwhile."""
@@ -83,7 +82,7 @@ class Worklist:
         self.progress = Progress()
         self._results = Results(folder / RESULTS_FILE)
         self._by_key: dict[str, Record] = {}
-        self._there: set[_Name] = set()
+        self._names_done: set[_Name] = set()
         self._tasks: dict[str, LoadedTask] = {}
         self._encoders: dict[str, LoadedEncoder] = {}
         self._materials: dict[tuple[str, str], Material] = {}
@@ -112,23 +111,19 @@ class Worklist:
         for record in self._results.update():
             self._by_key[record.key] = record
             if fits(record, self.plan):
-                self._there.add(_Name.of_record(record, rates[record.method]))
+                self._names_done.add(_Name.of_record(record, rates[record.method]))
         self.progress.total = self.progress.done = 0
         for task, encoder, method in self._groups():
             if _part(task) in self.progress.skipped or _part(encoder) in self.progress.skipped:
                 continue
             runs = [*self.searches(task, encoder, method), *self.finals(task, encoder, method)]
             self.progress.total += len(runs)
-            self.progress.done += sum(_Name.of_run(run) in self._there for run in runs)
+            self.progress.done += sum(_Name.of_run(run) in self._names_done for run in runs)
         return self.progress
 
     # -- doing it ------------------------------------------------------------------------------------------------------
 
-    def work(
-        self,
-        on_progress: Callable[[Progress, str], None] = lambda progress, doing: None,
-        until: Callable[[], bool] = lambda: False,
-    ) -> Progress:
+    def work(self, on_progress: Callable[[Progress, str], None] = lambda progress, doing: None) -> Progress:
         """Trains whatever is free until nothing is left to do, then says how far everything is.
 
         What others have claimed is waited for. A training that cannot be done is noted in `progress.failed`, and the
@@ -136,18 +131,15 @@ class Worklist:
 
         Args:
             on_progress: Called before and after each training.
-            until: Asked between trainings; true ends the work.
 
         Raises:
             KeyboardInterrupt: as it comes; the training at hand is lost and no other.
         """
-        while not until():
+        while True:
             self.look()
             waiting = False
             for run in self._open_runs():
-                if until():
-                    return self.look()
-                waiting |= not self._do(run, on_progress)
+                waiting |= not self._train_if_free(run, on_progress)
             if not waiting:
                 if self._finished():
                     break
@@ -159,7 +151,7 @@ class Worklist:
         """Trainings that could begin now and have no record; a method's own come after its search."""
         for task, encoder, method in self._groups():
             group = f"{task.name}, {encoder.name}, {method.name}"
-            if group in self.progress.failed or not self._has(task, encoder):
+            if group in self.progress.failed or not self._load(task, encoder):
                 continue
             try:
                 searches = self._open(self.searches(task, encoder, method))
@@ -177,10 +169,10 @@ class Worklist:
         return [run for run in runs if _described(run) not in self.progress.failed and self._record(run) is None]
 
     def _record(self, run: Run) -> Record | None:
-        return self._by_key.get(self._trial(run).key)
+        return self._by_key.get(self._training(run).key)
 
-    def _trial(self, run: Run) -> Trial:
-        return Trial(run, self.plan, self._material(run.task, run.encoder))
+    def _training(self, run: Run) -> Training:
+        return Training(run, self.plan, self._material(run.task, run.encoder))
 
     def chosen_rate(self, task: Task, encoder: Encoder, method: Method) -> Rate:
         """The rate with the best mean score on held-out people, the lower of equal ones.
@@ -207,27 +199,27 @@ class Worklist:
         names = [fold.name for fold in self._tasks[task.name].folds]
         return {name: _best((rate, of_fold(name, record)) for rate, record in tried) for name in names}
 
-    def _do(self, run: Run, on_progress: Callable[[Progress, str], None]) -> bool:
+    def _train_if_free(self, run: Run, on_progress: Callable[[Progress, str], None]) -> bool:
         """Trains if nobody else does; false where somebody does."""
         from filelock import FileLock, Timeout
 
-        trial, doing = self._trial(run), _described(run)
+        training, doing = self._training(run), _described(run)
         claims = self.folder / "claims"
         claims.mkdir(parents=True, exist_ok=True)
-        claim = FileLock(claims / f"{trial.key}.lock")
+        claim = FileLock(claims / f"{training.key}.lock")
         try:
             claim.acquire(blocking=False)
         except Timeout:
             return False
         try:
             self.look()
-            if trial.key in self._by_key:  # done by another process between the look and the claim
+            if training.key in self._by_key:  # done by another process between the look and the claim
                 return True
             on_progress(self.progress, doing)
             try:
-                record = trial.train()
+                record = training.train()
             except Exception as error:  # such as too little memory for this method: the rest is done all the same
-                self.progress.failed[doing] = str(error) if isinstance(error, CIAOError) else _with_type(error)
+                self.progress.failed[doing] = reason_of(error)
                 self.say(f"{doing}: {self.progress.failed[doing]}")
                 return True
             append_record(self.folder / RESULTS_FILE, record)
@@ -238,28 +230,24 @@ class Worklist:
 
     # -- data and encoders, loaded when first needed -------------------------------------------------------------------
 
-    def _has(self, task: Task, encoder: Encoder) -> bool:
-        """Whether both can be had; says so once where not."""
-        for wanted, known, load in (
-            (task, self._tasks, load_task),
-            (encoder, self._encoders, load_experiment_encoder),
-        ):
-            name = wanted.name
-            if _part(wanted) in self.progress.skipped:
+    def _load(self, task: Task, encoder: Encoder) -> bool:
+        """Loads both, and says once where one of them cannot be loaded; whether both are there."""
+        for item, loaded, load in ((task, self._tasks, load_task), (encoder, self._encoders, load_study_encoder)):
+            part = _part(item)
+            if part in self.progress.skipped:
                 return False
-            if name in known:
+            if item.name in loaded:
                 continue
             try:
-                known[name] = load(wanted)
+                loaded[item.name] = load(item)
             except DataNotFoundError as error:
-                self.progress.skipped[_part(wanted)] = str(error)
-                self.say(f"{_part(wanted)} is skipped: {error}")
+                self.progress.skipped[part] = str(error)
+                self.say(f"{part} is skipped: {error}")
                 return False
             except CIAOError as error:
-                self.progress.skipped[_part(wanted)] = str(error)
-                self.progress.failed[_part(wanted)] = str(error)
+                self.progress.skipped[part] = self.progress.failed[part] = str(error)
                 return False
-            for note in getattr(known[name], "notes", ()):
+            for note in getattr(loaded[item.name], "notes", ()):
                 self.say(note)
         return True
 
@@ -281,8 +269,9 @@ def _part(item: Task | Encoder) -> str:
     return f"{type(item).__name__.lower()} {item.name}"
 
 
-def _with_type(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def reason_of(error: Exception) -> str:
+    """Why something could not be done; an error that is none of this library's comes with its type."""
+    return str(error) if isinstance(error, CIAOError) else f"{type(error).__name__}: {error}"
 
 
 def _best(scored: Iterable[tuple[float, float]]) -> float:
@@ -298,7 +287,7 @@ def _best(scored: Iterable[tuple[float, float]]) -> float:
     scores: dict[float, list[float]] = defaultdict(list)
     for rate, score in scored:
         scores[rate].append(score)
-    means = {rate: sum(found) / len(found) for rate, found in sorted(scores.items())}
+    means = {rate: sum(reached) / len(reached) for rate, reached in sorted(scores.items())}
     best = max(means.values(), default=-math.inf)
     if best == -math.inf:
         raise TrainingError(
@@ -311,25 +300,3 @@ def _described(run: Run) -> str:
     """A training in a few words."""
     tried = f", {run.method.rate} {run.rate:g}, held-out people" if run.split == "validation" else ""
     return f"{run.task.name}, {run.encoder.name}, {run.method.name}, seed {run.seed}{tried}"
-
-
-def narrowed(plan: Plan, **only: Iterable[str]) -> Plan:
-    """A plan with a part of its tasks, encoders or methods; all of them where none are named.
-
-    Raises:
-        ConfigError: one is not in the plan.
-
-    Example:
-        >>> from ciao_peft.study import plan_from_flags
-        >>> plan = plan_from_flags(["fer=data/fer", "jaffe=data/jaffe"], ["small-face"], ["decision layer"])
-        >>> [task.name for task in narrowed(plan, tasks=["jaffe"]).tasks]
-        ['jaffe']
-    """
-    changes = {}
-    for what, names in only.items():
-        names, items = list(names), getattr(plan, what)
-        if unknown := [name for name in names if name not in [item.name for item in items]]:
-            raise ConfigError(f"The plan's {what} are {listed(item.name for item in items)}; got {listed(unknown)}.")
-        if names:
-            changes[what] = tuple(item for item in items if item.name in names)
-    return dataclasses.replace(plan, **changes)

@@ -1,4 +1,4 @@
-"""Training of rivals: the batches, updates and seeds of a trainer; and Head2Toe, which trains twice."""
+"""Training of baselines: the batches, updates and seeds of a trainer; and Head2Toe, which trains twice."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ciao_peft import CIAOConfig, CIAOTrainer, CIAOTrainingArguments, cache_features, get_ciao_model
 from ciao_peft.backbone import open_backbone
 from ciao_peft.errors import DataError, TrainingError
-from ciao_peft.study.baselines import build_rival
-from ciao_peft.study.baselines.base import Rival
+from ciao_peft.study.baselines import build_baseline
+from ciao_peft.study.baselines.base import Baseline
 from ciao_peft.study.baselines.fit import fit, predict
 from ciao_peft.study.baselines.head2toe import Layers, LinearOnLayers
 from helpers.fakes import SIZE, bits, pixels, residual_backbone, same_bits, small_config, tiny_backbone
@@ -48,7 +48,7 @@ def arguments(**changes):
 
 
 def on_the_way(encoder, config):
-    return Rival(open_backbone(encoder, SIZE), config)
+    return Baseline(open_backbone(encoder, SIZE), config)
 
 
 # -- as a trainer trains an adapter -----------------------------------------------------------------------------------
@@ -64,38 +64,38 @@ def test_a_head_alone_ends_with_the_bits_of_an_adapter_without_mask(kind, settin
     model = get_ciao_model(encoder, config)
     trainer = CIAOTrainer(model, args)
     trainer.train(stored)
-    rival = on_the_way(encoder, config)
-    start = bits(rival.head)
-    fitted = fit(rival, stored, args)
-    assert same_bits(bits(rival.head), bits(model.adapters["default"].head))
-    assert not same_bits(bits(rival.head), start)
+    baseline = on_the_way(encoder, config)
+    start = bits(baseline.head)
+    fitted = fit(baseline, stored, args)
+    assert same_bits(bits(baseline.head), bits(model.adapters["default"].head))
+    assert not same_bits(bits(baseline.head), start)
     of_losses = [[entry["loss"] for entry in log if "loss" in entry] for log in (fitted.log, trainer.log_history)]
     assert of_losses[0] == of_losses[1]
     assert fitted.global_step == trainer.log_history[-1]["step"]
-    assert torch.equal(predict(rival, stored, args), trainer.predict(stored).logits)
+    assert torch.equal(predict(baseline, stored, args), trainer.predict(stored).logits)
 
 
-def test_the_same_seed_gives_the_same_rival_whatever_came_before():
+def test_the_same_seed_gives_the_same_baseline_whatever_came_before():
     found = []
     for seed in (1, 1, 2):
         torch.rand(7)
-        rival = build_rival("lora", tiny_backbone(), small_config(), rank=2)
-        fit(rival, faces(), arguments(seed=seed))
-        found.append(bits(rival))
+        baseline = build_baseline("lora", tiny_backbone(), small_config(), rank=2)
+        fit(baseline, faces(), arguments(seed=seed))
+        found.append(bits(baseline))
     assert same_bits(found[0], found[1])
     assert not same_bits(found[0], found[2])
 
 
 @pytest.mark.parametrize("name", ["lora", "head2toe"])
 def test_fitting_and_predicting_leave_the_global_random_state(name):
-    rival = build_rival(name, tiny_backbone(), small_config())
+    baseline = build_baseline(name, tiny_backbone(), small_config())
 
     def states():
         return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
 
     before = states()
-    fit(rival, faces(), arguments())
-    predict(rival, faces(), arguments())
+    fit(baseline, faces(), arguments())
+    predict(baseline, faces(), arguments())
     assert states() == before
 
 
@@ -103,35 +103,35 @@ def test_fitting_and_predicting_leave_the_global_random_state(name):
 @pytest.mark.parametrize("name", ["lora", "wide_head", "norm_and_bias", "head2toe"])
 def test_every_problem_is_learned(name, kind):
     changes, label_of = PROBLEMS[kind]
-    rival = build_rival(name, tiny_backbone(), CIAOConfig(**changes, hidden_sizes=(8,), dropout=0.0))
+    baseline = build_baseline(name, tiny_backbone(), CIAOConfig(**changes, hidden_sizes=(8,), dropout=0.0))
     args = arguments(num_train_epochs=25, per_device_train_batch_size=30, class_balanced_batches=False)
-    log = fit(rival, faces(30, label_of), args).log
+    log = fit(baseline, faces(30, label_of), args).log
     losses = [entry["loss"] for entry in log if "loss" in entry]
     assert losses[-1] < losses[0]
-    answers = predict(rival, faces(30, label_of), args)
+    answers = predict(baseline, faces(30, label_of), args)
     assert answers.shape == (30, changes["num_labels"])
     assert answers.isfinite().all()
 
 
 def test_predictions_come_in_the_order_of_the_dataset_whatever_the_batch_size():
-    rival = build_rival("residual_adapters", tiny_backbone(), small_config(pooling="flatten"))
-    fit(rival, faces(), arguments())
-    whole = rival(torch.stack([face["pixel_values"] for face in faces()]))
+    baseline = build_baseline("residual_adapters", tiny_backbone(), small_config(pooling="flatten"))
+    fit(baseline, faces(), arguments())
+    whole = baseline(torch.stack([face["pixel_values"] for face in faces()]))
     for size in (1, 6, 20, 64):
-        found = predict(rival, faces(), arguments(per_device_eval_batch_size=size))
+        found = predict(baseline, faces(), arguments(per_device_eval_batch_size=size))
         torch.testing.assert_close(found, whole.detach(), rtol=1e-5, atol=1e-6)
     unlabelled = [{"pixel_values": face["pixel_values"]} for face in faces()]
-    torch.testing.assert_close(predict(rival, unlabelled, arguments()), whole.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(predict(baseline, unlabelled, arguments()), whole.detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_put_into_the_encoder_has_the_encoders_rate():
-    rival = build_rival("lora", tiny_backbone(), small_config(), rank=2)
-    before = bits(rival)
+    baseline = build_baseline("lora", tiny_backbone(), small_config(), rank=2)
+    before = bits(baseline)
     log = fit(
-        rival, faces(), arguments(learning_rate=1e-12, encoder_learning_rate=0.02, lr_scheduler_type="constant")
+        baseline, faces(), arguments(learning_rate=1e-12, encoder_learning_rate=0.02, lr_scheduler_type="constant")
     ).log
     assert (log[0]["encoder_learning_rate"], log[0]["learning_rate"]) == (0.02, 1e-12)
-    moved = {key for key, now in bits(rival).items() if (now - before[key]).abs().max() > 1e-6}
+    moved = {key for key, now in bits(baseline).items() if (now - before[key]).abs().max() > 1e-6}
     assert {key.rpartition(".lora_")[1] for key in moved} == {".lora_"}
 
 
@@ -148,20 +148,20 @@ def test_pictures_are_prepared_as_the_encoder_says():
     features = Features({"image": Image(), "label": Value("int64")})
     table = Dataset.from_dict({"image": pictures, "label": [0, 1, 2] * 2}, features=features)
     for name in ("lora", "head2toe"):
-        rival = build_rival(name, encoder, small_config())
-        fit(rival, table, arguments(num_train_epochs=1))
-        expected = rival(encoder.preprocessing(pictures))
-        torch.testing.assert_close(predict(rival, table, arguments()), expected.detach(), rtol=1e-3, atol=1e-3)
+        baseline = build_baseline(name, encoder, small_config())
+        fit(baseline, table, arguments(num_train_epochs=1))
+        expected = baseline(encoder.preprocessing(pictures))
+        torch.testing.assert_close(predict(baseline, table, arguments()), expected.detach(), rtol=1e-3, atol=1e-3)
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
 def test_evaluations_on_the_way_are_refused():
-    rival = build_rival("lora", tiny_backbone(), small_config())
+    baseline = build_baseline("lora", tiny_backbone(), small_config())
     for changes in ({"load_best_model_at_end": True}, {"early_stopping_patience": 2}):
-        with pytest.raises(TrainingError, match="A rival is not evaluated while it trains"):
-            fit(rival, faces(), arguments(**changes))
+        with pytest.raises(TrainingError, match="A baseline is not evaluated while it trains"):
+            fit(baseline, faces(), arguments(**changes))
 
 
 def test_several_processes_are_refused(monkeypatch):
@@ -169,29 +169,29 @@ def test_several_processes_are_refused(monkeypatch):
         num_processes = 2
 
     monkeypatch.setattr(sys.modules[fit.__module__], "make_accelerator", lambda args: Two())
-    with pytest.raises(TrainingError, match="A rival trains in one process; spread trainings over processes"):
-        fit(build_rival("lora", tiny_backbone(), small_config()), faces(), arguments())
+    with pytest.raises(TrainingError, match="A baseline trains in one process; spread trainings over processes"):
+        fit(build_baseline("lora", tiny_backbone(), small_config()), faces(), arguments())
 
 
 def test_data_that_cannot_be_learned_are_refused():
-    rival = build_rival("lora", tiny_backbone(), small_config())
+    baseline = build_baseline("lora", tiny_backbone(), small_config())
     with pytest.raises(DataError, match="train_dataset is empty"):
-        fit(rival, [], arguments())
+        fit(baseline, [], arguments())
     with pytest.raises(TrainingError, match="train_dataset is empty"):
-        fit(rival, cache_features(tiny_backbone(), faces()).select([]), arguments())
+        fit(baseline, cache_features(tiny_backbone(), faces()).select([]), arguments())
     with pytest.raises(TrainingError, match="train_dataset has no labels"):
-        fit(rival, [{"pixel_values": face["pixel_values"]} for face in faces()], arguments())
+        fit(baseline, [{"pixel_values": face["pixel_values"]} for face in faces()], arguments())
 
 
 def test_two_steps_are_refused_where_nothing_is_compared():
     with pytest.raises(TrainingError, match="`two_steps`"):
-        fit(build_rival("lora", tiny_backbone(), small_config()), faces(), arguments(two_steps=True))
+        fit(build_baseline("lora", tiny_backbone(), small_config()), faces(), arguments(two_steps=True))
 
 
 def test_diverged_training_is_told():
-    rival = build_rival("lora", tiny_backbone(), small_config())
+    baseline = build_baseline("lora", tiny_backbone(), small_config())
     with pytest.raises(TrainingError, match="diverged"):
-        fit(rival, faces(), arguments(learning_rate=1e9, max_grad_norm=0, optim="sgd", num_train_epochs=6))
+        fit(baseline, faces(), arguments(learning_rate=1e9, max_grad_norm=0, optim="sgd", num_train_epochs=6))
 
 
 # -- Head2Toe ---------------------------------------------------------------------------------------------------------
@@ -288,26 +288,26 @@ def test_the_penalty_is_added_once_however_many_micro_batches_make_an_update():
 @pytest.mark.parametrize("group_lasso", [0.0, 0.05])
 def test_head2toe_keeps_the_numbers_that_count_and_learns_anew_on_them(group_lasso):
     config, args = small_config(), arguments(seed=5)
-    rival = build_rival("head2toe", tiny_backbone(), config, size=48, fraction=0.1, group_lasso=group_lasso)
-    assert rival.num_kept == 13  # of 128
-    stored = rival.stored(faces())
-    fitted = fit(rival, faces(), args)
+    baseline = build_baseline("head2toe", tiny_backbone(), config, size=48, fraction=0.1, group_lasso=group_lasso)
+    assert baseline.num_kept == 13  # of 128
+    stored = baseline.stored(faces())
+    fitted = fit(baseline, faces(), args)
     every = LinearOnLayers(config, [torch.arange(0, 32), torch.arange(32, 80), torch.arange(80, 128)], group_lasso)
     first = fit(every, stored, args)
     lengths = getattr(every.head, "0").weight.detach().norm(dim=0)
     best = lengths.argsort(descending=True)[:13].sort().values
-    assert rival.head.rows.tolist() == best.tolist()
+    assert baseline.head.rows.tolist() == best.tolist()
     assert fitted.global_step == 2 * first.global_step  # each step takes the whole budget
     again = LinearOnLayers(config, [best[(best >= a) & (best < b)] for a, b in ((0, 32), (32, 80), (80, 128))])
     fit(again, stored, args)
-    assert same_bits(bits(rival.head), bits(again))
+    assert same_bits(bits(baseline.head), bits(again))
 
 
 def test_stored_numbers_of_all_layers_answer_as_pixels_do():
-    rival = build_rival("head2toe", tiny_backbone(), small_config(), size=48)
-    fit(rival, faces(), arguments())
+    baseline = build_baseline("head2toe", tiny_backbone(), small_config(), size=48)
+    fit(baseline, faces(), arguments())
     x = torch.stack([face["pixel_values"] for face in faces()])
-    torch.testing.assert_close(predict(rival, faces(), arguments()), rival(x), rtol=1e-2, atol=1e-3)
-    stored = rival.stored(faces())
-    assert rival.stored(stored) is stored
-    assert torch.equal(predict(rival, stored, arguments()), predict(rival, faces(), arguments()))
+    torch.testing.assert_close(predict(baseline, faces(), arguments()), baseline(x), rtol=1e-2, atol=1e-3)
+    stored = baseline.stored(faces())
+    assert baseline.stored(stored) is stored
+    assert torch.equal(predict(baseline, stored, arguments()), predict(baseline, faces(), arguments()))

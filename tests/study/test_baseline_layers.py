@@ -1,4 +1,4 @@
-"""What rivals put into an encoder, against the same written out by hand or by another library."""
+"""What baselines put into an encoder, against the same written out by hand or by another library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from ciao_peft.backbone import open_backbone
 from ciao_peft.errors import TrainingError
-from ciao_peft.study.baselines import BUILDERS, build_rival
+from ciao_peft.study.baselines import BUILDERS, build_baseline
 from ciao_peft.study.baselines.base import reached_parameters
 from ciao_peft.study.baselines.residual import ParallelAdapter
 from ciao_peft.study.baselines.scale_shift import ScaleAndShift
@@ -68,8 +68,8 @@ def test_gain_and_shift_by_channel_wherever_the_channels_are():
 
     net = nn.Sequential(nn.Conv2d(3, 4, 3), LayerNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())
     net.input_size = SIZE
-    rival = build_rival("scale_and_shift", net.eval(), small_config(), everywhere=True)
-    assert rival.rooted.backbone[1].dim == 1
+    baseline = build_baseline("scale_and_shift", net.eval(), small_config(), everywhere=True)
+    assert baseline.rooted.backbone[1].dim == 1
     gain, shift = torch.tensor([2.0, -1.0, 0.5, 3.0]), torch.tensor([0.0, 1.0, -1.0, 0.5])
     for layer, dim in ((nn.Conv2d(3, 4, 3), 1), (nn.LayerNorm(4), -1)):
         scaled = ScaleAndShift(layer, 4, dim)
@@ -94,16 +94,16 @@ def test_where_a_normalisation_has_its_channels(name, dim):
 
 
 def test_a_norm_is_scaled_with_its_convolution():
-    rival = build_rival("scale_and_shift", tiny_backbone(), small_config())
+    baseline = build_baseline("scale_and_shift", tiny_backbone(), small_config())
     generator = torch.Generator().manual_seed(2)
-    conv, norm = rival.rooted.backbone[3], rival.rooted.backbone[4]
+    conv, norm = baseline.rooted.backbone[3], baseline.rooted.backbone[4]
     for layer in (conv, norm):
         layer.gain.data = 0.5 + torch.rand(12, generator=generator)
         layer.shift.data = torch.rand(12, generator=generator) - 0.5
     frozen, x = tiny_backbone(), pixels()
     u = frozen[3](frozen[:3](x)) * conv.gain[:, None, None] + conv.shift[:, None, None]
     u = frozen[4](u) * norm.gain[:, None, None] + norm.shift[:, None, None]
-    torch.testing.assert_close(rival.feature_map(x), F.max_pool2d(u.relu(), 2))
+    torch.testing.assert_close(baseline.feature_map(x), F.max_pool2d(u.relu(), 2))
 
 
 # -- LoRA -------------------------------------------------------------------------------------------------------------
@@ -113,24 +113,24 @@ def lora_on(kind, rank=3, **settings):
     """A chain with a LoRA of random values on its last convolution, of this kind; and the chain itself."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, **CONVOLUTIONS[kind]), nn.ReLU()).eval()
     net.input_size = SIZE
-    rival = build_rival("lora", net, small_config(), rank=rank, **settings)
-    for parameter in rival.parts()["encoder"]:
+    baseline = build_baseline("lora", net, small_config(), rank=rank, **settings)
+    for parameter in baseline.parts()["encoder"]:
         parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())) / 3
-    return rival, net
+    return baseline, net
 
 
 @SAME
 @pytest.mark.parametrize("kind", [kind for kind, given in CONVOLUTIONS.items() if "groups" not in given])
 def test_lora_is_a_convolution_by_w_plus_b_a(kind):
-    rival, net = lora_on(kind)
+    baseline, net = lora_on(kind)
     below, above = (
-        layer["default"].weight for layer in (rival.rooted.backbone[2].lora_A, rival.rooted.backbone[2].lora_B)
+        layer["default"].weight for layer in (baseline.rooted.backbone[2].lora_A, baseline.rooted.backbone[2].lora_B)
     )
     changed = copy.deepcopy(net)
     with torch.no_grad():
         changed[2].weight += torch.einsum("or,rikl->oikl", above[:, :, 0, 0], below)
     assert below.shape == (3, 4, *net[2].kernel_size)
-    torch.testing.assert_close(rival.feature_map(pixels()), changed(pixels()), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(baseline.feature_map(pixels()), changed(pixels()), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(net(pixels()), changed(pixels()), atol=0.01)
 
 
@@ -138,21 +138,21 @@ def test_lora_is_a_convolution_by_w_plus_b_a(kind):
 def test_lora_answers_as_a_model_of_peft_with_the_same_values(kind):
     import peft
 
-    rival, net = lora_on(kind, everywhere=True)
+    baseline, net = lora_on(kind, everywhere=True)
     model = peft.get_peft_model(copy.deepcopy(net), peft.LoraConfig(r=3, lora_alpha=3, target_modules=["0", "2"]))
-    values = {f"base_model.model.{k}": v for k, v in rival.rooted.backbone.state_dict().items() if "lora_" in k}
+    values = {f"base_model.model.{k}": v for k, v in baseline.rooted.backbone.state_dict().items() if "lora_" in k}
     assert len(values) == 4
     assert not model.load_state_dict(values, strict=False).unexpected_keys
-    torch.testing.assert_close(rival.feature_map(pixels()), model(pixels()))
+    torch.testing.assert_close(baseline.feature_map(pixels()), model(pixels()))
     trained = {n.removeprefix("base_model.model.") for n, p in model.named_parameters() if p.requires_grad}
-    assert trained == {n for n, p in rival.rooted.backbone.named_parameters() if p.requires_grad}
+    assert trained == {n for n, p in baseline.rooted.backbone.named_parameters() if p.requires_grad}
 
 
 def test_lora_starts_from_the_seed_of_the_config_alone():
     def start(seed):
         torch.manual_seed(torch.randint(1000, ()).item())
-        rival = build_rival("lora", tiny_backbone(), small_config(init_seed=seed), rank=4)
-        return rival.rooted.backbone[3].lora_A["default"].weight
+        baseline = build_baseline("lora", tiny_backbone(), small_config(init_seed=seed), rank=4)
+        return baseline.rooted.backbone[3].lora_A["default"].weight
 
     assert torch.equal(start(1), start(1))
     assert not torch.equal(start(1), start(2))
@@ -162,7 +162,7 @@ def test_building_leaves_the_global_random_state():
     encoder = tiny_backbone()
     state = torch.get_rng_state()
     for name in BUILDERS:
-        build_rival(name, encoder, small_config())
+        build_baseline(name, encoder, small_config())
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -181,8 +181,8 @@ def test_a_path_that_ends_like_another_is_not_adapted():
                 else self.inner["block"](self.block(x))
             )
 
-    rival = build_rival("lora", Deep().eval(), small_config(target_modules=("block.0",)), rank=2)
-    assert {name.split(".lora_")[0] for name, p in rival.rooted.backbone.named_parameters() if p.requires_grad} == {
+    baseline = build_baseline("lora", Deep().eval(), small_config(target_modules=("block.0",)), rank=2)
+    assert {name.split(".lora_")[0] for name, p in baseline.rooted.backbone.named_parameters() if p.requires_grad} == {
         "block.0"
     }
 

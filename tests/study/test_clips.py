@@ -98,4 +98,4 @@ def test_a_method_that_reads_clips_needs_a_task_that_has_them(tmp_path, capsys):
     assert main(["reproduce", "--plan", str(tmp_path / "plan.yaml"), "--output_dir", str(tmp_path / "run")]) == 1
     said = capsys.readouterr().out
     assert "'recurrent' reads clips, and the task 'painted_faces' has no `average_by` to tell them by." in said
-    assert "The rival 'another' reads single pictures" in said
+    assert "The baseline 'another' reads single pictures" in said

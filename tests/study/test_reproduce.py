@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,11 +18,11 @@ from filelock import FileLock
 from ciao_peft.cli import main
 from ciao_peft.errors import ConfigError, TrainingError
 from ciao_peft.study import Encoder, Method, Plan, Task, plan_from_dict, read_plan, read_records, write_plan
-from ciao_peft.study.data import Material, load_experiment_encoder, load_task
-from ciao_peft.study.plan import Run
+from ciao_peft.study.data import Material, load_study_encoder, load_task
+from ciao_peft.study.plan import Run, select_from_plan
 from ciao_peft.study.records import PROTOCOL_VERSION, append_record
-from ciao_peft.study.training import Trial
-from ciao_peft.study.worklist import Worklist, narrowed
+from ciao_peft.study.training import Training
+from ciao_peft.study.worklist import Progress, Worklist
 from helpers.processes import run
 from helpers.studies import SMALL, painted, plan_of
 
@@ -91,7 +91,7 @@ def test_the_rate_of_every_test_record_is_the_one_that_did_best_on_held_out_peop
 
 def test_records_say_what_was_trained(finished):
     plan, folder = finished
-    encoder = load_experiment_encoder(plan.encoders[0])
+    encoder = load_study_encoder(plan.encoders[0])
     sides = encoder.module(torch.zeros(1, *encoder.module.input_size))  # an embedding of 4
     assert sides.shape == (1, 4)
     for record in read_records(folder):
@@ -134,12 +134,12 @@ def test_nobody_held_out_for_the_search_is_trained_on_and_no_test_face_takes_par
 
 def test_keys_tell_apart_what_decides_the_result_and_nothing_else(tmp_path):
     plan = plan_of(tmp_path)
-    material = Material(load_task(plan.tasks[0]), load_experiment_encoder(plan.encoders[0]), tmp_path / "features")
+    material = Material(load_task(plan.tasks[0]), load_study_encoder(plan.encoders[0]), tmp_path / "features")
     run = Run(task=plan.tasks[0], encoder=plan.encoders[0], method=plan.methods[1], seed=0, rate=1e-3)
-    trial = Trial(run, plan, material)
+    training = Training(run, plan, material)
 
     def key(plan: Plan = plan, **changes: object) -> str:
-        return replace(trial, run=replace(run, **changes), plan=plan).key
+        return replace(training, run=replace(run, **changes), plan=plan).key
 
     same = [
         key(),
@@ -158,7 +158,7 @@ def test_keys_tell_apart_what_decides_the_result_and_nothing_else(tmp_path):
         key(split="validation", plan=replace(plan, search_fraction=0.5)),
         key(method=replace(plan.methods[1], config={"temperature": 0.5})),
         key(method=replace(plan.methods[1], arguments={"two_steps": True})),
-        key(method=replace(plan.methods[1], rival="lora", settings={"rank": 4})),
+        key(method=replace(plan.methods[1], baseline="lora", settings={"rank": 4})),
         key(plan=replace(plan, epochs=2.0)),
         key(plan=replace(plan, feature_dtype="bfloat16")),
     ]
@@ -166,7 +166,7 @@ def test_keys_tell_apart_what_decides_the_result_and_nothing_else(tmp_path):
     other = Material(
         load_task(painted("affect", options=SMALL | {"world": "affect", "seed": 9})), material.encoder, tmp_path
     )
-    assert replace(trial, material=other).key != trial.key
+    assert replace(training, material=other).key != training.key
 
 
 def test_who_finds_a_training_claimed_does_another_one(finished, tmp_path):
@@ -175,9 +175,16 @@ def test_who_finds_a_training_claimed_does_another_one(finished, tmp_path):
     worklist = Worklist(replace(plan, tasks=plan.tasks[:1], search_rates=0), folder, say=lambda line: None)
     worklist.look()
     claimed, free = list(worklist._open_runs())[:2]
-    with FileLock(folder / "claims" / f"{worklist._trial(claimed).key}.lock"):
-        seen = []
-        worklist.work(lambda progress, doing: seen.append(doing), until=lambda: len(seen) >= 6)
+    with FileLock(folder / "claims" / f"{worklist._training(claimed).key}.lock"):
+        calls = []
+
+        def three_trainings(progress: Progress, doing: str) -> None:
+            calls.append(doing)
+            if len(calls) == 6:  # the claimed one is waited for, for ever
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            worklist.work(three_trainings)
     done = [(r.method, r.seed) for r in read_records(folder)]
     assert (free.method.name, free.seed) in done
     assert (claimed.method.name, claimed.seed) not in done
@@ -204,12 +211,12 @@ def test_a_study_of_which_nothing_is_there_is_an_error(finished, tmp_path, capsy
 
 def test_what_cannot_be_trained_is_named_and_the_rest_goes_on(finished, tmp_path, capsys):
     plan, _ = finished
-    wrong = Method(name="hopeless", rival="no such rival")
+    wrong = Method(name="hopeless", baseline="no such baseline")
     small = replace(plan, tasks=plan.tasks[:1], methods=(wrong, plan.methods[0]), search_rates=0)
     command = ["reproduce", "--plan", written(small, tmp_path / "plan.yaml"), "--output_dir", str(tmp_path / "run")]
     assert main(command) == 1
     captured = capsys.readouterr()
-    assert "Not done: affect, tiny, hopeless, seed 0: There is no rival 'no such rival'." in captured.out
+    assert "Not done: affect, tiny, hopeless, seed 0: There is no baseline 'no such baseline'." in captured.out
     assert "2 of the trainings could not be done" in captured.err
     assert {r.method for r in read_records(tmp_path / "run")} == {"decision layer"}
 
@@ -247,12 +254,13 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(finished, tmp_path):
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert f"go on with: ciao reproduce --output_dir {folder}" in said
+    assert "Traceback" not in said and "Warning" not in said.rpartition("Stopped.")[2]
     assert 0 < len(read_records(folder)) < 16
 
 
 def test_clips_are_scored_once_each(finished, tmp_path):
     """Two frames a clip: sixteen test faces are eight answers."""
-    from ciao_peft.study.data import Fold, LoadedTask
+    from ciao_peft.study.data import FoldFaces, LoadedTask
 
     plan, _ = finished
     task = painted("moods", options=SMALL | {"num_train": 64})
@@ -260,27 +268,29 @@ def test_clips_are_scored_once_each(finished, tmp_path):
     fold = loaded.folds[0]
     rows = [row for row in range(len(fold.test)) if row % 8 < 4][:8]
     test = fold.test.select(rows * 2).add_column("clip", [f"{row}" for row in rows] * 2)
-    clipped = Fold("", fold.train, test)
+    clipped = FoldFaces("", fold.train, test)
     by_clip = replace(task, average_by="clip")
     loaded = LoadedTask(by_clip, (clipped,), loaded.labels, "accuracy", "by clip")
-    material = Material(loaded, load_experiment_encoder(plan.encoders[0]), tmp_path)
-    record = Trial(Run(task=by_clip, encoder=plan.encoders[0], method=plan.methods[0], seed=0), plan, material).train()
+    material = Material(loaded, load_study_encoder(plan.encoders[0]), tmp_path)
+    record = Training(
+        Run(task=by_clip, encoder=plan.encoders[0], method=plan.methods[0], seed=0), plan, material
+    ).train()
     assert sum(map(sum, record.confusion)) == 8
     assert record.samples == {"train": 64, "test": 16, "scored": 8}
 
 
 def test_narrowing_to_a_name_that_is_not_in_the_plan_lists_those_that_are(tmp_path):
     plan = plan_of(tmp_path)
-    assert [m.name for m in narrowed(plan, methods=["decision layer"], tasks=[]).methods] == ["decision layer"]
+    assert [m.name for m in select_from_plan(plan, methods=["decision layer"], tasks=[]).methods] == ["decision layer"]
     with pytest.raises(
         ConfigError, match=r"The plan's methods are 'decision layer', 'decision layer \+ CIAO'; got 'LoRA'"
     ):
-        narrowed(plan, methods=["LoRA"])
+        select_from_plan(plan, methods=["LoRA"])
 
 
 def test_a_plan_file_gives_an_equal_plan(tmp_path):
     # Named as presets and different from them: what the file leaves out must not come back from the preset.
-    methods = (Method(name="full"), Method(name="mine", rival="lora"), *plan_of(tmp_path).methods)
+    methods = (Method(name="full"), Method(name="mine", baseline="lora"), *plan_of(tmp_path).methods)
     tasks = (Task(name="jaffe", dataset="jaffe"), painted("affect"))
     plan = plan_of(tmp_path, search_seeds=2, search_epochs=0.5, feature_dtype="float16", methods=methods, tasks=tasks)
     write_plan(plan, tmp_path / "plan.yaml")
@@ -321,22 +331,59 @@ def test_two_writers_never_mix_their_lines(finished, tmp_path):
     assert Counter(record.key for record in read_records(path)) == {records[0].key: 20, records[1].key: 20}
 
 
-def test_a_worker_ends_when_whoever_started_it_is_gone(finished, tmp_path):
+def is_running(process: int) -> bool:
+    stat = Path(f"/proc/{process}/stat")
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads processes from /proc")
+def test_the_processes_of_a_study_end_when_the_one_that_started_them_is_killed(finished, tmp_path):
+    plan, folder = finished[0], tmp_path / "run"
+    command = [sys.executable, "-m", "ciao_peft.cli", "reproduce", "--plan", written(plan, tmp_path / "plan.yaml")]
+    with (tmp_path / "said").open("w") as said:
+        study = subprocess.Popen([*command, "--output_dir", str(folder), "--num_processes", "2"], stderr=said)
+        while not (folder / "results.jsonl").exists() and study.poll() is None:
+            time.sleep(0.05)
+        started = [int(word) for word in Path(f"/proc/{study.pid}/task/{study.pid}/children").read_text().split()]
+        assert len(started) >= 2
+        study.kill()
+        study.wait()
+    limit = time.monotonic() + 60
+    while any(map(is_running, started)) and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert not any(map(is_running, started))
+    assert 0 < len(read_records(folder)) < 16
+    assert "Traceback" not in (tmp_path / "said").read_text()
+
+
+def test_a_killed_process_is_named_and_the_others_train_what_it_was_at(finished, tmp_path):
+    plan, whole = finished
+    folder = tmp_path / "run"
+    command = ["reproduce", "--plan", written(plan, tmp_path / "plan.yaml"), "--output_dir", str(folder)]
+    study = run("killed_worker", tmp_path / "mark", *command, "--num_processes", "2")
+    assert study.returncode == 1, study.stderr
+    assert re.search(r"Not done: process [12] of 2: it was killed, or ended before its work; the same", study.stdout)
+    assert "Traceback" not in study.stderr
+    assert outcome(read_records(folder)) == outcome(read_records(whole))
+
+
+def test_lines_for_people_that_several_processes_say_are_shown_once(finished, tmp_path, capsys):
     plan, _ = finished
-    asked = []
-
-    def gone() -> bool:
-        asked.append(os.getpid())
-        return len(asked) > 3
-
-    worklist = Worklist(plan, tmp_path / "run", say=lambda line: None)
-    worklist.work(until=gone)
-    assert 0 < len(read_records(tmp_path / "run")) < 16
+    absent = Task(name="fer", dataset="fer2013", data_dir=str(tmp_path / "nowhere"))
+    small = replace(plan, tasks=(absent, plan.tasks[0]), methods=plan.methods[:1], search_rates=0)
+    command = ["reproduce", "--plan", written(small, tmp_path / "plan.yaml"), "--output_dir", str(tmp_path / "run")]
+    assert main([*command, "--num_processes", "2"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("task fer is skipped: ") == 1
+    assert "2 of 2 trainings" in said
 
 
 def test_every_rate_failing_says_which_were_tried(tmp_path):
     worklist = Worklist(plan_of(tmp_path), tmp_path / "run", say=lambda line: None)
     plan = worklist.plan
-    assert worklist._has(plan.tasks[0], plan.encoders[0])
+    assert worklist._load(plan.tasks[0], plan.encoders[0])
     with pytest.raises(TrainingError, match=r"No learning rate of '0\.001', '0\.01' gave a result"):
         worklist.chosen_rate(plan.tasks[0], plan.encoders[0], plan.methods[0])

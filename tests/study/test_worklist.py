@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
+from ciao_peft.data import LabelSet
 from ciao_peft.errors import ConfigError
-from ciao_peft.study import Encoder, Plan, Task, read_records
-from ciao_peft.study.data import Material, load_experiment_encoder, load_task
+from ciao_peft.study import (
+    METHODS,
+    Encoder,
+    Method,
+    Plan,
+    Task,
+    method_from_file,
+    methods_named,
+    plan_from_flags,
+    plan_to_dict,
+    read_records,
+)
+from ciao_peft.study.data import LoadedEncoder, LoadedTask, Material, load_study_encoder, load_task
 from ciao_peft.study.plan import Run
-from ciao_peft.study.training import Trial
+from ciao_peft.study.training import Training
 from ciao_peft.study.worklist import Worklist
 from helpers.layouts import jaffe_names, write_jaffe
 from helpers.studies import painted, plan_of
@@ -86,7 +99,7 @@ def test_the_rate_of_a_fold_is_the_one_it_trains_with_and_part_of_the_key(leave_
     names = [fold.name for fold in worklist._tasks[task.name].folds]
     material = worklist._material(task, encoder)
     one, other = (
-        Trial(Run(task=task, encoder=encoder, method=method, seed=0, fold_rates=rates), plan, material)
+        Training(Run(task=task, encoder=encoder, method=method, seed=0, fold_rates=rates), plan, material)
         for rates in (dict.fromkeys(names, 1e-3), dict.fromkeys(names, 1e-3) | {names[1]: 1e-2})
     )
     assert one.key != other.key
@@ -116,12 +129,43 @@ def test_the_frames_of_a_clip_are_held_out_together_where_nobody_says_who_it_is(
 # -- what decides a training -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("method", "keys"),
+    [
+        ("LoRA r=4", ["298cf744c6f8d6e2", "f21c557a82276ad9"]),
+        ("norm and bias", ["6b200a8d9739a18a", "8e49df05555bb226"]),
+        ("decision layer + CIAO", ["5c340297a8656656", "338275c58911bc2e"]),
+    ],
+)
+def test_results_of_earlier_releases_keep_their_keys(method, keys, tmp_path):
+    """Computed by the release that called a baseline a rival; with other keys everything would be trained again."""
+    task, encoder = Task(name="faces", dataset="imagefolder"), Encoder(name="tiny")
+    labels = LabelSet("single_label_classification", ("a", "b"))
+    loaded = LoadedTask(task, (), labels, "accuracy", fingerprint="pictures")
+    material = Material(loaded, LoadedEncoder(encoder, torch.nn.Identity(), "1", signature="weights"), tmp_path)
+    plan = Plan(tasks=(task,), encoders=(encoder,), methods=(METHODS[method],))
+    run = Run(task=task, encoder=encoder, method=METHODS[method], seed=3, rate=1e-3)
+    assert [Training(replace(run, split=split), plan, material).key for split in ("test", "validation")] == keys
+
+
+def test_files_call_a_baseline_a_rival(tmp_path):
+    plan = plan_from_flags(["fer=x"], ["small-face"], ["rivals", "decision layer"], seeds=1)
+    assert plan.methods == plan_from_flags(["fer=x"], ["small-face"], ["baselines", "decision layer"], seeds=1).methods
+    assert {method.kind for method in plan.methods} == {"network", "rival"}
+    in_file = {"kind": "rival", "rival": "lora", "settings": {"rank": 4}}
+    mine = Method(name="mine", kind="rival", baseline="lora", settings={"rank": 4})
+    assert plan_to_dict(replace(plan, methods=(mine,)))["methods"] == {"mine": in_file}
+    assert methods_named({"mine": in_file}) == (mine,)
+    (tmp_path / "mine.json").write_text(json.dumps({"name": "mine", **in_file}))
+    assert method_from_file(tmp_path / "mine.json") == mine
+
+
 @pytest.mark.parametrize("changes", [{"epochs": 2.0}, {"arguments": {"max_steps": 3, "lr_scheduler_type": "constant"}}])
 def test_the_length_of_a_training_is_in_its_key_whatever_the_schedule(changes, plan, tmp_path):
     constant = replace(plan, arguments={"lr_scheduler_type": "constant"})
-    material = Material(load_task(plan.tasks[0]), load_experiment_encoder(plan.encoders[0]), tmp_path)
+    material = Material(load_task(plan.tasks[0]), load_study_encoder(plan.encoders[0]), tmp_path)
     run = Run(task=plan.tasks[0], encoder=plan.encoders[0], method=plan.methods[0], seed=0)
-    assert Trial(run, constant, material).key != Trial(run, replace(constant, **changes), material).key
+    assert Training(run, constant, material).key != Training(run, replace(constant, **changes), material).key
 
 
 def test_another_dtype_of_the_stored_features_is_stored_beside_them(plan, tmp_path):
@@ -144,14 +188,14 @@ def test_what_was_trained_for_another_plan_does_not_count_as_done(plan, tmp_path
 
 def test_too_little_memory_for_one_training_ends_no_other(plan, tmp_path, monkeypatch):
     two = replace(plan, methods=plan_of(tmp_path).methods)
-    train = Trial.train
+    train = Training.train
 
-    def short_of_memory(trial):
-        if trial.run.method.name == "decision layer":
+    def short_of_memory(training):
+        if training.run.method.name == "decision layer":
             raise torch.OutOfMemoryError("the last byte is gone")
-        return train(trial)
+        return train(training)
 
-    monkeypatch.setattr(Trial, "train", short_of_memory)
+    monkeypatch.setattr(Training, "train", short_of_memory)
     progress = quiet(two, tmp_path / "run").work()
     assert progress.failed == {
         "affect, tiny, decision layer, seed 0": "OutOfMemoryError: the last byte is gone",

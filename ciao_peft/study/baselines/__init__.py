@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .base import Rival, Trainee
-from .build import BUILDERS, build_rival
+from .base import Baseline, Trainee
+from .build import BUILDERS, build_baseline
 from .fit import fit, predict
 
-__all__ = ["BUILDERS", "Rival", "Trainee", "build_rival", "fit", "predict"]
+__all__ = ["BUILDERS", "Baseline", "Trainee", "build_baseline", "fit", "predict"]

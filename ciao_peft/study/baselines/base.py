@@ -1,4 +1,4 @@
-"""What all rivals share: a frozen copy of the encoder, adapted in places, and a decision head on its final map."""
+"""What all baselines share: a frozen copy of the encoder, adapted in places, and a decision head on its final map."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class Trainee(nn.Module):
         return dataset
 
 
-class Rival(Trainee):
-    """A frozen copy of an encoder, what a rival adds to it, and a head on its final map.
+class Baseline(Trainee):
+    """A frozen copy of an encoder, what a baseline adds to it, and a head on its final map.
 
     The copy runs in eval mode, whatever `train()` says, as every backbone does here: statistics of batch norm stay
     those of the encoder.
@@ -80,7 +80,7 @@ class Rival(Trainee):
     Args:
         cut: The encoder, opened where CIAO masks it. Copied; the encoder itself is never changed.
         config: Kind of problem, and the head's `pooling`, `hidden_sizes`, `dropout` and `init_seed`. What is about the
-            mask and the contrastive loss does not count: a rival learns from the task loss alone.
+            mask and the contrastive loss does not count: a baseline learns from the task loss alone.
         adapt: What it changes in the copy; nothing when left out: then only the head learns.
 
     Shapes:
@@ -94,8 +94,8 @@ class Rival(Trainee):
         >>> from ciao_peft.backbone import open_backbone
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()).eval()
         >>> cut = open_backbone(net, (3, 16, 16))
-        >>> rival = Rival(cut, CIAOConfig(problem_type="regression", num_labels=2, hidden_sizes=()))
-        >>> rival(pixel_values=torch.rand(4, 3, 16, 16)).shape, rival.num_trained  # 16 x 12 x 12 x 2 + 2
+        >>> baseline = Baseline(cut, CIAOConfig(problem_type="regression", num_labels=2, hidden_sizes=()))
+        >>> baseline(pixel_values=torch.rand(4, 3, 16, 16)).shape, baseline.num_trained  # 16 x 12 x 12 x 2 + 2
         (torch.Size([4, 2]), 4610)
     """
 
@@ -111,7 +111,7 @@ class Rival(Trainee):
         self.head = DecisionHead(in_features, self.config).to(next(self.rooted.parameters()).device)
         self.train(False)
 
-    def train(self, mode: bool = True) -> Rival:
+    def train(self, mode: bool = True) -> Baseline:
         """Dropout of the head follows `mode`; the encoder stays in eval mode."""
         super().train(mode)
         self.rooted.eval()
@@ -155,8 +155,8 @@ def check_cut(cut: CutBackbone | HookedBackbone) -> CutBackbone:
     """
     if not cut.traceable:
         raise UntraceableBackboneError(
-            f"{type(cut.rooted.backbone).__name__} could not be cut in two ({cut.reason}), and rivals are put into the "
-            "pieces of a cut. Compare with 'last convolution' and 'full' instead."
+            f"{type(cut.rooted.backbone).__name__} could not be cut in two ({cut.reason}), and baselines are put into "
+            "the pieces of a cut. Compare with 'last convolution' and 'full' instead."
         )
     return cut
 

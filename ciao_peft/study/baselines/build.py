@@ -25,8 +25,8 @@ BUILDERS = {
 """Name of each builder, `build_<name>`, and the file it is in."""
 
 
-def build_rival(name: str, encoder: nn.Module, config: CIAOConfig, **settings: Any) -> Trainee:
-    """A rival on a copy of an encoder, ready for `fit`.
+def build_baseline(name: str, encoder: nn.Module, config: CIAOConfig, **settings: Any) -> Trainee:
+    """A baseline on a copy of an encoder, ready for `fit`.
 
     Args:
         name: One of `BUILDERS`.
@@ -35,7 +35,7 @@ def build_rival(name: str, encoder: nn.Module, config: CIAOConfig, **settings: A
         **settings: Of the builder.
 
     Raises:
-        ConfigError: no such rival, or a setting that it does not know.
+        ConfigError: no such baseline, or a setting that it does not know.
         UntraceableBackboneError: the encoder could not be cut.
 
     Example:
@@ -44,19 +44,19 @@ def build_rival(name: str, encoder: nn.Module, config: CIAOConfig, **settings: A
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU())
         >>> net.input_size = (3, 16, 16)
         >>> config = CIAOConfig(problem_type="regression", num_labels=1, hidden_sizes=())
-        >>> rival = build_rival("residual_adapters", net, config)
-        >>> {part: sum(p.numel() for p in own) for part, own in rival.parts().items()}  # 8 x 16; 16 x 12 x 12 + 1
+        >>> baseline = build_baseline("residual_adapters", net, config)
+        >>> {part: sum(p.numel() for p in own) for part, own in baseline.parts().items()}  # 8 x 16; 16 x 12 x 12 + 1
         {'encoder': 128, 'head': 2305}
     """
     if name not in BUILDERS:
-        raise ConfigError(f"There is no rival {name!r}. Rivals: {listed(BUILDERS)}.")
+        raise ConfigError(f"There is no baseline {name!r}. Baselines: {listed(BUILDERS)}.")
     build = getattr(importlib.import_module(f"{__package__}.{BUILDERS[name]}"), f"build_{name}")
     borrowed = BorrowedBackbone(encoder)
     try:
         return build(borrowed.open(config.target_modules), config, **settings)
     except TypeError as error:
         if "unexpected keyword" in str(error):
-            raise ConfigError(f"The rival {name!r}: {error}.") from error
+            raise ConfigError(f"The baseline {name!r}: {error}.") from error
         raise
     finally:
         borrowed.give_back()

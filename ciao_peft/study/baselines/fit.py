@@ -1,4 +1,4 @@
-"""Training of a rival by the trainer's own parts: the same samples, updates, schedule and precision as an adapter."""
+"""Training of a baseline by the trainer's own parts: the samples, updates, schedule and precision of an adapter."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class _LogitsAlone(nn.Module):
 
 
 def fit(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> FitOutput:
-    """Trains a rival on the task loss; for the same seed it sees the same batches as `CIAOTrainer`'s adapter.
+    """Trains a baseline on the task loss; for the same seed it sees the same batches as `CIAOTrainer`'s adapter.
 
     It ends in eval mode. The global random state stays where it was. One process trains.
 
@@ -67,7 +67,7 @@ def fit(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> FitOutput
     """
     if args.load_best_model_at_end or args.early_stopping_patience is not None:
         raise TrainingError(
-            "A rival is not evaluated while it trains; leave out `load_best_model_at_end` and "
+            "A baseline is not evaluated while it trains; leave out `load_best_model_at_end` and "
             "`early_stopping_patience`."
         )
     args = replace(
@@ -82,7 +82,7 @@ def fit(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> FitOutput
     )
     accelerator = make_accelerator(args)
     if accelerator.num_processes > 1:
-        raise TrainingError("A rival trains in one process; spread trainings over processes instead.")
+        raise TrainingError("A baseline trains in one process; spread trainings over processes instead.")
     start = time.perf_counter()
     steps, log = 0, []
     with random_state_kept():

@@ -12,12 +12,12 @@ from ...backbone import CutBackbone, HookedBackbone
 from ...checking import check_number
 from ...config import CIAOConfig
 from ...errors import ConfigError, MissingExtraError, listed
-from .base import Rival, check_cut, convolutions
+from .base import Baseline, check_cut, convolutions
 
 
 def build_lora(
     cut: CutBackbone | HookedBackbone, config: CIAOConfig, *, rank: int = 16, everywhere: bool = False
-) -> Rival:
+) -> Baseline:
     """Low-rank changes of convolutions, `W + B A`, under CIAO's decision head.
 
     peft makes them: A is a convolution of the kernel's size to `rank` channels, B one of 1x1 that starts at zero, so
@@ -61,7 +61,7 @@ def build_lora(
                 below.dilation, below.padding_mode = conv.base_layer.dilation, conv.base_layer.padding_mode
                 below._reversed_padding_repeated_twice = conv.base_layer._reversed_padding_repeated_twice
 
-    return Rival(cut, config, adapt)
+    return Baseline(cut, config, adapt)
 
 
 def _peft() -> Any:

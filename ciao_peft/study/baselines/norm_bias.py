@@ -7,10 +7,10 @@ from torch import nn
 from ...backbone import CutBackbone, HookedBackbone
 from ...config import CIAOConfig
 from ...errors import ConfigError
-from .base import Rival, check_cut, normalisations, reached_parameters
+from .base import Baseline, check_cut, normalisations, reached_parameters
 
 
-def build_norm_and_bias(cut: CutBackbone | HookedBackbone, config: CIAOConfig) -> Rival:
+def build_norm_and_bias(cut: CutBackbone | HookedBackbone, config: CIAOConfig) -> Baseline:
     """Gains and biases of all normalisations and the biases of all other layers, under CIAO's decision head.
 
     Biases alone are BitFit (Ben Zaken et al. 2022; for convolutions Cai et al. 2020), normalisations alone the batch
@@ -38,4 +38,4 @@ def build_norm_and_bias(cut: CutBackbone | HookedBackbone, config: CIAOConfig) -
         for name, parameter in backbone.named_parameters():
             parameter.requires_grad_(name in chosen)
 
-    return Rival(cut, config, adapt)
+    return Baseline(cut, config, adapt)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ...backbone import CutBackbone, HookedBackbone
 from ...config import CIAOConfig
 from ...errors import ConfigError, TrainingError
-from .base import Rival, check_cut, convolutions, normalisations
+from .base import Baseline, check_cut, convolutions, normalisations
 
 
 class ParallelAdapter(nn.Module):
@@ -61,7 +61,7 @@ def _padding(conv: nn.Conv2d) -> list[tuple[int, int]]:
 
 def build_residual_adapters(
     cut: CutBackbone | HookedBackbone, config: CIAOConfig, *, everywhere: bool = False
-) -> Rival:
+) -> Baseline:
     """1x1 convolutions beside the spatial ones, under CIAO's decision head.
 
     As in the paper, the gains and biases of the normalisations on the way are trained as well (there each domain has
@@ -91,4 +91,4 @@ def build_residual_adapters(
         for path in paths:
             backbone.set_submodule(path, ParallelAdapter(backbone.get_submodule(path)))
 
-    return Rival(cut, config, adapt)
+    return Baseline(cut, config, adapt)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ...backbone import CutBackbone, HookedBackbone
 from ...config import CIAOConfig
-from .base import Rival, check_cut, convolutions, normalisations
+from .base import Baseline, check_cut, convolutions, normalisations
 
 
 class ScaleAndShift(nn.Module):
@@ -40,7 +40,9 @@ class ScaleAndShift(nn.Module):
         return y * self.gain.view(shape) + self.shift.view(shape)
 
 
-def build_scale_and_shift(cut: CutBackbone | HookedBackbone, config: CIAOConfig, *, everywhere: bool = False) -> Rival:
+def build_scale_and_shift(
+    cut: CutBackbone | HookedBackbone, config: CIAOConfig, *, everywhere: bool = False
+) -> Baseline:
     """A gain and a shift per channel after each convolution and each normalisation, under CIAO's decision head.
 
     All gains start at one and all shifts at zero, so that training starts from the frozen encoder.
@@ -61,7 +63,7 @@ def build_scale_and_shift(cut: CutBackbone | HookedBackbone, config: CIAOConfig,
             layer = backbone.get_submodule(path)
             backbone.set_submodule(path, ScaleAndShift(layer, channels, _channel_dim(layer)))
 
-    return Rival(cut, config, adapt)
+    return Baseline(cut, config, adapt)
 
 
 def _channel_dim(layer: nn.Module) -> int:

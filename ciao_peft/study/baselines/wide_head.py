@@ -10,10 +10,10 @@ from ...adapters.adapter import Adapter
 from ...backbone import CutBackbone, HookedBackbone
 from ...config import CIAOConfig
 from ...heads import pool_map
-from .base import Rival, check_cut
+from .base import Baseline, check_cut
 
 
-def build_wide_head(cut: CutBackbone | HookedBackbone, config: CIAOConfig) -> Rival:
+def build_wide_head(cut: CutBackbone | HookedBackbone, config: CIAOConfig) -> Baseline:
     """CIAO's decision head with its hidden layer widened until it has the numbers of the mask as well.
 
     With F pooled features, K answers and n numbers trained by "decision layer + CIAO" under the same settings, the
@@ -28,4 +28,4 @@ def build_wide_head(cut: CutBackbone | HookedBackbone, config: CIAOConfig) -> Ri
     count = sum(p.numel() for name, p in ciao.named_parameters() if name in ciao.trainable)
     in_features = pool_map(torch.empty(1, *opened.map_shape), config.pooling).shape[1]
     width = max(1, round((count - config.num_labels) / (in_features + 1 + config.num_labels)))
-    return Rival(cut, replace(config, hidden_sizes=(width,)))
+    return Baseline(cut, replace(config, hidden_sizes=(width,)))

@@ -22,10 +22,10 @@ from ...metrics import compute_metrics
 from ...model import get_ciao_model
 from ...trainer import CIAOTrainer, CIAOTrainingArguments
 from ..data import metric_of
-from ..plan import Encoder, Method, Task
+from ..plan import Encoder, Method, Task, names_in_files
 from ..presets import METHODS
 from ..records import PROTOCOL_VERSION
-from ..training import averaged_answers
+from ..training import mean_answers
 
 
 class GivenUp(Exception):
@@ -62,8 +62,8 @@ class Objective:
         seed: int,
         arguments: Mapping[str, Any],
     ):
-        searchable = [m.name for m in METHODS.values() if m.rival is None and m.needs == "features"]
-        if method.rival is not None or method.needs != "features":
+        searchable = [m.name for m in METHODS.values() if m.baseline is None and m.needs == "features"]
+        if method.baseline is not None or method.needs != "features":
             raise ConfigError(
                 f"The method {method.name!r} has no decision layer on stored features. Those that have: "
                 f"{listed(searchable)}."
@@ -83,7 +83,7 @@ class Objective:
             "data": self.data,
             "encoder": self.encoder.name,
             "encoder_revision": self.backbone.revision,
-            "method": asdict(self.method),
+            "method": names_in_files(asdict(self.method)),
             "protocol": PROTOCOL_VERSION,
             "epochs": self.epochs,
             "fraction": self.fraction,
@@ -131,7 +131,7 @@ class Objective:
                 trainer.train(train, held_out)
                 if things is not None:
                     logits = trainer.predict(held_out).logits
-                    averaged = averaged_answers(logits, check_labels(torch.as_tensor(held_out.labels), config), things)
+                    averaged = mean_answers(logits, check_labels(torch.as_tensor(held_out.labels), config), things)
                     scores[-1] = float(compute_metrics(*averaged, config)[self.metric])
             finally:
                 model.unload()

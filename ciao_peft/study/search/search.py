@@ -146,7 +146,7 @@ def _write_result(study: SharedStudy, space: SearchSpace, objective: Objective) 
         "trial": best.index,
         "trials": len(trials),
     }
-    values = {name: value for name, value in dataclasses.asdict(found).items() if name not in ("rival", "settings")}
+    values = {name: value for name, value in dataclasses.asdict(found).items() if name not in ("baseline", "settings")}
     names = space.names(objective.method)
     with study.alone():
         write_file(study.folder / BEST_FILE, json.dumps(values | {"search": about}, indent=2) + "\n")

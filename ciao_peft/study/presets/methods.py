@@ -1,4 +1,4 @@
-"""Tasks, networks, ablations and baselines by the names that plans and tables give them."""
+"""Networks, ablations and baselines by the names that plans and tables give them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..checking import checked_keys
-from ..errors import ConfigError, listed
-from .plan import Method, Task
+from ...checking import checked_keys
+from ...errors import ConfigError, listed
+from ..plan import Method, names_in_code
 
 WITHOUT_CIAO = {"inhibition": False, "contrastive_weight": 0.0}
 
@@ -83,29 +83,29 @@ def _head(name: str, rates: tuple[float, ...] = HEAD_RATES, **parts: Any) -> Met
     return Method(name=name, kind="rival", rate="learning_rate", rates=rates, **parts)
 
 
-def _added(name: str, rival: str, rates: tuple[float, ...] = ADDED_RATES, **settings: Any) -> Method:
-    """A rival that puts something into the encoder; its search moves the learning rate of that."""
+def _added(name: str, baseline: str, rates: tuple[float, ...] = ADDED_RATES, **settings: Any) -> Method:
+    """A baseline that puts something into the encoder; its search moves the learning rate of that."""
     return Method(
         name=name,
         kind="rival",
         rate="encoder_learning_rate",
         rates=rates,
-        rival=rival,
+        baseline=baseline,
         settings=settings,
-        needs="pixels" if settings.get("everywhere") or rival == "norm_and_bias" else "features",
+        needs="pixels" if settings.get("everywhere") or baseline == "norm_and_bias" else "features",
     )
 
 
-RIVALS: tuple[Method, ...] = (
+BASELINES: tuple[Method, ...] = (
     _head("linear probe (pooled)", POOLED_PROBE_RATES, config={**_PROBE, "pooling": "avg"}),
     _head("linear probe (flattened)", FLATTENED_PROBE_RATES, config={**_PROBE, "pooling": "flatten"}),
-    _head("MLP head", rival="wide_head"),
+    _head("MLP head", baseline="wide_head"),
     _added("LoRA r=4", "lora", rank=4),
     _added("LoRA r=16", "lora", rank=16),
     _added("LoRA r=64", "lora", rank=64),
     _added("scale and shift", "scale_and_shift"),
     _added("residual adapters", "residual_adapters"),
-    _head("Head2Toe", rival="head2toe", needs="pixels"),
+    _head("Head2Toe", baseline="head2toe", needs="pixels"),
     _added("LoRA everywhere r=16", "lora", rank=16, everywhere=True),
     _added("scale and shift everywhere", "scale_and_shift", everywhere=True),
     _added("norm and bias", "norm_and_bias"),
@@ -113,12 +113,15 @@ RIVALS: tuple[Method, ...] = (
 )
 """What people use instead, on the same encoder, features and budget: those from stored features first."""
 
-METHODS: dict[str, Method] = {method.name: method for method in (*NETWORKS, *ABLATIONS, *RIVALS)}
+METHODS: dict[str, Method] = {method.name: method for method in (*NETWORKS, *ABLATIONS, *BASELINES)}
 
 GROUPS: dict[str, tuple[str, ...]] = {
     group: tuple(method.name for method in methods)
-    for group, methods in (("networks", NETWORKS), ("ablations", ABLATIONS), ("rivals", RIVALS))
+    for group, methods in (("networks", NETWORKS), ("ablations", ABLATIONS), ("baselines", BASELINES))
 }
+
+
+_OLD_GROUPS = {"rivals": "baselines"}
 
 
 def preset_method(name: str) -> Method:
@@ -126,11 +129,11 @@ def preset_method(name: str) -> Method:
     return METHODS.get(name) or Method(name=name, kind="ablation")
 
 
-def methods_named(given: Mapping[str, Any] | list[str]) -> tuple[Method, ...]:
-    """Methods by their names, by the names of groups (`"networks"`, `"ablations"`, `"rivals"`), or spelled out.
+def methods_named(names: Mapping[str, Any] | list[str]) -> tuple[Method, ...]:
+    """Methods by their names, by the names of groups (`"networks"`, `"ablations"`, `"baselines"`), or spelled out.
 
     Args:
-        given: Names; or names with what differs from the method of that name (from an empty one, where there is none).
+        names: Names; or names with what differs from the method of that name (from an empty one, where there is none).
 
     Raises:
         ConfigError: an unknown name or key.
@@ -141,17 +144,18 @@ def methods_named(given: Mapping[str, Any] | list[str]) -> tuple[Method, ...]:
         >>> methods_named({"hot": {"config": {"temperature": 1.0}}})[0].config
         {'temperature': 1.0}
     """
-    found: dict[str, Method] = {}
-    for name, changes in given.items() if isinstance(given, Mapping) else dict.fromkeys(given).items():
-        if name in GROUPS and changes is None:
-            found |= {member: METHODS[member] for member in GROUPS[name]}
+    methods: dict[str, Method] = {}
+    keys = [part.name for part in dataclasses.fields(Method) if part.name != "name"]
+    for name, changes in names.items() if isinstance(names, Mapping) else dict.fromkeys(names).items():
+        group = _OLD_GROUPS.get(name, name)
+        if group in GROUPS and changes is None:
+            methods |= {member: METHODS[member] for member in GROUPS[group]}
             continue
         if name not in METHODS and changes is None:
             raise ConfigError(f"There is no method {name!r}. Methods: {listed(METHODS)}; groups: {listed(GROUPS)}.")
-        parts = [part.name for part in dataclasses.fields(Method) if part.name != "name"]
-        changes = checked_keys(f"the method {name!r}", changes or {}, parts)
-        found[name] = dataclasses.replace(preset_method(name), **changes)
-    return tuple(found.values())
+        changes = checked_keys(f"the method {name!r}", names_in_code(changes or {}), keys)
+        methods[name] = dataclasses.replace(preset_method(name), **changes)
+    return tuple(methods.values())
 
 
 def method_from_file(path: str | os.PathLike) -> Method:
@@ -169,70 +173,7 @@ def method_from_file(path: str | os.PathLike) -> Method:
         raise ConfigError(f"The method {str(path)!r} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise ConfigError(f"The method {str(path)!r} is no JSON: {error}") from error
-    known = [part.name for part in dataclasses.fields(Method)]
-    values = checked_keys(f"the method in {str(path)!r}", values, [*known, "search"])
+    keys = [part.name for part in dataclasses.fields(Method)]
+    values = checked_keys(f"the method in {str(path)!r}", values, [*keys, "rival", "search"])
     values.pop("search", None)  # how it was found
-    return Method(**values)
-
-
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        Task(name="affectnet", dataset="affectnet", options={"task": "categorical"}, metric="accuracy"),
-        Task(name="affectnet_av", dataset="affectnet", options={"task": "dimensional"}, metric="concordance"),
-        Task(name="fer", dataset="fer2013", metric="accuracy"),
-        Task(name="ferplus", dataset="ferplus", metric="accuracy"),
-        # The paper's words, and what measures faces that were never seen.
-        Task(
-            name="jaffe",
-            dataset="jaffe",
-            metric="accuracy",
-            options={"protocol": "leave-one-emotion-out", "fold": "all"},
-        ),
-        Task(
-            name="jaffe_subjects",
-            dataset="jaffe",
-            metric="accuracy",
-            options={"protocol": "leave-one-subject-out", "fold": "all"},
-            group_by="identity",
-        ),
-        Task(name="emoreact", dataset="emoreact", metric="macro_f1", group_by="clip", average_by="clip"),
-        Task(
-            name="faces",
-            dataset="imagefolder",
-            options={"label_column": "expression", "min_images_per_class": 20},
-            group_by="identity",
-        ),
-        Task(name="painted_faces", dataset="painted_faces", group_by="identity"),
-    )
-}
-
-
-def task_from(name: str, given: Any = None) -> Task:
-    """A task by its name.
-
-    Args:
-        name: Of a preset, or of a task of one's own.
-        given: The folder of a preset; or what differs from the preset (from an empty task, where there is none).
-
-    Raises:
-        ConfigError: no preset of this name, or an unknown key.
-
-    Example:
-        >>> task_from("fer", "data/fer").dataset
-        'fer2013'
-        >>> task_from("moods", {"dataset": "imagefolder", "data_dir": "moods"}).data_dir
-        'moods'
-    """
-    if given is None or isinstance(given, str):
-        given = {} if given is None else {"data_dir": given}
-        if name not in TASKS:
-            raise ConfigError(
-                f"There is no task {name!r}. Tasks: {listed(TASKS)}. Another one needs at least its `dataset`, in a "
-                "plan file."
-            )
-    parts = [part.name for part in dataclasses.fields(Task) if part.name != "name"]
-    given = checked_keys(f"the task {name!r}", given, parts)
-    if name not in TASKS and "dataset" not in given:
-        raise ConfigError(f"The task {name!r} is none of {listed(TASKS)}, so it needs a `dataset`.")
-    return dataclasses.replace(TASKS[name], **given) if name in TASKS else Task(name=name, **given)
+    return Method(**names_in_code(values))
