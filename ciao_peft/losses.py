@@ -239,14 +239,18 @@ def contrastive_loss(embeddings: Tensor, labels: Tensor, config: CIAOConfig) -> 
 def concordance_loss(predictions: Tensor, labels: Tensor) -> Tensor:
     """One minus Lin's concordance, with population variances, averaged over the `(B, V)` columns.
 
-    A column in which both are constant and equal has concordance 0/0, taken as 1. The sums run as those of
-    `supervised_contrastive_loss`.
+    Two sides that are constant and equal agree wholly, so that 0/0 counts as 1, as in `ciao_peft.metrics.concordance`.
+    The sums run as those of `supervised_contrastive_loss`.
     """
     p, t = predictions.to(widest_dtype(predictions.device)), labels.to(widest_dtype(labels.device))
+    # Counted from the first sample: the mean of equal values is not always that value, that of zeros is.
+    first_p, first_t = p[:1].detach(), t[:1]
+    p, t = p - first_p, t - first_t
     mean_p, mean_t = p.mean(dim=0), t.mean(dim=0)
     covariance = ((p - mean_p) * (t - mean_t)).mean(dim=0)
-    spread = ((p - mean_p) ** 2).mean(dim=0) + ((t - mean_t) ** 2).mean(dim=0) + (mean_p - mean_t) ** 2
-    differs = spread > 1e-24 * (mean_p**2 + mean_t**2)  # more than the mean was rounded by
+    shift = first_p - first_t + mean_p - mean_t
+    spread = ((p - mean_p) ** 2).mean(dim=0) + ((t - mean_t) ** 2).mean(dim=0) + shift**2
+    differs = spread > 0
     concordance = torch.where(differs, 2 * covariance / torch.where(differs, spread, 1.0), 1.0)
     return (1 - concordance).mean().to(torch.promote_types(predictions.dtype, torch.float32))
 

@@ -33,7 +33,7 @@ HEADER = [
 NOTES = {
     "coat": "reads class tokens only, which its last relative-position convolutions cannot reach, so the masks sit on "
     "the position encodings before them; the map is the class token of each of three scales.",
-    "gcvit": "has its last convolution beside the way, in what makes the global queries of the last stage.",
+    "gcvit": "has its last convolution off the main path, in the branch for the global queries of the last stage.",
     "squeezenet": "ends with a convolution that is its classifier, so the mask sits on scores of the old classes. For "
     "an adapter on the last features, wrap `backbone.features`.",
     "vision_transformer_hybrid": "is a ResNet under a transformer; the mask sits between them, and the head sees the "
@@ -113,7 +113,7 @@ activation); tokens count as a map where they lie on a grid; *mask parameters* a
 
 {notes}
 
-The choice can be overruled: `CIAOConfig(target_modules=...)` takes exact paths of convolutions.
+`CIAOConfig(target_modules=...)` overrides the choice: it takes exact paths of convolutions.
 """
 
 

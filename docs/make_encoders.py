@@ -11,6 +11,8 @@ import statistics
 from pathlib import Path
 from types import ModuleType
 
+from pages import table, wrap_page
+
 from ciao_peft.encoders import small_face
 from ciao_peft.markdown import markdown_table as table
 
@@ -201,29 +203,30 @@ def measured(found: dict[str, dict]) -> str:
     if not found:
         return "No training has been probed yet: `python benchmarks/encoder_probe.py --help`."
     if not probed(found):
-        return trained_on_two_cores(found)
+        return wrap_page(trained_on_two_cores(found)).rstrip()
     first = next(iter(probed(found).values()))
     random, splits = len(first["random"]), len(first["trained"]["identity"])
     told = " ".join(f"--encoder {name}{folder}" for name, folder in folders(probed(found)).items())
-    return f"""{trained_on_two_cores(found)}
+    page = f"""{trained_on_two_cores(found)}
 
 ### What linear probes read from the frozen features
 
     python benchmarks/encoder_probe.py --data_dir ../shared/faces --splits {splits} --random_seeds {random} {told}
 
-Nobody who is judged was in a training. Mean ± standard deviation: of trained weights over {splits} splits of the faces
-that the probe is fitted to, of random ones over {random} {"networks" if random > 1 else "network"}.
-`benchmarks/encoder_probe.py` says what each probe is.
+No person that is scored was in a training. Mean ± standard deviation: for trained weights over {splits} splits of the
+faces that the probe is fitted to, for random weights over {random} {"networks" if random > 1 else "network"}.
+`benchmarks/encoder_probe.py` describes each probe.
 
 {probes(found)}
 
 {verdict(found)}
 
-The same probes after every number was brought to about the same spread, which undoes how much a training made of it:
+The same probes after scaling every number to about the same spread, which takes away the weight that training gave it:
 
 {probes(found, SCALED)}
 
 {verdict(found, SCALED)}"""
+    return wrap_page(page).rstrip()
 
 
 def trained_on_two_cores(found: dict[str, dict]) -> str:
@@ -232,18 +235,18 @@ def trained_on_two_cores(found: dict[str, dict]) -> str:
 
 {trainings(found)}
 
-Other work shared the two cores, so the minutes are upper bounds. No label of an affect was read. The rate and the
-margin of `vggface2` were settled on after one earlier start, judged by the people who verify it here; its AUC up to the
-last epoch is that of faces of half the size. PK's rates, weights and second part were settled on by probes like those
-below, with fewer faces to fit, of the same people: what it is ahead of random weights by is a little too good. Its
-pictures of faces beside what it drew, one after each epoch, are in `runs/pk/reconstructions`; those of real people are
-not shown here.{picture}
+Other work shared the two cores, so the minutes are upper bounds. No affect label was read. One earlier start decided
+the rate and the margin of `vggface2`, by the score on the people who verify it here; before the last epoch, its AUC is
+that of faces of half the size. Probes like those below, with fewer faces of the same people, decided PK's rates,
+weights and second part: its lead over random weights is a little too large. After each epoch,
+`runs/pk/reconstructions` gets a picture of faces with their drawings; those of real people are not shown
+here.{picture}
 
 {curves(found)}"""
 
 
 def folders(found: dict[str, dict]) -> dict[str, str]:
-    """What the probe is told beside each name: where it lies, unless it is in the package."""
+    """The folder that each encoder of the probe's command line lies in, unless it is in the package."""
     return {name: "" if name == "small-face" else f"={TRAINED_BY[name][1].split()[-1]}/encoder" for name in found}
 
 

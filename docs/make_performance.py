@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pages import wrapped
 from speed_tables import (
     BFLOAT16,
     SUBJECTS,
@@ -139,7 +140,7 @@ def performance() -> str:
 
     make bench
 
-{where()}
+{wrapped(where())}
 
 {verdicts()}
 

@@ -20,7 +20,7 @@ import yaml
 from PIL import Image
 
 from ciao_peft.cli import main as ciao
-from ciao_peft.study.report.write import write_report
+from ciao_peft.study.report import write_report
 
 HERE = Path(__file__).parent
 STUDY = HERE.parent / "runs" / "report_picture"

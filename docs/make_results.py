@@ -14,13 +14,19 @@ from settings_tables import METRICS, networks, networks_sizes, settings, starts_
 
 from ciao_peft.markdown import markdown_table as table
 from ciao_peft.study import read_plan
-from ciao_peft.study.analysis.study import CIAO, LEVEL, NETWORKS, Study
-from ciao_peft.study.report.contents import Section, about, picture_stems
-from ciao_peft.study.report.markdown import as_markdown
-from ciao_peft.study.report.tables import headlines, parameters, table_one
-from ciao_peft.study.report.text import missing
-from ciao_peft.study.report.text import spread as spread_of
-from ciao_peft.study.report.write import load_study
+from ciao_peft.study.analysis import CIAO, LEVEL, NETWORKS, Study
+from ciao_peft.study.report import (
+    Section,
+    about,
+    as_markdown,
+    headlines,
+    load_study,
+    missing,
+    parameters,
+    spread,
+    table_one,
+)
+from ciao_peft.study.report.contents import picture_stems
 
 HERE = Path(__file__).parent
 PAGES = HERE / "results"
@@ -55,7 +61,7 @@ def three_numbers() -> str:
             results = study.results(task, encoder)
             if not {HEAD, CIAO, CONVOLUTION} <= set(results):
                 continue
-            scores = [spread_of(results[name].summary("accuracy"), "accuracy") for name in (HEAD, CIAO, CONVOLUTION)]
+            scores = [spread(results[name].summary("accuracy"), "accuracy") for name in (HEAD, CIAO, CONVOLUTION)]
             against = {one.other: one.comparison for one in study.comparisons(task, encoder, ("network",))}
             gaps = [f"{100 * against[name].difference.mean:+.1f}".replace("-", "−") for name in (HEAD, CONVOLUTION)]
             rows.append([encoder, *scores, *gaps, str(len(results[CIAO].seeds))])
@@ -66,8 +72,7 @@ Accuracy in percent on faces of people who are not in the training split, mean �
 mean differences in points. “Same head” is the decision layer on the frozen encoder, “head + CIAO” the same with the
 mask, “last convolution” the same head with the last convolution unfrozen.
 
-- **CIAO helps a frozen encoder.** With the same head on the same stored features, the mask adds accuracy on all three
-  encoders.
+- **CIAO helps a frozen encoder.** With the same head on the same stored features, the mask adds accuracy.
 - **It does not replace fine-tuning.** Unfreezing the last convolution trains as many parameters from the same stored
   features and reaches more. The mask can only weaken what the frozen convolution found; the unfrozen convolution may
   find something new.
@@ -100,10 +105,9 @@ training.
 def index() -> str:
     lines = []
     for name, (task, encoder, study) in pairs().items():
-        lines.append(
-            f"- [{task}, {encoder}](results/{name}.md): {len(study.results(task, encoder))} methods with "
-            "intervals, paired tests, ablations, curves and confusions"
-        )
+        methods = f"{len(study.results(task, encoder))} methods"
+        what = "intervals, paired tests, learning curves, confusion matrices and searches"
+        lines.append(f"- [{task}, {encoder}](results/{name}.md): {methods}; {what}")
     return "\n".join(lines)
 
 
@@ -344,7 +348,7 @@ def short() -> str:
         for task, encoder in study.pairs:
             for name, result in study.results(task, encoder).items():
                 if task == "faces" and name in NETWORKS:
-                    scores = [spread_of(result.summary(metric), metric) for metric in METRICS]
+                    scores = [spread(result.summary(metric), metric) for metric in METRICS]
                     rows.append([encoder, name, *scores, f"{result.trained:,}", str(len(result.seeds))])
     return table(["real faces, six classes", "what trains", "accuracy", "balanced accuracy", "trained", "seeds"], rows)
 

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from ciao_peft.markdown import markdown_table as table
-from ciao_peft.study.presets import WITHOUT_CIAO
+from ciao_peft.study.presets.methods import WITHOUT_CIAO
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 METRICS = ("accuracy", "balanced_accuracy")

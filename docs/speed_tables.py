@@ -44,10 +44,11 @@ def training() -> str:
             for run in ("cached", "with_u")
             for number in (case["ratio"][run], case["limit"][run], with_update(case, run))
         ]
-        rows.append([name, str(case["batch_size"]), *times, *ratios])
-    header = ["encoder", "batch", "live, ms", "stored, ms", "with u, ms", "trunk, ms", "update, ms", "live / stored"]
-    header += ["operations", "with update", "live / with u", "operations", "with update"]
-    return table(header, rows)
+        rows.append((name, [str(case["batch_size"]), *times], ratios))
+    header = ["encoder", "batch", "live, ms", "stored, ms", "with u, ms", "trunk, ms", "update, ms"]
+    text = table(header, [[name, *times] for name, times, _ in rows])
+    header = ["encoder", "live / stored", "operations", "with update", "live / with u", "operations", "with update"]
+    return text + "\n\n" + table(header, [[name, *ratios] for name, _, ratios in rows])
 
 
 def on_disk() -> str:

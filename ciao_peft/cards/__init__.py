@@ -1,4 +1,4 @@
-"""Model cards, written from what was recorded; what people wrote into them stays."""
+"""Model cards, written from a record; what people wrote on them stays."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Pages of Markdown under a head of YAML that a program and people write together.
+"""Pages of Markdown under a front matter of YAML, which a program and people write together.
 
-A page has marked parts that each save writes anew, and whatever else people wrote, which stays. Who removes the marks
-around a part owns it.
+A page has marked parts, which each save writes again, and prose by people, which stays. A part whose marks somebody
+removes is theirs.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from typing import Any
 
 
 def prose(card: str) -> str:
-    """What people wrote: the card without its head and the marked parts."""
+    """What people wrote: the card without its front matter and its marked parts."""
     text = split_page(card)[1]
     for part in ("facts", "use"):
         text = _pattern(part).sub("", text)
     return text.strip()
 
 
-def merge_cards(mine: str, theirs: str) -> str:
-    """What a push writes upon: the repository's card, with what people wrote in the folder's before their own.
+def merge_cards(folder_card: str, repository_card: str) -> str:
+    """The card that a push starts from. Where both cards have prose or a metadata key, the folder's wins.
 
     Args:
-        mine: The folder's, as `card_without_record` gives it.
-        theirs: The repository's likewise.
+        folder_card: The folder's card, as `card_without_record` returns it.
+        repository_card: The repository's card, likewise.
     """
-    if not mine.strip() or not theirs.strip():
-        return mine if mine.strip() else theirs
-    (own, text), (metadata, other) = split_page(mine), split_page(theirs)
-    tags = [tag for card in (metadata, own) if isinstance(card.get("tags"), list) for tag in card["tags"]]
-    metadata = {**metadata, **own, **({"tags": list(dict.fromkeys(map(str, tags)))} if tags else {})}
-    return page_of(metadata, text if prose(mine) else other)
+    if not folder_card.strip() or not repository_card.strip():
+        return folder_card if folder_card.strip() else repository_card
+    (own, text), (theirs, other) = split_page(folder_card), split_page(repository_card)
+    tags = [tag for card in (theirs, own) if isinstance(card.get("tags"), list) for tag in card["tags"]]
+    metadata = {**theirs, **own, **({"tags": list(dict.fromkeys(map(str, tags)))} if tags else {})}
+    return page_of(metadata, text if prose(folder_card) else other)
 
 
 def split_page(card: str) -> tuple[dict[str, Any], str]:
-    """Metadata and text; metadata that is no YAML counts as none."""
+    """The metadata and the text of a card; a front matter that is no YAML counts as empty."""
     import yaml
 
     found = re.match(r"\s*---\r?\n(.*?)(?:^|\n)---[ \t]*(?:\r?\n|\Z)", card, re.DOTALL)
@@ -49,12 +49,12 @@ def split_page(card: str) -> tuple[dict[str, Any], str]:
 
 
 def merged_page(metadata: dict[str, Any], parts: Mapping[str, str], existing: str | None) -> str:
-    """A page with metadata and marked parts of ours, over what is there.
+    """A page with our metadata and marked parts, merged into the present page.
 
     Args:
-        metadata: Ours, `tags` among it. A licence that is there stays, and so do keys that are not ours.
-        parts: Text of each marked part, by its name.
-        existing: The page so far; what lies outside the marked parts stays. A new page when left out or empty.
+        metadata: Our metadata, with `tags`. The present page keeps its licence and the keys that are not ours.
+        parts: The text of each marked part, by the part's name.
+        existing: The present page; everything outside the marked parts stays. A new page is made if there is none.
     """
     if existing is None or not existing.strip():
         text = "\n\n".join(_marked(part, content) for part, content in parts.items()) + "\n"
@@ -73,7 +73,7 @@ def merged_page(metadata: dict[str, Any], parts: Mapping[str, str], existing: st
 
 
 def page_of(metadata: Mapping[str, Any], text: str) -> str:
-    """Text under its head.
+    """Text under its front matter.
 
     Example:
         >>> print(page_of({"license": "mit"}, "# A card"))

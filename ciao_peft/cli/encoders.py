@@ -61,12 +61,12 @@ def _convert(options: argparse.Namespace) -> None:
         mean=options.mean,
         std=options.std,
     )
-    fed = read_json(folder / PREPROCESSOR_FILE)
+    preprocessing = read_json(folder / PREPROCESSOR_FILE)
     facts = read_json(folder / "config.json")["training"]["converted_from"]
     print(f"layout         {facts['layout']}")
     turned = ", first convolution turned to rgb" if facts["channel_order"] == "bgr" else ""
     print(f"channel order  {facts['channel_order']}{turned}")
-    mean, std = (" ".join(f"{255 * value:.7g}" for value in fed[key]) for key in ("image_mean", "image_std"))
+    mean, std = (" ".join(f"{255 * value:.7g}" for value in preprocessing[key]) for key in ("image_mean", "image_std"))
     print(f"pixels         minus {mean}, divided by {std}")
     print(f"left out       {len(facts['left_out'])} tensors")
     print(f"same answers   within {facts['largest_difference_of_answers']:.1e} of the largest")

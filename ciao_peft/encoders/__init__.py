@@ -1,4 +1,4 @@
-"""Encoders by name: networks that were trained without any affect label, each with the preprocessing it needs."""
+"""Encoders by name: networks trained without affect labels, each with the preprocessing it needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of VGG16 in the layouts people have, converted into a `vggface2` folder and checked by running both."""
+"""Converts VGG16 weights in common layouts into a `vggface2` folder, and checks it by running both networks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Layout = Literal["auto", "torchvision", "vggface", "keras"]
 ChannelOrder = Literal["auto", "rgb", "bgr"]
 
-# Means in RGB, deviations likewise, of pixels from 0 to 255.
+# Means and standard deviations in RGB, of pixels from 0 to 255.
 _IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 _IMAGENET_CAFFE = ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
 _VGGFACE = ((129.1863, 104.7624, 93.5940), (1.0, 1.0, 1.0))
@@ -38,15 +38,15 @@ _LARGEST_KERNEL = 512 * 512 * 3 * 3
 
 @dataclass(frozen=True)
 class _Source:
-    """A file as it is: thirteen kernels and biases in its own order of axes, and how pixels are fed to them."""
+    """The content of a file: thirteen kernels and biases in its own order of axes, and the pixels they expect."""
 
     layout: str
-    axes: str  # of a kernel
+    axes: str  # the order of a kernel's axes
     kernels: list[torch.Tensor]
     biases: list[torch.Tensor]
     channel_order: str
     mean: tuple[float, ...]  # in RGB, of pixels from 0 to 255
-    std: tuple[float, ...]  # likewise
+    std: tuple[float, ...]  # as `mean`
     left_out: list[str]
 
 
@@ -67,14 +67,14 @@ def convert_encoder(
     Args:
         source: Safetensors, a PyTorch state dict (read with `weights_only`), or a Keras file: HDF5 of any version, or
             `.keras` (both need h5py).
-        folder: Made where it is missing; `load_encoder("vggface2", weights=folder)` reads it.
+        folder: The folder to write; `load_encoder("vggface2", weights=folder)` reads it.
         layout: `"torchvision"` (`features.0.weight`), `"vggface"` (`conv1_1.weight`, PyTorch) or `"keras"` (layers
-            `block1_conv1` or `conv1_1`, or Keras 3's `layers/conv2d`; kernels height x width x in x out); found out by
-            default.
-        channel_order: Of the pixels that the source was trained on. Known for `torchvision` (`"rgb"`) and `keras`
-            (`"bgr"`); files with names as `conv1_1.weight` exist in both, so say it there.
-        mean: Red, green and blue from 0 to 255, subtracted from the pixels; by default what the layout is known for:
-            ImageNet's, or VGGFace's for names as `conv1_1`. Networks of VGGFace2 had 131.0912 103.8827 91.4953.
+            `block1_conv1` or `conv1_1`, or Keras 3's `layers/conv2d`; kernels height x width x in x out). By default
+            it is detected.
+        channel_order: The channel order of the pixels that the source was trained on. It is known for `torchvision`
+            (`"rgb"`) and `keras` (`"bgr"`) and must be given for names like `conv1_1.weight`, which exist in both.
+        mean: Red, green and blue from 0 to 255, subtracted from the pixels; by default the layout's usual values:
+            ImageNet's, or VGGFace's for names like `conv1_1`. Networks of VGGFace2 had 131.0912 103.8827 91.4953.
         std: Red, green and blue from 1 to 255, what the pixels from 0 to 255 are divided by then: 58.395 where others
             write 0.229 for pixels between 0 and 1. By default ImageNet's for `torchvision` and 1 for the rest. A file
             named as torchvision's `vgg16_features-amdegroot-88682ab5.pth` does not say that it needs 1, so say it here.
@@ -83,7 +83,7 @@ def convert_encoder(
         The folder.
 
     Raises:
-        ConfigError: the file's layout is not known or not the one given, or what it cannot say was not said.
+        ConfigError: the layout is unknown or not the given one, or a setting that the file does not contain is missing.
         AdapterFileError: the file is missing, damaged, or holds no VGG16.
     """
     from .folder import save_encoder
@@ -149,7 +149,7 @@ def _tensors(path: Path, content: bytes, layout: str) -> dict[str, torch.Tensor]
             f"'{path}' is no state dict that can be read without running code from it: {_first_line(error)} "
             "Save `model.state_dict()` where the model can be loaded, and convert that."
         ) from error
-    except Exception as error:  # whatever the damaged bytes lead the unpickler to
+    except Exception as error:  # damaged bytes can make the unpickler raise anything
         raise AdapterFileError(
             f"'{path}' is empty, cut off, damaged or nothing that `torch.save` wrote ({_first_line(error)}). Its "
             f"{len(content):,} bytes are not those of a state dict: copy or download it anew."
@@ -167,7 +167,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _inside_keras(path: Path, content: bytes) -> bytes:
-    """The weights within an archive of Keras 3; what else lies in it is not looked at."""
+    """The weights in an archive of Keras 3; nothing else in it is read."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return archive.read("model.weights.h5")
@@ -176,7 +176,7 @@ def _inside_keras(path: Path, content: bytes) -> bytes:
 
 
 def _from_hdf5(path: Path, content: bytes, layout: str) -> dict[str, torch.Tensor]:
-    """The convolutions of the layout. Of what else lies in the file only the names are kept, each with an empty tensor.
+    """Reads the convolutions of the layout; all other names in the file get an empty tensor.
 
     Nothing outside the file is opened, and nothing larger than VGG16's largest kernel is read, whatever the file says.
     """
@@ -199,7 +199,7 @@ def _from_hdf5(path: Path, content: bytes, layout: str) -> dict[str, torch.Tenso
 
     def read(name: str) -> torch.Tensor:
         item = found[name]
-        # A chunk is unpacked as a whole, and may be larger than what is taken from it.
+        # A chunk is decompressed as a whole, and may be larger than the part that is read.
         if item.shape is None or max(item.size, math.prod(item.chunks or ())) > _LARGEST_KERNEL:
             raise AdapterFileError(
                 f"'{path}' is no VGG16: {name!r} has shape {item.shape}; the largest kernel has {_LARGEST_KERNEL:,} "
@@ -253,7 +253,7 @@ _NAMES = {"torchvision": _torchvision, "vggface": _vggface, "keras": _keras}
 
 
 def _find(names: Iterable[str], path: Path, layout: str) -> tuple[str, dict[tuple, str]]:
-    """The layout, and the name in it of each of the thirteen convolutions' kernels and biases."""
+    """The layout, and the names of the kernels and biases of its thirteen convolutions."""
     names = list(names)
     found: dict[str, dict[tuple, str]] = {}
     for candidate in _NAMES if layout == "auto" else [layout]:
@@ -334,7 +334,7 @@ def _check_shapes(state: Mapping[str, torch.Tensor], expected: Mapping[str, torc
 
 
 def _difference(encoder: VGGFace2, source: _Source) -> float:
-    """How far the encoder's answer to a picture is from that of the source's own kernels, relative to the largest."""
+    """The largest difference between the outputs of encoder and source, relative to the source's largest output."""
     import numpy as np
 
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -352,7 +352,7 @@ def _difference(encoder: VGGFace2, source: _Source) -> float:
 
 
 def _source_forward(source: _Source, picture: np.ndarray) -> np.ndarray:
-    """The source network in NumPy, on pixels in its own channel order, by its kernels as they lie in the file."""
+    """Runs the source network in NumPy, with its own channel order and with its kernels as the file has them."""
     import numpy as np
 
     values = (picture.astype(np.float32) - np.float32(source.mean)) / np.float32(source.std)  # (H, W, RGB)

@@ -22,7 +22,7 @@ from .with_preprocessing import with_preprocessing
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT_VERSION = 1
-# What goes by these names is built by the function; no name in a config is ever imported.
+# The function that builds each type of encoder. No name in a config is ever imported.
 _TYPES = {
     "prior_knowledge": "prior_knowledge:build",
     "small-face": "small_face:build",
@@ -39,20 +39,20 @@ _KEYS = {"ciao_encoder", "format_version", "architecture", "weights_sha256", "ve
 
 
 def save_encoder(encoder: nn.Module, folder: str | os.PathLike, *, training: Mapping[str, Any] | None = None) -> Path:
-    """Writes an encoder that `load_encoder(folder)` reads back equal, bit for bit.
+    """Writes an encoder that `load_encoder(folder)` reads back bit for bit.
 
-    Whoever reads meanwhile sees the old folder or the new one. What people wrote on its card stays.
+    A reader sees the old folder or the new one, never a mixture. What people wrote on the card stays.
 
     Args:
-        encoder: One that `load_encoder` made; its weights may have been trained since.
-        folder: Made where it is missing.
-        training: What it was trained on and how, as plain data; kept in `config.json`.
+        encoder: An encoder that `load_encoder` made; its weights may have been trained since.
+        folder: The folder; it is created if it does not exist.
+        training: What the encoder was trained on and how, as plain data; stored in `config.json`.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: the network is no encoder of this library, so that no name says how to build it again.
+        ConfigError: the network is no encoder of this library, so that it could not be built again.
         AdapterFileError: the folder cannot be written.
 
     Example:
@@ -95,15 +95,15 @@ def save_encoder(encoder: nn.Module, folder: str | os.PathLike, *, training: Map
 
 
 def load(source: str, *, pretrained: bool = True, **hub: Any) -> nn.Module:
-    """The encoder in a folder or repository.
+    """Loads the encoder in a folder or repository.
 
     Args:
         source: A folder that `save_encoder` wrote, or `user/name` on the Hub.
-        pretrained: Its weights, or random ones.
+        pretrained: Whether to load its weights; otherwise they are random.
         hub: `revision`, `token` and the like, as `ciao_peft.hub.read_pretrained` takes them.
 
     Raises:
-        AdapterFileError: a file is missing, damaged or no encoder's.
+        AdapterFileError: a file is missing, damaged or not of an encoder.
         HubError: the Hub does not give the files.
     """
     encoder, snapshot = read_pretrained(source, lambda folder: _read(folder, pretrained), _FILES, **hub)
@@ -114,11 +114,11 @@ def load(source: str, *, pretrained: bool = True, **hub: Any) -> nn.Module:
 
 
 def load_weights(kind: str, source: str | os.PathLike, **settings: Any) -> nn.Module:
-    """The encoder in a folder or repository, which must be of this type.
+    """Loads the encoder in a folder or repository, which must be of this type.
 
     Raises:
         ConfigError: `source` is neither a folder nor `user/name`.
-        AdapterFileError: a file is missing, damaged, no encoder's or another encoder's.
+        AdapterFileError: a file is missing, damaged, or of no encoder or another encoder.
         HubError: the Hub does not give the files.
     """
     text = os.fspath(source)
@@ -168,7 +168,7 @@ def _read(folder: Path, pretrained: bool) -> nn.Module:
     digest = hashlib.sha256(content).hexdigest()
     if digest != config["weights_sha256"]:
         raise AdapterFileError(
-            f"'{path}' has not the checksum that its config promises: it was damaged or replaced. Save the encoder "
+            f"'{path}' does not have the checksum in its config: it was damaged or replaced. Save the encoder "
             "again, or download it anew."
         )
     try:

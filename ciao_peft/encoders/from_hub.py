@@ -1,4 +1,4 @@
-"""Encoders in folders and repositories, whoever wrote them: this library, transformers or timm."""
+"""Loads encoders from folders and repositories of this library, transformers or timm."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from .with_preprocessing import with_preprocessing
 
 
 def load(source: str, *, pretrained: bool = True, preprocessing: Preprocessing | None = None, **hub: Any) -> nn.Module:
-    """The encoder in a folder or repository.
+    """Loads the encoder in a folder or repository.
 
     Args:
-        source: A folder that `save_encoder` wrote, or `save_pretrained` of transformers, or timm's `push_to_hf_hub`; or
+        source: A folder that `save_encoder`, `save_pretrained` of transformers or timm's `push_to_hf_hub` wrote; or
             `user/name` on the Hub.
-        pretrained: Its weights, or random ones.
-        preprocessing: In place of what it comes with.
+        pretrained: Whether to load its weights; otherwise they are random.
+        preprocessing: Replaces the preprocessing that it comes with.
         hub: `revision`, `token` and the like, as `ciao_peft.hub.read_pretrained` takes them.
 
     Raises:
-        AdapterFileError: a file is missing, damaged or no encoder's.
+        AdapterFileError: a file is missing, damaged or not of an encoder.
         ConfigError: the image processor does what `Preprocessing` does not.
         HubError: the Hub does not give the files.
     """
     config, snapshot = read_pretrained(source, _config, [RepoFile(CONFIG_FILE, MAX_JSON_BYTES)], **hub)
-    if snapshot.revision is not None:  # what follows is of the same commit
+    if snapshot.revision is not None:  # the other files must come from the same commit
         hub["revision"] = snapshot.revision
     if "ciao_encoder" not in config and ("model_type" in config or isinstance(config.get("architecture"), str)):
         return _foreign(source, pretrained, preprocessing, **hub)

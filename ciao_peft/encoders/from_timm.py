@@ -1,4 +1,4 @@
-"""Encoders of timm, under `timm/NAME`."""
+"""Loads encoders of timm, which are named `timm/NAME`."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from ..preprocessing import Preprocessing
 from ..saving.files import read_json
 from .with_preprocessing import with_preprocessing
 
-# Of a repository's `pretrained_cfg`: what the network is fed, and where its first and last layers are. Not from where
-# else weights could be fetched, nor how.
-_FED = {
+# Keys of `pretrained_cfg` that describe the input and the first and last layers of the network. Those that say where
+# weights could be downloaded, and how, are left out.
+_DESCRIPTIVE = {
     *("input_size", "fixed_input_size", "min_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"),
     *("num_classes", "label_offset", "pool_size", "first_conv", "classifier", "tag"),
 }
-# Arguments of `timm.create_model`, beside all whose names begin with "pretrained", that bring in other weights.
+# Arguments of `timm.create_model` that bring in other weights, in addition to those that start with "pretrained".
 _ELSEWHERE = {"cache_dir", "checkpoint_path"}
 
 
 def load(name: str, *, pretrained: bool = True, **settings: Any) -> nn.Module:
-    """A model of timm without its classifier, with what an encoder has beside.
+    """Loads a model of timm without its classifier, with the attributes of an encoder.
 
     Args:
-        name: As `timm.list_models()` has it, perhaps with a tag of pretrained weights: `resnet18.a1_in1k`.
-        pretrained: Weights from the Hub, or random ones.
-        settings: For `timm.create_model`.
+        name: A name of `timm.list_models()`, with or without a tag of pretrained weights: `resnet18.a1_in1k`.
+        pretrained: Whether to load weights from the Hub; otherwise they are random.
+        settings: Settings of `timm.create_model`.
 
     Raises:
         EncoderNotFoundError: timm has no such model, or no such weights.
@@ -53,7 +53,7 @@ def load(name: str, *, pretrained: bool = True, **settings: Any) -> nn.Module:
         try:
             encoder = timm.create_model(name, pretrained=pretrained, **settings)
         except ValueError as error:
-            if isinstance(error, OSError):  # of the Hub's client
+            if isinstance(error, OSError):  # from the Hub's client
                 raise
             raise ConfigError(f"timm cannot make {name!r} with {settings}: {error}") from error
     _described(encoder, name, {key: value for key, value in settings.items() if not _brings_weights(key)})
@@ -65,12 +65,12 @@ def load(name: str, *, pretrained: bool = True, **settings: Any) -> nn.Module:
 
 
 def build(name: str, **settings: Any) -> nn.Module:
-    """The model that a file describes, with random weights, and its preprocessing.
+    """Builds the model that a file describes, with random weights, and its preprocessing.
 
-    Without classifier, unless `num_classes` asks for one.
+    It has no classifier, unless `num_classes` asks for one.
 
     Raises:
-        ConfigError: as `check_settings`.
+        ConfigError: `check_settings` refuses the settings.
     """
     import timm
 
@@ -80,11 +80,11 @@ def build(name: str, **settings: Any) -> nn.Module:
 
 
 def check_settings(name: Any, settings: dict[str, Any]) -> None:
-    """Refuses what a file must not have `timm.create_model` do: take a model or weights from elsewhere.
+    """Refuses settings in a file that would make timm take a model or weights from elsewhere.
 
     Args:
-        name: Of the model.
-        settings: For `timm.create_model`.
+        name: The model's name.
+        settings: Settings of `timm.create_model`.
 
     Raises:
         ConfigError: timm has no model of this name, or a setting says where weights come from.
@@ -108,12 +108,12 @@ def _brings_weights(setting: str) -> bool:
 
 
 def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing | None = None) -> nn.Module:
-    """The model of a folder as `timm.models.push_to_hf_hub` writes it, without its classifier.
+    """Reads the model in a folder that `timm.models.push_to_hf_hub` wrote, without its classifier.
 
     Args:
-        folder: With `config.json` and `model.safetensors`.
-        pretrained: Its weights, or random ones.
-        preprocessing: In place of what `config.json` says.
+        folder: A folder with `config.json` and `model.safetensors`.
+        pretrained: Whether to load its weights; otherwise they are random.
+        preprocessing: Replaces what `config.json` says.
 
     Raises:
         AdapterFileError: timm does not know the model, or a file is damaged or does not fit.
@@ -122,22 +122,22 @@ def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing 
     from safetensors import SafetensorError
 
     config = read_json(folder / "config.json")
-    told, settings = config.get("pretrained_cfg") or {}, dict(config.get("model_args") or {})
+    pretrained_cfg, settings = config.get("pretrained_cfg") or {}, dict(config.get("model_args") or {})
     try:
         check_settings(config["architecture"], settings)
         if settings.pop("features_only", False):
             raise ConfigError("timm lets weights be missing where `features_only` is asked for. Leave it out.")
-        fed = {key: value for key, value in told.items() if key in _FED}
-        # With the classes and channels that the file itself has, every tensor must be there: timm fills up what lacks
-        # with random numbers wherever the model is another one than the file's.
-        classes = [where["num_classes"] for where in (config, told, settings) if "num_classes" in where]
+        kept = {key: value for key, value in pretrained_cfg.items() if key in _DESCRIPTIVE}
+        # With the classes and channels of the file itself, every tensor must be there: timm fills missing tensors with
+        # random numbers where the model differs from the file's.
+        classes = [where["num_classes"] for where in (config, pretrained_cfg, settings) if "num_classes" in where]
         if classes:
-            fed["num_classes"] = settings["num_classes"] = classes[0]
-        if "in_chans" in settings and "input_size" in fed:
-            fed["input_size"] = (settings["in_chans"], *fed["input_size"][1:])
+            kept["num_classes"] = settings["num_classes"] = classes[0]
+        if "in_chans" in settings and "input_size" in kept:
+            kept["input_size"] = (settings["in_chans"], *kept["input_size"][1:])
         if pretrained:
-            fed["file"] = str(folder / "model.safetensors")
-        encoder = timm.create_model(config["architecture"], pretrained=pretrained, pretrained_cfg=fed, **settings)
+            kept["file"] = str(folder / "model.safetensors")
+        encoder = timm.create_model(config["architecture"], pretrained=pretrained, pretrained_cfg=kept, **settings)
         if encoder.num_classes:
             encoder.reset_classifier(0)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:

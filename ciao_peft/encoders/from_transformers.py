@@ -1,4 +1,4 @@
-"""Encoders of transformers, from a folder or repository of theirs. No code of a repository is run."""
+"""Loads encoders of transformers. No code of a repository is run."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _BROKEN = (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, 
 
 
 def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing | None = None) -> nn.Module:
-    """The model of a folder that `save_pretrained` of transformers wrote, without its classifier.
+    """Reads the model in a folder that `save_pretrained` of transformers wrote, without its classifier.
 
     Args:
-        folder: With `config.json`, `model.safetensors` and, where the model has one, `preprocessor_config.json`.
-        pretrained: Its weights, or random ones.
-        preprocessing: In place of what `preprocessor_config.json` says, or the config of a wrapped model of timm;
-            without any of them it is not known.
+        folder: A folder with `config.json`, `model.safetensors` and, if it has one, `preprocessor_config.json`.
+        pretrained: Whether to load its weights; otherwise they are random.
+        preprocessing: Replaces what `preprocessor_config.json`, or the config of a wrapped model of timm, says. Without
+            any of them the preprocessing is unknown.
 
     Raises:
         AdapterFileError: transformers does not know the model, or a file is damaged or incomplete.
@@ -57,10 +57,10 @@ def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing 
 
 
 def build(**architecture: Any) -> nn.Module:
-    """The model of a config of transformers, with random weights.
+    """Builds the model of a config of transformers, with random weights.
 
     Raises:
-        ConfigError: it wraps a model of timm, and takes weights from elsewhere.
+        ConfigError: the config wraps a model of timm and takes weights from elsewhere.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -70,13 +70,13 @@ def build(**architecture: Any) -> nn.Module:
 
 
 def _check_wrapped(config: Any) -> None:
-    if config.model_type == "timm_wrapper":  # hands its `model_args` to timm as they are
+    if config.model_type == "timm_wrapper":  # passes its `model_args` on to timm
         check_settings(config.architecture, config.model_args or {})
 
 
 def _preprocessing_of(folder: Path, encoder: nn.Module) -> Preprocessing | None:
     path = folder / PREPROCESSOR_FILE
-    # A wrapped model of timm has no such file: its config says what it is fed.
+    # A wrapped model of timm has no such file: its config describes the preprocessing.
     return (
         Preprocessing.from_image_processor(read_json(path)) if path.is_file() else Preprocessing.for_backbone(encoder)
     )

@@ -1,4 +1,4 @@
-"""Encoders by name: networks that were trained without any affect label, each with the preprocessing it needs."""
+"""Loads encoders by name: networks trained without affect labels, each with the preprocessing it needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ENCODERS = {
 
 
 def list_encoders() -> list[str]:
-    """Names that `load_encoder` knows, beside `timm/NAME`, folders and repositories.
+    """The names that `load_encoder` accepts, in addition to `timm/NAME`, folders and repositories.
 
     Example:
         >>> list_encoders()
@@ -29,27 +29,27 @@ def list_encoders() -> list[str]:
 
 
 def load_encoder(name: str | os.PathLike, *, pretrained: bool = True, **settings: Any) -> nn.Module:
-    """An encoder in eval mode and float32, with attributes that say what it is.
+    """Loads an encoder, in eval mode and float32.
 
-    `preprocessing` is the `Preprocessing` it is fed by, `input_size` its channels, height and width, `name` the name
-    given here and `revision` says which weights these are (`"random"`: nobody trained them). A model of transformers
-    without `preprocessor_config.json` has neither of the first two.
+    The encoder has these attributes: `preprocessing`, the `Preprocessing` of its pictures; `input_size`, their
+    channels, height and width; `name`, the name given here; and `revision`, which identifies its weights (`"random"`
+    if they are untrained). A model of transformers without `preprocessor_config.json` lacks the first two.
 
     Args:
         name: One of `list_encoders()`; `timm/NAME` for a model of timm; a folder written by `save_encoder` or by
             `save_pretrained` of transformers, or `user/name` for an encoder or a model of either library on the Hub.
-        pretrained: Trained weights, or random ones to train.
-        settings: The encoder's own: for `vggface2` and `prior_knowledge`, which ship without weights, `weights`, a
-            folder or repository that holds them; for `small-face` those of `SmallFace`, for timm those of
-            `timm.create_model`, for folders and repositories `preprocessing` in place of their own, and `revision`,
-            `token` and the like of `ciao_peft.hub.read_pretrained`.
+        pretrained: Whether to load trained weights; otherwise they are random.
+        settings: Settings of the encoder. `vggface2` and `prior_knowledge`, which ship without weights, take `weights`,
+            a folder or repository with them; `small-face` takes the settings of `SmallFace`, and timm's models those
+            of `timm.create_model`. Folders and repositories take a `preprocessing` that replaces their own, and
+            `revision`, `token` and the like of `ciao_peft.hub.read_pretrained`.
 
     Returns:
         A network whose last convolutions an adapter can mask.
 
     Raises:
-        EncoderNotFoundError: no encoder goes by this name.
-        ConfigError: trained weights of an encoder that ships without were asked for, and none were given.
+        EncoderNotFoundError: no encoder has this name.
+        ConfigError: the encoder ships without trained weights, and none were given.
         AdapterFileError: the folder or repository holds no encoder, or a damaged one.
         HubError: the Hub does not give the files.
 

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class PriorKnowledge(nn.Module):
-    """5x5 convolutions of stride 2, each with a ReLU; the last one's map is the representation.
+    """5x5 convolutions of stride 2, each with a ReLU; the last map is the representation.
 
     Args:
-        channels: Answers of each convolution.
+        channels: Output channels of each convolution.
 
     Shapes:
         pixel_values: `(B, 3, 96, 96)` in [-1, 1]; output: `(B, 18432)`, the map of 512x6x6, flattened.
@@ -61,16 +61,16 @@ class PriorKnowledge(nn.Module):
 
 
 def load(*, pretrained: bool = True, weights: Any = None, **settings: Any) -> nn.Module:
-    """PK with weights from a folder or repository; or, with `pretrained=False`, with random ones.
+    """Loads PK with weights from a folder or repository; with `pretrained=False`, with random ones.
 
     Args:
         pretrained: Whether the weights must be trained ones.
         weights: A folder that `examples/pretrain_pk.py` or `save_encoder` wrote, or `user/name` on the Hub.
-        settings: With `weights`, `revision`, `token` and the like; without, those of `PriorKnowledge`.
+        settings: `revision`, `token` and the like with `weights`; the settings of `PriorKnowledge` without.
 
     Raises:
-        ConfigError: trained weights were asked for and none were given.
-        AdapterFileError: the folder or repository holds no `prior_knowledge`.
+        ConfigError: trained weights are needed and none were given.
+        AdapterFileError: the folder or repository has no `prior_knowledge`.
     """
     if weights is not None:
         from .folder import load_weights

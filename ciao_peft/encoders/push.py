@@ -1,4 +1,4 @@
-"""Encoders on the Hub, in one commit and with a card."""
+"""Publishes encoders on the Hub, with a card and in one commit."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 def push_encoder(
     encoder: nn.Module, repo_id: str, *, training: Mapping[str, Any] | None = None, **hub: Any
 ) -> CommitInfo:
-    """Publishes an encoder, so that `load_encoder(repo_id)` gives it bit for bit.
+    """Publishes an encoder, so that `load_encoder(repo_id)` loads it bit for bit.
 
     Args:
-        encoder: One that `load_encoder` made; its weights may have been trained since.
-        repo_id: `user/name`; made if there is none.
-        training: What it was trained on and how, as plain data; `adapter_card` says what the card understands.
+        encoder: An encoder that `load_encoder` made; its weights may have been trained since.
+        repo_id: `user/name`; the repository is created if it does not exist.
+        training: What it was trained on and how, as plain data; `adapter_card` says what the card shows of it.
         **hub: `private`, `revision`, `create_pr`, `commit_message` and `token`, as `ciao_peft.hub.publish` takes them.
 
     Returns:
@@ -37,7 +37,7 @@ def push_encoder(
 
     Raises:
         ConfigError: the network is no encoder of this library.
-        HubError: in one of its kinds, when the Hub does not take it.
+        HubError: a subclass says why the Hub does not take it.
     """
     with tempfile.TemporaryDirectory() as aside:
         folder = save_encoder(encoder, Path(aside) / "encoder", training=training)
@@ -50,7 +50,7 @@ def publish_encoder(folder: str | os.PathLike, repo_id: str, **hub: Any) -> Comm
 
     Raises:
         AdapterFileError: the folder is damaged or incomplete.
-        HubError: in one of its kinds, when the Hub does not take it.
+        HubError: a subclass says why the Hub does not take it.
     """
     folder = Path(folder)
     encoder = load(str(folder))

@@ -1,4 +1,4 @@
-"""`small-face`: the bundled encoder, a short VGG-style chain on 64x64 faces that was trained to tell people apart."""
+"""`small-face`: the bundled encoder, a short VGG-style network on 64x64 faces that was trained to recognise people."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ WEIGHTS = Path(__file__).parent / "weights" / "small_face.safetensors"
 class SmallFace(nn.Module):
     """A plain chain: 3x3 convolutions with batch normalisation and ReLU, halved by pooling, then one linear layer.
 
-    The first convolution has stride 2: half of all the work would be at the full resolution otherwise. The last unit
-    answers on an 8x8 map, pooled to 4x4 as VGG pools conv5_3; the embedding after it is for recognising people, and an
-    adapter leaves it aside.
+    The first convolution has stride 2; otherwise half of all the work would be at the full resolution. The last unit
+    gives an 8x8 map, which is pooled to 4x4 as VGG pools conv5_3. The embedding after it is for recognising people;
+    adapters do not use it.
 
     Args:
-        channels: Answers of each convolution, with `"pool"` between them where 2x2 maxima are taken.
+        channels: Output channels of each convolution, with `"pool"` between them where 2x2 maxima are taken.
         embedding_size: Numbers in the embedding.
         dropout: Share of the pooled map zeroed in training.
 
@@ -77,7 +77,7 @@ class SmallFace(nn.Module):
         return self.preprocessing.input_size
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """An embedding of who it is, `(B, embedding_size)`: the larger the cosine, the likelier one person."""
+        """Embeddings `(B, embedding_size)`: the larger the cosine of two, the likelier they show one person."""
         return self.embedding(self.pool(self.chain(pixel_values)))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
@@ -88,7 +88,7 @@ class SmallFace(nn.Module):
 
 
 def training_card() -> dict[str, Any]:
-    """What the bundled weights were trained on, how, and how well they tell unseen people apart.
+    """What the bundled weights were trained on, how, and how well they distinguish unseen people.
 
     Raises:
         AdapterFileError: the bundled file is missing or damaged.
@@ -105,10 +105,10 @@ def training_card() -> dict[str, Any]:
 
 
 def load(*, pretrained: bool = True, **architecture: Any) -> SmallFace:
-    """The bundled encoder; or, with `pretrained=False`, one with random weights and any architecture.
+    """Loads the bundled encoder; with `pretrained=False`, makes one with random weights and any architecture.
 
     Raises:
-        ConfigError: trained weights were asked for with another architecture than theirs.
+        ConfigError: the trained weights do not have the architecture that was asked for.
         AdapterFileError: a bundled file is missing or damaged.
     """
     if not pretrained:
@@ -127,7 +127,7 @@ def load(*, pretrained: bool = True, **architecture: Any) -> SmallFace:
         raise AdapterFileError(f"'{WEIGHTS}' cannot be read: {error}. Install ciao_peft again.") from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != card["weights_sha256"]:
-        raise AdapterFileError(f"'{WEIGHTS}' has not the checksum that its card promises. Install ciao_peft again.")
+        raise AdapterFileError(f"'{WEIGHTS}' does not have the checksum in its card. Install ciao_peft again.")
     encoder = SmallFace(**card["architecture"])
     # Copied into float32 parameters: the file holds half the bytes, but nothing is computed in float16.
     encoder.load_state_dict(parse(content))

@@ -1,4 +1,4 @@
-"""`vggface2`: the paper's first encoder, VGG16 up to conv5_3 on 96x96 faces. Its weights are the user's."""
+"""`vggface2`: the paper's first encoder, VGG16 up to conv5_3 on 96x96 faces. Users bring the weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class VGGFace2(nn.Module):
     The places in `chain` are those of torchvision's `vgg16().features`: conv5_3 is `chain.28`.
 
     Args:
-        channels: Answers of each convolution, with `"pool"` between them where 2x2 maxima are taken.
+        channels: Output channels of each convolution, with `"pool"` between them where 2x2 maxima are taken.
 
     Shapes:
         pixel_values: `(B, 3, 96, 96)`; output: `(B, 4608)`, the pooled map of 512x3x3, flattened.
@@ -37,7 +37,7 @@ class VGGFace2(nn.Module):
 
     name = encoder_type = "vggface2"
     revision = "random"
-    # The mean face of VGGFace2. Converted weights bring the numbers that they were trained with.
+    # The mean of VGGFace2. Converted weights come with the values they were trained with.
     preprocessing = Preprocessing(
         size=(96, 96), mode="RGB", mean=(131.0912 / 255, 103.8827 / 255, 91.4953 / 255), std=(0.25,) * 3
     )
@@ -50,7 +50,7 @@ class VGGFace2(nn.Module):
                 self.chain.append(nn.MaxPool2d(2))
                 continue
             convolution = nn.Conv2d(last, step, 3, padding=1)
-            # Without normalisation, torch's own start would let the signal fade over thirteen layers.
+            # Without normalisation, torch's default initialisation would let the signal fade over thirteen layers.
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
             nn.init.zeros_(convolution.bias)
             self.chain.extend([convolution, nn.ReLU()])
@@ -75,16 +75,16 @@ class VGGFace2(nn.Module):
 
 
 def load(*, pretrained: bool = True, weights: Any = None, **settings: Any) -> nn.Module:
-    """`vggface2` with weights from a folder or repository; or, with `pretrained=False`, with random ones.
+    """Loads `vggface2` with weights from a folder or repository; with `pretrained=False`, with random ones.
 
     Args:
         pretrained: Whether the weights must be trained ones.
         weights: A folder that `ciao convert-encoder` or `save_encoder` wrote, or `user/name` on the Hub.
-        settings: With `weights`, `revision`, `token` and the like; without, those of `VGGFace2`.
+        settings: `revision`, `token` and the like with `weights`; the settings of `VGGFace2` without.
 
     Raises:
-        ConfigError: trained weights were asked for and none were given.
-        AdapterFileError: the folder or repository holds no `vggface2`.
+        ConfigError: trained weights are needed and none were given.
+        AdapterFileError: the folder or repository has no `vggface2`.
     """
     if weights is not None:
         from .folder import load_weights

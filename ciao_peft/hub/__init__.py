@@ -1,6 +1,6 @@
-"""A folder on the Hub: found, bounded in size, pinned to a commit, cached; published in one commit.
+"""Folders on the Hub: downloaded with bounded sizes, pinned to a commit and cached; published in one commit.
 
-Knows files, not what they mean: callers say which files they need and how to read the folder.
+This room knows files, not their meaning: callers say which files they need and how to read the folder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An adapter's folder with its card, wherever it is: on disk or on the Hub."""
+"""Reads, saves and publishes an adapter's folder with its card, on disk or on the Hub."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from . import MAX_WEIGHTS_BYTES, RepoFile, RepoHead, Snapshot, prefix_of, publis
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
-# The preprocessing first: whoever has the weights then has the rest.
+# The weights come last: a folder that has them has the other files, too.
 ADAPTER_FILES = (
     RepoFile(PREPROCESSOR_FILE, MAX_JSON_BYTES, required=False),
     RepoFile(CONFIG_FILE, MAX_JSON_BYTES),
@@ -36,7 +36,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def name_from(source: str | os.PathLike, subfolder: str | None = None) -> str:
-    """The adapter's name when none is given: the last part of where it is.
+    """The adapter's name when none is given: the last part of its folder or repository.
 
     Example:
         >>> name_from("user/ciao-fer"), name_from("user/worlds", subfolder="fer")
@@ -46,20 +46,20 @@ def name_from(source: str | os.PathLike, subfolder: str | None = None) -> str:
 
 
 def read_adapter(source: str | os.PathLike, **hub: Any) -> tuple[SavedAdapter, Snapshot]:
-    """An adapter from a folder, or from `user/name` on the Hub. Arguments and errors are those of `read_pretrained`."""
+    """Reads an adapter from a folder or from the Hub. Arguments and errors are those of `read_pretrained`."""
     return read_pretrained(source, load_adapter, ADAPTER_FILES, **hub)
 
 
 def save_with_card(
     folder: str | os.PathLike, adapter: SavedAdapter, picture: bytes | None = None, *, name: str | None = None
 ) -> Path:
-    """Writes an adapter's folder, model card included; what people wrote on a card that is there stays.
+    """Writes an adapter's folder with its model card; what people wrote on the present card stays.
 
     Args:
-        folder: Where.
-        adapter: What.
+        folder: The folder to write.
+        adapter: The adapter.
         picture: A PNG of what the mask lets through, for the card.
-        name: What the card says to load it by; the folder when left out.
+        name: The repository or folder that the card's code loads; `folder` when left out.
 
     Raises:
         AdapterFileError: it cannot be written, or `picture` is no PNG.
@@ -67,10 +67,10 @@ def save_with_card(
     if picture is not None and not picture.startswith(_PNG):
         raise AdapterFileError("`picture` is no PNG file's content; give the bytes of one.")
     existing = card_without_record(text_reader(folder), CONFIG_FILE)
-    beside = {"picture": picture is not None, "prepares": adapter.preprocessing is not None}
+    has = {"picture": picture is not None, "prepares": adapter.preprocessing is not None}
 
     def extra_files(record: Mapping[str, Any]) -> dict[str, bytes]:
-        files = {CARD_FILE: adapter_card(record, name or str(folder), existing=existing, **beside).encode()}
+        files = {CARD_FILE: adapter_card(record, name or str(folder), existing=existing, **has).encode()}
         return files if picture is None else {**files, PICTURE_FILE: picture}
 
     return save_adapter(folder, adapter, extra_files)
@@ -79,12 +79,13 @@ def save_with_card(
 def publish_adapter(folder: str | os.PathLike, repo_id: str, *, subfolder: str | None = None, **hub: Any) -> CommitInfo:
     """Publishes a saved adapter in one commit. What is damaged is refused before anything is sent.
 
-    Of the card, what people wrote stays: the folder's prose and metadata go before the repository's.
+    What people wrote on the card stays. Where both the folder's and the repository's card have prose or a metadata key,
+    the folder's wins.
 
     Args:
-        folder: One that `save_pretrained` wrote.
+        folder: A folder that `save_pretrained` wrote.
         repo_id: `user/name`.
-        subfolder: Where in the repository, for one that holds several adapters.
+        subfolder: The folder inside a repository that holds several adapters.
         **hub: `private`, `revision`, `create_pr`, `commit_message` and `token` as `publish` takes them.
 
     Returns:
@@ -92,7 +93,7 @@ def publish_adapter(folder: str | os.PathLike, repo_id: str, *, subfolder: str |
 
     Raises:
         AdapterFileError: the folder is damaged or incomplete.
-        HubError: in one of its kinds, when the Hub does not take it.
+        HubError: a subclass says why the Hub does not take it.
     """
     folder, prefix = Path(folder), prefix_of(subfolder)
     load_adapter(folder)
@@ -102,12 +103,12 @@ def publish_adapter(folder: str | os.PathLike, repo_id: str, *, subfolder: str |
         for file in (CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE, PICTURE_FILE)
     }
     mine = card_without_record(text_reader(folder), CONFIG_FILE)
-    beside = {"picture": files[PICTURE_FILE] is not None, "prepares": files[PREPROCESSOR_FILE] is not None}
+    has = {"picture": files[PICTURE_FILE] is not None, "prepares": files[PREPROCESSOR_FILE] is not None}
     name = f"{repo_id}" if not prefix else f'{repo_id}", subfolder="{prefix.rstrip("/")}'
 
     def change(head: RepoHead) -> dict[str, bytes | None]:
         theirs = card_without_record(lambda file: head.read(prefix + file), CONFIG_FILE)
-        card = adapter_card(record, name, existing=merge_cards(mine, theirs), **beside)
+        card = adapter_card(record, name, existing=merge_cards(mine, theirs), **has)
         changes = {**files, CARD_FILE: card.encode()}
         changes = {prefix + path: content for path, content in changes.items()}
         if prefix:

@@ -1,4 +1,4 @@
-"""The one client that everything goes through, and its errors in our words."""
+"""The client for all requests to the Hub; its errors are raised as errors of this library."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 
 
 def must_stay_offline(local_files_only: bool) -> bool:
+    """Whether the network must not be used: by the argument, or by HF_HUB_OFFLINE."""
     from huggingface_hub import constants
 
     return local_files_only or constants.HF_HUB_OFFLINE
 
 
 def open_client(token: str | bool | None) -> HfApi:
+    """A client that tells the Hub which library it belongs to."""
     from huggingface_hub import HfApi
 
     return HfApi(token=token, library_name="ciao_peft", library_version=__version__)
@@ -39,6 +41,13 @@ def open_client(token: str | bool | None) -> HfApi:
 
 @contextmanager
 def as_our_errors(what: str, api: HfApi, repo_id: str) -> Iterator[None]:
+    """Raises the client's errors as `HubError`s.
+
+    Args:
+        what: What was asked for, as the message names it.
+        api: The client.
+        repo_id: The repository.
+    """
     from huggingface_hub.utils import httpx
 
     try:

@@ -1,4 +1,4 @@
-"""The files of one commit, in the cache."""
+"""Downloads the files of one commit into the cache."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class RepoFile:
     """A file to fetch from a repository.
 
     Args:
-        name: Its plain name.
-        max_bytes: What it may weigh at most. Checked before the first byte is fetched.
-        required: Whether nothing works without it.
+        name: Its name, without a folder.
+        max_bytes: Its largest allowed size, which is checked before the first byte is downloaded.
+        required: Whether the file must exist.
     """
 
     name: str
@@ -41,12 +41,12 @@ class RepoFile:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where the files of one revision lie.
+    """The folder with the files of one revision.
 
     Args:
-        folder: Holds the files; in the cache if they came from the Hub, where nothing may be written.
+        folder: The folder. It is in the cache if the files came from the Hub, and must not be written to then.
         repo_id: The repository, or None for a folder of the user's.
-        revision: Its commit, 40 hexadecimal digits.
+        revision: The commit, 40 hexadecimal digits.
     """
 
     folder: Path
@@ -58,7 +58,7 @@ class Snapshot:
 
 
 def is_hub_id(source: object) -> bool:
-    """Whether this could be `user/name` on the Hub.
+    """Whether this has the form of `user/name` on the Hub.
 
     Example:
         >>> [is_hub_id(source) for source in ("user/ciao-fer", "runs/a/b", "./fer", "fer", "../fer")]
@@ -80,26 +80,26 @@ def read_pretrained(
     local_files_only: bool = False,
     force_download: bool = False,
 ) -> tuple[T, Snapshot]:
-    """Reads a folder, the user's own or one on the Hub.
+    """Reads a folder on disk or on the Hub.
 
-    What was damaged on its way or in the cache is downloaded once more.
+    Files that were damaged on the way or in the cache are downloaded once more.
 
     Args:
-        source: A folder, or `user/name` on the Hub. A folder of that name goes before.
-        read: Reads it; raises `AdapterFileError` when a file is damaged.
-        files: What to fetch. What is needed least comes first: an interrupted download shows by what comes last.
-        subfolder: Where in the repository or folder.
-        revision: Branch, tag or commit; the main branch when left out. A commit that is cached costs no request.
-        token: For private and gated repositories; that of `hf auth login` when left out.
-        cache_dir: In place of the user's cache.
-        local_files_only: Whether to stay off the network.
-        force_download: Whether to distrust the cache.
+        source: A folder, or `user/name` on the Hub. If a folder has that name, the folder is read.
+        read: Reads the folder; raises `AdapterFileError` when a file is damaged.
+        files: The files to download, the most important ones last: an interrupted download then lacks them.
+        subfolder: The folder inside the repository or folder.
+        revision: Branch, tag or commit; the main branch when left out. A cached commit costs no request.
+        token: Token for private and gated repositories; that of `hf auth login` when left out.
+        cache_dir: Replaces the user's cache.
+        local_files_only: Whether to use the cache alone and no network.
+        force_download: Whether to download files that are cached.
 
     Returns:
-        What `read` returned, and where the files lie.
+        What `read` returned, and the folder with the files.
 
     Raises:
-        HubError: in one of its kinds, when the Hub does not give the files.
+        HubError: a subclass says why the Hub does not give the files.
         AdapterNameError: `subfolder` leaves the repository.
     """
     prefix = prefix_of(subfolder)
@@ -136,7 +136,7 @@ def download(
     local_files_only: bool = False,
     force_download: bool = False,
 ) -> Snapshot:
-    """Fetches files of one commit, unless the cache has them. Arguments and errors are those of `read_pretrained`."""
+    """Downloads files of one commit, unless they are cached. Arguments and errors are those of `read_pretrained`."""
     from huggingface_hub import _CACHED_NO_EXIST
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
@@ -173,7 +173,9 @@ def download(
                     repo_id, name, revision=commit, cache_dir=cache_dir, force_download=force_download
                 )
                 folder = _snapshot_folder(path, name)
-            except RemoteEntryNotFoundError:  # asked for all the same, so that the cache knows of its absence
+            except (
+                RemoteEntryNotFoundError
+            ):  # it is requested nevertheless, so that the cache notes that it does not exist
                 if file.required:
                     raise
     _remember_ref(folder, revision or "main", commit)
@@ -181,7 +183,7 @@ def download(
 
 
 def fetch_sizes_and_commit(api: HfApi, repo_id: str, revision: str | None) -> tuple[dict[str, int | None], str]:
-    """Sizes by path, and the commit."""
+    """The size of each file by its path, and the commit that the revision stands for."""
     from huggingface_hub import constants
 
     timeout = constants.HF_HUB_ETAG_TIMEOUT
@@ -192,12 +194,14 @@ def fetch_sizes_and_commit(api: HfApi, repo_id: str, revision: str | None) -> tu
     except (AttributeError, KeyError, TypeError):
         commit = None
     if commit is None:
-        raise HubServerError(f"What {api.endpoint} says of '{repo_id}' is no answer of a Hub. Check HF_ENDPOINT.")
+        raise HubServerError(f"What {api.endpoint} answers about '{repo_id}' is no answer of a Hub. Check HF_ENDPOINT.")
     return sizes, commit
 
 
 @dataclass(frozen=True)
 class _Request:
+    """Files of one revision, as they were asked for."""
+
     repo_id: str
     revision: str | None
     cache_dir: str | os.PathLike | None
@@ -224,7 +228,11 @@ class _Request:
         return try_to_load_from_cache(self.repo_id, name, cache_dir=self.cache_dir, revision=revision)
 
     def in_cache(self, *, complete: bool) -> Snapshot | None:
-        """The snapshot in the cache, or None; with `complete`, also if it is not known whether a file exists."""
+        """The snapshot in the cache, or None if required files are missing there.
+
+        Args:
+            complete: Return None also if it is unknown whether an optional file exists.
+        """
         from huggingface_hub import _CACHED_NO_EXIST
 
         folder, prefix = None, ""
@@ -242,7 +250,7 @@ def _snapshot_folder(path: str, name: str) -> Path:
 
 
 def _remember_ref(snapshot: Path, revision: str, commit: str) -> None:
-    """Notes which commit a branch was at, for times without network, where the client looks for it too."""
+    """Notes the commit of a branch where the client looks for it, to be used without network."""
     if revision == commit or not re.fullmatch(r"(?!.*\.\.)\w[\w./-]*", revision):
         return
     ref = snapshot.parents[1] / "refs" / revision

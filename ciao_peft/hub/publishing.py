@@ -1,4 +1,4 @@
-"""A new state of a repository, in one commit."""
+"""Publishes a new state of a repository in one commit."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .downloading import fetch_sizes_and_commit, is_hub_id
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
 
-_MAX_TRIES = 4  # of a commit that somebody else's commit overtakes
+_MAX_TRIES = 4  # when somebody else's commit comes first
 
 
 @dataclass(frozen=True)
 class RepoHead:
-    """What a repository holds just now.
+    """The present state of a repository.
 
     Args:
-        files: Paths.
-        read: Gives the text of one of them, or None where there is none.
+        files: The paths of its files.
+        read: Returns the text of a file, or None if there is no such file.
     """
 
     files: frozenset[str]
@@ -40,25 +40,25 @@ def publish(
     commit_message: str = "Upload with ciao_peft",
     token: str | bool | None = None,
 ) -> CommitInfo:
-    """Brings a repository to a new state in one commit: all files or none. Made if there is none.
+    """Changes a repository in one commit, all files or none. The repository is created if it does not exist.
 
-    When somebody else's commit comes between, the change is made anew on top of theirs.
+    When somebody else's commit comes first, the change is computed again on top of theirs.
 
     Args:
         repo_id: `user/name`.
-        change: From what the repository holds, content by path; None takes a file away.
-        private: Whether a new repository can be seen by its owner alone.
-        revision: The branch, made if there is none.
-        create_pr: Whether to propose the change instead of making it.
-        commit_message: One line.
-        token: With the right to write.
+        change: Returns the new content of files by path, given the present state; None deletes a file.
+        private: Whether a new repository is visible to its owner alone.
+        revision: The branch; it is created if it does not exist.
+        create_pr: Whether to open a pull request instead of committing.
+        commit_message: The commit message, one line.
+        token: A token with the right to write.
 
     Returns:
-        The commit; where nothing changed, the one that is there.
+        The commit; the present one if nothing changed.
 
     Raises:
-        HubTokenError, HubNotFoundError, HubOfflineError, HubServerError: it was not taken. Nothing has changed.
-        HubConflictError: others kept publishing in between.
+        HubTokenError, HubNotFoundError, HubOfflineError, HubServerError: the Hub did not take it. Nothing has changed.
+        HubConflictError: others published in between, again and again.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
     from huggingface_hub.errors import HfHubHTTPError

@@ -106,7 +106,8 @@ def concordance(predictions: Any, labels: Any) -> np.ndarray | float:
     $$\rho = \frac{2 s_{xy}}{s_x^2 + s_y^2 + (\bar x - \bar y)^2}$$
 
     Variances and covariance divide by n, as defined; with n - 1, as some libraries have it, few samples give
-    another value. Where it is undefined (both sides constant and equal) it is 0.
+    another value. Two sides that are constant and equal agree wholly, so that 0/0 counts as 1, as in
+    `concordance_loss`.
 
     Args:
         predictions: `(B,)` or `(B, V)`.
@@ -127,7 +128,7 @@ def concordance(predictions: Any, labels: Any) -> np.ndarray | float:
     covariance = ((x - x.mean(axis=0)) * (y - y.mean(axis=0))).mean(axis=0)
     shift = predicted[0] - true[0] + x.mean(axis=0) - y.mean(axis=0)
     spread = x.var(axis=0) + y.var(axis=0) + shift**2
-    score = np.divide(2 * covariance, spread, out=np.zeros_like(spread), where=spread > 0)
+    score = np.divide(2 * covariance, spread, out=np.ones_like(spread), where=spread > 0)
     return float(score) if score.ndim == 0 else score
 
 
@@ -146,7 +147,7 @@ def rmse(predictions: Any, labels: Any) -> np.ndarray | float:
 def _array(values: Any) -> np.ndarray:
     if hasattr(values, "detach"):  # a tensor, on any device and of any dtype
         values = values.detach().cpu()
-        values = values.float().numpy() if values.is_floating_point() else values.numpy()
+        values = values.double().numpy() if values.is_floating_point() else values.numpy()
     return np.asarray(values)
 
 

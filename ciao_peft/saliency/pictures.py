@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from ..adapters import Adapter
 from ..config import CIAOConfig
+from ..drawing import as_png, blank_figure
 from ..errors import ConfigError, InputError, listed
 from ..model import CIAOModel
 from ..prediction import named_answers
@@ -163,8 +163,6 @@ def _draw(
     import textwrap
 
     import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from PIL import Image
 
     lines = max((text.count("\n") + 1 for texts in [*captions.values(), names] for text in texts if text), default=0)
@@ -174,8 +172,7 @@ def _draw(
     }
     above = 0.15 + 0.15 * max(title.count("\n") + 1 for title in titles.values())
     columns = 1 + len(maps)
-    figure = Figure(figsize=(1.4 * columns, (1.4 + 0.15 * lines) * len(faces) + above + 0.3), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(1.4 * columns, (1.4 + 0.15 * lines) * len(faces) + above + 0.3)
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
     grid = figure.subplots(len(faces), columns, squeeze=False)
     for axes in grid.flat:
@@ -210,6 +207,4 @@ def _draw(
     bar.set_axis_off()
     for place, side, text in ((-0.03, "right", "least"), (1.03, "left", "most in its column")):
         bar.text(place, 0.45, text, transform=bar.transAxes, ha=side, va="center", fontsize=8, in_layout=False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
-    return file.getvalue()
+    return as_png(figure, dpi=100)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..drawing import as_png, blank_figure
 from ..saving.files import write_file
 
 LOG_FILE = "trainer_log.jsonl"
@@ -67,12 +67,9 @@ def draw_learning_curve(entries: list[dict[str, Any]], metric: str, path: Path) 
     if len(losses) + len(scores) < 2:
         return False
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        figure = blank_figure(6, 4)
     except ImportError:
         return False
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set(xlabel="update", ylabel="training loss")
     lines = [*axes.plot(*zip(*losses, strict=True), color="C0", label="training loss")] if losses else []
@@ -81,7 +78,5 @@ def draw_learning_curve(entries: list[dict[str, Any]], metric: str, path: Path) 
         right.set_ylabel(metric.removeprefix("eval_").replace("_", " "))
         lines += right.plot(*zip(*scores, strict=True), color="C1", marker="o", markersize=3, label=metric)
     axes.legend(handles=lines, loc="center right")
-    png = io.BytesIO()
-    figure.savefig(png, dpi=120, format="png")
-    write_file(path, png.getvalue())
+    write_file(path, as_png(figure))
     return True

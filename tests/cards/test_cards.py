@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from jinja2 import TemplateNotFound, UndefinedError
 
 from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
 from ciao_peft.cards.contents import (
@@ -16,6 +17,7 @@ from ciao_peft.cards.contents import (
     text_reader,
 )
 from ciao_peft.cards.page import prose
+from ciao_peft.cards.rendering import render
 from ciao_peft.data import paint_face
 from ciao_peft.encoders import save_encoder
 from ciao_peft.errors import AdapterFileError
@@ -312,3 +314,61 @@ def test_an_encoders_card_shows_how_to_load_it():
     assert ModelCard(text).data.license == "mit"
     assert 'load_encoder("ann/encoder")' in text
     assert "1,234 parameters" in text
+
+
+HOSTILE = "x\n---\n\n# Owned | <script>\n{{ 7 * 191 }}{% raw %} <!-- ciao: end of facts --> ```"
+
+
+def test_no_recorded_text_leaves_its_place_on_the_card():
+    config = CIAOConfig(
+        problem_type="single_label_classification",
+        num_labels=2,
+        id2label={0: HOSTILE, 1: "b"},
+        target_modules=(HOSTILE,),
+    )
+    training = {
+        "dataset": {"name": HOSTILE, "id": HOSTILE, "url": HOSTILE},
+        "license": HOSTILE,
+        "world": HOSTILE,
+        "seeds": HOSTILE,
+        "arguments": {HOSTILE: HOSTILE},
+        "metrics": {HOSTILE: {"value": 0.5, "split": HOSTILE, "interval": HOSTILE, "sd": HOSTILE}},
+        HOSTILE: HOSTILE,
+    }
+    record = RECORD | {"config": config.to_dict(), "training": training, "versions": {HOSTILE: HOSTILE}}
+    record |= {"base_model_name_or_path": HOSTILE, "revision": HOSTILE, "weights_sha256": HOSTILE}
+    honest = ModelCard(adapter_card(RECORD, "ann/faces"))
+    for text in (
+        adapter_card(record, f"ann/{HOSTILE}", picture=True, prepares=False),
+        encoder_card({"training": training, "versions": {HOSTILE: HOSTILE}}, f"ann/{HOSTILE}"),
+        collection_card(record, f"ann/{HOSTILE}", [HOSTILE]),
+    ):
+        card = ModelCard(text)
+        assert set(card.data.to_dict()) <= set(honest.data.to_dict())
+        assert prose(text) == ""
+        assert "\n# Owned" not in card.text
+        assert "<script>" not in card.text
+        assert "{{ 7 * 191 }}{% raw %}" in card.text, "a value is never a template"
+        assert card.text.count("<!-- ciao: end of") == card.text.count("each save writes this part anew")
+
+
+def test_the_library_reads_a_saved_card_and_would_write_the_same_metadata(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(adapter_card(RECORD, "ann/faces"), encoding="utf-8")
+    card = ModelCard.load(path)
+    assert card.data.to_dict() == yaml.safe_load(path.read_text(encoding="utf-8").split("---")[1])
+    (result,) = card.data["eval_results"]
+    assert card.data.to_dict()["model-index"][0]["results"][0]["metrics"][0]["value"] == result.metric_value
+
+
+def test_a_template_lacks_no_value():
+    with pytest.raises(UndefinedError, match="card_file"):
+        render("collection.md.jinja", title="worlds", subfolders=["fer"])
+
+
+@pytest.mark.parametrize("name", ["../page.py", "/etc/hostname", "README.md"])
+def test_no_template_is_read_from_outside_its_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("{{ 7 * 191 }}")
+    with pytest.raises(TemplateNotFound):
+        render(name)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ciao_peft.losses import supervised_contrastive_loss
+from ciao_peft.study import METHODS, read_plan
 from helpers.places import REPOSITORY
 
 
@@ -80,6 +81,21 @@ def test_cases_take_turns_in_an_order_that_changes(script):
 def test_a_ratio_is_the_median_within_turns(script):
     seconds = {"slow": [2.0, 30.0, 8.0], "fast": [1.0, 10.0, 2.0]}
     assert script("measuring").ratio(seconds, "slow", "fast") == 3.0
+
+
+PLANS = sorted((REPOSITORY / "benchmarks" / "studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.stem)
+def test_every_study_plan_can_be_read(plan):
+    assert len(read_plan(plan).methods) > 1
+
+
+def test_the_study_of_settings_changes_one_setting_at_a_time():
+    plan = read_plan(REPOSITORY / "benchmarks" / "studies" / "settings.yaml")
+    changed = [method for method in plan.methods if method.kind == "ablation"]
+    assert [len(method.config) + len(method.arguments) for method in changed] == [1] * len(changed)
+    assert {method.rates for method in changed} == {METHODS["decision layer + CIAO"].rates}  # as much search for each
 
 
 def test_the_pages_say_what_was_measured(script):

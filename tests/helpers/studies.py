@@ -83,7 +83,7 @@ def searched(method: str, rates: dict[float, float | None], **more: Any) -> list
 
 
 def painted_study(seeds: int = 5, *, ablations: bool = True) -> list[Record]:
-    """A study with all that a report shows: six networks, rivals, ablations, histories, confusions and searches."""
+    """A study with all that a report shows: six networks, baselines, ablations, histories, confusions and searches."""
     generator = np.random.default_rng(0)
     names = [*SIZES, *(name for name in METHODS if METHODS[name].kind == "ablation" and ablations)]
     found: list[Record] = []

@@ -9,6 +9,7 @@ import torchmetrics
 
 from ciao_peft.config import CIAOConfig
 from ciao_peft.errors import ConfigError, InputError
+from ciao_peft.losses import concordance_loss
 from ciao_peft.metrics import (
     accuracy,
     balanced_accuracy,
@@ -108,19 +109,42 @@ def test_concordance_is_1_minus_1_and_0_where_it_must_be():
     assert concordance(x, x) == pytest.approx(1.0)
     assert concordance(x, -x) == pytest.approx(-1.0)
     assert concordance(np.zeros(3), x) == 0.0
-    assert concordance(np.ones(3), np.ones(3)) == 0.0  # undefined: both constant
-    assert concordance([0.5], [0.5]) == 0.0
+    assert concordance(np.ones(3), np.ones(3)) == 1.0  # 0/0 by the formula, and not a sample differs
+    assert concordance([0.5], [0.5]) == 1.0
+    assert concordance([0.5], [0.4]) == 0.0
 
 
-@pytest.mark.parametrize("value", [0.1, 0.3, 1 / 3, -0.7])
+@pytest.mark.parametrize("value", [0.1, 0.3, 1 / 3, -0.7, 1e9 / 3])
 @pytest.mark.parametrize("count", [3, 7, 10, 1000])
-def test_concordance_of_a_constant_is_0_though_its_mean_is_rounded(value, count):
+def test_a_constant_agrees_with_itself_and_with_nothing_else_though_its_mean_is_rounded(value, count):
     constant = np.full(count, value)
-    assert concordance(constant, constant) == 0.0
+    assert concordance(constant, constant) == 1.0
     assert concordance(constant, np.full(count, 0.2)) == 0.0
+    assert concordance(constant, np.full(count, np.nextafter(value, 1e12))) == 0.0
     assert concordance(constant, np.linspace(-1, 1, count)) == 0.0
     both = np.stack([constant, np.linspace(-1, 1, count)], axis=1)
-    assert concordance(both, both) == pytest.approx([0.0, 1.0])
+    assert concordance(both, both) == pytest.approx([1.0, 1.0])
+    assert concordance(both, both[::-1]) == pytest.approx([1.0, -1.0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [1e-3, 0.1, -0.7, 16_777_217.3, 1e9 / 3])
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 1000])
+def test_score_and_loss_of_constants_are_one_answer(value, batch_size, dtype):
+    constant = torch.full((batch_size, 1), value, dtype=dtype)
+    next_one = torch.nextafter(constant, torch.tensor(torch.inf, dtype=dtype))
+    line = torch.linspace(-1, 1, batch_size, dtype=dtype)[:, None]
+    for other, agreement in ((constant, 1.0), (next_one, 0.0), (line + 2, 0.0)):
+        assert concordance(constant, other).tolist() == [agreement]
+        assert concordance_loss(constant, other).item() == 1 - agreement
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_the_loss_is_one_minus_the_score(seed, offset):
+    predicted, true = some_values(seed)
+    loss = concordance_loss(torch.tensor(predicted + offset), torch.tensor(true + offset))
+    assert loss.item() == pytest.approx(1 - concordance(predicted + offset, true + offset).mean(), rel=1e-12)
 
 
 def test_concordance_falls_with_scale_and_shift_where_correlation_would_not():

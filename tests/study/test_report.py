@@ -18,11 +18,11 @@ from ciao_peft.cli import main
 from ciao_peft.errors import ConfigError, MissingExtraError, RecordError
 from ciao_peft.study import Encoder, Plan, Record, Task, append_record, methods_named, write_plan
 from ciao_peft.study.analysis.study import CIAO, Study
+from ciao_peft.study.report import load_study, section_markdown, write_report
 from ciao_peft.study.report.contents import Listing, Picture, Section
 from ciao_peft.study.report.html import as_page, size_of
 from ciao_peft.study.report.markdown import as_markdown, escaped
 from ciao_peft.study.report.tables import Cell, Table
-from ciao_peft.study.report.write import load_study, section_markdown, write_report
 from helpers.studies import HEAD, painted_study, record, records, searched
 
 pytest.importorskip("matplotlib")
@@ -256,7 +256,7 @@ def test_a_section_stands_alone_with_its_pictures_beside_the_page(tmp_path):
     links = re.findall(r"\]\(([^)]+)\)", text)
     assert links[0] == "results/faces-small-face-scores.png"
     assert all((tmp_path / "docs" / link).is_file() for link in links)
-    assert "**Networks and rivals**" in text
+    assert "**Networks and baselines**" in text
     assert "#### Paired tests" in text
     assert "**Learning-rate searches**" in text
 
@@ -280,7 +280,7 @@ GAPS = {
     "one training": [record(HEAD, 0, 0.5)],
     "one seed": records({HEAD: [0.5], CIAO: [0.6], "LoRA r=4": [0.7]}),
     "some networks": records({"full + CIAO": [0.5, 0.6], "last convolution": [0.5, 0.5]}),
-    "only rivals": records({"mine": [0.5, 0.6], "yours": [0.4, 0.5]}),
+    "only baselines": records({"mine": [0.5, 0.6], "yours": [0.4, 0.5]}),
     "only ablations": records({"CIAO, additive": [0.5, 0.6]}),
     "concordance": records(
         {HEAD: [0.3, 0.4], CIAO: [0.5, 0.6]}, metric="concordance", labels=LABELS,
@@ -396,7 +396,7 @@ def test_a_file_of_records_is_reported_beside_it(tmp_path):
 def test_without_matplotlib_tables_can_still_be_had(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     lines = records({HEAD: [0.5, 0.6]})
-    with pytest.raises(MissingExtraError, match=r"ciao_peft\[plots\]"):
+    with pytest.raises(MissingExtraError, match=r"ciao_peft\[study\]"):
         write_report(lines, tmp_path / "a")
     assert not (tmp_path / "a").exists()
     assert write_report(lines, tmp_path / "b", figures=False).figures == ()

@@ -58,7 +58,7 @@ def test_every_figure_is_a_picture_of_a_pages_width(study, draw):
 
 
 def test_a_figure_of_scores_grows_with_its_methods():
-    few, many = ([f"rival {n}" for n in range(count)] for count in (2, 12))
+    few, many = ([f"baseline {n}" for n in range(count)] for count in (2, 12))
     heights = [
         len(opened(scores_figure(Study(records({name: [0.5] for name in names})), *PAIR))) for names in (few, many)
     ]
@@ -115,14 +115,14 @@ def test_a_single_epoch_is_no_curve():
     assert curves_figure(Study([record(HEAD, 0, 0.5, history=history(4.0))]), *PAIR) is None
 
 
-def test_curves_are_of_the_networks_and_the_best_rival():
+def test_curves_are_of_the_networks_and_the_best_baseline():
     study = Study(painted_study(2))
     networks = [HEAD, CIAO, "last convolution", "last convolution + CIAO", "full", "full + CIAO"]
     best = study.best_baseline(*PAIR)
     assert curves_shown(study, *PAIR) == [*networks, *([best] if best not in networks else [])]
 
 
-def test_where_there_are_few_networks_the_best_rivals_are_beside_them():
+def test_where_there_are_few_networks_the_best_baselines_are_beside_them():
     scores = {"a": [0.1], "b": [0.4], "c": [0.3], "d": [0.2], "CIAO, additive": [0.9], HEAD: [0.5]}
     assert curves_shown(Study(records(scores)), *PAIR) == [HEAD, "b", "c", "d"]
 
@@ -130,7 +130,7 @@ def test_where_there_are_few_networks_the_best_rivals_are_beside_them():
 # -- confusions --------------------------------------------------------------------------------------------------------
 
 
-def test_ciaos_confusions_stand_beside_those_of_the_best_rival():
+def test_ciaos_confusions_stand_beside_those_of_the_best_baseline():
     shared = {"confusion": [[1, 0], [0, 1]], "labels": ["a", "b"]}
     lines = records({CIAO: [0.8], HEAD: [0.7], "LoRA r=4": [0.9], "full": [0.95]}, **shared)
     assert confusions_shown(Study(lines), *PAIR) == [CIAO, "LoRA r=4"]
@@ -173,5 +173,5 @@ def test_names_with_room_stay_where_their_points_are():
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'ciao_peft\[plots\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'ciao_peft\[study\]'"):
         check_plots()

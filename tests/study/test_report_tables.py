@@ -89,7 +89,7 @@ def test_equal_means_are_not_set_off_and_half_a_pair_is_shown():
     assert texts(table)[1][3:] == ["decision layer", "50.0 ± 0.0", "50.0", "2/1"]
 
 
-def test_table_two_is_the_papers_rivals_and_our_own_numbers():
+def test_table_two_is_the_papers_baselines_and_our_own_numbers():
     assert table_two(Study(records({HEAD: [0.5]}))) is None
     table = table_two(Study(records({"full + CIAO": [0.75, 0.77]}, **FER)))
     assert texts(table) == [
@@ -151,7 +151,7 @@ def test_a_plan_says_how_a_task_of_ones_own_is_split():
 
 def test_a_ranking_is_sorted_and_gives_the_lead_of_ciao():
     study = Study(records({CIAO: [0.80, 0.82], HEAD: [0.70, 0.74], "LoRA r=4": [0.90, 0.90], "full": [0.85, 0.85]}))
-    table = ranking(study, *PAIR, ("network", "rival"), "Networks and rivals")
+    table = ranking(study, *PAIR, ("network", "rival"), "Networks and baselines")
     assert column(table, "method") == ["LoRA r=4", "full", CIAO, HEAD]
     assert column(table, "CIAO − it") == ["−9.0", "−4.0", "–", "+9.0"]
     assert column(table, "trained") == [f"{SIZES[name]:,}" for name in ("LoRA r=4", "full", CIAO, HEAD)]
@@ -190,7 +190,7 @@ def test_paired_tests_show_every_p_value():
     assert paired_tests(study, *PAIR, "macro_f1") is None
 
 
-def test_the_headline_is_ciao_against_its_head_and_the_best_rival():
+def test_the_headline_is_ciao_against_its_head_and_the_best_baseline():
     study = Study(records({CIAO: [0.80, 0.81], HEAD: [0.70, 0.71], "LoRA r=4": [0.90, 0.9101]}))
     (row,) = texts(headlines(study))
     assert row[:5] == ["faces", "small-face", "accuracy", "80.5 ± 0.7", "+10.0"]
@@ -200,15 +200,15 @@ def test_the_headline_is_ciao_against_its_head_and_the_best_rival():
 
 
 @pytest.mark.parametrize(
-    ("rival", "verdict"), [([0.80, 0.8101], "yes"), ([0.90, 0.9101], "no"), ([0.85, 0.75], "cannot tell")]
+    ("baseline", "verdict"), [([0.80, 0.8101], "yes"), ([0.90, 0.9101], "no"), ([0.85, 0.75], "cannot tell")]
 )
-def test_a_headline_says_whether_ciao_is_within_a_point(rival, verdict):
-    study = Study(records({CIAO: [0.80, 0.81], "LoRA r=4": rival}))
+def test_a_headline_says_whether_ciao_is_within_a_point(baseline, verdict):
+    study = Study(records({CIAO: [0.80, 0.81], "LoRA r=4": baseline}))
     assert column(headlines(study), "within a point") == [verdict]
 
 
-def test_no_rival_is_the_best_of_many_for_certain_by_chance():
-    """t = 4 over three seeds is p = 0.029 alone, and 0.057 for the better of two rivals."""
+def test_no_baseline_is_the_best_of_many_for_certain_by_chance():
+    """t = 4 over three seeds is p = 0.029 alone, and 0.057 for the better of two baselines."""
     spread = math.sqrt(3) / 1000
     ahead = [0.80 + 0.014 + step for step in (-spread, 0, spread)]
     one = {CIAO: [0.80] * 3, "LoRA r=4": ahead}
@@ -261,4 +261,4 @@ def test_methods_are_shown_with_the_settings_their_trainings_share():
         record("LoRA r=4", seed, 0.5, arguments={"encoder_learning_rate": rate, "weight_decay": decay}, **shared)
         for seed, rate, decay in ((0, 0.1, 0.0), (1, 0.2, 1.0))
     ]
-    assert texts(methods(Study(lines))) == [["LoRA r=4", "rival", "rank=4, inhibition=false", "3", "2"]]
+    assert texts(methods(Study(lines))) == [["LoRA r=4", "baseline", "rank=4, inhibition=false", "3", "2"]]

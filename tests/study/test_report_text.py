@@ -70,7 +70,7 @@ def test_a_clear_lead_is_called_one():
     text = finding(Study(records({CIAO: MINE, HEAD: [0.700, 0.710, 0.721]})), *PAIR)
     assert "Against the same head without it: +10.0 points" in text
     assert "CIAO is ahead." in text
-    assert "That head is the best of the rivals that train no more parameters. It comes within one point" in text
+    assert "That head is the best of the baselines that train no more parameters. It comes within one point" in text
 
 
 def test_a_lead_of_chance_is_not_called_one():
@@ -80,7 +80,7 @@ def test_a_lead_of_chance_is_not_called_one():
     assert "these seeds cannot tell" in text
 
 
-def test_being_behind_the_best_rival_is_said():
+def test_being_behind_the_best_baseline_is_said():
     text = finding(Study(records({CIAO: MINE, HEAD: [0.7, 0.71, 0.72], "LoRA r=4": [0.900, 0.910, 0.921]})), *PAIR)
     assert "(792,000 against 1,010,504) is “LoRA r=4” with 91.0 ± 1.1: −10.0 points" in text
     assert "CIAO is behind. It does not come within one point of it" in text
@@ -94,15 +94,15 @@ def test_two_seeds_that_agree_to_the_last_face_say_no_more_than_two_seeds():
     assert "cannot tell (one-sided sign-flip test, as the differences do not vary, p = 0.250)" in text
 
 
-def test_a_rival_that_is_the_best_of_several_is_tested_as_such():
+def test_a_baseline_that_is_the_best_of_several_is_tested_as_such():
     """t = 4 over three seeds: p = 0.0286 alone, twice that for the better of two."""
     spread = 3**0.5 / 1000
     scores = {CIAO: [0.80] * 3, HEAD: [0.5, 0.6, 0.7], "LoRA r=4": [0.814 - spread, 0.814, 0.814 + spread]}
     text = finding(Study(records(scores)), *PAIR)
-    assert "these seeds cannot tell (one-sided paired t-test, p = 0.057 after Bonferroni for 2 rivals)" in text
+    assert "these seeds cannot tell (one-sided paired t-test, p = 0.057 after Bonferroni for 2 baselines)" in text
 
 
-def test_a_rival_that_trains_more_leaves_the_question_open():
+def test_a_baseline_that_trains_more_leaves_the_question_open():
     text = finding(Study(records({CIAO: MINE, "full": [0.9, 0.9, 0.9]})), *PAIR)
     assert "how it stands among them is open" in text
 
@@ -116,10 +116,10 @@ def test_concordances_are_no_percents():
     assert "points" not in text
 
 
-def test_balanced_accuracy_is_reported_against_the_same_rival():
+def test_balanced_accuracy_is_reported_against_the_same_baseline():
     lines = [record(CIAO, n, s, scores={"balanced_accuracy": s - 0.4}) for n, s in enumerate(MINE)]
     lines += [record(HEAD, n, s - 0.1, scores={"balanced_accuracy": s - 0.35}) for n, s in enumerate(MINE)]
-    assert "In balanced accuracy, against the same rival: −5.0 points" in finding(Study(lines), *PAIR)
+    assert "In balanced accuracy, against the same baseline: −5.0 points" in finding(Study(lines), *PAIR)
 
 
 def test_the_number_of_test_faces_bounds_what_seeds_can_say():

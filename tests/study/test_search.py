@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -233,6 +234,29 @@ def test_the_pictures_are_pictures(found):
             picture.load()
             assert picture.width > 300
             assert len(picture.convert("L").getcolors()) > 8  # something is drawn
+            assert np.asarray(picture.convert("L"))[[0, -1]].min() == 255  # and nothing is cut off
+
+
+def test_drawing_a_search_leaves_pyplot_as_it_was(tmp_path):
+    """Optuna draws with the caller's pyplot, in a style of its own."""
+    import matplotlib
+    import optuna
+    from matplotlib import pyplot
+
+    from ciao_peft.study.search.figures import draw_search
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize")
+    for score in (0.5, 0.7, None, 0.6):
+        rate = optuna.distributions.FloatDistribution(1e-3, 1.0, log=True)
+        trial = study.ask({"learning_rate": rate, "dropout": optuna.distributions.FloatDistribution(0, 0)})
+        study.tell(trial, score, state=None if score else optuna.trial.TrialState.PRUNED)
+    mine = pyplot.figure()
+    settings, backend, names = dict(matplotlib.rcParams), matplotlib.get_backend(), pyplot.get_fignums()
+    draw_search(study, ["learning_rate", "dropout"], "accuracy", tmp_path)
+    assert (dict(matplotlib.rcParams), matplotlib.get_backend(), pyplot.get_fignums()) == (settings, backend, names)
+    pyplot.close(mine)
+    assert sorted(os.listdir(tmp_path)) == ["history.png", "importances.png", "slices.png"]
 
 
 def test_importances_are_shares(tmp_path):

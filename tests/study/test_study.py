@@ -1,4 +1,4 @@
-"""Records in order: which count, what is compared with what, and who is the best rival. Scores are made up."""
+"""Records in order: which count, what is compared with what, and who is the best baseline. Scores are made up."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def test_differences_are_over_the_seeds_that_both_have():
 
 
 def test_p_values_are_corrected_within_their_family():
-    rivals = {HEAD: [0.79, 0.80, 0.80], "LoRA r=4": [0.7, 0.75, 0.74], "CIAO, additive": [0.81, 0.80, 0.82]}
-    study = Study(records({CIAO: MINE, **rivals}))
+    baselines = {HEAD: [0.79, 0.80, 0.80], "LoRA r=4": [0.7, 0.75, 0.74], "CIAO, additive": [0.81, 0.80, 0.82]}
+    study = Study(records({CIAO: MINE, **baselines}))
     found = {one.other: one for one in study.comparisons(*PAIR, ("network", "rival"))}
-    alone = {name: stats.ttest_rel(MINE, scores).pvalue for name, scores in rivals.items()}
+    alone = {name: stats.ttest_rel(MINE, scores).pvalue for name, scores in baselines.items()}
     assert list(found) == ["LoRA r=4", HEAD]  # from the largest lead down
     smaller, larger = alone["LoRA r=4"], alone[HEAD]
     assert smaller < larger
@@ -99,7 +99,7 @@ def test_without_ciao_there_is_nothing_to_compare():
     assert study.best_baseline(*PAIR) is None
 
 
-def test_the_best_rival_is_the_one_furthest_ahead_among_those_that_train_no_more():
+def test_the_best_baseline_is_the_one_furthest_ahead_among_those_that_train_no_more():
     study = Study(
         records(
             {
@@ -116,7 +116,7 @@ def test_the_best_rival_is_the_one_furthest_ahead_among_those_that_train_no_more
     assert study.best_baseline(*PAIR) == "LoRA r=4"
 
 
-def test_a_method_with_a_mask_is_no_rival_whatever_its_name():
+def test_a_method_with_a_mask_is_no_baseline_whatever_its_name():
     """`ciao search` adds to the name of a method, and a method of one's own has any name."""
     shared = {"kind": "network", "parameters": {"trained": 1000}}
     lines = records({CIAO: MINE, HEAD: [0.5, 0.5, 0.5]})
@@ -125,13 +125,13 @@ def test_a_method_with_a_mask_is_no_rival_whatever_its_name():
     assert Study(lines).best_baseline(*PAIR) == HEAD
     lines += records({f"{HEAD}, searched": [0.6, 0.6, 0.6]}, config={"inhibition": False}, **shared)
     lines += records({"no mask + CIAO": [0.4, 0.4, 0.4]}, config={"inhibition": False}, **shared)
-    lines += records({"LoRA r=4": [0.7, 0.7, 0.7]}, config={"inhibition": True})  # a rival reads no such setting
+    lines += records({"LoRA r=4": [0.7, 0.7, 0.7]}, config={"inhibition": True})  # a baseline reads no such setting
     ranked = [one.other for one in Study(lines).baselines(*PAIR)]
     assert ranked == ["LoRA r=4", f"{HEAD}, searched", HEAD, "no mask + CIAO"]
 
 
 @pytest.mark.parametrize(("share", "best"), [(1.01, "last convolution"), (1.011, HEAD)])
-def test_a_rival_may_train_one_in_a_hundred_more(share, best):
+def test_a_baseline_may_train_one_in_a_hundred_more(share, best):
     lines = records({CIAO: MINE, HEAD: [0.7, 0.7, 0.7]})
     lines += records({"last convolution": [0.9, 0.9, 0.9]}, parameters={"trained": int(share * SIZES[CIAO])})
     assert Study(lines).best_baseline(*PAIR) == best
@@ -184,7 +184,7 @@ def test_being_behind_the_best_of_many_is_corrected_for_their_number():
     assert within_margin(inside, candidates=50) == (True, pytest.approx(p), 1)
 
 
-def test_the_best_of_ten_rivals_within_the_margin_is_seldom_called_outside():
+def test_the_best_of_ten_baselines_within_the_margin_is_seldom_called_outside():
     """Each truly 0.99 points ahead, over five seeds of half a point: the best looks further ahead by chance."""
     generator = np.random.default_rng(0)
     wrong = {1: 0, 10: 0}

@@ -22,7 +22,7 @@ class Autoencoder(nn.Module):
     """From faces to z, and from z and a condition back to faces.
 
     Args:
-        encoder: Answers 96x96 faces with a flattened map, as `prior_knowledge` does; it alone is kept afterwards.
+        encoder: Maps 96x96 faces to a flattened map, as `prior_knowledge` does; only the encoder is kept afterwards.
         latent_size: Numbers in z, each between -1 and 1.
         num_conditions: 2 for arousal and valence, 0 without labels. Each is repeated `latent_size` times next to z, so
             that z does not outweigh it.
@@ -66,7 +66,7 @@ class Autoencoder(nn.Module):
             last = step
         layers += [nn.ConvTranspose2d(last, widths[4], 5, padding=2), nn.ReLU()]
         self.draw = nn.Sequential(*layers, nn.ConvTranspose2d(widths[4], 3, 5, padding=2), nn.Tanh())
-        # With torch's own start z fades on its way through the layers, and all drawings become the one mean face.
+        # With torch's default initialisation z fades on its way through the layers, and every drawing is the mean face.
         for part in self.draw:
             if isinstance(part, nn.ConvTranspose2d):
                 places = part.kernel_size[0] ** 2 / part.stride[0] ** 2  # how many sum up in each pixel
@@ -77,19 +77,19 @@ class Autoencoder(nn.Module):
         nn.init.xavier_normal_(self.latent[0].weight)
 
     def forward(self, pixel_values: Tensor, conditions: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Faces drawn again, and z."""
+        """The redrawn faces, and z."""
         z = self.latent(self.encoder(pixel_values))
         return self.generate(z, conditions), z
 
     def generate(self, z: Tensor, conditions: Tensor | None = None) -> Tensor:
-        """Faces from z `(B, latent_size)` and what they are to show."""
+        """Faces drawn from z `(B, latent_size)` and the conditions that they should show."""
         if conditions is not None:
             z = torch.cat([z, conditions.repeat_interleave(self.latent_size, dim=1).to(z.dtype)], dim=1)
         return self.draw(self.start(z))
 
 
 def dense_judge(latent_size: int, outputs: int = 1) -> nn.Sequential:
-    """64-32-16 units on z: D_prior, which tells z from uniform numbers, or D_em, which reads arousal and valence."""
+    """64-32-16 units on z: D_prior (z or uniform numbers?) or D_em (which arousal and valence?)."""
     sizes, layers = [latent_size, 64, 32, 16], []
     for before, after in itertools.pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
@@ -97,7 +97,7 @@ def dense_judge(latent_size: int, outputs: int = 1) -> nn.Sequential:
 
 
 class ImageJudge(nn.Module):
-    """D_img: tells faces from drawings of them, given the arousal and valence that they are to show.
+    """D_img: distinguishes faces from drawings of them, given the arousal and valence that they should show.
 
     Args:
         input_size: Channels, height and width of the faces.
@@ -125,7 +125,7 @@ class ImageJudge(nn.Module):
 
 
 class Judges(nn.Module):
-    """D_prior and D_img, which learn against the autoencoder. D_em learns with it; identity does not learn.
+    """D_prior and D_img, which train against the autoencoder. D_em trains with it; identity is not trained.
 
     Args:
         input_size: Channels, height and width of the faces.
@@ -149,14 +149,14 @@ def discriminator_loss(logits: Tensor, real: bool) -> Tensor:
 
 
 class IdentityDistance(nn.Module):
-    """The fourth judge: how far apart two pictures are for a frozen face network, at five depths.
+    """The fourth judge: the distance of two pictures in the features of a frozen face network, at five depths.
 
     Args:
-        network: One that `load_encoder` made. The depths are spread evenly over its rectifiers.
+        network: A network that `load_encoder` made. The depths are spread evenly over its ReLUs.
         shown: The preprocessing of the pictures to compare; they are prepared again for the network.
 
     Raises:
-        ConfigError: the network has fewer than five rectifiers.
+        ConfigError: the network has fewer than five ReLUs.
 
     Example:
         >>> from ciao_peft import load_encoder

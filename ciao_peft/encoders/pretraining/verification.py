@@ -1,4 +1,4 @@
-"""How well an encoder tells people apart of whom it has never seen a picture."""
+"""How well an encoder distinguishes people it was not trained on."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
-# The sixteenth digit of a cosine hangs on the order of the sum. Pairs that are equally alike must compare equal.
+# The last digits of a cosine depend on the order of the sum. Pairs that are equally similar must compare equal.
 _DECIMALS = 12
 
 
 def verification_auc(embeddings: Tensor, people: Sequence[Hashable]) -> float:
-    """Chance that two pictures of one person are more alike than two of different people.
+    """The chance that two pictures of one person are more similar than two pictures of different people.
 
-    It is the area under the ROC curve of the cosines of all pairs; where two pairs are equally alike, half counts.
+    This is the area under the ROC curve of the cosines of all pairs; ties count half.
 
     Args:
         embeddings: `(N, D)`, each of unit length.
-        people: Who is on each of the N pictures; somebody is on two of them, and there are two people or more.
+        people: The person on each of the N pictures. Somebody is on two of them, and there are at least two people.
 
     Example:
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
@@ -31,6 +31,6 @@ def verification_auc(embeddings: Tensor, people: Sequence[Hashable]) -> float:
     unit = embeddings.double()
     likeness, same = (unit @ unit.T).round(decimals=_DECIMALS)[first, second], ids[first] == ids[second]
     _, place, count = likeness.unique(return_inverse=True, return_counts=True)
-    rank = (count.cumsum(0) - (count - 1).double() / 2)[place]  # pairs that are equally alike share their mean rank
+    rank = (count.cumsum(0) - (count - 1).double() / 2)[place]  # ties share their mean rank
     wins = rank[same].sum() - same.sum() * (same.sum() + 1) / 2
     return (wins / (same.sum() * (~same).sum())).item()

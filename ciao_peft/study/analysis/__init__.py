@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from .statistics import Comparison, Summary, compare, holm, summarize
-from .study import CIAO, LEVEL, MARGIN, NETWORKS, Against, RateTrial, Result, Study, Within, within_margin
+from .study import (
+    BASELINE,
+    CIAO,
+    COMPARED,
+    LEVEL,
+    MARGIN,
+    NETWORKS,
+    Against,
+    RateTrial,
+    Result,
+    Study,
+    Within,
+    within_margin,
+)
 
 __all__ = [
+    "BASELINE",
     "CIAO",
+    "COMPARED",
     "LEVEL",
     "MARGIN",
     "NETWORKS",

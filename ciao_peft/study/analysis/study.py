@@ -19,6 +19,8 @@ from .statistics import Comparison, Summary, compare, holm, summarize, t_test
 
 CIAO = "decision layer + CIAO"
 NETWORKS = tuple(name + mark for name in reversed(SCHEMES) for mark in ("", WITH_CIAO))
+BASELINE = "rival"  # the kind of a baseline, as records and plans name it
+COMPARED = ("network", BASELINE)  # kinds that stand beside CIAO, unlike its own ablations
 LEVEL = 0.05
 MARGIN = 0.01  # one point of a score that is given in percent
 AS_MANY = 1.01  # a baseline with as many parameters may train one in a hundred more
@@ -54,7 +56,7 @@ class Result:
     @property
     def has_mask(self) -> bool:
         """Whether it trains CIAO's mask: adapters of ours do, unless their config says `inhibition: false`."""
-        return self.kind != "rival" and bool(self.records[-1].config.get("inhibition", True))
+        return self.kind != BASELINE and bool(self.records[-1].config.get("inhibition", True))
 
     @property
     def scored(self) -> int | None:
@@ -230,7 +232,7 @@ class Study:
             return []
         limit = AS_MANY * results[CIAO].trained
         baselines = []
-        for against in reversed(self.comparisons(task, encoder, ("network", "rival"))):
+        for against in reversed(self.comparisons(task, encoder, COMPARED)):
             result = results[against.other]
             if not result.has_mask and result.trained is not None and result.trained <= limit:
                 baselines.append(against)

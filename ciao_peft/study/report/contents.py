@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..analysis.study import CIAO, Study
+from ..analysis.study import CIAO, COMPARED, Study
 from ..records import Record
 from .figures import confusion_figure, confusions_shown, curves_figure, parameters_figure, scores_figure
 from .tables import Table, headlines, methods, paired_tests, parameters, ranking, searches, table_one, table_two
@@ -80,10 +81,10 @@ def about(study: Study, task: str, encoder: str, *, stem: str | None = None) -> 
         task, encoder: Which.
         stem: What the names of the pictures' files begin with; `None` for no pictures.
     """
-    networks = ranking(study, task, encoder, ("network", "rival"), "Networks and rivals")
+    networks = ranking(study, task, encoder, COMPARED, "Networks and baselines")
     ablations = ranking(study, task, encoder, ("ablation",), "CIAO and its ablations")
-    main, *beside = study.metrics(task, encoder)
-    tested = [main, *(name for name in beside if name == "balanced_accuracy" or name.startswith("concordance_"))]
+    main, *others = study.metrics(task, encoder)
+    tested = [main, *(name for name in others if name == "balanced_accuracy" or name.startswith("concordance_"))]
     tests = tuple(filter(None, (paired_tests(study, task, encoder, metric) for metric in tested)))
     parts = [
         finding(study, task, encoder),
@@ -142,7 +143,7 @@ def picture_stems(study: Study) -> dict[tuple[str, str], str]:
     """
     stems: dict[tuple[str, str], str] = {}
     for pair in study.pairs:
-        words = "".join(one if one.isascii() and (one.isalnum() or one == "_") else " " for one in " ".join(pair))
+        words = re.sub(r"[^A-Za-z0-9_]", " ", " ".join(pair))
         stem = base = "-".join(words.split())[:60] or "task"
         number = 1
         while stem in stems.values():
@@ -184,13 +185,15 @@ def _counted(number: int, what: str) -> str:
 
 
 def _versions(study: Study) -> str:
-    found: dict[str, set[str]] = {}
+    versions: dict[str, set[str]] = {}
     for record in _scored(study):
         for name, version in record.versions.items():
-            found.setdefault(name, set()).add(str(version))
+            versions.setdefault(name, set()).add(str(version))
     minutes = sum(record.seconds for record in study.records) / 60
     duration = f"{minutes / 60:,.1f} hours" if minutes >= 90 else f"{minutes:,.1f} minutes"
     text = f"Written by “ciao report” from {_counted(len(study.records), 'record')}, {duration} of training."
-    if found:
-        text += " Versions: " + "; ".join(f"{name} {', '.join(sorted(found[name]))}" for name in sorted(found)) + "."
+    if versions:
+        text += (
+            " Versions: " + "; ".join(f"{name} {', '.join(sorted(versions[name]))}" for name in sorted(versions)) + "."
+        )
     return text

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...drawing import as_png, blank_figure
 from ...errors import MissingExtraError
-from ..analysis.study import CIAO, NETWORKS, Result, Study
+from ..analysis.study import BASELINE, CIAO, NETWORKS, Result, Study
 from ..paper import SCHEMES, WITH_CIAO
 from .text import in_percent, printable, score_name
 
@@ -27,7 +28,7 @@ CURVES = 7  # more lines than this cannot be told apart
 # The colours of Okabe and Ito, which readers without full colour vision tell apart; the marks differ as well.
 _KINDS = {
     "network": ("#0072B2", "o", "network of the paper"),
-    "rival": ("#009E73", "s", "rival"),
+    BASELINE: ("#009E73", "s", "baseline"),
     "ablation": ("#CC79A7", "^", "ablation of CIAO"),
 }
 _CIAO = ("#D55E00", "D", CIAO)
@@ -43,27 +44,18 @@ def check_plots() -> None:
         MissingExtraError: matplotlib is missing.
     """
     if find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "A report with figures", "plots")
-
-
-def _figure(height: float, width: float = WIDTH) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
+        raise MissingExtraError("matplotlib", "A report with figures", "study")
 
 
 def _png(figure: Figure) -> bytes:
     from PIL import Image
 
-    drawn, small = io.BytesIO(), io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Glyph .* missing from")  # drawn as a box; the tables have the name
-        figure.savefig(drawn, dpi=DPI, format="png")
+        drawn = as_png(figure, DPI)
+    small = io.BytesIO()
     # A palette: a third of the bytes, and nothing in them but the picture, so that the same records give the same ones.
-    Image.open(drawn).convert("RGB").quantize(128).save(small, "png", optimize=True)
+    Image.open(io.BytesIO(drawn)).convert("RGB").quantize(128).save(small, "png", optimize=True)
     return small.getvalue()
 
 
@@ -82,14 +74,14 @@ def _bare(axes: Axes, grid: str | None = None) -> None:
 
 
 def _style(result: Result) -> tuple[str, str, str]:
-    return _CIAO if result.method == CIAO else _KINDS.get(result.kind, _KINDS["rival"])
+    return _CIAO if result.method == CIAO else _KINDS.get(result.kind, _KINDS[BASELINE])
 
 
 def _legend_of_kinds(figure: Figure, results: Sequence[Result], *more: object) -> None:
     from matplotlib.lines import Line2D
 
-    there = {_style(result) for result in results}
-    styles = [style for style in (_CIAO, *_KINDS.values()) if style in there]
+    used = {_style(result) for result in results}
+    styles = [style for style in (_CIAO, *_KINDS.values()) if style in used]
     handles = [Line2D([], [], color=c, marker=m, linestyle="none", label=label) for c, m, label in styles]
     figure.legend(handles=[*handles, *more], loc="outside lower center", ncols=5, frameon=False, fontsize=8.5)
 
@@ -111,12 +103,12 @@ def scores_figure(study: Study, task: str, encoder: str) -> bytes | None:
 
     metric = study.metric(task, encoder)
     factor = 100 if in_percent(metric) else 1
-    summaries = {one.method: one.summary(metric) for one in study.results(task, encoder).values()}
-    chosen = [one for one in study.results(task, encoder).values() if summaries[one.method] is not None]
+    summaries = {name: result.summary(metric) for name, result in study.results(task, encoder).items()}
+    chosen = [result for name, result in study.results(task, encoder).items() if summaries[name] is not None]
     if not chosen:
         return None
-    chosen.sort(key=lambda one: summaries[one.method].mean)
-    figure = _figure(1.3 + 0.26 * len(chosen))
+    chosen.sort(key=lambda result: summaries[result.method].mean)
+    figure = blank_figure(WIDTH, 1.3 + 0.26 * len(chosen))
     axes = figure.add_subplot(xlabel=_axis_name(metric))
     for row, result in enumerate(chosen):
         colour, marker, _ = _style(result)
@@ -129,12 +121,12 @@ def scores_figure(study: Study, task: str, encoder: str) -> bytes | None:
         axes.scatter([factor * summary.mean], [row], s=34, color=colour, marker=marker, zorder=4)
         if result.method == CIAO:
             axes.axvline(factor * summary.mean, color=colour, linewidth=0.8, linestyle=":", zorder=1)
-    axes.set_yticks(range(len(chosen)), [_text(one.method) for one in chosen], fontsize=9)
+    axes.set_yticks(range(len(chosen)), [_text(result.method) for result in chosen], fontsize=9)
     axes.set_ylim(-0.6, len(chosen) - 0.4)
     axes.tick_params(axis="y", length=0)
     _bare(axes, "x")
     seed = Line2D([], [], color=_GREY, marker=".", linestyle="none", label="one seed")
-    several = any(len(one.seeds) > 1 for one in chosen)
+    several = any(len(result.seeds) > 1 for result in chosen)
     _legend_of_kinds(figure, chosen, *([seed] if several else []))
     return _png(figure)
 
@@ -164,8 +156,10 @@ def learning_curve(result: Result, loss: str) -> tuple[np.ndarray, np.ndarray, n
 
 
 def curves_shown(study: Study, task: str, encoder: str) -> list[str]:
-    """Methods whose learning curves are drawn: the networks, the best rival of CIAO's size, and where there is room the
-    best of the others."""
+    """Methods whose learning curves are drawn.
+
+    The networks, the best baseline of CIAO's size, and where there is room the best of the others.
+    """
     results = study.results(task, encoder)
     names = [name for name in NETWORKS if name in results]
     best = study.best_baseline(task, encoder)
@@ -199,7 +193,7 @@ def curves_figure(study: Study, task: str, encoder: str) -> bytes | None:
     if not drawn:
         return None
     styles = _curve_styles(list(panels["task_loss"]))
-    figure = _figure(3.6, WIDTH if len(drawn) > 1 else 5.0)
+    figure = blank_figure(WIDTH if len(drawn) > 1 else 5.0, 3.6)
     for axes, (loss, curves) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items(), strict=True):
         for name, (epochs, mean, sd) in curves.items():
             colour, line = styles[name]
@@ -235,11 +229,11 @@ def _curve_styles(names: list[str]) -> dict[str, tuple[str, str]]:
 
 
 def confusions_shown(study: Study, task: str, encoder: str) -> list[str]:
-    """CIAO beside the best rival of its size, or beside the same head without it; whatever there is of these."""
+    """CIAO beside the best baseline of its size, or beside the same head without it; whatever there is of these."""
     results = study.results(task, encoder)
     names = [CIAO, study.best_baseline(task, encoder), CIAO.removesuffix(WITH_CIAO), *results]
-    there = [name for name in dict.fromkeys(names) if name in results and results[name].confusion() is not None]
-    return there[:2]
+    drawn = [name for name in dict.fromkeys(names) if name in results and results[name].confusion() is not None]
+    return drawn[:2]
 
 
 def confusion_figure(study: Study, task: str, encoder: str) -> bytes | None:
@@ -254,7 +248,7 @@ def confusion_figure(study: Study, task: str, encoder: str) -> bytes | None:
     size = max(len(results[name].confusion()) for name in names)
     side = min(max(2.6, 0.48 * size), 9.0)
     width = side * len(names) + 1.8
-    figure = _figure(side + 1.35, width)
+    figure = blank_figure(width, side + 1.35)
     fontsize = 8.5 * max(1.0, width / 8.5)  # a wider picture is shown smaller
     for index, (axes, name) in enumerate(zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True)):
         counts = results[name].confusion()
@@ -263,8 +257,10 @@ def confusion_figure(study: Study, task: str, encoder: str) -> bytes | None:
         shares = counts / np.maximum(totals, 1)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         labels = results[name].records[-1].labels or []
-        labels = [_text(one, 16) for one in labels] if len(labels) == len(counts) else [*map(str, range(len(counts)))]
-        faces = [f"{one} ({n / seeds:,.0f})" for one, n in zip(labels, totals[:, 0], strict=True)]
+        labels = (
+            [_text(label, 16) for label in labels] if len(labels) == len(counts) else [*map(str, range(len(counts)))]
+        )
+        faces = [f"{label} ({n / seeds:,.0f})" for label, n in zip(labels, totals[:, 0], strict=True)]
         axes.set_xticks(range(len(counts)), labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=fontsize)
         axes.set_yticks(range(len(counts)), faces if index == 0 else [""] * len(counts), fontsize=fontsize)
         axes.tick_params(length=0)
@@ -285,7 +281,7 @@ def confusion_figure(study: Study, task: str, encoder: str) -> bytes | None:
 
 
 def parameters_figure(study: Study, task: str, encoder: str) -> bytes | None:
-    """Trained parameters against the main score of networks and rivals: what the score costs (beside Fig. 4).
+    """Trained parameters against the main score of networks and baselines: what the score costs (beside Fig. 4).
 
     Returns:
         A PNG, or `None` where fewer than two methods have both.
@@ -295,16 +291,16 @@ def parameters_figure(study: Study, task: str, encoder: str) -> bytes | None:
     metric = study.metric(task, encoder)
     factor = 100 if in_percent(metric) else 1
     chosen = [
-        one
-        for one in study.results(task, encoder).values()
-        if one.kind != "ablation" and one.trained and one.scores(metric)
+        result
+        for result in study.results(task, encoder).values()
+        if result.kind != "ablation" and result.trained and result.scores(metric)
     ]
     if len(chosen) < 2:
         return None
-    points = {one.method: (one.trained, factor * one.summary(metric).mean) for one in chosen}
-    chosen.sort(key=lambda one: -points[one.method][1])
+    points = {result.method: (result.trained, factor * result.summary(metric).mean) for result in chosen}
+    chosen.sort(key=lambda result: -points[result.method][1])
     height = max(3.4, 1.3 + 0.2 * len(chosen))
-    figure = _figure(height)
+    figure = blank_figure(WIDTH, height)
     axes = figure.add_subplot(xlabel="trained parameters", ylabel=_axis_name(metric), xscale="log")
     for result in chosen:
         colour, marker, _ = _style(result)
@@ -314,8 +310,8 @@ def parameters_figure(study: Study, task: str, encoder: str) -> bytes | None:
     axes.margins(y=0.08)
     low, high = axes.get_ylim()
     # Names stand in a column beside the axes, in the order of the scores: they cannot cover one another or a point.
-    wanted = [(points[one.method][1] - low) / (high - low) for one in chosen]
-    for result, place in zip(chosen, spaced(wanted, 0.2 / (height - 1.2)), strict=True):
+    heights = [(points[result.method][1] - low) / (high - low) for result in chosen]
+    for result, place in zip(chosen, spaced(heights, 0.2 / (height - 1.2)), strict=True):
         axes.annotate(
             _text(result.method),
             xy=points[result.method],
@@ -352,11 +348,11 @@ def spaced(places: Sequence[float], gap: float) -> list[float]:
         >>> spaced([0.0, 0.0], 0.5)
         [0.5, 0.0]
     """
-    found: list[float] = []
+    apart: list[float] = []
     for place in places:
-        found.append(min(place, found[-1] - gap) if found else place)
+        apart.append(min(place, apart[-1] - gap) if apart else place)
     floor = 0.0
-    for index in reversed(range(len(found))):
-        found[index] = max(found[index], floor)
-        floor = found[index] + gap
-    return found
+    for index in reversed(range(len(apart))):
+        apart[index] = max(apart[index], floor)
+        floor = apart[index] + gap
+    return apart

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..analysis.statistics import Summary
-from ..analysis.study import CIAO, LEVEL, MARGIN, NETWORKS, Against, RateTrial, Result, Study, within_margin
+from ..analysis.study import CIAO, COMPARED, LEVEL, MARGIN, NETWORKS, Against, RateTrial, Result, Study, within_margin
 from ..paper import (
     ENCODERS,
     RUNS,
@@ -22,7 +22,7 @@ from ..paper import (
     paper_scores,
     trained_beside_head,
 )
-from .text import NOTHING, in_percent, interval, number, p_value, score_name, spread
+from .text import NOTHING, in_percent, interval, kind_name, number, p_value, score_name, spread
 
 RATES = {"learning_rate": "head", "mask_learning_rate": "mask", "encoder_learning_rate": "encoder"}
 
@@ -64,8 +64,8 @@ def _score(summary: Summary | None, metric: str, strong: bool = False) -> Cell:
 
 def _interval(summary: Summary | None, metric: str, *, signed: bool = False) -> Cell:
     """Sorted by its lower end."""
-    there = summary is not None and summary.interval is not None
-    return Cell(interval(summary, metric, signed=signed), summary.interval[0] if there else None)
+    has_one = summary is not None and summary.interval is not None
+    return Cell(interval(summary, metric, signed=signed), summary.interval[0] if has_one else None)
 
 
 def _count(count: float | None) -> Cell:
@@ -80,17 +80,17 @@ def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[Cell]], no
 
 
 def headlines(study: Study) -> Table | None:
-    """One line per task and encoder: "decision layer + CIAO", against its own head and the best rival of its size."""
+    """One line per task and encoder: "decision layer + CIAO" against its own head and the best baseline of its size."""
     rows = []
     for task, encoder in study.pairs:
         metric, mine = study.metric(task, encoder), study.results(task, encoder).get(CIAO)
         if mine is None or not mine.scores(metric):
             continue
-        against = {one.other: one for one in study.comparisons(task, encoder, ("network", "rival"))}
-        rivals = study.baselines(task, encoder)
-        rival = rivals[0] if rivals else None
-        inside = within_margin(rival.differences, candidates=len(rivals)).inside if rival else None
-        verdict = {True: "yes", False: "no", None: "cannot tell"}[inside] if rival else NOTHING
+        against = {one.other: one for one in study.comparisons(task, encoder, COMPARED)}
+        baselines = study.baselines(task, encoder)
+        baseline = baselines[0] if baselines else None
+        inside = within_margin(baseline.differences, candidates=len(baselines)).inside if baseline else None
+        verdict = {True: "yes", False: "no", None: "cannot tell"}[inside] if baseline else NOTHING
         rows.append(
             [
                 Cell(task),
@@ -98,20 +98,32 @@ def headlines(study: Study) -> Table | None:
                 Cell(score_name(metric)),
                 _score(mine.summary(metric), metric),
                 *_lead(against.get(CIAO.removesuffix(WITH_CIAO))),
-                Cell(rival.other if rival else NOTHING),
-                *_lead(rival),
+                Cell(baseline.other if baseline else NOTHING),
+                *_lead(baseline),
                 Cell(verdict),
             ]
         )
     if not rows:
         return None
-    header = ("task", "encoder", "score", CIAO, "− same head", "p", "best rival", "− rival", "p", "within a point")
+    header = (
+        "task",
+        "encoder",
+        "score",
+        CIAO,
+        "− same head",
+        "p",
+        "best baseline",
+        "− baseline",
+        "p",
+        "within a point",
+    )
     note = (
-        f"“− same head” and “− rival” are “{CIAO}” minus the other, over the seeds both have; p is of a paired t-test, "
-        f"after Holm's correction, and set off below {LEVEL:g}. The best rival is the one furthest ahead of those "
-        f"without CIAO that train no more parameters. “within a point”: whether CIAO is less than {100 * MARGIN:g} "
-        f"point ({MARGIN:g}) behind that rival, as far as a one-sided paired t-test can tell; because the best of "
-        "several rivals is ahead by chance as well, a “no” is corrected after Bonferroni for their number."
+        f"“− same head” and “− baseline” are “{CIAO}” minus the other, over the seeds both have; p is of a paired "
+        f"t-test, after Holm's correction, and set off below {LEVEL:g}. The best baseline is the one furthest ahead of "
+        f"those without CIAO that train no more parameters. “within a point”: whether CIAO is less than "
+        f"{100 * MARGIN:g} point ({MARGIN:g}) behind that baseline, as far as a one-sided paired t-test can tell; "
+        "because the best of several baselines is ahead by chance as well, a “no” is corrected after Bonferroni for "
+        "their number."
     )
     return _table("In short", header, rows, note)
 
@@ -198,9 +210,10 @@ def table_two(study: Study) -> Table | None:
 
 def _beside(study: Study, row: PaperRival) -> Result | None:
     """Our result that belongs beside a number of the paper: with its score, and split like it where there is one."""
-    found = [study.results(task, encoder).get(row.method) for task, encoder in study.pairs if encoder == row.encoder]
-    found = [one for one in found if one and one.records[0].dataset == row.dataset and one.scores(row.score)]
-    return min(found, key=lambda one: study.protocol(one.task) != paper_protocol(row.dataset), default=None)
+    ours = [study.results(task, encoder).get(row.method) for task, encoder in study.pairs if encoder == row.encoder]
+    ours = [result for result in ours if result and result.records[0].dataset == row.dataset]
+    ours = [result for result in ours if result.scores(row.score)]
+    return min(ours, key=lambda result: study.protocol(result.task) != paper_protocol(row.dataset), default=None)
 
 
 # -- methods side by side ----------------------------------------------------------------------------------------------
@@ -210,28 +223,27 @@ def ranking(study: Study, task: str, encoder: str, kinds: Sequence[str], title: 
     """Every method of these kinds, the best first, with its difference to "decision layer + CIAO"."""
     metrics = study.metrics(task, encoder)
     main = metrics[0]
-    scored = [one for one in study.results(task, encoder).values() if one.scores(main)]
-    chosen = [one for one in scored if one.kind in kinds or one.method == CIAO]
-    if not any(one.kind in kinds for one in chosen):
+    scored = [result for result in study.results(task, encoder).values() if result.scores(main)]
+    chosen = [result for result in scored if result.kind in kinds or result.method == CIAO]
+    if not any(result.kind in kinds for result in chosen):
         return None
-    against = {one.other: one for one in study.comparisons(task, encoder, kinds)}
-    chosen.sort(key=lambda one: -one.summary(main).mean)
+    comparisons = {against.other: against for against in study.comparisons(task, encoder, kinds)}
+    chosen.sort(key=lambda result: -result.summary(main).mean)
     rows = []
     for result in chosen:
-        one = against.get(result.method)
-        difference = None if one is None else one.comparison.difference
-        clear = one is not None and one.corrected is not None and one.corrected < LEVEL
+        against = comparisons.get(result.method)
+        difference = None if against is None else against.comparison.difference
+        lead = (NOTHING, None) if against is None else (number(difference.mean, main, signed=True), difference.mean)
+        p = None if against is None else against.corrected
         rows.append(
             [
                 Cell(result.method, strong=result.method == CIAO),
                 _score(result.summary(main), main),
                 _interval(result.summary(main), main),
                 *(_score(result.summary(name), name) for name in metrics[1:]),
-                Cell(
-                    *((NOTHING, None) if one is None else (number(difference.mean, main, signed=True), difference.mean))
-                ),
+                Cell(*lead),
                 _interval(difference, main, signed=True),
-                Cell(p_value(one.corrected if one else None), one.corrected if one else None, strong=clear),
+                Cell(p_value(p), p, strong=p is not None and p < LEVEL),
                 _count(result.trained),
                 _count(result.seconds),
                 _rate_cell(result),
@@ -260,18 +272,18 @@ def _rate_cell(result: Result) -> Cell:
 def paired_tests(study: Study, task: str, encoder: str, metric: str) -> Table | None:
     """All paired tests of "decision layer + CIAO" against the others on one score."""
     rows = []
-    for kinds in (("network", "rival"), ("ablation",)):
-        for one in study.comparisons(task, encoder, kinds, metric):
-            result = one.comparison
+    for kinds in (COMPARED, ("ablation",)):
+        for against in study.comparisons(task, encoder, kinds, metric):
+            result, corrected = against.comparison, against.corrected
             rows.append(
                 [
-                    Cell(one.other),
+                    Cell(against.other),
                     Cell(number(result.difference.mean, metric, signed=True), result.difference.mean),
                     Cell(NOTHING if result.difference.sd is None else number(result.difference.sd, metric)),
                     _interval(result.difference, metric, signed=True),
                     _effect(result.effect_size),
                     *(Cell(p_value(p), p) for p in (result.t, result.wilcoxon, result.sign_flip)),
-                    Cell(p_value(one.corrected), one.corrected, one.corrected is not None and one.corrected < LEVEL),
+                    Cell(p_value(corrected), corrected, corrected is not None and corrected < LEVEL),
                     Cell(str(result.difference.n), result.difference.n),
                 ]
             )
@@ -281,7 +293,7 @@ def paired_tests(study: Study, task: str, encoder: str, metric: str) -> Table | 
     note = (
         "Paired by seed. d is Cohen's d of the differences; Wilcoxon's signed-rank test and the sign-flip permutation "
         "are exact, so that n pairs cannot bring them below 2/2ⁿ; where the differences do not vary at all, p (t) is "
-        "that of the signs. Holm's correction is over networks and rivals together, and over the ablations together."
+        "that of the signs. Holm's correction is over networks and baselines together, and over the ablations together."
     )
     return _table(f"Paired tests, {score_name(metric)}", (*header, "pairs"), rows, note)
 
@@ -327,14 +339,14 @@ def parameters(study: Study) -> Table | None:
 
 def searches(study: Study, task: str, encoder: str) -> Table | None:
     """What each method's learning-rate search tried, and what it found on held-out people."""
-    found = {name: trials for name, trials in study.searches(task, encoder).items() if trials}
-    if not found:
+    by_method = {name: trials for name, trials in study.searches(task, encoder).items() if trials}
+    if not by_method:
         return None
     tried = (task, encoder, "validation")
-    metric = next(one.metric for one in study.records if (one.task, one.encoder, one.split) == tried)
-    columns = max(len(trials) for trials in found.values())
+    metric = next(r.metric for r in study.records if (r.task, r.encoder, r.split) == tried)
+    columns = max(len(trials) for trials in by_method.values())
     rows = []
-    for name, trials in found.items():
+    for name, trials in by_method.items():
         best = max(trial.mean for trial in trials)
         cells = [
             Cell(f"{t.rate:g}: {number(t.mean, metric)}", t.mean, t.mean == best)
@@ -372,15 +384,15 @@ def methods(study: Study) -> Table:
         for name, result in study.results(*pair).items():
             by_name.setdefault(name, []).append(result)
     rows = []
-    for name, found in by_name.items():
-        records = [record for result in found for record in result.records]
+    for name, results in by_name.items():
+        records = [record for result in results for record in result.records]
         settings = [{**one.settings, **one.config, **_without_rates(one.arguments)} for one in records]
         same = {key: value for key, value in settings[0].items() if all(one.get(key) == value for one in settings)}
         epochs = sorted({record.epochs for record in records})
         rows.append(
             [
                 Cell(name),
-                Cell(found[0].kind),
+                Cell(kind_name(results[0].kind)),
                 Cell(", ".join(f"{key}={json.dumps(value)}" for key, value in same.items()) or NOTHING),
                 Cell(" or ".join(f"{one:g}" for one in epochs), epochs[0]),
                 _count(len(records)),

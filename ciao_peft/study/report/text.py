@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from ..analysis.statistics import Summary
 from ..analysis.study import (
+    BASELINE,
     CIAO,
+    COMPARED,
     LEVEL,
     MARGIN,
     NETWORKS,
@@ -43,6 +45,16 @@ def score_name(metric: str) -> str:
     return SCORE_NAMES.get(metric, metric.replace("_", " "))
 
 
+def kind_name(kind: str) -> str:
+    """A method's kind as it is shown.
+
+    Example:
+        >>> kind_name("rival"), kind_name("network")
+        ('baseline', 'network')
+    """
+    return "baseline" if kind == BASELINE else kind
+
+
 def printable(name: str) -> str:
     r"""A name out of a record on one line; characters that cannot be shown or written become `\ufffd`.
 
@@ -51,7 +63,7 @@ def printable(name: str) -> str:
         ('two lines', True)
     """
     name = " ".join(name.split())
-    return "".join(one if one.isprintable() else "\ufffd" for one in name)
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
 
 
 def in_percent(metric: str) -> bool:
@@ -104,7 +116,7 @@ def p_value(p: float | None) -> str:
 
 
 def finding(study: Study, task: str, encoder: str) -> str:
-    """One paragraph on "decision layer + CIAO": against its own head, and against the best rival of its size.
+    """One paragraph on "decision layer + CIAO": against its own head, and against the best baseline of its size.
 
     It calls a difference one only where the paired t-test does, after Holm's correction, and says that it cannot tell
     where the seeds cannot.
@@ -118,27 +130,27 @@ def finding(study: Study, task: str, encoder: str) -> str:
         f"With the encoder frozen, “{CIAO}” reaches {spread(mine.summary(), metric)} {_unit(metric)}{name} "
         f"{_over(mine)}."
     ]
-    against = {one.other: one for one in study.comparisons(task, encoder, ("network", "rival"))}
-    rivals = study.baselines(task, encoder)
+    against = {one.other: one for one in study.comparisons(task, encoder, COMPARED)}
+    baselines = study.baselines(task, encoder)
     if "decision layer" in against:
         text.append(f"Against the same head without it: {_gap(against['decision layer'])}.")
-    best = rivals[0].other if rivals else None
+    best = baselines[0].other if baselines else None
     if best is None:
-        text.append("No rival with as many trained parameters was run: how it stands among them is open.")
+        text.append("No baseline with as many trained parameters was run: how it stands among them is open.")
     elif best == "decision layer":
-        text.append(f"That head is the best of the rivals that train no more parameters. {_verdict(rivals)}")
+        text.append(f"That head is the best of the baselines that train no more parameters. {_verdict(baselines)}")
     else:
-        rival = results[best]
+        baseline = results[best]
         text.append(
-            f"The best rival that trains no more parameters ({rival.trained:,} against {mine.trained:,}) is “{best}” "
-            f"with {spread(rival.summary(), metric)}: {_gap(against[best])}. {_verdict(rivals)}"
+            f"The best baseline that trains no more parameters ({baseline.trained:,} against {mine.trained:,}) is "
+            f"“{best}” with {spread(baseline.summary(), metric)}: {_gap(against[best])}. {_verdict(baselines)}"
         )
     for beside in study.metrics(task, encoder)[1:]:
         if best is None or beside != "balanced_accuracy":
             continue
-        other = {one.other: one for one in study.comparisons(task, encoder, ("network", "rival"), beside)}
+        other = {one.other: one for one in study.comparisons(task, encoder, COMPARED, beside)}
         if best in other:
-            text.append(f"In {score_name(beside)}, against the same rival: {_gap(other[best])}.")
+            text.append(f"In {score_name(beside)}, against the same baseline: {_gap(other[best])}.")
     error = sampling_error(mine)
     if error is not None:
         averaged = mine.scored != mine.records[-1].samples.get("test")
@@ -174,17 +186,17 @@ def _gap(against: Against) -> str:
     return text + (", CIAO is ahead" if difference.mean > 0 else ", CIAO is behind")
 
 
-def _verdict(rivals: list[Against]) -> str:
-    """Whether CIAO comes within one point of the best of its rivals."""
-    best = rivals[0]
+def _verdict(baselines: list[Against]) -> str:
+    """Whether CIAO comes within one point of the best of its baselines."""
+    best = baselines[0]
     margin = "one point" if in_percent(best.metric) else f"{MARGIN:g}"
-    inside, p, times = within_margin(best.differences, candidates=len(rivals))
+    inside, p, times = within_margin(best.differences, candidates=len(baselines))
     if p is None:
         return f"Whether it comes within {margin} of it, one seed cannot tell."
     # Without spread a t-test says nothing, see `t_test`.
     test = "paired t-test" if best.comparison.difference.sd else "sign-flip test, as the differences do not vary"
     tested = f"one-sided {test}, p {'' if p < 0.001 else '= '}{p_value(p)}"
-    tested += f" after Bonferroni for {times} rivals" if times > 1 else ""
+    tested += f" after Bonferroni for {times} baselines" if times > 1 else ""
     if inside is None:
         return f"Whether it comes within {margin} of it, these seeds cannot tell ({tested})."
     return f"It {'comes' if inside else 'does not come'} within {margin} of it ({tested})."
@@ -217,12 +229,12 @@ def missing(study: Study) -> list[str]:
     untrained: dict[tuple[str, str], list[str]] = {}
     for task, encoder, name in expected:
         result = study.results(task, encoder).get(name)
-        there = set(result.seeds) if result else set()
-        if not there:
+        trained = set(result.seeds) if result else set()
+        if not trained:
             untrained.setdefault((task, encoder), []).append(name)
-        elif absent := [seed for seed in seeds if seed not in there]:
+        elif absent := [seed for seed in seeds if seed not in trained]:
             lines.append(
-                f"{task}, {encoder}: {name} has {len(there)} of {len(seeds)} seeds ({_listing(absent)} missing)."
+                f"{task}, {encoder}: {name} has {len(trained)} of {len(seeds)} seeds ({_listing(absent)} missing)."
             )
     lines += [f"{task}, {encoder}: no training of {'; '.join(names)}." for (task, encoder), names in untrained.items()]
     if study.aside:

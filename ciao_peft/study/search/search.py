@@ -126,7 +126,7 @@ def _work(study: SharedStudy, space: SearchSpace, objective: Objective, total: i
 
 
 def _write_result(study: SharedStudy, space: SearchSpace, objective: Objective) -> SearchResult:
-    from .figures import draw_history, draw_importances, draw_slices
+    from .figures import draw_search
 
     trials = [
         SearchTrial(t.user_attrs["index"], t.params, t.value, (t.datetime_complete - t.datetime_start).total_seconds())
@@ -151,10 +151,7 @@ def _write_result(study: SharedStudy, space: SearchSpace, objective: Objective) 
     with study.alone():
         write_file(study.folder / BEST_FILE, json.dumps(values | {"search": about}, indent=2) + "\n")
         write_file(study.folder / TABLE_FILE, table_of(trials, names, objective.metric))
-        draw_history(trials, objective.metric, study.folder / "history.png")
-        draw_slices(trials, names, space, objective.metric, study.folder / "slices.png")
-        if result.importances:
-            draw_importances(result.importances, study.folder / "importances.png")
+        draw_search(study.study, names, objective.metric, study.folder)
     return result
 
 

@@ -147,7 +147,7 @@ KILLED = """
     layer = accelerator.prepare(torch.nn.Linear(1, 1, bias=False))
     torch.nn.init.constant_(layer.weight, 1)
     save_training_checkpoint(accelerator, folder, [{"epoch": 1}], description)
-    Path.rename = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
+    os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
     torch.nn.init.constant_(layer.weight, 2)
     save_training_checkpoint(accelerator, folder, [{"epoch": 1}, {"epoch": 2}], description)
 """

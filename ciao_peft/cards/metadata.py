@@ -1,0 +1,98 @@
+"""The front matter of model cards, made with `huggingface_hub`'s `ModelCardData` and `EvalResult`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .scores import dataset_of, scores_of, seeds_of
+
+LIBRARY = "ciao_peft"
+COMMIT = re.compile("[0-9a-f]{40}")
+"""The revision of what came from a repository."""
+
+_ADAPTER_TAGS = ["ciao", "adapter", "facial-expression-recognition"]
+
+
+def adapter_metadata(record: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The front matter of an adapter's card; the arguments are those of `adapter_card`."""
+    problem = record["config"]["problem_type"]
+    pipeline = None if problem == "regression" else "image-classification"
+    training, known = record.get("training") or {}, _base_model(record)
+    return _metadata(training, name, pipeline or problem, pipeline_tag=pipeline, tags=_ADAPTER_TAGS, **known)
+
+
+def encoder_metadata(record: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The front matter of an encoder's card; the arguments are those of `encoder_card`."""
+    training, task = record.get("training") or {}, "image-feature-extraction"
+    if "license" in record:
+        training = {"license": record["license"], **training}
+    return _metadata(training, name, task, pipeline_tag=task, tags=["ciao", "face-encoder"])
+
+
+def collection_metadata(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The front matter of a repository with several adapters, by the record of one of them."""
+    return _metadata({}, "", "", tags=_ADAPTER_TAGS, **_base_model(record))
+
+
+def recorded_metadata(text: str | None) -> dict[str, Any]:
+    """The front matter that a save wrote, by the text of its record; empty if that is no record."""
+    try:
+        record = json.loads(text or "")
+        if "ciao_encoder" in record:
+            return encoder_metadata(record, "")
+        # Versions up to 0.1.0 named any backbone whose name looks like a repository's.
+        base = {"base_model": record["base_model_name_or_path"], "base_model_relation": "adapter"}
+        return base | adapter_metadata(record, "")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}
+
+
+def title_of(name: str) -> str:
+    """The last part of what an adapter or encoder is loaded by.
+
+    Example:
+        >>> title_of("user/ciao-fer"), title_of('user/worlds", subfolder="fer')
+        ('ciao-fer', 'worlds')
+    """
+    return name.partition('"')[0].rpartition("/")[2]
+
+
+def _metadata(training: Mapping[str, Any], name: str, task: str, **known: Any) -> dict[str, Any]:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    data, seeds = dataset_of(training), seeds_of(training)
+    # The Hub wants a dataset with each score, and compares scores, not losses.
+    scores = [score for score in scores_of(training) if score.name != "loss"] if data.get("name") else []
+    results = [
+        EvalResult(
+            task_type=task,
+            dataset_type=str(data.get("id") or data["name"]),
+            dataset_name=str(data["name"]),
+            dataset_split=score.split,
+            metric_type=score.name,
+            metric_value=score.value,
+            metric_args={**score.details, **({} if seeds is None else {"seeds": seeds})} or None,
+        )
+        for score in scores
+    ]
+    return ModelCardData(
+        library_name=LIBRARY,
+        license=str(training["license"]) if training.get("license") else None,
+        datasets=[data["id"]] if isinstance(data.get("id"), str) else None,
+        metrics=sorted({score.name for score in scores}) or None,
+        model_name=title_of(name) if results else None,
+        eval_results=results or None,
+        **known,
+    ).to_dict()
+
+
+def _base_model(record: Mapping[str, Any]) -> dict[str, str]:
+    """The backbone, where it is known to be on the Hub: at a commit there, or with timm's pretrained weights."""
+    base, revision = record["base_model_name_or_path"], record.get("revision") or ""
+    pretrained = base.startswith("timm/") and revision not in ("", "random")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", base, re.ASCII) or not (pretrained or COMMIT.fullmatch(revision)):
+        return {}
+    return {"base_model": base, "base_model_relation": "adapter"}
