@@ -250,9 +250,12 @@ class CIAOModel(nn.Module):
             if (active := self.active_adapter) is None:
                 raise NoActiveAdapterError(self.adapters)
             return active
-        if adapter_name not in self.adapters:
-            raise AdapterNotFoundError(adapter_name, self.adapters)
-        return adapter_name
+        return self._check_loaded(adapter_name)
+
+    def _check_loaded(self, name: str) -> str:
+        if name not in self.adapters:
+            raise AdapterNotFoundError(name, self.adapters)
+        return name
 
     def set_adapter(self, adapter_name: str) -> None:
         """Chooses the adapter that reads. `requires_grad` stays as it is: see `train_adapter`.
@@ -262,7 +265,7 @@ class CIAOModel(nn.Module):
         Raises:
             AdapterNotFoundError: no adapter has that name.
         """
-        self._selection.choose(self.resolve_adapter(adapter_name))
+        self._selection.choose(self._check_loaded(adapter_name))
 
     def train_adapter(self, adapter_name: str) -> None:
         """Chooses the adapter that reads and trains, and switches the gradients of all others off.
@@ -280,7 +283,7 @@ class CIAOModel(nn.Module):
         Raises:
             AdapterNotFoundError: no adapter has that name.
         """
-        config = self.adapters[self.resolve_adapter(adapter_name)].config
+        config = self.adapters[self._check_loaded(adapter_name)].config
         del self.adapters[adapter_name]
         if not any(other.target_modules == config.target_modules for other in self.peft_config.values()):
             self._borrowed.close(config.target_modules)
@@ -377,7 +380,7 @@ class CIAOModel(nn.Module):
         self._refuse_training("read")
         if isinstance(adapter_names, str):
             raise InputError(f"`adapter_names` takes a list of names; got the text {adapter_names!r}.")
-        names = list(self.adapters) if adapter_names is None else [self.resolve_adapter(name) for name in adapter_names]
+        names = list(self.adapters) if adapter_names is None else [self._check_loaded(name) for name in adapter_names]
         return self._read(names, self.adapters, pixel_values, features)
 
     def read_with_mask(
@@ -540,7 +543,7 @@ class CIAOModel(nn.Module):
                 "This backbone does not say how pictures must be prepared for it; give `preprocessing=` to "
                 "get_ciao_model."
             )
-        names = [self.resolve_adapter(name) for name in ([None] if adapter_names is None else adapter_names)]
+        names = [self.resolve_adapter()] if adapter_names is None else [self._check_loaded(n) for n in adapter_names]
         frames = frames_read(names, self.adapters)
         todo = images if isinstance(images, (list, tuple)) else [images]
         todo = pictures_in(images) if is_folder(images) else list(todo)
@@ -718,7 +721,7 @@ class CIAOModel(nn.Module):
 
     def adapter_parameters(self, adapter_name: str) -> dict[str, list[nn.Parameter]]:
         """What an adapter trains, by part: `mask`, `encoder` and `head`, for groups with their own learning rates."""
-        return self.adapters[self.resolve_adapter(adapter_name)].parameter_groups()
+        return self.adapters[self._check_loaded(adapter_name)].parameter_groups()
 
     def get_nb_trainable_parameters(self) -> tuple[int, int]:
         """Numbers that training the active adapter changes, and all numbers of backbone and adapters."""

@@ -8,18 +8,11 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "ciao_peft"
+from helpers.places import REPOSITORY
+
+PACKAGE = REPOSITORY / "ciao_peft"
 STUDY = sorted((PACKAGE / "study").rglob("*.py"))
 LIBRARY = sorted(set(PACKAGE.rglob("*.py")) - set(STUDY) - set((PACKAGE / "cli").rglob("*.py")))
-
-# It goes when the trainer exports its parts.
-ALLOWED = {
-    "study/baselines/fit.py": {
-        "ciao_peft.trainer.accelerator",
-        "ciao_peft.trainer.loader",
-        "ciao_peft.trainer.loop",
-    },
-}
 
 
 def imported(path: Path, package: Path = PACKAGE) -> set[tuple[str, str]]:
@@ -47,11 +40,10 @@ def is_exported(module: str, name: str) -> bool:
 
 @pytest.mark.parametrize("path", STUDY, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_the_study_imports_only_what_rooms_export(path):
-    allowed = ALLOWED.get(path.relative_to(PACKAGE).as_posix(), set())
     inner = {
         f"{module}: {name}"
         for module, name in imported(path)
-        if not module.startswith("ciao_peft.study") and module not in allowed and not is_exported(module, name)
+        if not module.startswith("ciao_peft.study") and not is_exported(module, name)
     }
     assert not inner
 
