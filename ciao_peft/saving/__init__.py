@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from .adapter_folder import SavedAdapter, library_versions, load_adapter, save_adapter
-from .files import read_json
+from .files import move_into_place, read_json, write_file, write_folder
 
-__all__ = ["SavedAdapter", "library_versions", "load_adapter", "read_json", "save_adapter"]
+__all__ = [
+    "SavedAdapter",
+    "library_versions",
+    "load_adapter",
+    "move_into_place",
+    "read_json",
+    "save_adapter",
+    "write_file",
+    "write_folder",
+]

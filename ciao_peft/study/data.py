@@ -20,7 +20,7 @@ from ..errors import ConfigError, DataError, listed
 from ..features import FeatureDataset, Samples, cache_features
 from ..metrics import main_metric
 from ..preprocessing import Preprocessing
-from ..saving.files import move_into_place
+from ..saving import move_into_place
 from .plan import Encoder, Task
 from .records import key_of
 

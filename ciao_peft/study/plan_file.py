@@ -11,7 +11,7 @@ from typing import Any
 
 from ..checking import checked_keys
 from ..errors import ConfigError
-from ..saving.files import write_file
+from ..saving import write_file
 from .plan import Encoder, Plan, names_in_files
 from .presets import TASKS, methods_named, preset_method, task_from
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import RecordError
-from ...saving.files import write_file
+from ...saving import write_file
 from ..analysis.study import Study
 from ..plan import Plan
 from ..plan_file import PLAN_FILE, read_plan

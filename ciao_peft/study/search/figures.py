@@ -21,7 +21,7 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.visualization import matplotlib as plots
 
 from ...drawing import as_png
-from ...saving.files import write_file
+from ...saving import write_file
 
 
 def draw_search(study: Study, names: Sequence[str], metric: str, folder: Path) -> None:
