@@ -44,7 +44,8 @@ def moved_names(old: str, new: str) -> Callable[[str], Any]:
 
     Example:
         >>> import warnings
-        >>> with warnings.catch_warnings(record=True) as caught:
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore")
         ...     decay_start = moved_names("ciao_peft.starting", "ciao_peft.calibration")("decay_start")
         >>> decay_start.__module__
         'ciao_peft.calibration'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 
@@ -69,3 +70,19 @@ def test_a_name_may_come_from_a_package_below(monkeypatch):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     get, _ = lazy_names("lazy_room", {"name": "below.deep"})
     assert get("name") == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("starting", "calibration", "start_decay"),
+        ("checkpoints", "saving", "load_adapter"),
+        ("experiments", "study", "METHODS"),
+    ],
+)
+def test_an_old_module_gives_its_names_with_a_warning(old, new, name):
+    with pytest.warns(DeprecationWarning, match=f"`ciao_peft.{old}` is `ciao_peft.{new}` now; import '{name}' from"):
+        value = getattr(importlib.import_module(f"ciao_peft.{old}"), name)
+    assert value is getattr(importlib.import_module(f"ciao_peft.{new}"), name)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'; it is 'ciao_peft"):
+        importlib.import_module(f"ciao_peft.{old}").nothing  # noqa: B018
