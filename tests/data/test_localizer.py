@@ -113,7 +113,7 @@ def test_frames_without_a_face_can_be_skipped_used_whole_or_refused():
     ]
     with pytest.raises(DataError, match="There is no face in frame 0 of 6"):
         crop_faces(FRAMES, localizer, "error")
-    with pytest.raises(DataError, match="`missing` must be one of 'nearest', 'skip', 'whole', 'error'; got 'guess'"):
+    with pytest.raises(DataError, match="`missing` must be one of 'error', 'nearest', 'skip', 'whole'; got 'guess'"):
         crop_faces(FRAMES, localizer, "guess")
 
 
