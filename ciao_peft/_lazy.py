@@ -8,13 +8,19 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+__all__ = ["lazy_names", "moved_names"]
+
 
 def lazy_names(package: str, module_of: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` for the `__init__.py` of a package.
+    """Makes `__getattr__` and `__dir__` for the `__init__.py` of a package.
 
     Args:
-        package: Its `__name__`.
-        module_of: For each public name the module, relative to the package, that defines it.
+        package: `__name__` of the package.
+        module_of: Maps each public name to the module that defines it, relative to the package.
+
+    Returns:
+        `__getattr__`, which imports a name when it is first used and raises `AttributeError` for an unknown one; and
+        `__dir__`, which lists all names and imports none.
 
     Example:
         >>> get, _ = lazy_names("ciao_peft", {"CIAOConfig": "config"})
@@ -36,11 +42,14 @@ def lazy_names(package: str, module_of: Mapping[str, str]) -> tuple[Callable[[st
 
 
 def moved_names(old: str, new: str) -> Callable[[str], Any]:
-    """`__getattr__` for a module that is kept for one release under its old name.
+    """Makes `__getattr__` for a module that is kept for one release under its old name.
 
     Args:
-        old: Its `__name__`.
-        new: Full name of the module that has its names now.
+        old: `__name__` of the old module.
+        new: Full name of the module that has the names now.
+
+    Returns:
+        `__getattr__`, which gets a name from the new module and warns with a `DeprecationWarning`.
 
     Example:
         >>> import warnings

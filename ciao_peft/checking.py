@@ -1,25 +1,36 @@
-"""Checks that every room uses, each refused in one way."""
+"""Checks that every room uses, so that the same mistake gives the same error everywhere."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .errors import CIAOError, ConfigError, listed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = [
+    "all_finite",
+    "check_choice",
+    "check_flag",
+    "check_known",
+    "check_number",
+    "checked_keys",
+    "closest",
+    "is_number",
+]
+
 
 def is_number(value: Any, kind: type = float, low: float = -math.inf, high: float = math.inf) -> bool:
-    """Whether a value is a finite number of Python's, `low` and `high` included; `True` and `False` are none.
+    """Whether a value is a finite Python number from `low` to `high`. `True` and `False` are no numbers here.
 
     Args:
-        value: Anything.
-        kind: `int` for whole numbers only.
-        low: The smallest that will do.
-        high: The largest.
+        value: Any object.
+        kind: `int` for whole numbers only, `float` for both.
+        low: Smallest number allowed.
+        high: Largest number allowed.
 
     Example:
         >>> is_number(2), is_number(2.5, int), is_number(True), is_number(float("nan"))
@@ -40,20 +51,20 @@ def check_number(
     of: str = "",
     error: type[CIAOError] = ConfigError,
 ) -> None:
-    """Refuses what is no finite number from `low` to `high`.
+    """Refuses a value that is no finite number from `low` to `high`.
 
     Args:
-        name: Of the setting, for the message.
-        value: Its value.
-        kind: `int` for whole numbers only.
-        low: The smallest that will do.
-        high: The largest.
-        above: A bound that is itself too small, in place of `low`.
-        of: Whose setting it is, where the name does not tell.
-        error: What is raised.
+        name: Name of the setting, for the message.
+        value: Value of the setting.
+        kind: `int` for whole numbers only, `float` for both.
+        low: Smallest number allowed.
+        high: Largest number allowed.
+        above: Lower bound that is itself not allowed, in place of `low`.
+        of: What the setting belongs to, such as `"a plan"`, where the name alone would not be understood.
+        error: Class of the error.
 
     Raises:
-        ConfigError: the value is of the wrong type or out of range; or another error, as `error` says.
+        ConfigError: the value is of the wrong type or out of range; another class where `error` says so.
 
     Example:
         >>> check_number("epochs", 0, above=0, of="a plan")
@@ -74,20 +85,36 @@ def check_number(
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Refuses what is neither `True` nor `False`.
+    """Refuses a value that is neither `True` nor `False`.
+
+    Args:
+        name: Name of the setting, for the message.
+        value: Value of the setting.
 
     Raises:
-        ConfigError: the value is something else.
+        ConfigError: the value is something else, also where it counts as true or false, such as 1.
+
+    Example:
+        >>> check_flag("bf16", "yes")
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.ConfigError: `bf16` must be true or false; got 'yes'.
     """
     if not isinstance(value, bool):
         raise ConfigError(f"`{name}` must be true or false; got {value!r}.")
 
 
 def check_choice(name: str, value: Any, choices: Collection[Any], error: type[CIAOError] = ConfigError) -> None:
-    """Refuses what is none of the choices.
+    """Refuses a value that is none of the choices.
+
+    Args:
+        name: Name of the setting, for the message.
+        value: Value of the setting.
+        choices: Values allowed.
+        error: Class of the error.
 
     Raises:
-        ConfigError: the value is something else; or another error, as `error` says.
+        ConfigError: the value is something else; another class where `error` says so.
 
     Example:
         >>> check_choice("optim", "adam", ("adamw", "sgd"))
@@ -100,16 +127,16 @@ def check_choice(name: str, value: Any, choices: Collection[Any], error: type[CI
 
 
 def check_known(noun: str, names: Iterable[Any], known: Collection[str], where: str) -> None:
-    """Refuses a name that nobody knows; none is ever dropped, as it could change the mathematics.
+    """Refuses unknown names. None is ever dropped, because it could change the mathematics.
 
     Args:
-        noun: What the names are of, such as `"setting"`.
-        names: Those that were given.
-        known: Those that there are.
-        where: With its preposition, such as `"of CIAOConfig"`.
+        noun: What the names stand for, such as `"setting"`.
+        names: Names to check.
+        known: Names allowed.
+        where: Where they were given, with its preposition, such as `"of CIAOConfig"`.
 
     Raises:
-        ConfigError: a name is unknown; the message has the one that was meant, or all there are.
+        ConfigError: a name is unknown; the message has the known name that looks most like it, or all known ones.
 
     Example:
         >>> check_known("key", ["seed"], ["seeds", "tasks"], "in a plan")
@@ -125,7 +152,15 @@ def check_known(noun: str, names: Iterable[Any], known: Collection[str], where: 
 
 
 def closest(name: Any, known: Iterable[str], count: int = 1) -> list[str]:
-    """Up to `count` known names that look like one, the most like it first.
+    """Finds the known names that look most like a name.
+
+    Args:
+        name: A name, perhaps misspelt.
+        known: Names to choose from.
+        count: How many to return at most.
+
+    Returns:
+        Up to `count` names, the most similar first; empty where none is similar.
 
     Example:
         >>> closest("temprature", ["dropout", "temperature"])
@@ -136,20 +171,40 @@ def closest(name: Any, known: Iterable[str], count: int = 1) -> list[str]:
     return difflib.get_close_matches(str(name), known, n=count)
 
 
-def checked_keys(what: str, values: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
-    """The values, if every key is known.
+def checked_keys(what: str, values: object, known: Iterable[str]) -> dict[str, Any]:
+    """Checks that a value maps known keys to values.
+
+    Args:
+        what: What the value describes, with its article, such as `"a plan"`.
+        values: Any object, such as what a JSON file held.
+        known: Keys allowed.
+
+    Returns:
+        The keys and values as a new dict.
 
     Raises:
-        ConfigError: one is not, or there are no keys; the message has those that are.
+        ConfigError: the value is no mapping, or a key is unknown.
+
+    Example:
+        >>> checked_keys("a task", {"name": "jaffe"}, ["name", "folder"])
+        {'name': 'jaffe'}
+        >>> checked_keys("a task", "jaffe", ["name", "folder"])
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.ConfigError: A task must map keys to values; got 'jaffe'.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{what.capitalize()} must map keys to values; got {values!r}.")
-    check_known("key", values, list(known), f"in {what}")
-    return dict(values)
+    keyed = dict(cast("Mapping[str, Any]", values))
+    check_known("key", keyed, list(known), f"in {what}")
+    return keyed
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or infinite; numbers that are no floating point always are.
+    """Whether no value of a tensor is NaN or infinite. Whole numbers never are.
+
+    Args:
+        tensor: Any shape, dtype and device. A tensor without values is finite.
 
     Example:
         >>> import torch

@@ -9,14 +9,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+__all__ = ["as_png", "blank_figure"]
+
+
 def blank_figure(width: float, height: float) -> Figure:
-    """A white figure whose parts find room for one another; it belongs to no window and no global list.
+    """Makes a white figure that belongs to no window and is not in pyplot's list of figures.
+
+    Its layout is `"constrained"`: axes, labels and legends make room for one another.
 
     Args:
-        width, height: In inches.
+        width: Width in inches.
+        height: Height in inches.
 
     Raises:
         ModuleNotFoundError: matplotlib is missing.
+
+    Example:
+        >>> figure = blank_figure(4, 3)
+        >>> figure.get_size_inches().tolist(), len(figure.axes)
+        ([4.0, 3.0], 0)
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -27,7 +38,16 @@ def blank_figure(width: float, height: float) -> Figure:
 
 
 def as_png(figure: Figure, dpi: int = 120) -> bytes:
-    r"""A PNG file's content, without the name and version of the library that drew it.
+    r"""Draws a figure as a PNG file.
+
+    The name and version of matplotlib are left out of the file, so that the same figure gives the same bytes.
+
+    Args:
+        figure: Figure to draw, such as one of `blank_figure`.
+        dpi: Pixels per inch.
+
+    Returns:
+        The content of the file.
 
     Example:
         >>> as_png(blank_figure(1, 1))[:4]

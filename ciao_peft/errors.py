@@ -1,7 +1,15 @@
-"""Every exception this library raises on purpose.
+"""Every exception that this library raises on purpose.
 
-Each derives from `CIAOError` and from the built-in that a caller would expect, and its message says what was given,
-what there is and what to do next.
+Each derives from `CIAOError` and from the built-in exception that a caller would expect. Its message says what was
+given, what is available and what to do next.
+
+Example:
+    >>> from ciao_peft import CIAOError, load_encoder
+    >>> try:
+    ...     load_encoder("small-fase")
+    ... except CIAOError as error:
+    ...     print(type(error).__name__, isinstance(error, LookupError))
+    EncoderNotFoundError True
 """
 
 from __future__ import annotations
@@ -10,40 +18,113 @@ from collections.abc import Iterable
 
 
 def listed(names: Iterable[object]) -> str:
-    """`'a', 'b'` in sorted order, or `none`."""
+    """Writes names for a message: quoted, sorted and separated by commas.
+
+    Args:
+        names: Names to write.
+
+    Returns:
+        `none` where there are no names.
+
+    Example:
+        >>> listed(["valence", "arousal"]), listed([])
+        ("'arousal', 'valence'", 'none')
+    """
     return ", ".join(repr(name) for name in sorted(names, key=str)) or "none"
 
 
 class CIAOError(Exception):
-    """Base of every error raised on purpose by this library."""
+    """Base of every error raised on purpose by this library.
+
+    Catch it to handle whatever this library refuses; errors of other libraries and mistakes in code pass through.
+
+    Example:
+        >>> issubclass(ConfigError, CIAOError), issubclass(ConfigError, ValueError)
+        (True, True)
+    """
 
 
 class ConfigError(CIAOError, ValueError):
-    """A setting has a value that cannot work, or a name nobody knows."""
+    """A setting has a value that cannot work, or a name nobody knows.
+
+    Example:
+        >>> from ciao_peft import CIAOConfig
+        >>> CIAOConfig(problem_type="regression", num_labels=2, dropout=1.5)
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.ConfigError: `dropout` must be a number from 0 to 0.999; got 1.5.
+    """
 
 
 class BackboneError(CIAOError, ValueError):
-    """The network given as backbone cannot carry an adapter."""
+    """The network given as backbone cannot carry an adapter.
+
+    Example:
+        >>> from torch import nn
+        >>> from ciao_peft import CIAOConfig, get_ciao_model
+        >>> config = CIAOConfig(problem_type="regression", num_labels=1)
+        >>> get_ciao_model(nn.Linear(2, 2), config, input_size=(3, 16, 16))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.BackboneError: Linear cannot be called on pixels of (3, 16, 16): ...
+    """
 
 
 class TargetModulesError(BackboneError):
-    """`target_modules` does not name convolutions that a mask can sit on."""
+    """`target_modules` does not name convolutions that a mask can sit on.
+
+    Example:
+        >>> from torch import nn
+        >>> from ciao_peft import CIAOConfig, get_ciao_model
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        >>> config = CIAOConfig(problem_type="regression", num_labels=1, target_modules=("1",))
+        >>> get_ciao_model(net, config, input_size=(3, 16, 16))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.TargetModulesError: `target_modules` names '1', a ReLU; a mask sits on a Conv2d. ...
+    """
 
 
 class UntraceableBackboneError(BackboneError, NotImplementedError):
-    """Something needs the backbone cut in two, and its graph could not be traced."""
+    """The backbone has to be cut in two, as for caching its features, and its graph could not be traced."""
 
 
 class InputError(CIAOError, ValueError):
-    """Pixels, features or labels that no adapter could be right about."""
+    """Pixels, features or labels that no adapter could be right about.
+
+    Example:
+        >>> import torch
+        >>> from ciao_peft import supervised_contrastive_loss
+        >>> supervised_contrastive_loss(torch.rand(4, 8), torch.zeros(3))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.InputError: `embeddings` must be (B, D), with `labels` of (B,) ...
+    """
 
 
 class AdapterNameError(CIAOError, ValueError):
-    """An adapter name that is taken, reserved, or could leave its folder."""
+    """An adapter name that is taken, reserved, or could leave its folder.
+
+    Example:
+        >>> from ciao_peft.config import check_adapter_name
+        >>> check_adapter_name("../jaffe")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.AdapterNameError: An adapter cannot be named '../jaffe': ...
+    """
 
 
 class AdapterNotFoundError(CIAOError, LookupError):
-    """An adapter was asked for by a name the model does not hold."""
+    """An adapter was asked for by a name that the model does not hold.
+
+    Args:
+        name: Name that was asked for.
+        loaded: Names of the adapters that the model holds.
+
+    Example:
+        >>> print(AdapterNotFoundError("jafe", ["fer2013", "jaffe"]))  # doctest: +ELLIPSIS
+        No adapter named 'jafe'. Loaded adapters: 'fer2013', 'jaffe'. Load one with ...
+    """
 
     def __init__(self, name: object, loaded: Iterable[str]):
         message = f"No adapter named {name!r}. Loaded adapters: {listed(loaded)}."
@@ -51,7 +132,15 @@ class AdapterNotFoundError(CIAOError, LookupError):
 
 
 class NoActiveAdapterError(CIAOError, RuntimeError):
-    """The model was asked to read with its active adapter while none is active."""
+    """The model was called with its active adapter while none is active.
+
+    Args:
+        loaded: Names of the adapters that the model holds.
+
+    Example:
+        >>> print(NoActiveAdapterError(["jaffe"]))
+        No adapter is active. Loaded adapters: 'jaffe'. Choose one with `model.set_adapter`.
+    """
 
     def __init__(self, loaded: Iterable[str]):
         super().__init__(
@@ -60,23 +149,39 @@ class NoActiveAdapterError(CIAOError, RuntimeError):
 
 
 class MergeError(CIAOError, NotImplementedError):
-    """Merging an adapter into the backbone was asked for; M = u / (a + I) is not linear in its input."""
+    """An adapter cannot be merged into the backbone: M = u / (a + I) is not linear in its input."""
 
 
 class AdapterFileError(CIAOError, OSError):
-    """A file of a saved adapter or encoder is missing, damaged or not what its name says."""
+    """A file of a saved adapter or encoder is missing, damaged or not what its name says.
+
+    Example:
+        >>> from torch import nn
+        >>> from ciao_peft import CIAOConfig, get_ciao_model
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        >>> model = get_ciao_model(net, CIAOConfig(problem_type="regression", num_labels=1), input_size=(3, 16, 16))
+        >>> model.load_adapter("nowhere")
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.AdapterFileError: No adapter folder at 'nowhere'. Give a folder that `save_pretrained` wrote.
+    """
 
 
 class AdapterConfigError(AdapterFileError, ValueError):
-    """`adapter_config.json` is not one this version can read."""
+    """This version cannot read an adapter's `adapter_config.json`."""
 
 
 class BackboneMismatchError(CIAOError, ValueError):
-    """The adapter was trained on another backbone than the one it is put on."""
+    """The adapter was trained on another backbone than the one it is loaded onto."""
 
 
 class HubError(CIAOError, OSError):
-    """The Hub did not give, or did not take, what was asked; each cause has a class of its own."""
+    """A download from the Hub or an upload to it failed; each cause has a class of its own.
+
+    Example:
+        >>> issubclass(HubGatedError, HubError), issubclass(HubGatedError, PermissionError)
+        (True, True)
+    """
 
 
 class HubNotFoundError(HubError, FileNotFoundError):
@@ -84,7 +189,7 @@ class HubNotFoundError(HubError, FileNotFoundError):
 
 
 class HubGatedError(HubError, PermissionError):
-    """The repository exists, and its authors want to be asked for access first."""
+    """The repository exists, and its authors have to grant access first."""
 
 
 class HubTokenError(HubError, PermissionError):
@@ -96,31 +201,56 @@ class HubRevisionError(HubError, LookupError):
 
 
 class HubFileError(HubError, FileNotFoundError):
-    """The repository lacks a file that was needed, or holds one too large to be it."""
+    """The repository lacks a file that is needed, or holds one that is too large to be it."""
 
 
 class HubOfflineError(HubError, ConnectionError):
-    """The Hub cannot be reached, or must not be, and the cache does not hold what was asked."""
+    """The Hub cannot be reached, or must not be, and the cache does not hold what was asked for."""
 
 
 class HubServerError(HubError, ConnectionError):
-    """The Hub answered with an error of its own, or with something that is no answer."""
+    """The Hub responded with an error of its own, or with something that cannot be understood."""
 
 
 class HubConflictError(HubError):
-    """Somebody else published to the same place at the same time, again and again."""
+    """Every attempt to publish met another upload to the same place at the same time."""
 
 
 class DataError(CIAOError, ValueError):
-    """A dataset, or one sample of it, that cannot be used as it is."""
+    """A dataset, or one sample of it, that cannot be used as it is.
+
+    Example:
+        >>> import numpy as np
+        >>> from ciao_peft import Preprocessing
+        >>> Preprocessing()(np.zeros((8, 8, 3)))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.DataError: Arrays of pixels must be uint8 (0 to 255) or uint16; got float64. ...
+    """
 
 
 class DataNotFoundError(DataError, FileNotFoundError):
-    """A dataset's folder, file or split is not where it was looked for."""
+    """A dataset's folder, file or split is not where it was looked for.
+
+    Example:
+        >>> from ciao_peft import Preprocessing
+        >>> Preprocessing()("face.png")
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.DataNotFoundError: There is no picture at 'face.png'.
+    """
 
 
 class EncoderNotFoundError(CIAOError, LookupError):
-    """No encoder goes by the name that was asked for."""
+    """No encoder goes by the name that was asked for.
+
+    Example:
+        >>> from ciao_peft import load_encoder
+        >>> load_encoder("small-fase")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.EncoderNotFoundError: No encoder is named 'small-fase', ...
+    """
 
 
 class FeatureCacheError(CIAOError, ValueError):
@@ -128,15 +258,15 @@ class FeatureCacheError(CIAOError, ValueError):
 
 
 class TrainingError(CIAOError, ValueError):
-    """Training was asked for with arguments or data that cannot work together."""
+    """Arguments, data or a checkpoint of a training that cannot work together."""
 
 
 class DivergenceError(TrainingError, InputError):
-    """Training left the numbers that a computer can hold: a loss, a weight or an answer is NaN or infinite."""
+    """Training diverged: a loss, a weight or an output is NaN or infinite."""
 
 
 class LaunchError(CIAOError, RuntimeError):
-    """The processes that were started do not see one another."""
+    """The processes that were started together do not see one another."""
 
 
 class RecordError(CIAOError, ValueError):
@@ -144,7 +274,17 @@ class RecordError(CIAOError, ValueError):
 
 
 class MissingExtraError(CIAOError, ModuleNotFoundError):
-    """Something needs a package that only an extra of this library brings."""
+    """A function needs a package that is installed with an extra of this library only.
+
+    Args:
+        package: Package that is missing.
+        what: What needs it; the subject of the message.
+        extra: Name of the extra.
+
+    Example:
+        >>> print(MissingExtraError("optuna", "The search", "search"))
+        The search needs optuna: pip install 'ciao_peft[search]'.
+    """
 
     def __init__(self, package: str, what: str, extra: str):
         super().__init__(f"{what} needs {package}: pip install 'ciao_peft[{extra}]'.", name=package)

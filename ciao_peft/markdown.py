@@ -5,17 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+__all__ = ["markdown_table"]
+
 _BARE_BAR = re.compile(r"(?<!\\)((?:\\\\)*)\|")  # a bar that no backslash escapes yet
 
 
 def markdown_table(head: Sequence[object], rows: Iterable[Sequence[object]], align: str = "") -> str:
-    r"""A table in Markdown, without a last line break.
+    r"""Writes a table in Markdown.
 
     Args:
-        head: What stands above each column.
-        rows: Cells; a bar in one is escaped and a line break becomes a space. Other signs of Markdown keep their
-            meaning.
-        align: One letter a column, `"l"` for left or `"r"` for right; left where it is shorter than `head`.
+        head: Titles of the columns.
+        rows: Cells of each row. A bar in a cell is escaped and a line break becomes a space; other signs of Markdown
+            keep their meaning.
+        align: One letter per column, `"l"` for left or `"r"` for right; columns without a letter are aligned left.
+
+    Returns:
+        The lines of the table, without a line break at the end.
 
     Example:
         >>> print(markdown_table(["world", "faces"], [["jaffe", 213], ["a|b", 7]], align="lr"))
