@@ -77,7 +77,13 @@ class AutoCIAOModel:
             preprocessing = Preprocessing.from_dict(saved.preprocessing)
         backbone = _backbone_of(saved, preprocessing, options, foreign=snapshot.repo_id is not None)
         return CIAOModel._from_saved(
-            backbone, name, saved, str(snapshot), preprocessing, True, check_preprocessing
+            backbone,
+            name,
+            saved,
+            str(snapshot),
+            preprocessing,
+            check_backbone=True,
+            check_preprocessing=check_preprocessing,
         ).eval()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,84 @@ from .data.frames import frame_places
 from .errors import DataError, DataNotFoundError, InputError
 from .preprocessing import Preprocessing
 
+__all__ = ["clip_pixels", "is_folder", "label_names", "named_answers", "pictures_in", "predict", "read_pictures"]
+
+
+def predict(
+    images: Any,
+    preprocessing: Preprocessing,
+    read: Callable[[Tensor], Mapping[str, Tensor]],
+    configs: Mapping[str, CIAOConfig],
+    *,
+    frames: int | None = None,
+    by_world: bool = False,
+    batch_size: int = 32,
+    disable_tqdm: bool | None = None,
+) -> Any:
+    """Reads a picture, a list of pictures or a folder, and names the answers: the body of `CIAOModel.predict`.
+
+    Args:
+        images: A path, a PIL image, an array `(H, W)` or `(H, W, 3)` of uint8, a list of them, or a folder. With
+            `frames` a list of clips, each a list of pictures.
+        preprocessing: Makes a picture pixels.
+        read: From pixels `(B, C, H, W)`, of clips `(B, frames, C, H, W)`, to logits `(B, num_labels)` by world.
+        configs: Configs of the worlds to read in, by name.
+        frames: Frames in each clip, or None for single pictures.
+        by_world: Whether an answer is one for each world, by name; otherwise it is that of the first world.
+        batch_size: Pictures read at once.
+        disable_tqdm: No progress bar; when left out, none unless a terminal is there to show it.
+
+    Returns:
+        An answer for each picture; for one picture not in a list, its own; for a folder `{path: answer}`.
+
+    Raises:
+        InputError: `batch_size` is no whole number of 1 or more, or a clip is no list.
+        DataError: a picture cannot be read, or the folder has none.
+
+    Example:
+        >>> import numpy as np
+        >>> config = CIAOConfig(problem_type="regression", num_labels=1, id2label={0: "brightness"})
+        >>> preprocessing = Preprocessing(size=(8, 8), mean=(0.0,) * 3, std=(1.0,) * 3)
+        >>> def brightness(pixels):
+        ...     return {"light": pixels.mean(dim=(1, 2, 3))[:, None]}
+        >>> predict(np.full((8, 8, 3), 255, dtype=np.uint8), preprocessing, brightness, {"light": config})
+        {'brightness': 1.0}
+    """
+    is_list, folder = isinstance(images, (list, tuple)), is_folder(images)
+    pictures = pictures_in(images) if folder else list(images) if is_list else [images]
+    to_pixels = preprocessing if frames is None else partial(clip_pixels, frames=frames, preprocessing=preprocessing)
+    worlds = read_pictures(pictures, to_pixels, read, configs, batch_size=batch_size, disable_tqdm=disable_tqdm)
+    answers = worlds if by_world else [answer[next(iter(configs))] for answer in worlds]
+    if folder:
+        return {str(path): answer for path, answer in zip(pictures, answers, strict=True)}
+    return answers if is_list else answers[0]
+
 
 def is_folder(images: Any) -> bool:
-    """Whether what is to be read is a folder of pictures."""
+    """Whether what is to be read is a folder of pictures.
+
+    Example:
+        >>> is_folder("."), is_folder("face.jpg"), is_folder(["."])
+        (True, False, False)
+    """
     return isinstance(images, (str, os.PathLike)) and Path(images).is_dir()
 
 
-def pictures_in(folder: str | os.PathLike) -> list[Path]:
-    """The pictures that lie directly in a folder, in the order of their names: files that end as those do which
-    `load_faces` reads. Hidden files are left out.
+def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
+    """The pictures that lie directly in a folder, in the order of their names.
+
+    A picture is a file with a suffix that `load_faces` reads, such as `.jpg` or `.png`. Hidden files are left out.
 
     Raises:
-        DataNotFoundError: there is none; says what is there instead.
+        DataNotFoundError: there is no picture; the message says what is there instead.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("b.png", "a.JPG", "notes.txt"):
+        ...     (folder / name).touch()
+        >>> [path.name for path in pictures_in(folder)]
+        ['a.JPG', 'b.png']
     """
     from .data.builder import IMAGE_SUFFIXES  # late: it brings `datasets` along
 
@@ -44,16 +111,25 @@ def pictures_in(folder: str | os.PathLike) -> list[Path]:
 
 
 def clip_pixels(clip: Any, frames: int, preprocessing: Preprocessing) -> Tensor:
-    """The frames that stand for a clip, `(1, frames, C, H, W)`.
+    """Chooses the frames that stand for a clip, and makes them pixels.
 
     Args:
         clip: A list of pictures, in order; `frame_places` says which are taken, and what becomes of a shorter clip.
         frames: How many are wanted.
         preprocessing: Makes them pixels.
 
+    Returns:
+        `(1, frames, C, H, W)`.
+
     Raises:
         InputError: it is no list, or an empty one.
         DataError: a picture cannot be read.
+
+    Example:
+        >>> import numpy as np
+        >>> clip = [np.zeros((8, 8, 3), dtype=np.uint8)] * 4
+        >>> clip_pixels(clip, 2, Preprocessing(size=(8, 8), mean=(0.0,) * 3, std=(1.0,) * 3)).shape
+        torch.Size([1, 2, 3, 8, 8])
     """
     if not isinstance(clip, (list, tuple)) or not clip:
         got = "an empty list" if isinstance(clip, (list, tuple)) else type(clip).__name__
@@ -70,19 +146,31 @@ def read_pictures(
     batch_size: int,
     disable_tqdm: bool | None = None,
 ) -> list[dict[str, dict[str, float]]]:
-    """What each world says of each picture.
+    """Reads pictures batch by batch, and names what each world says of each picture.
 
     Args:
         pictures: Whatever `preprocessing` takes, one by one.
         preprocessing: Makes one of them pixels, `(1, C, H, W)`; of a clip `(1, T, C, H, W)`.
-        read: From pixels of several to logits by world.
-        configs: Of the worlds to read in.
+        read: From pixels of several, `(B, C, H, W)`, to logits `(B, num_labels)` by world.
+        configs: Configs of the worlds to read in, by name.
         batch_size: Pictures read at once.
         disable_tqdm: No progress bar; when left out, none unless a terminal is there to show it.
 
+    Returns:
+        For each picture the named answers of each world, `{world: {label: value}}`.
+
     Raises:
         InputError: `batch_size` is no whole number of 1 or more.
-        DataError: a picture cannot be read; says which.
+        DataError: a picture cannot be read; the message says which.
+
+    Example:
+        >>> config = CIAOConfig(problem_type="regression", num_labels=1, id2label={0: "arousal"})
+        >>> def as_pixels(value):
+        ...     return torch.full((1, 3, 2, 2), value)
+        >>> def mean(pixels):
+        ...     return {"adults": pixels.mean(dim=(1, 2, 3))[:, None]}
+        >>> read_pictures([0.5, 0.25], as_pixels, mean, {"adults": config}, batch_size=2)
+        [{'adults': {'arousal': 0.5}}, {'adults': {'arousal': 0.25}}]
     """
     from tqdm.auto import tqdm
 
@@ -112,7 +200,7 @@ def named_answers(logits: Tensor, config: CIAOConfig) -> list[dict[str, float]]:
 
     Args:
         logits: `(B, num_labels)`.
-        config: Of the adapter that gave them.
+        config: Config of the adapter that gave them.
 
     Returns:
         For each row `{label: probability}`, likeliest first, or `{name: value}` in order for regression.
@@ -127,9 +215,19 @@ def named_answers(logits: Tensor, config: CIAOConfig) -> list[dict[str, float]]:
         values = values.softmax(dim=1)
     elif config.problem_type == "multi_label_classification":
         values = values.sigmoid()
-    answers = []
+    answers, names = [], label_names(config)
     for row in values.tolist():
-        pairs = [(config.id2label[index], round(value, 6)) for index, value in enumerate(row)]
+        pairs = [(name, round(value, 6)) for name, value in zip(names, row, strict=True)]
         ordered = pairs if config.problem_type == "regression" else sorted(pairs, key=lambda pair: -pair[1])
         answers.append(dict(ordered))
     return answers
+
+
+def label_names(config: CIAOConfig) -> list[str]:
+    """The name of each label, in the order of the logits.
+
+    Example:
+        >>> label_names(CIAOConfig(problem_type="regression", num_labels=2, id2label={0: "arousal", 1: "valence"}))
+        ['arousal', 'valence']
+    """
+    return list((config.id2label or {}).values())  # a config fills in what was left out, ordered by index

@@ -97,9 +97,10 @@ def entry(name: str, thing: Any, module: ModuleType) -> str:
 
 
 def methods(cls: type) -> list[str]:
-    """Public methods and properties that the library wrote for a class."""
+    """Public methods and properties that the library wrote for a class, those of its bases first."""
     lines = []
-    for name, thing in vars(cls).items():
+    ours = [base for base in reversed(cls.__mro__) if base.__module__.startswith("ciao_peft.")]
+    for name, thing in {name: thing for base in ours for name, thing in vars(base).items()}.items():
         is_property = isinstance(thing, property)
         function = thing.fget if is_property else getattr(thing, "__func__", thing)
         if name.startswith("_") or not inspect.isfunction(function) or not first_line(function):

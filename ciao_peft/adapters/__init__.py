@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+from .active import ActiveAdapter
 from .adapter import Adapter, AdapterDict
+from .mixed_batch import Source, checked_source, frames_read, read_maps, read_mixed, rows_by_adapter
+from .restore import restore_adapter
 
-__all__ = ["Adapter", "AdapterDict"]
+__all__ = [
+    "ActiveAdapter",
+    "Adapter",
+    "AdapterDict",
+    "Source",
+    "checked_source",
+    "frames_read",
+    "read_maps",
+    "read_mixed",
+    "restore_adapter",
+    "rows_by_adapter",
+]

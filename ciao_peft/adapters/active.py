@@ -1,4 +1,4 @@
-"""Which adapter reads: a choice for everybody, and one of each thread's own."""
+"""Which adapter reads: one choice for everybody, and one for each thread that chose."""
 
 from __future__ import annotations
 
@@ -7,29 +7,34 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+__all__ = ["ActiveAdapter"]
 
-class Selection:
-    """The active adapter's name, and whether adapters are switched off.
 
-    A thread that chose has its own choice; the last choice of any thread is what the others get. Switching off holds
-    for the thread that does it. Copies and pickles start with what was active where they were made.
+class ActiveAdapter:
+    """The name of the active adapter, and whether adapters are switched off.
+
+    A thread that chose keeps its own choice; all others follow the last choice of any thread. Switching off holds for
+    the thread that does it. Copies and pickles start with the adapter that was active where they were made.
+
+    Args:
+        name: The adapter that is active at first, or None.
 
     Example:
-        >>> selection = Selection()
-        >>> selection.choose("jaffe")
-        >>> with selection.off():
-        ...     print(selection.active, selection.is_off)
+        >>> active = ActiveAdapter()
+        >>> active.choose("jaffe")
+        >>> with active.off():
+        ...     print(active.name, active.is_off)
         jaffe True
-        >>> selection.is_off
+        >>> active.is_off
         False
     """
 
-    def __init__(self, active: str | None = None):
-        self._everybody = active
+    def __init__(self, name: str | None = None) -> None:
+        self._everybody = name
         self._mine = threading.local()
 
     @property
-    def active(self) -> str | None:
+    def name(self) -> str | None:
         """The name chosen by this thread, else the last one chosen by any."""
         # What others choose is looked at only where it counts: a compiled graph is made anew when what it saw changes.
         return self._mine.active if hasattr(self._mine, "active") else self._everybody
@@ -40,11 +45,25 @@ class Selection:
         return getattr(self._mine, "depth", 0) > 0
 
     def choose(self, name: str) -> None:
-        """Makes a name the choice of this thread, and of those that never chose."""
+        """Makes a name the choice of this thread, and of all threads that never chose.
+
+        Example:
+            >>> active = ActiveAdapter()
+            >>> active.choose("fer")
+            >>> active.name
+            'fer'
+        """
         self._everybody = self._mine.active = name
 
     def forget(self, name: str) -> None:
-        """Nothing is chosen any more where this name was, whatever others chose."""
+        """Drops a name that is chosen here or by everybody; the choices of other threads stay.
+
+        Example:
+            >>> active = ActiveAdapter("fer")
+            >>> active.forget("fer")
+            >>> active.name is None
+            True
+        """
         if self._everybody == name:
             self._everybody = None
         if getattr(self._mine, "active", None) == name:
@@ -52,7 +71,7 @@ class Selection:
 
     @contextlib.contextmanager
     def off(self) -> Iterator[None]:
-        """Inside, `is_off` holds in this thread."""
+        """Switches adapters off in this thread, inside a `with` block; blocks may be nested."""
         self._mine.depth = getattr(self._mine, "depth", 0) + 1
         try:
             yield
@@ -60,7 +79,8 @@ class Selection:
             self._mine.depth -= 1
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"active": self.active}
+        return {"active": self.name}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["active"])
+        self._everybody = state["active"]
+        self._mine = threading.local()

@@ -5,33 +5,66 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..backbone import CutBackbone, HookedBackbone, parameters_reaching_the_map
+from ..backbone import OpenedBackbone, parameters_reaching_the_map
 from ..config import CIAOConfig
 from ..heads import DecisionHead, pool_map
 from ..inhibition import DECAY_START, InhibitoryLayer
 
+__all__ = ["Adapter", "AdapterDict"]
+
 
 class Adapter(nn.Module):
-    """What one world adds to a backbone.
+    r"""Everything that one world adds to a backbone: inhibitory units, a decision head, and its own copies.
+
+    For each masked convolution the adapter computes the mask of Eq. 1 from the features x before it,
+
+    $$M = \frac{u(x)}{a + I(x)}$$
+
+    where u is the frozen conv unit (or the adapter's own copy with `tuning="last_conv"`), I its trainable copy and a
+    the learned decay per channel. The final map that the backbone makes of M is pooled and goes through the head.
 
     Args:
         config: Its settings.
         opened: The backbone with places for its masks.
-        empty: Without initial values, for those that `take` brings; it computes nothing until then.
+        empty: Leave the values out, for those that `load_tensors` brings; the adapter computes nothing until then.
 
     Attributes:
+        config: Its settings.
         inhibition: An `InhibitoryLayer` for each masked convolution; empty with `inhibition=False`.
-        excitation: Trainable copies of the conv units for u, with `tuning="last_conv"`.
-        encoder: A trainable copy of the backbone, with `tuning="full"`.
-        head: From the masked map to logits.
+        excitation: Trainable copies of the conv units for u, with `tuning="last_conv"`; else empty.
+        encoder: A trainable copy of the backbone, with `tuning="full"`; else None.
+        head: From the pooled map to logits.
+        trainable: Names of the parameters that training changes.
+
+    Shapes:
+        features of a mask: `(B, C, H, W)`; excitation and mask `(B, C', H', W')`.
+        feature_map of `decide`: `(B, C, H, W)`, of clips `(B * frames, C, H, W)`; logits `(B, num_labels)` and
+        embeddings `(B, D)`.
+
+    Example:
+        >>> from ciao_peft.backbone import open_backbone
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()).eval()
+        >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=7, pooling="avg")
+        >>> adapter = Adapter(config, open_backbone(net, (3, 16, 16)))
+        >>> logits, embeddings = adapter.decide(torch.rand(4, 16, 12, 12))
+        >>> logits.shape, embeddings.shape
+        (torch.Size([4, 7]), torch.Size([4, 16]))
     """
 
-    def __init__(self, config: CIAOConfig, opened: CutBackbone | HookedBackbone, empty: bool = False):
+    config: CIAOConfig
+    inhibition: nn.ModuleList
+    excitation: nn.ModuleList
+    encoder: nn.Module | None
+    head: DecisionHead
+    trainable: frozenset[str]
+
+    def __init__(self, config: CIAOConfig, opened: OpenedBackbone, empty: bool = False) -> None:
         super().__init__()
         backbone = opened.rooted.backbone
         self.config = config
@@ -64,23 +97,35 @@ class Adapter(nn.Module):
         self.train(False)
 
     def train(self, mode: bool = True) -> Adapter:
-        """Dropout of the head follows `mode`; the copies of backbone modules stay in eval mode.
+        """Sets the mode of the head; the copies of backbone modules stay in eval mode.
 
-        The exception is their batch norm with `train_batch_norm=True`.
+        The exception is their batch norm, which follows `mode` with `train_batch_norm=True`.
         """
         self.training = mode
         self.head.train(mode)
         for copies in (self.inhibition, self.excitation, self.encoder):
             for module in () if copies is None else copies.modules():
-                is_batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+                is_batch_norm = isinstance(module, _BatchNorm)
                 module.training = mode and is_batch_norm and self.config.train_batch_norm
         return self
 
-    def take(self, tensors: Mapping[str, Tensor]) -> Adapter:
-        """Makes tensors the adapter's own, in its dtypes and on its device; copied only where they are not.
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> Adapter:
+        """Makes tensors the adapter's own, in its dtypes and on its device, without a copy where they already fit.
 
         Args:
-            tensors: As many as `state_dict` has, by its keys and in its shapes. Nobody else's.
+            tensors: One for each key of `state_dict`, in its shape. Nobody else may keep using them.
+
+        Returns:
+            The adapter.
+
+        Example:
+            >>> from ciao_peft.backbone import open_backbone
+            >>> opened = open_backbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), (3, 16, 16))
+            >>> config = CIAOConfig(problem_type="regression", num_labels=2, decay_init=2.0)
+            >>> tensors = {key: value.clone() for key, value in Adapter(config, opened).state_dict().items()}
+            >>> copied = Adapter(config, opened, empty=True).load_tensors(tensors)
+            >>> round(copied.inhibition[0].decay[0].item(), 3)
+            2.0
         """
         dtypes = {key: tensor.dtype for key, tensor in self.state_dict().items()}
         own = {key: tensor.to(self._device, dtypes.get(key)) for key, tensor in tensors.items()}
@@ -89,18 +134,41 @@ class Adapter(nn.Module):
         return self.to(self._device)
 
     def set_decay(self, decay: float) -> None:
-        """Sets `a` of all inhibitory units, and notes it in the config as where it started."""
+        """Sets `a` of all inhibitory units, and notes it in the config as the value it started from.
+
+        Args:
+            decay: The value for every channel, above 0, in the units of the activation it is added to.
+
+        Example:
+            >>> from ciao_peft.backbone import open_backbone
+            >>> opened = open_backbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), (3, 16, 16))
+            >>> adapter = Adapter(CIAOConfig(problem_type="regression", num_labels=2), opened)
+            >>> adapter.set_decay(0.5)
+            >>> adapter.config.decay_init
+            0.5
+        """
         self.config = dataclasses.replace(self.config, decay_init=decay)
         for layer in self.inhibition:
-            layer.set_decay(decay)
+            cast(InhibitoryLayer, layer).set_decay(decay)
 
     def set_trainable(self, trainable: bool) -> None:
-        """Switches `requires_grad` of what this adapter trains."""
+        """Switches `requires_grad` of the parameters in `trainable`; all others stay without gradients."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(trainable and name in self.trainable)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """What it trains: `mask` (inhibitory units), `encoder` (own copies of conv unit or encoder), `head`."""
+        """The parameters that training changes, by part.
+
+        Returns:
+            `mask` (inhibitory units), `encoder` (own copies of conv units or encoder) and `head`; a list may be empty.
+
+        Example:
+            >>> from ciao_peft.backbone import open_backbone
+            >>> opened = open_backbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), (3, 16, 16))
+            >>> adapter = Adapter(CIAOConfig(problem_type="regression", num_labels=2, hidden_sizes=()), opened)
+            >>> {part: len(parameters) for part, parameters in adapter.parameter_groups().items()}
+            {'mask': 3, 'encoder': 0, 'head': 2}
+        """
         groups: dict[str, list[nn.Parameter]] = {"mask": [], "encoder": [], "head": []}
         room = {"inhibition": "mask", "excitation": "encoder", "encoder": "encoder", "head": "head"}
         for name, parameter in self.named_parameters():
@@ -109,24 +177,47 @@ class Adapter(nn.Module):
         return groups
 
     def mask(self, index: int, features: Tensor, frozen_excitation: Callable[[], Tensor]) -> Tensor:
-        """What goes on in place of a conv unit's answer: M of Eq. 1, or u where there is no inhibition.
+        """Computes what goes on in place of a conv unit's answer: M of Eq. 1, or u where there is no inhibition.
 
         Args:
             index: Number of the conv unit.
             features: Its input, `(B, C, H, W)`.
-            frozen_excitation: Gives u of the encoder that runs, `(B, C', H', W')`.
+            frozen_excitation: Gives u of the encoder that runs, `(B, C', H', W')`; called only if u is needed.
+
+        Returns:
+            `(B, C', H', W')`.
+
+        Example:
+            >>> from ciao_peft.backbone import open_backbone
+            >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
+            >>> config = CIAOConfig(problem_type="regression", num_labels=2, decay_init=1.0)
+            >>> adapter, x = Adapter(config, open_backbone(net, (3, 16, 16))), torch.rand(4, 3, 16, 16)
+            >>> mask = adapter.mask(0, x, lambda: net(x))  # at first I equals u, so M = u / (1 + u)
+            >>> torch.allclose(mask, net(x) / (1 + net(x)), atol=1e-6)
+            True
         """
         if len(self.excitation):
-            unit = self.excitation[index]
-            excitation = unit(features.to(unit[0].weight.dtype)).to(features.dtype)
+            unit = cast(nn.Sequential, self.excitation[index])
+            excitation = unit(features.to(cast(nn.Conv2d, unit[0]).weight.dtype)).to(features.dtype)
         else:
             excitation = frozen_excitation()
         return self.inhibition[index](features, excitation) if len(self.inhibition) else excitation
 
     def decide(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
-        """From the final map `(B, C, H, W)` to logits `(B, num_labels)` and embeddings z `(B, D)`.
+        """Goes from the final map to logits and embeddings.
 
-        Of clips the map is `(B * frames, C, H, W)`, frame after frame.
+        Args:
+            feature_map: `(B, C, H, W)`; of clips `(B * frames, C, H, W)`, frame after frame.
+
+        Returns:
+            Logits `(B, num_labels)` and embeddings z `(B, D)`, in the dtype of the head.
+
+        Example:
+            >>> from ciao_peft.backbone import open_backbone
+            >>> opened = open_backbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), (3, 16, 16))
+            >>> adapter = Adapter(CIAOConfig(problem_type="regression", num_labels=2), opened)
+            >>> [tuple(part.shape) for part in adapter.decide(torch.rand(4, 8, 14, 14))]
+            [(4, 2), (4, 1568)]
         """
         pooled = pool_map(feature_map, self.config.pooling)
         if self.config.frames is not None:
@@ -145,8 +236,19 @@ def _generator_of(config: CIAOConfig, index: int) -> torch.Generator:
     return torch.Generator().manual_seed((config.init_seed + 1_000_003 * (index + 1)) % 2**63)
 
 
-class AdapterDict(nn.Module, Mapping):
-    """Adapters by name. Names may hold dots and be those of attributes, which `nn.ModuleDict` refuses."""
+class AdapterDict(nn.Module, Mapping[str, Adapter]):
+    """Adapters by name: a module that reads like a dict.
+
+    Names may hold dots and be those of attributes, both of which `nn.ModuleDict` refuses.
+
+    Example:
+        >>> from ciao_peft.backbone import open_backbone
+        >>> opened = open_backbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), (3, 16, 16))
+        >>> adapters = AdapterDict()
+        >>> adapters["v1.0"] = Adapter(CIAOConfig(problem_type="regression", num_labels=2), opened)
+        >>> list(adapters), adapters["v1.0"].config.num_labels, "forward" in adapters
+        (['v1.0'], 2, False)
+    """
 
     _PREFIX = "adapter:"
 
@@ -155,7 +257,7 @@ class AdapterDict(nn.Module, Mapping):
         return cls._PREFIX + str(name).replace(".", "%2E")
 
     def __getitem__(self, name: str) -> Adapter:
-        return self._modules[self._key(name)]
+        return cast(Adapter, self._modules[self._key(name)])
 
     def __setitem__(self, name: str, adapter: Adapter) -> None:
         self.add_module(self._key(name), adapter)
@@ -172,5 +274,9 @@ class AdapterDict(nn.Module, Mapping):
     def __len__(self) -> int:
         return len(self._modules)
 
-    __hash__ = nn.Module.__hash__
-    __eq__ = nn.Module.__eq__
+    # As modules are, not as mappings are.
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)

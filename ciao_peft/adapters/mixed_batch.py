@@ -3,20 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..backbone import CutBackbone, HookedBackbone, Rooted
-from ..backbone.frozen import BorrowedBackbone
+from ..backbone import (
+    FrozenBackbone,
+    HookedBackbone,
+    Mask,
+    OpenedBackbone,
+    Rooted,
+    check_features,
+    check_pixels,
+    frames_of_clips,
+)
 from ..config import BASE_ADAPTER
 from ..errors import AdapterNotFoundError, InputError, listed
 from .adapter import Adapter
 
+__all__ = ["Source", "checked_source", "frames_read", "read_maps", "read_mixed", "rows_by_adapter"]
+
+
+class Source(TypedDict):
+    """What a batch is read from: pixels or features, one of the two None.
+
+    Args:
+        pixel_values: `(B, C, H, W)` in the backbone's dtype; the frames of clips follow one another.
+        features: One tensor `(B, ...)` for each place where the cut is crossed, then u of each conv unit or none.
+    """
+
+    pixel_values: Tensor | None
+    features: list[Tensor] | None
+
+
+def checked_source(
+    frozen: FrozenBackbone,
+    opened: OpenedBackbone,
+    pixel_values: Tensor | None,
+    features: Tensor | Sequence[Tensor] | None,
+    frames: int | None,
+) -> Source:
+    """Checks what a batch is to be read from, and puts the frames of clips one after the other.
+
+    Args:
+        frozen: The backbone.
+        opened: The same, opened where features are taken.
+        pixel_values: `(B, C, H, W)`, or clips `(B, frames, C, H, W)`; None with features.
+        features: What `opened.features` gave; of clips `(B, frames, ...)` each.
+        frames: Frames in each clip, or None for single pictures.
+
+    Returns:
+        Pixels or features in the backbone's dtype, with `B * frames` rows for clips.
+
+    Raises:
+        InputError: both or neither were given, or what was given does not fit.
+        UntraceableBackboneError: features were given, and the backbone could not be cut.
+
+    Example:
+        >>> frozen = FrozenBackbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (3, 16, 16))
+        >>> source = checked_source(frozen, frozen.open(), torch.rand(2, 5, 3, 16, 16), None, frames=5)
+        >>> source["pixel_values"].shape, source["features"]
+        (torch.Size([10, 3, 16, 16]), None)
+    """
+    if (pixel_values is None) == (features is None):
+        raise InputError("Give either `pixel_values` or `features`.")
+    if features is None:
+        if frames is not None:
+            pixel_values = frames_of_clips(pixel_values, frames, "pixel_values")
+        return {"pixel_values": check_pixels(pixel_values, frozen.input_size, frozen.dtype), "features": None}
+    if frames is not None:
+        tensors = [features] if isinstance(features, Tensor) else features
+        features = [frames_of_clips(tensor, frames, "features") for tensor in tensors]
+    if isinstance(opened, HookedBackbone):
+        raise opened.no_features(opened.rooted)
+    checked = check_features(features, opened.feature_shapes, opened.excitation_shapes, frozen.dtype)
+    return {"pixel_values": None, "features": checked}
+
 
 def rows_by_adapter(names: Sequence[str], num_rows: int, loaded: Mapping[str, Adapter]) -> dict[str, list[int]]:
-    """The rows of a mixed batch by the adapter that reads them, in order of first appearance.
+    """Sorts the rows of a mixed batch by the adapter that reads them, in order of first appearance.
+
+    Args:
+        names: One name per row; `"__base__"` for the untouched backbone.
+        num_rows: Rows of the batch.
+        loaded: Adapters by name.
+
+    Returns:
+        The indices of each adapter's rows, by its name.
 
     Raises:
         InputError: not one name for each row.
@@ -39,10 +113,21 @@ def rows_by_adapter(names: Sequence[str], num_rows: int, loaded: Mapping[str, Ad
 
 
 def frames_read(names: Sequence[str], loaded: Mapping[str, Adapter]) -> int | None:
-    """How many frames a sample has that all of these adapters read, or None for single pictures.
+    """The number of frames in a sample that all of these adapters read, or None for single pictures.
+
+    Args:
+        names: Adapters that read one batch; `"__base__"`, the backbone, reads single pictures.
+        loaded: Adapters by name.
 
     Raises:
         InputError: some read clips and some single pictures, or clips of other lengths.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from ciao_peft import CIAOConfig
+        >>> config = CIAOConfig(problem_type="regression", num_labels=2, frames=10, recurrent_size=8)
+        >>> frames_read(["clips"], {"clips": SimpleNamespace(config=config)})
+        10
     """
     frames = {name: loaded[name].config.frames for name in names if name in loaded}
     if BASE_ADAPTER in names:
@@ -55,59 +140,139 @@ def frames_read(names: Sequence[str], loaded: Mapping[str, Adapter]) -> int | No
     return next(iter(frames.values()), None)
 
 
+def read_mixed(
+    names: Sequence[str],
+    adapters: Mapping[str, Adapter],
+    frozen: FrozenBackbone,
+    opened: OpenedBackbone,
+    *,
+    pixel_values: Tensor | None,
+    features: Tensor | Sequence[Tensor] | None,
+    adapters_off: bool = False,
+) -> tuple[list[Tensor], list[Tensor | None]]:
+    """Reads each row of a batch with its own adapter, after one trunk pass for all.
+
+    Args:
+        names: One adapter per row; `"__base__"` for the untouched backbone.
+        adapters: By name.
+        frozen: The backbone.
+        opened: The same, opened where features are taken.
+        pixel_values: As for `checked_source`.
+        features: As for `checked_source`.
+        adapters_off: Let the backbone read every row, whatever `names` says.
+
+    Returns:
+        For each row its logits `(num_labels,)` in the backbone's dtype, and its embedding `(D,)` in float32; None for
+        a row that the backbone read.
+
+    Raises:
+        InputError: names, pixels or features that do not fit.
+        AdapterNotFoundError: a name is not loaded.
+
+    Example:
+        >>> from ciao_peft import CIAOConfig, load_encoder
+        >>> frozen = FrozenBackbone(load_encoder("small-face"))
+        >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=7)
+        >>> adapters = {"fer": Adapter(config, frozen.open())}
+        >>> faces = torch.rand(2, *frozen.input_size)
+        >>> logits, z = read_mixed(
+        ...     ["fer", "__base__"], adapters, frozen, frozen.open(), pixel_values=faces, features=None
+        ... )
+        >>> logits[0].shape, z[1] is None
+        (torch.Size([7]), True)
+    """
+    frames = None if adapters_off else frames_read(names, adapters)
+    source = checked_source(frozen, opened, pixel_values, features, frames)
+    batch = source["pixel_values"] if source["features"] is None else source["features"][0]
+    assert batch is not None  # one of the two was given
+    rows = rows_by_adapter(names, len(batch) // (frames or 1), adapters)
+    if adapters_off:
+        rows = {BASE_ADAPTER: list(range(len(names)))}
+    indices = {name: torch.tensor(own, device=batch.device) for name, own in rows.items()}
+    if frames is not None:  # all frames of a clip, which follow one another
+        each = torch.arange(frames, device=batch.device)
+        indices = {name: (own[:, None] * frames + each).flatten() for name, own in indices.items()}
+    requests = [(indices[name], name) for name in rows]
+    maps = read_maps(requests, adapters, frozen, features_of=opened, **source)
+    logits: dict[int, Tensor] = {}
+    embeddings: dict[int, Tensor | None] = {}
+    for (name, own), feature_map in zip(rows.items(), maps, strict=True):
+        answers, z = (feature_map, None) if name == BASE_ADAPTER else adapters[name].decide(feature_map)
+        for place, row in enumerate(own):
+            logits[row] = answers[place].to(frozen.dtype)
+            embeddings[row] = None if z is None else z[place].float()
+    return [logits[row] for row in range(len(names))], [embeddings[row] for row in range(len(names))]
+
+
 def read_maps(
     requests: Sequence[tuple[Tensor | None, str]],
     adapters: Mapping[str, Adapter],
-    borrowed: BorrowedBackbone,
+    frozen: FrozenBackbone,
     *,
     pixel_values: Tensor | None,
     features: Sequence[Tensor] | None,
-    features_of: CutBackbone | HookedBackbone,
+    features_of: OpenedBackbone,
+    masks: Mapping[str, Mask] | None = None,
 ) -> list[Tensor]:
-    """The final map of each request, with one trunk pass for all that run on the same frozen cut.
+    """Computes the final map for each request, with one trunk pass for all that run on the same frozen cut.
 
     Args:
-        requests: Rows of the batch (None for all) and the adapter that reads them; for the backbone's name its output.
+        requests: Rows of the batch (None for all) and the adapter that reads them, or the backbone's name.
         adapters: By name.
-        borrowed: The backbone.
+        frozen: The backbone.
         pixel_values: `(B, C, H, W)`, or None with features.
         features: What crossed the cut of `features_of`.
         features_of: Where features were taken.
+        masks: Masks by adapter, to be used in place of `Adapter.mask`.
+
+    Returns:
+        For each request the final map `(b, C, H, W)` of its b rows; for the backbone's name its output.
 
     Raises:
         InputError: features are of no use to an adapter that was asked for.
+
+    Example:
+        >>> from ciao_peft import CIAOConfig
+        >>> frozen = FrozenBackbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (3, 16, 16))
+        >>> config = CIAOConfig(problem_type="regression", num_labels=2)
+        >>> adapters, requests = {"fer": Adapter(config, frozen.open())}, [(torch.tensor([0, 2]), "fer")]
+        >>> pixels = torch.rand(3, 3, 16, 16)
+        >>> maps = read_maps(
+        ...     requests, adapters, frozen, pixel_values=pixels, features=None, features_of=frozen.open()
+        ... )
+        >>> maps[0].shape
+        torch.Size([2, 8, 14, 14])
     """
-    results: list[Any] = [None] * len(requests)
-    shared: dict[int, tuple[CutBackbone | HookedBackbone, list[int]]] = {}
+    masks = {name: adapters[name].mask for _, name in requests if name != BASE_ADAPTER} | dict(masks or {})
+    results: dict[int, Tensor] = {}
+    shared: dict[int, tuple[OpenedBackbone, list[int]]] = {}
     for index, (rows, name) in enumerate(requests):
-        adapter = None if name == BASE_ADAPTER else adapters[name]
-        if adapter is None:
-            opened = borrowed.open() if features is None else features_of
+        if name == BASE_ADAPTER:
+            opened = frozen.open() if features is None else features_of
         else:
-            opened = borrowed.open(adapter.config.target_modules)
-        if adapter is not None and adapter.encoder is not None:
-            results[index] = _own_encoder(adapter, name, rows, opened, pixel_values)
-            continue
-        if features is not None and opened is not features_of:
-            raise InputError(
-                f"The adapter {name!r} masks {listed(opened.targets)}, and `features` are those before "
-                f"{listed(features_of.targets)}; give `pixel_values`."
-            )
+            opened = frozen.open(adapters[name].config.target_modules)
+            if (encoder := adapters[name].encoder) is not None:
+                results[index] = _read_with_own_encoder(encoder, masks[name], name, rows, opened, pixel_values)
+                continue
+            if features is not None and opened is not features_of:
+                raise InputError(
+                    f"The adapter {name!r} masks {listed(opened.targets)}, and `features` are those before "
+                    f"{listed(features_of.targets)}; give `pixel_values`."
+                )
         shared.setdefault(id(opened), (opened, []))[1].append(index)
     for opened, members in shared.values():
-        wanted = [requests[index] for index in members]
-        masks = [(rows, None if name == BASE_ADAPTER else adapters[name].mask) for rows, name in wanted]
-        maps = opened.run(opened.rooted, masks, pixel_values=pixel_values, features=features)
-        for index, feature_map in zip(members, maps, strict=True):
-            results[index] = feature_map
-    return results
+        masked = [(requests[index][0], masks.get(requests[index][1])) for index in members]
+        maps = opened.run(opened.rooted, masked, pixel_values=pixel_values, features=features)
+        results |= dict(zip(members, maps, strict=True))
+    return [results[index] for index in range(len(requests))]
 
 
-def _own_encoder(
-    adapter: Adapter,
+def _read_with_own_encoder(
+    encoder: nn.Module,
+    mask: Mask,
     name: str,
     rows: Tensor | None,
-    opened: CutBackbone | HookedBackbone,
+    opened: OpenedBackbone,
     pixel_values: Tensor | None,
 ) -> Tensor:
     if pixel_values is None:
@@ -115,6 +280,5 @@ def _own_encoder(
             f"The adapter {name!r} owns its whole encoder (tuning='full'), so features of the frozen trunk mean "
             "nothing to it; give `pixel_values`."
         )
-    own = pixel_values.to(next(adapter.encoder.parameters()).dtype)
-    request = [(rows, adapter.mask)]
-    return opened.run(Rooted(adapter.encoder), request, pixel_values=own, train_encoder=torch.is_grad_enabled())[0]
+    own = pixel_values.to(next(encoder.parameters()).dtype)
+    return opened.run(Rooted(encoder), [(rows, mask)], pixel_values=own, train_encoder=torch.is_grad_enabled())[0]

@@ -1,4 +1,4 @@
-"""From what lay in a folder to an adapter on a backbone, or a refusal that leaves everything as it was."""
+"""From what was read from a folder to an adapter on a backbone, or a refusal that leaves everything as it was."""
 
 from __future__ import annotations
 
@@ -8,56 +8,67 @@ from itertools import pairwise
 
 import torch
 
-from ..backbone import CutBackbone, HookedBackbone, check_same_backbone
-from ..backbone.frozen import BorrowedBackbone
+from ..backbone import FrozenBackbone, OpenedBackbone, check_same_backbone
 from ..errors import AdapterFileError, BackboneMismatchError, TargetModulesError
 from ..heads import pool_map
 from ..preprocessing import Preprocessing
 from ..saving.adapter_folder import SavedAdapter, check_tensors
 from .adapter import Adapter
 
+__all__ = ["restore_adapter"]
+
 
 def restore_adapter(
     saved: SavedAdapter,
     where: str,
-    borrowed: BorrowedBackbone,
+    frozen: FrozenBackbone,
     preprocessing: Preprocessing | None,
     check_backbone: bool = True,
     check_preprocessing: bool = True,
 ) -> tuple[Adapter, Preprocessing | None]:
-    """A saved adapter on a backbone, without gradients, and what the model is fed from now on.
+    """Puts a saved adapter on a backbone, after checking that it belongs there.
 
     Args:
-        saved: As `load_adapter` read it.
+        saved: The adapter as `ciao_peft.saving.load_adapter` read it. Its tensors become the adapter's own.
         where: Its folder, for the messages.
-        borrowed: The backbone it is put on.
+        frozen: The backbone it is put on.
         preprocessing: What the model is fed; the adapter's own where it is None.
         check_backbone: When `False`, another backbone than the adapter's own only draws a warning.
         check_preprocessing: When `False`, pixels may be prepared in another way.
+
+    Returns:
+        The adapter, in eval mode and without gradients, and the preprocessing for the model from now on.
 
     Raises:
         BackboneMismatchError: another backbone, pixels of another size or prepared in another way, or convolutions of
             another geometry.
         AdapterFileError: tensors that are not those of the config.
+
+    Example:
+        >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
+        >>> model = get_ciao_model(load_encoder("small-face"), CIAOConfig(problem_type="regression", num_labels=2))
+        >>> adapter, _ = restore_adapter(model.saved_adapter(), "fer", FrozenBackbone(load_encoder("small-face")), None)
+        >>> adapter.config.num_labels, any(parameter.requires_grad for parameter in adapter.parameters())
+        (2, False)
     """
     try:
-        check_same_backbone(saved.backbone_signature, saved.backbone_name, borrowed.backbone)
+        check_same_backbone(saved.backbone_signature, saved.backbone_name, frozen.backbone)
     except BackboneMismatchError as error:
         if check_backbone:
             raise
         warnings.warn(f"Loading all the same: {error}", stacklevel=_level_of_the_caller())
-    if saved.input_size != borrowed.input_size:
+    if saved.input_size != frozen.input_size:
         raise BackboneMismatchError(
-            f"The adapter in '{where}' takes pixels of {saved.input_size}; this model {borrowed.input_size}. Wrap the "
+            f"The adapter in '{where}' takes pixels of {saved.input_size}; this model {frozen.input_size}. Wrap the "
             f"backbone with `input_size={saved.input_size}`."
         )
     if check_preprocessing:
         _check_same_preprocessing(saved, where, preprocessing)
     try:
-        opened = borrowed.open(saved.config.target_modules)
+        opened = frozen.open(saved.config.target_modules)
     except TargetModulesError as error:
         raise BackboneMismatchError(f"The adapter in '{where}' has no place on this backbone: {error}") from error
-    geometry = [spec.geometry(borrowed.backbone) for spec in opened.units_spec]
+    geometry = [spec.geometry(frozen.backbone) for spec in opened.units_spec]
     if geometry != saved.convolutions and check_backbone:
         raise BackboneMismatchError(
             f"The adapter in '{where}' sits on convolutions of another geometry: {saved.convolutions} there, "
@@ -66,10 +77,10 @@ def restore_adapter(
     _check_head_fits(saved, where, opened)
     adapter = Adapter(saved.config, opened, empty=True)
     check_tensors(saved.tensors, adapter.state_dict(), where)
-    adapter.take(saved.tensors)
+    adapter.load_tensors(saved.tensors)
     if preprocessing is None and saved.preprocessing is not None:
         preprocessing = Preprocessing.from_dict(saved.preprocessing)
-        if preprocessing.input_size != borrowed.input_size:
+        if preprocessing.input_size != frozen.input_size:
             raise AdapterFileError(
                 f"The preprocessing in '{where}' makes pixels of {preprocessing.input_size}, not its own."
             )
@@ -90,8 +101,8 @@ def _check_same_preprocessing(saved: SavedAdapter, where: str, preprocessing: Pr
     )
 
 
-def _check_head_fits(saved: SavedAdapter, where: str, opened: CutBackbone | HookedBackbone) -> None:
-    """Before anything of the config's sizes is made: a few bytes could ask for all memory there is."""
+def _check_head_fits(saved: SavedAdapter, where: str, opened: OpenedBackbone) -> None:
+    """Compares the config's sizes with the tensors before memory is taken for them: a few bytes could ask for all."""
     pooled = pool_map(torch.empty(1, *opened.map_shape, device="meta"), saved.config.pooling)
     config, units = saved.config, saved.config.recurrent_size or 0
     widths = (units or pooled.shape[1], *config.hidden_sizes, config.num_labels)

@@ -1,9 +1,9 @@
-"""Find the last convolutions of a network and open it there."""
+"""Finds the last convolutions of a network, and cuts it open there."""
 
 from __future__ import annotations
 
 from .cut import CutBackbone, Mask, Request
-from .frozen import BorrowedBackbone
+from .frozen import FrozenBackbone
 from .hooked import HookedBackbone
 from .identity import (
     backbone_name,
@@ -14,9 +14,9 @@ from .identity import (
     find_input_size,
     same_backbone,
 )
-from .inputs import check_features, check_pixels
-from .maps import is_map
-from .opening import open_backbone
+from .inputs import check_features, check_pixels, frames_of_clips
+from .maps import MapLayout, is_map
+from .opening import OpenedBackbone, open_backbone
 from .pieces import make_piece
 from .places import conv_unit, find_places
 from .reaching import parameters_reaching_the_map
@@ -24,10 +24,12 @@ from .tracing import Rooted, first_tensor, is_normalisation, trace
 from .units import UnitSpec
 
 __all__ = [
-    "BorrowedBackbone",
     "CutBackbone",
+    "FrozenBackbone",
     "HookedBackbone",
+    "MapLayout",
     "Mask",
+    "OpenedBackbone",
     "Request",
     "Rooted",
     "UnitSpec",
@@ -42,6 +44,7 @@ __all__ = [
     "find_input_size",
     "find_places",
     "first_tensor",
+    "frames_of_clips",
     "is_map",
     "is_normalisation",
     "make_piece",

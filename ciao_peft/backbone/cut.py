@@ -1,4 +1,4 @@
-"""Cut a traced network at its terminal convolutions into trunk, conv units and tail."""
+"""Cuts a traced network at its terminal convolutions into trunk, conv units and tail."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ..errors import TargetModulesError, UntraceableBackboneError
-from .identity import example_pixels
+from ..errors import InputError, TargetModulesError, UntraceableBackboneError
+from .identity import example_pixels, size_of
 from .pieces import make_piece, per_row
-from .places import PREFIX, Places, ancestors, descendants, find_places, is_tensor
+from .places import Places, ancestors, descendants, find_places, is_tensor, path_of
 from .tracing import Rooted, trace
+from .units import UnitSpec
+
+__all__ = ["CutBackbone", "Mask", "Request"]
 
 Mask = Callable[[int, Tensor, Callable[[], Tensor]], Tensor]
 """From a unit's number, its input and a function that gives the frozen unit's answer, to what goes on in its place."""
@@ -22,34 +25,69 @@ Request = tuple[Tensor | None, Mask | None]
 """Rows of the batch (None for all of it) and their mask (None for the backbone's own output)."""
 
 
-def _cut_again(backbone: nn.Module, input_size: tuple[int, ...], targets: tuple[str, ...] | None) -> CutBackbone:
+def _cut_again(backbone: nn.Module, input_size: tuple[int, int, int], targets: tuple[str, ...] | None) -> CutBackbone:
     return CutBackbone(backbone.eval(), example_pixels(backbone, input_size), targets)
 
 
 class CutBackbone:
     """A backbone in four pieces, each a function of the backbone and tensors.
 
-    The trunk gives the features that cross the cut; the units the answers u; the tail makes of features and masks the
-    final map that the head sees; the rest makes of features and u the backbone's own output. The pieces run on the
-    modules of whatever `Rooted` they are given, so any copy of the backbone can be run with them. Nothing of the
-    backbone is held but a reference.
+    | piece | from | to |
+    | --- | --- | --- |
+    | trunk | pixels | the features that cross the cut |
+    | units | features | u, the answers of the conv units |
+    | tail | features and masks | the final map, which the head sees |
+    | rest | features and u | the backbone's own output |
+
+    The pieces run on the modules of whatever `Rooted` they are given, so any copy of the backbone can be run with them.
+    The backbone itself is held by reference, and nothing of it is copied.
 
     Args:
-        backbone: In eval mode.
+        backbone: The network, in eval mode.
         example: `(2, C, H, W)` pixels; the cut is checked on them against the backbone itself.
-        targets: Paths of convolutions, or None for the terminal ones.
+        targets: Paths of the convolutions to mask, or None for the terminal ones.
+
+    Attributes:
+        rooted: The backbone under a common call: pixels in, one tensor out.
+        input_size: `(C, H, W)` of the pixels.
+        units_spec: What each masked conv unit is.
+        feature_shapes: Shape of each tensor that crosses the cut, without its batch dimension.
+        excitation_shapes: Shape of each u, without its batch dimension.
+        map_shape: `(C, H, W)` of the final map.
+
+    Shapes:
+        pixel_values: `(B, C, H, W)`; features `(B, *shape)` for each of `feature_shapes`.
+        u and masks: `(B, C', H', W')`; final map `(B, *map_shape)`.
 
     Raises:
         UntraceableBackboneError: the graph cannot be followed, or computes something else than the backbone.
         BackboneError: no spatial convolution is on the way to the output.
         TargetModulesError: `targets` do not name convolutions side by side on the way to the output.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.MaxPool2d(2)).eval()
+        >>> cut = CutBackbone(net, example_pixels(net, (3, 16, 16)))
+        >>> cut.targets, cut.feature_shapes, cut.map_shape
+        (('2',), [(8, 14, 14)], (16, 6, 6))
+        >>> def halved(index, features, excitation):
+        ...     return excitation() / 2
+        >>> pixels = torch.rand(4, 3, 16, 16)
+        >>> output, final_map = cut.run(cut.rooted, [(None, None), (None, halved)], pixel_values=pixels)
+        >>> torch.equal(output, net(pixels)), torch.allclose(final_map, net(pixels) / 2)
+        (True, True)
     """
 
     traceable = True
+    rooted: Rooted
+    input_size: tuple[int, int, int]
+    units_spec: list[UnitSpec]
+    feature_shapes: list[tuple[int, ...]]
+    excitation_shapes: list[tuple[int, ...]]
+    map_shape: tuple[int, ...]
 
-    def __init__(self, backbone: nn.Module, example: Tensor, targets: tuple[str, ...] | None = None):
+    def __init__(self, backbone: nn.Module, example: Tensor, targets: tuple[str, ...] | None = None) -> None:
         self.rooted = Rooted(backbone)
-        self.input_size = tuple(example.shape[1:])
+        self.input_size = size_of(example)
         self._targets = targets
         nodes = list(trace(backbone, example[:1]).nodes)
         silent: set[fx.Node] = set()
@@ -68,7 +106,7 @@ class CutBackbone:
                 break
             if targets is not None:
                 raise TargetModulesError(
-                    f"`target_modules` names {more[0].target.removeprefix(PREFIX)!r}, whose answer changes nothing in "
+                    f"`target_modules` names {path_of(more[0])!r}, whose answer changes nothing in "
                     "the backbone's output. Leave it out."
                 )
             silent.update(more)
@@ -78,10 +116,10 @@ class CutBackbone:
         """Paths of the masked convolutions."""
         return tuple(unit.conv for unit in self.units_spec)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return _cut_again, (self.rooted.backbone, self.input_size, self._targets)  # compiled code has no pickle
 
-    def __deepcopy__(self, memo: dict) -> CutBackbone:
+    def __deepcopy__(self, memo: dict[int, Any]) -> CutBackbone:
         other = copy.copy(self)
         other.rooted = copy.deepcopy(self.rooted, memo)
         return other
@@ -95,17 +133,18 @@ class CutBackbone:
 
     def _split(self, nodes: list[fx.Node], places: Places, example: Tensor) -> None:
         pixels = next(node for node in nodes if node.op == "placeholder")
-        output = next(node for node in nodes if node.op == "output").args[0]
+        output = places.output
         data, after = descendants([pixels], by_data=True), descendants(places.convs)
         # What depends on the pixels' shape alone is computed again after the cut; it needs no more than numbers.
-        crossing, seen = set(), set()
+        crossing: set[fx.Node] = set()
+        seen: set[fx.Node] = set()
         todo = [node for node in ancestors([output, places.map]) if node in after]
         while todo:
             for node in todo.pop().all_input_nodes:
                 if node in seen or node in after:
                     continue
                 seen.add(node)
-                if node in data or any(given in data for given in node.all_input_nodes):
+                if node in data or any(operand in data for operand in node.all_input_nodes):
                     crossing.add(node)
                 else:
                     todo.append(node)
@@ -118,7 +157,7 @@ class CutBackbone:
         with torch.no_grad():
             values = make_piece(self.rooted, nodes, [pixels], [*tensors, *scalars])(self.rooted, example.clone())
         # Attention folds heads into the batch: keep such tensors as (B, heads, ...), so that rows are samples.
-        self._folds = []
+        self._folds: list[int] = []
         for value in values[: len(tensors)]:
             if value.ndim == 0 or len(value) % len(example):
                 raise UntraceableBackboneError("A tensor without a batch dimension crosses the cut.")
@@ -173,23 +212,39 @@ class CutBackbone:
 
         def heard(index: int) -> bool:
             # NaN passes gains of zero, so this is about the network's shape and not about its values.
-            given = [a.clone() for a in answers]
-            given[index].fill_(float("nan"))
-            return not torch.equal(self._rest(self.rooted, *[f.clone() for f in features], *given)[0], result)
+            altered = [a.clone() for a in answers]
+            altered[index].fill_(float("nan"))
+            return not torch.equal(self._rest(self.rooted, *[f.clone() for f in features], *altered)[0], result)
 
         return [heard(index) for index in range(len(answers))]
 
     # -- running ---------------------------------------------------------------------------------------------------
 
     def features(self, rooted: Rooted, pixel_values: Tensor, include_excitation: bool = False) -> tuple[Tensor, ...]:
-        """The tensors that cross the cut, a row per sample; behind them each unit's answer u, if asked for."""
-        features = self._trunk(rooted, pixel_values.clone() if self._writes_pixels else pixel_values)
-        found = tuple(f.unflatten(0, (-1, k)) if k > 1 else f for f, k in zip(features, self._folds, strict=True))
+        """Computes the tensors that cross the cut.
+
+        Args:
+            rooted: The modules to run on.
+            pixel_values: `(B, C, H, W)`.
+            include_excitation: Add the answer u of each conv unit.
+
+        Returns:
+            One tensor `(B, *shape)` for each of `feature_shapes`, then for each of `excitation_shapes` if asked for.
+
+        Example:
+            >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()).eval()
+            >>> cut = CutBackbone(net, example_pixels(net, (3, 16, 16)))
+            >>> features, u = cut.features(cut.rooted, torch.rand(4, 3, 16, 16), include_excitation=True)
+            >>> features.shape, u.shape
+            (torch.Size([4, 8, 14, 14]), torch.Size([4, 16, 12, 12]))
+        """
+        crossing = self._trunk(rooted, pixel_values.clone() if self._writes_pixels else pixel_values)
+        features = tuple(f.unflatten(0, (-1, k)) if k > 1 else f for f, k in zip(crossing, self._folds, strict=True))
         if not include_excitation:
-            return found
-        answers = self._units(rooted, *self._safe(found))
+            return features
+        answers = self._units(rooted, *self._safe(features))
         folds = self._answer_folds
-        return found + tuple(u.unflatten(0, (-1, k)) if k > 1 else u for u, k in zip(answers, folds, strict=True))
+        return features + tuple(u.unflatten(0, (-1, k)) if k > 1 else u for u, k in zip(answers, folds, strict=True))
 
     def run(
         self,
@@ -204,24 +259,31 @@ class CutBackbone:
 
         Args:
             rooted: The modules to run on: the backbone, or an adapter's own copy of it.
-            requests: Each with the rows it is about and its mask; a request without mask is for the backbone's output.
+            requests: Each the rows it reads (None for all) and its mask. A request without mask is for the backbone's
+                output.
             pixel_values: `(B, C, H, W)`; not needed with `features`.
             features: What `features` returned before, with or without u; with u, no frozen unit is computed.
             train_encoder: Whether gradients go to the modules before the mask.
 
         Returns:
-            For each request the final map `(b, C, H, W)` or the output. Tokens come as the map they lie on, or as a
-            column `(b, C, N, 1)`.
-        """
-        to_pixels = any(t.requires_grad for t in ([pixel_values] if features is None else features))
-        before_mask = torch.is_grad_enabled() and (train_encoder or to_pixels)
-        with torch.set_grad_enabled(before_mask):
-            if features is None:
-                features = self.features(rooted, pixel_values)
-        features, given = features[: len(self._folds)], features[len(self._folds) :]
-        answers: list[Sequence[Tensor]] = [_unfolded(given, self._answer_folds)] if given else []
+            For each request the final map `(b, C, H, W)` of its b rows, or the output. Tokens come as the map they lie
+            on, or as a column `(b, C, N, 1)`.
 
-        def excitation() -> tuple[Tensor, ...]:  # of all rows, computed when first asked for
+        Raises:
+            InputError: neither pixels nor features were given.
+        """
+        if features is None:
+            if pixel_values is None:
+                raise InputError("Give either `pixel_values` or `features`.")
+            before_mask = torch.is_grad_enabled() and (train_encoder or pixel_values.requires_grad)
+            with torch.set_grad_enabled(before_mask):
+                features = self.features(rooted, pixel_values)
+        else:
+            before_mask = torch.is_grad_enabled() and (train_encoder or any(f.requires_grad for f in features))
+        features, stored = features[: len(self._folds)], features[len(self._folds) :]
+        answers: list[Sequence[Tensor]] = [_unfolded(stored, self._answer_folds)] if stored else []
+
+        def excitation() -> Sequence[Tensor]:  # u of all rows, computed when it is needed first
             if not answers:
                 with torch.set_grad_enabled(before_mask):
                     answers.append(self._units(rooted, *self._safe(features)))

@@ -1,31 +1,32 @@
-"""A backbone on loan: frozen while adapters use it, cut where they need it, given back as it came."""
+"""A backbone that is frozen while adapters use it, cut where they need it, and restored afterwards."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import nn
 
 from ..errors import BackboneError
-from .cut import CutBackbone
-from .hooked import HookedBackbone
 from .identity import find_input_size
-from .opening import open_backbone
+from .opening import OpenedBackbone, open_backbone
+
+__all__ = ["FrozenBackbone"]
 
 
-class BorrowedBackbone:
-    """What a model does to the network it was given, so that all of it can be undone.
+class FrozenBackbone:
+    """A network in eval mode and without gradients, which remembers how it came so that all can be undone.
 
-    The network goes into eval mode and its parameters stop requiring gradients. It is opened once for each set of
-    masked convolutions.
+    It is opened once for each set of masked convolutions.
 
     Args:
         backbone: Any convolutional network with parameters.
-        input_size: `(C, H, W)`; found out when left out.
+        input_size: `(C, H, W)` of its pixels; found out when left out.
 
     Attributes:
+        backbone: The network itself.
         input_size: `(C, H, W)` of its pixels.
         training: The mode in which it came.
 
@@ -34,14 +35,18 @@ class BorrowedBackbone:
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
-        >>> borrowed = BorrowedBackbone(net, (3, 16, 16))
+        >>> frozen = FrozenBackbone(net, (3, 16, 16))
         >>> net.training, net[0].weight.requires_grad
         (False, False)
-        >>> borrowed.give_back() is net, net.training, net[0].weight.requires_grad
+        >>> frozen.restore() is net, net.training, net[0].weight.requires_grad
         (True, True, True)
     """
 
-    def __init__(self, backbone: nn.Module, input_size: tuple[int, int, int] | None = None):
+    backbone: nn.Module
+    input_size: tuple[int, int, int]
+    training: bool
+
+    def __init__(self, backbone: nn.Module, input_size: tuple[int, int, int] | None = None) -> None:
         if next(backbone.parameters(), None) is None:
             raise BackboneError(
                 f"{type(backbone).__name__} has no parameters, so nothing that a mask could be copied from."
@@ -52,8 +57,9 @@ class BorrowedBackbone:
         self._grads = {name: parameter.requires_grad for name, parameter in backbone.named_parameters()}
         backbone.eval()
         try:
-            self.input_size = tuple(input_size) if input_size is not None else find_input_size(backbone)
-            self._opened: dict[tuple[str, ...] | None, CutBackbone | HookedBackbone] = {
+            size = find_input_size(backbone) if input_size is None else input_size
+            self.input_size = cast(tuple[int, int, int], tuple(size))
+            self._opened: dict[tuple[str, ...] | None, OpenedBackbone] = {
                 None: open_backbone(backbone, self.input_size)
             }
         except BaseException:
@@ -63,16 +69,28 @@ class BorrowedBackbone:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its first parameter."""
+        """The dtype of its first parameter."""
         return next(self.backbone.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        """Of its first parameter."""
+        """The device of its first parameter."""
         return next(self.backbone.parameters()).device
 
-    def open(self, targets: tuple[str, ...] | None = None) -> CutBackbone | HookedBackbone:
-        """The network with places for masks on these convolutions, its terminal ones when left out."""
+    def open(self, targets: tuple[str, ...] | None = None) -> OpenedBackbone:
+        """Opens the network with places for masks on some convolutions; a second call returns the same object.
+
+        Args:
+            targets: Exact paths of the convolutions; the terminal ones when left out.
+
+        Raises:
+            TargetModulesError: `targets` do not name convolutions side by side on the way to the output.
+
+        Example:
+            >>> frozen = FrozenBackbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)), (3, 16, 16))
+            >>> frozen.open().targets, frozen.open(("0",)).targets
+            (('2',), ('0',))
+        """
         if targets is not None and targets == self._opened[None].targets:
             targets = None
         if targets not in self._opened:
@@ -80,13 +98,21 @@ class BorrowedBackbone:
         return self._opened[targets]
 
     def close(self, targets: tuple[str, ...] | None) -> None:
-        """Forgets a set of convolutions that no adapter masks any more; the terminal ones stay open."""
+        """Forgets a set of convolutions that no adapter masks any more; the terminal ones stay open.
+
+        Example:
+            >>> frozen = FrozenBackbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)), (3, 16, 16))
+            >>> before = frozen.open(("0",))
+            >>> frozen.close(("0",))
+            >>> frozen.open(("0",)) is before
+            False
+        """
         if targets is not None:
             self._opened.pop(targets, None)
 
     @contextmanager
     def opened_only_on_success(self) -> Iterator[None]:
-        """Inside, what is opened is forgotten again when an error leaves."""
+        """A `with` block after which everything that was opened inside is forgotten if an error leaves it."""
         before = dict(self._opened)
         try:
             yield
@@ -94,13 +120,27 @@ class BorrowedBackbone:
             self._opened = before
             raise
 
-    def calm(self) -> None:
-        """Back into eval mode, should somebody have called `train()` of the network or of a part of it."""
+    def keep_in_eval_mode(self) -> None:
+        """Puts the network back into eval mode, should somebody have called `train()` on it or on a part of it.
+
+        Example:
+            >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+            >>> frozen = FrozenBackbone(net, (3, 16, 16))
+            >>> net.train().training
+            True
+            >>> frozen.keep_in_eval_mode()
+            >>> net.training
+            False
+        """
         if any(module.training for module in self.backbone.modules()):
             self.backbone.eval()
 
-    def give_back(self) -> nn.Module:
-        """The network itself, with the modes and the `requires_grad` with which it came."""
+    def restore(self) -> nn.Module:
+        """Restores the modes and the `requires_grad` with which the network came.
+
+        Returns:
+            The network itself.
+        """
         self._restore_modes()
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(self._grads[name])

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BackboneError, TargetModulesError, UntraceableBackboneError
-from .cut import Request
-from .maps import Layout, find_layout, is_map, tokens_layout, vector_layout
+from .cut import Mask, Request
+from .identity import size_of
+from .maps import MapLayout, find_layout, is_map, tokens_layout, vector_layout
 from .tracing import Rooted, first_tensor, is_normalisation
-from .units import UnitSpec, check_targets, is_activation, no_convolution
+from .units import FunctionStep, UnitSpec, check_targets, is_activation, no_convolution
+
+__all__ = ["HookedBackbone"]
 
 
 @dataclass
@@ -36,27 +39,60 @@ class _Stop(Exception):
 
 
 class HookedBackbone:
-    """What `CutBackbone` is, for networks that decide while they run: each request is one pass through all of it.
+    """A backbone with masks in it that could not be cut, as its graph depends on the input.
 
-    The terminal convolutions are found in autograd's graph of one example. Features cannot be taken or given.
+    It has the attributes of `CutBackbone`, and each request is one pass through all of it. The terminal convolutions
+    are found in autograd's graph of one example. Features can neither be taken nor given.
 
     Args:
-        backbone: In eval mode.
+        backbone: The network, in eval mode.
         example: `(2, C, H, W)` pixels.
-        targets: Paths of convolutions, or None for the terminal ones.
-        reason: Why it could not be traced, for the error messages.
+        targets: Paths of the convolutions to mask, or None for the terminal ones.
+        reason: Why the network could not be traced, for the error messages.
+
+    Attributes:
+        rooted: The backbone under a common call: pixels in, one tensor out.
+        input_size: `(C, H, W)` of the pixels.
+        units_spec: What each masked conv unit is.
+        map_shape: `(C, H, W)` of the final map.
+        reason: Why the network could not be traced.
+
+    Shapes:
+        pixel_values: `(B, C, H, W)`.
+        u and masks: `(B, C', H', W')`; final map `(B, *map_shape)`.
 
     Raises:
-        BackboneError, TargetModulesError: as `CutBackbone`.
+        BackboneError: no spatial convolution is on the way to the output.
+        TargetModulesError: `targets` do not name convolutions side by side on the way to the output.
+
+    Example:
+        >>> class Doubtful(nn.Sequential):
+        ...     def forward(self, x):
+        ...         return super().forward(x) if x.sum() > 0 else super().forward(-x)  # torch.fx cannot follow
+        >>> net = Doubtful(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.MaxPool2d(2)).eval()
+        >>> hooked = HookedBackbone(net, torch.rand(2, 3, 16, 16), None, "it decides by the content of a tensor")
+        >>> hooked.targets, hooked.map_shape
+        (('2',), (16, 6, 6))
+        >>> def halved(index, features, excitation):
+        ...     return excitation() / 2
+        >>> pixels = torch.rand(4, 3, 16, 16)
+        >>> final_map = hooked.run(hooked.rooted, [(None, halved)], pixel_values=pixels)[0]
+        >>> torch.allclose(final_map, net(pixels) / 2)
+        True
     """
 
     traceable = False
     feature_shapes: tuple[tuple[int, ...], ...] = ()
     excitation_shapes: tuple[tuple[int, ...], ...] = ()
+    rooted: Rooted
+    input_size: tuple[int, int, int]
+    units_spec: list[UnitSpec]
+    map_shape: tuple[int, ...]
+    reason: str
 
-    def __init__(self, backbone: nn.Module, example: Tensor, targets: tuple[str, ...] | None, reason: str):
+    def __init__(self, backbone: nn.Module, example: Tensor, targets: tuple[str, ...] | None, reason: str) -> None:
         self.rooted = Rooted(backbone)
-        self.input_size = tuple(example.shape[1:])
+        self.input_size = size_of(example)
         self.reason = reason
         self._lock = threading.RLock()
         calls, output = _watch(self.rooted, example)
@@ -79,14 +115,15 @@ class HookedBackbone:
         for first in chosen:
             if any(first.node in before[id(second)] for second in chosen):
                 raise TargetModulesError(f"`target_modules` names {first.path!r}, which feeds another of them.")
-        users = defaultdict(set)
+        users: defaultdict[Any, set[Any]] = defaultdict(set)
         for node in below:
             for parent, _ in node.next_functions:
                 users[parent].add(node)
         self.units_spec, self._turns = [], []
-        ends = []
+        ends: list[_Call] = []
         for conv in chosen:
-            steps, end = {"conv": conv.path}, conv
+            steps: dict[str, str | FunctionStep] = {"conv": conv.path}
+            end = conv
             for call in calls[calls.index(conv) + 1 :]:
                 if call.node is end.node:  # a container or an identity, which hands on what it was given
                     continue
@@ -108,10 +145,10 @@ class HookedBackbone:
         """Paths of the masked convolutions."""
         return tuple(unit.conv for unit in self.units_spec)
 
-    def _final_map(self, calls: list[_Call], ends: list[_Call], output: Tensor) -> tuple[_Call, Layout]:
+    def _final_map(self, calls: list[_Call], ends: list[_Call], output: Tensor) -> tuple[_Call, MapLayout]:
         """The last module's call that everything after the masks passes through, before positions are pooled away."""
 
-        def last(layout_of: Callable[[tuple[int, ...]], Layout | None]) -> tuple[_Call, Layout] | None:
+        def last(layout_of: Callable[[tuple[int, ...]], MapLayout | None]) -> tuple[_Call, MapLayout] | None:
             for call in reversed(calls):
                 layout = layout_of(call.shape)
                 if layout is None or call.shape[0] != len(output) or call.node is None:
@@ -123,19 +160,23 @@ class HookedBackbone:
                     return call, layout
             return None
 
-        like = (self.units_spec[0].out_shape[1:], self.units_spec[0].in_shape[1:])
-        found = last(lambda shape: find_layout(shape, *like)) or last(tokens_layout) or last(vector_layout)
-        if found is None:
+        like = self.units_spec[0].sides
+        final = last(lambda shape: find_layout(shape, *like)) or last(tokens_layout) or last(vector_layout)
+        if final is None:
             raise UntraceableBackboneError("No module of the backbone after its last convolutions gives one map.")
-        return found
+        return final
 
     def features(self, rooted: Rooted, pixel_values: Tensor, include_excitation: bool = False) -> tuple[Tensor, ...]:
-        """Refused: there is no cut.
+        """Always refuses, as there is no cut.
 
         Raises:
             UntraceableBackboneError: always.
         """
-        raise UntraceableBackboneError(
+        raise self.no_features(rooted)
+
+    def no_features(self, rooted: Rooted) -> UntraceableBackboneError:
+        """The error that says why features of this backbone can neither be taken nor given."""
+        return UntraceableBackboneError(
             f"Features of {type(rooted.backbone).__name__} cannot be taken or cached, as its graph could not be traced "
             f"({self.reason}). Adapters work on it from pixels."
         )
@@ -149,10 +190,25 @@ class HookedBackbone:
         features: Sequence[Tensor] | None = None,
         train_encoder: bool = False,
     ) -> list[Tensor]:
-        """As `CutBackbone.run`, with one pass for each request."""
-        if features is not None:
-            self.features(rooted, features[0])
-        results = []
+        """Answers several requests as `CutBackbone.run` does, with one pass for each.
+
+        Args:
+            rooted: The modules to run on: the backbone, or an adapter's own copy of it.
+            requests: Each the rows it reads (None for all) and its mask. A request without mask is for the backbone's
+                output.
+            pixel_values: `(B, C, H, W)`.
+            features: Refused.
+            train_encoder: Whether gradients go to the modules before the mask.
+
+        Returns:
+            For each request the final map `(b, C, H, W)` of its b rows, or the output.
+
+        Raises:
+            UntraceableBackboneError: features were given, or the backbone did not run the same modules this time.
+        """
+        if features is not None or pixel_values is None:
+            raise self.no_features(rooted)
+        results: list[Tensor] = []
         for rows, mask in requests:
             pixels = pixel_values if rows is None else pixel_values[rows]
             if mask is None:
@@ -162,11 +218,11 @@ class HookedBackbone:
                 results.append(self._masked(rooted, pixels, mask, train_encoder))
         return results
 
-    def _masked(self, rooted: Rooted, pixels: Tensor, mask: Any, train_encoder: bool) -> Tensor:
+    def _masked(self, rooted: Rooted, pixels: Tensor, mask: Mask, train_encoder: bool) -> Tensor:
         """One pass with the masks in place, up to the final map."""
         mine = threading.get_ident()
         inputs: dict[int, Tensor] = {}
-        found: list[Tensor] = []
+        final: list[Tensor] = []
         handles = []
 
         def at(turn: int, hook: Any) -> Any:
@@ -178,20 +234,20 @@ class HookedBackbone:
             return here
 
         def keep_input(index: int) -> Any:
-            def hook(module: nn.Module, args: tuple) -> None:
+            def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
                 inputs[index] = args[0].clone()  # the backbone may write into it before the mask reads it
 
             return hook
 
         def replace(index: int) -> Any:
-            def hook(module: nn.Module, args: tuple, u: Tensor) -> Tensor:
+            def hook(module: nn.Module, args: tuple[Any, ...], u: Tensor) -> Tensor:
                 u = u if train_encoder or pixels.requires_grad else u.detach()
                 return mask(index, inputs[index], lambda: u)
 
             return hook
 
-        def stop(module: nn.Module, args: tuple, output: Any) -> None:
-            found.append(first_tensor(output))
+        def stop(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            final.append(first_tensor(output))
             raise _Stop
 
         with self._lock:  # hooks are the module's, and calls from other threads would meet them
@@ -209,11 +265,11 @@ class HookedBackbone:
             finally:
                 for handle in handles:
                     handle.remove()
-        if not found:
+        if not final:
             raise UntraceableBackboneError(
                 f"The backbone did not run {self._map[0]!r} this time; which of its modules run depends on the input."
             )
-        return self._layout.as_map(found[0])
+        return self._layout.as_map(final[0])
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_lock"}
@@ -232,13 +288,13 @@ def _watch(rooted: Rooted, example: Tensor) -> tuple[list[_Call], Tensor]:
     calls: list[_Call] = []
     entered: dict[int, list[tuple[Any, tuple[int, ...]]]] = {}
 
-    def enter(module: nn.Module, args: tuple) -> None:
+    def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
         first = next((a for a in args if isinstance(a, Tensor)), None)
         state = (None, ()) if first is None else (first.grad_fn, tuple(first.shape))
         entered.setdefault(id(module), []).append(state)
 
     def leave(path: str) -> Any:
-        def hook(module: nn.Module, args: tuple, output: Any) -> None:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             node_in, shape_in = entered[id(module)].pop()
             if isinstance(output, Tensor):
                 calls.append(_Call(path, module, shape_in, tuple(output.shape), node_in, output.grad_fn))
@@ -264,7 +320,8 @@ def _watch(rooted: Rooted, example: Tensor) -> tuple[list[_Call], Tensor]:
 
 def _reached(node: Any, avoiding: Any = None) -> set[Any]:
     """Nodes of autograd's graph that one depends on, itself included."""
-    seen, todo = set(), [node]
+    seen: set[Any] = set()
+    todo = [node]
     while todo:
         node = todo.pop()
         if node is not None and node is not avoiding and node not in seen:

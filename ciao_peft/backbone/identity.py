@@ -8,12 +8,23 @@ import json
 import math
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import BackboneError, BackboneMismatchError
+
+__all__ = [
+    "backbone_name",
+    "backbone_revision",
+    "backbone_signature",
+    "check_same_backbone",
+    "example_pixels",
+    "find_input_size",
+    "same_backbone",
+    "size_of",
+]
 
 _BUCKETS = 16
 _ENTRIES = 2048  # of each tensor: enough to tell two trainings apart, few enough to be quick
@@ -22,7 +33,13 @@ _COMMON_SIZES = (224, 112, 96, 64, 48, 32, 28)
 
 
 def backbone_name(backbone: nn.Module) -> str:
-    """Under which name the backbone can be had: its own `name`, timm's, transformers', else that of its class."""
+    """The name by which the backbone can be loaded: its own `name`, timm's, transformers', else that of its class.
+
+    Example:
+        >>> from ciao_peft import load_encoder
+        >>> backbone_name(load_encoder("small-face")), backbone_name(nn.Sequential())
+        ('small-face', 'Sequential')
+    """
     pretrained = getattr(backbone, "pretrained_cfg", None) or {}
     config = getattr(backbone, "config", None)
     own = getattr(backbone, "name", None)
@@ -35,24 +52,63 @@ def backbone_name(backbone: nn.Module) -> str:
 
 
 def backbone_revision(backbone: nn.Module) -> str | None:
-    """The revision its weights came from, where it knows."""
+    """The revision that the backbone's weights came from, or None where it does not know.
+
+    Example:
+        >>> net = nn.Sequential()
+        >>> net.revision = "v1"
+        >>> backbone_revision(net), backbone_revision(nn.Sequential())
+        ('v1', None)
+    """
     revision = getattr(backbone, "revision", None) or getattr(getattr(backbone, "config", None), "_commit_hash", None)
     return revision if isinstance(revision, str) else None
 
 
 def example_pixels(backbone: nn.Module, size: tuple[int, int, int]) -> Tensor:
-    """Two images of noise in the backbone's device and dtype; the global random state stays where it is."""
+    """Two images of noise on the backbone's device and in its dtype. The global random state is not touched.
+
+    Args:
+        backbone: The network.
+        size: `(C, H, W)` of its pixels.
+
+    Returns:
+        `(2, C, H, W)`, uniform in 0 to 1, the same at every call.
+
+    Example:
+        >>> pixels = example_pixels(nn.Conv2d(3, 8, 3).bfloat16(), (3, 16, 16))
+        >>> tuple(pixels.shape), pixels.dtype
+        ((2, 3, 16, 16), torch.bfloat16)
+    """
     noise = torch.rand((2, *size), generator=torch.Generator().manual_seed(0))
     parameter = next(backbone.parameters(), torch.empty(0))
     dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
     return noise.to(device=parameter.device, dtype=dtype)
 
 
+def size_of(pixels: Tensor) -> tuple[int, int, int]:
+    """`(C, H, W)` of pixels `(B, C, H, W)`.
+
+    Example:
+        >>> size_of(torch.rand(2, 3, 16, 8))
+        (3, 16, 8)
+    """
+    _, channels, height, width = pixels.shape
+    return channels, height, width
+
+
 def find_input_size(backbone: nn.Module) -> tuple[int, int, int]:
-    """`(C, H, W)` that the backbone was made for: as it says, or the first common size it accepts.
+    """The size of pixels that the backbone was made for: what it says, or the first common size that it accepts.
+
+    Returns:
+        `(C, H, W)`.
 
     Raises:
         BackboneError: it does not say, and accepts none.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 62 * 62, 10))
+        >>> find_input_size(net)  # the linear layer accepts pixels of 64 x 64 alone
+        (1, 64, 64)
     """
     for size in _declared_sizes(backbone):
         return size
@@ -74,11 +130,11 @@ def find_input_size(backbone: nn.Module) -> tuple[int, int, int]:
 def _declared_sizes(backbone: nn.Module) -> Iterator[tuple[int, int, int]]:
     own = getattr(backbone, "input_size", None)
     if isinstance(own, (tuple, list)) and len(own) == 3:
-        yield tuple(int(n) for n in own)
+        yield int(own[0]), int(own[1]), int(own[2])
     for source in (getattr(backbone, "pretrained_cfg", None), getattr(backbone, "default_cfg", None)):
         if isinstance(source, dict) and source.get("input_size"):
             channels, *sides = source["input_size"]
-            yield getattr(backbone, "in_chans", channels), *sides
+            yield cast(tuple[int, int, int], (getattr(backbone, "in_chans", channels), *sides))
     config = getattr(backbone, "config", None)
     side = getattr(config, "image_size", None)
     if side:
@@ -87,11 +143,15 @@ def _declared_sizes(backbone: nn.Module) -> Iterator[tuple[int, int, int]]:
 
 
 def backbone_signature(backbone: nn.Module) -> dict[str, Any]:
-    """What tells this backbone from every other, and not from itself in another dtype.
+    """A short signature that tells this backbone from every other, but not from itself in another dtype.
 
-    `architecture` is a hash of the names and shapes of its tensors; `weights` are sixteen sums over its tensors: the
-    product of the scaled values with fixed pseudo-random signs, and plus or minus the logarithm of their norm. Rounding
-    to half precision moves them by less than `same_backbone` allows.
+    For `weights`, each tensor belongs to one of sixteen sums, to which it adds the product of its scaled values with
+    fixed pseudo-random signs, and plus or minus the logarithm of its norm. Rounding to half precision moves the sums by
+    less than `same_backbone` allows.
+
+    Returns:
+        Plain data: `architecture`, a hash of the names and shapes of its tensors; `weights`, the sixteen sums; and
+        `tensors`, the number of tensors in each.
 
     Example:
         >>> layer = nn.Conv2d(3, 8, 3)
@@ -117,8 +177,8 @@ def backbone_signature(backbone: nn.Module) -> dict[str, Any]:
 
 
 def _products_and_norms(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, float, float]]:
-    """Of some values of each tensor: their product with signs, and their norm; all at once, as every load needs it."""
-    rows = []
+    """The product of some values of each tensor with signs, and their norm; all at once, as every load needs them."""
+    rows: list[Tensor] = []
     for tensor in tensors.values():
         flat = tensor.detach().flatten()
         if flat.numel() > _ENTRIES:
@@ -136,7 +196,7 @@ def _products_and_norms(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, fl
 @functools.lru_cache(maxsize=16)
 def _signs(entries: tuple[tuple[str, int], ...]) -> tuple[Tensor, Tensor]:
     """Pseudo-random signs for so many values of each tensor in a row, and these numbers."""
-    rows = []
+    rows: list[Tensor] = []
     for name, count in entries:
         # A generator of its own for each name, so that neither order nor number of the other tensors matters.
         noise = torch.Generator().manual_seed(zlib.crc32(name.encode()))
@@ -146,7 +206,16 @@ def _signs(entries: tuple[tuple[str, int], ...]) -> tuple[Tensor, Tensor]:
 
 
 def same_backbone(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two signatures are of the same weights, up to their dtype."""
+    """Whether two signatures belong to the same weights, up to their dtype.
+
+    Args:
+        one, other: What `backbone_signature` returned.
+
+    Example:
+        >>> layer = nn.Conv2d(3, 8, 3)
+        >>> same_backbone(backbone_signature(layer), backbone_signature(layer.half()))
+        True
+    """
     if one["architecture"] != other["architecture"]:
         return False
     pairs = zip(one["weights"], other["weights"], one["tensors"], strict=True)
@@ -163,6 +232,15 @@ def check_same_backbone(saved: dict[str, Any], name: str, present: nn.Module) ->
 
     Raises:
         BackboneMismatchError: says whether architecture or weights differ, and names both.
+
+    Example:
+        >>> saved = backbone_signature(nn.Conv2d(3, 8, 3))
+        >>> check_same_backbone(saved, "user/encoder", nn.Conv2d(3, 8, 5))
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.BackboneMismatchError: The adapter was trained on 'user/encoder'; the backbone given, \
+'Conv2d', has another architecture. Load it onto the backbone it was trained on, or pass `check_backbone=False` to \
+use it here all the same.
     """
     signature = backbone_signature(present)
     if same_backbone(saved, signature):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -10,14 +11,19 @@ from torch import Tensor
 from ..checking import all_finite
 from ..errors import InputError
 
+__all__ = ["check_features", "check_pixels", "frames_of_clips"]
 
-def check_pixels(pixel_values: Tensor, input_size: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
-    """The pixels in the backbone's dtype, if they are pixels it can read.
+
+def check_pixels(pixel_values: Tensor | None, input_size: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
+    """Checks that a backbone can read these pixels, and casts them to its dtype.
 
     Args:
         pixel_values: `(B, C, H, W)`, floating point and finite.
         input_size: `(C, H, W)` of the backbone.
-        dtype: Of the backbone.
+        dtype: Dtype of the backbone.
+
+    Returns:
+        `(B, C, H, W)` in `dtype`.
 
     Raises:
         InputError: no tensor, another shape or kind of number, or NaN.
@@ -52,16 +58,20 @@ pictures need three equal channels: `.expand(-1, 3, -1, -1)`.
     return pixel_values.to(dtype)
 
 
-def frames_of_clips(values: Tensor, frames: int, name: str) -> Tensor:
-    """Clips frame after frame, for the trunk, which knows nothing of clips.
+@overload
+def frames_of_clips(values: Tensor, frames: int, name: str) -> Tensor: ...
+@overload
+def frames_of_clips(values: Tensor | None, frames: int, name: str) -> Tensor | None: ...
+def frames_of_clips(values: Tensor | None, frames: int, name: str) -> Tensor | None:
+    """Puts the frames of clips one after the other, for the trunk, which knows nothing of clips.
 
     Args:
         values: `(B, T, ...)`.
         frames: T.
-        name: Of the argument, for the message.
+        name: Name of the argument, for the message.
 
     Returns:
-        `(B * T, ...)`.
+        `(B * T, ...)`. What is no tensor comes back as it is; the checks that follow refuse it.
 
     Raises:
         InputError: these are no clips of as many frames.
@@ -86,30 +96,38 @@ def check_features(
     excitation_shapes: Sequence[tuple[int, ...]],
     dtype: torch.dtype,
 ) -> list[Tensor]:
-    """The features in the backbone's dtype, if they are what crosses its cut.
+    """Checks that these are the features that cross a backbone's cut, and casts them to its dtype.
 
     Args:
         features: One tensor per place where the cut is crossed, `(B, ...)` each, or the tensor where there is one;
             behind them u of each conv unit, or none.
         shapes: What each must be after its batch dimension.
         excitation_shapes: The same for u.
-        dtype: Of the backbone.
+        dtype: Dtype of the backbone.
+
+    Returns:
+        The tensors in `dtype`, `(B, ...)` each.
 
     Raises:
         InputError: another number of tensors, another shape or kind of number, or NaN.
+
+    Example:
+        >>> features = check_features(torch.zeros(2, 8, 6, 6), [(8, 6, 6)], [(16, 4, 4)], torch.bfloat16)
+        >>> [(tuple(tensor.shape), tensor.dtype) for tensor in features]
+        [((2, 8, 6, 6), torch.bfloat16)]
     """
     features = [features] if isinstance(features, Tensor) else list(features)
-    wanted = ", ".join(f"(B, {', '.join(map(str, shape))})" for shape in shapes)
+    expected = ", ".join(f"(B, {', '.join(map(str, shape))})" for shape in shapes)
     if not all(isinstance(f, Tensor) and f.is_floating_point() for f in features):
-        raise InputError(f"`features` are the floating-point tensors that `extract_features` returns: {wanted}.")
+        raise InputError(f"`features` are the floating-point tensors that `extract_features` returns: {expected}.")
     got = [tuple(f.shape) for f in features]
     rows = {shape[:1] for shape in got}
     allowed = [list(map(tuple, shapes)), list(map(tuple, [*shapes, *excitation_shapes]))]
     if [shape[1:] for shape in got] not in allowed or len(rows) != 1 or rows == {(0,)}:
         u = ", ".join(f"(B, {', '.join(map(str, shape))})" for shape in excitation_shapes)
         raise InputError(
-            f"`features` of this backbone are {wanted} with one B of 1 or more, and behind them {u} if u is included; "
-            f"got {got}."
+            f"`features` of this backbone are {expected} with one B of 1 or more, and behind them {u} if u is "
+            f"included; got {got}."
         )
     if not torch.compiler.is_compiling() and not all(all_finite(f) for f in features):
         raise InputError("`features` hold NaN or infinite values. Check the pixels they were made from.")

@@ -7,18 +7,24 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+__all__ = ["MapLayout", "find_layout", "is_map", "tokens_layout", "vector_layout"]
+
 _MOST_PREFIX_TOKENS = 8  # class, distillation and register tokens before the patches
 
 
 @dataclass(frozen=True)
-class Layout:
+class MapLayout:
     """How to read a tensor as a map.
 
     Args:
-        axes: Which axes of the tensor are channels, height and width; of tokens, channels and positions; of a vector,
-            channels.
+        axes: The axes of the tensor that are channels, height and width; for tokens, channels and positions; for a
+            vector, channels.
         grid: `(H, W)` of the map.
         prefix: Tokens without a position, before those that have one. They are no part of the map.
+
+    Shapes:
+        tensor: `(B, C, H, W)`, `(B, H, W, C)`, tokens `(B, N, C)` or `(B, C, N)`, or vectors `(B, C)`; the map
+        `(B, C, H, W)`.
 
     Example:
         >>> import torch
@@ -32,7 +38,16 @@ class Layout:
     prefix: int = 0
 
     def as_map(self, tensor: Tensor) -> Tensor:
-        """The tensor as `(B, C, H, W)`."""
+        """Reads a tensor as a map.
+
+        Returns:
+            `(B, C, H, W)`, a view where the memory allows it.
+
+        Example:
+            >>> import torch
+            >>> MapLayout(axes=(3, 1, 2), grid=(7, 7)).as_map(torch.rand(2, 7, 7, 16)).shape  # channels last
+            torch.Size([2, 16, 7, 7])
+        """
         tensor = tensor.permute(0, *self.axes)
         if tensor.ndim == 4:
             return tensor
@@ -42,16 +57,32 @@ class Layout:
 
 
 def is_map(shape: Sequence[int]) -> bool:
-    """Whether it is that of a picture with more than one position, channels first."""
+    """Whether a shape is that of maps with more than one position, channels first.
+
+    Example:
+        >>> is_map((2, 16, 7, 7)), is_map((2, 16, 1, 1)), is_map((2, 49, 16))
+        (True, False, False)
+    """
     return len(shape) == 4 and shape[2] * shape[3] > 1
 
 
-def find_layout(shape: Sequence[int], *like: tuple[int, int]) -> Layout | None:
-    """How a tensor of this shape is a map, if it is one: of the sides of another, or smaller in the same proportion.
+def find_layout(shape: Sequence[int], *like: tuple[int, int]) -> MapLayout | None:
+    """How to read a tensor of this shape as a map, if it is one.
+
+    A map has the sides of one that it was computed from, or smaller ones in the same proportion.
 
     Args:
-        shape: Of a map, channels first or last, or of tokens, `(B, N, C)` or `(B, C, N)`.
+        shape: Shape of a map, channels first or last, or of tokens, `(B, N, C)` or `(B, C, N)`.
         *like: `(H, W)` of maps that it was computed from, the likeliest first.
+
+    Returns:
+        The layout, or None for a tensor that is no such map.
+
+    Example:
+        >>> find_layout((2, 16, 7, 7), (14, 14)).axes, find_layout((2, 7, 7, 16), (14, 14)).axes
+        ((1, 2, 3), (3, 1, 2))
+        >>> find_layout((2, 1000), (14, 14)) is None
+        True
     """
     height, width = max(like, key=lambda sides: sides[0] * sides[1])
 
@@ -59,7 +90,7 @@ def find_layout(shape: Sequence[int], *like: tuple[int, int]) -> Layout | None:
         return 1 < h * w <= height * width and abs(h * width - w * height) <= max(height, width)
 
     if len(shape) == 4:
-        options = [Layout((1, 2, 3), (shape[2], shape[3])), Layout((3, 1, 2), (shape[1], shape[2]))]
+        options = [MapLayout((1, 2, 3), (shape[2], shape[3])), MapLayout((3, 1, 2), (shape[1], shape[2]))]
         options = [option for option in options if option.grid in like or fits(*option.grid)]
         return next((option for option in options if option.grid in like), options[0] if options else None)
     if len(shape) != 3:
@@ -70,17 +101,27 @@ def find_layout(shape: Sequence[int], *like: tuple[int, int]) -> Layout | None:
             for h, w in grids:
                 prefix = shape[axes[1]] - h * w
                 if fits(h, w) and 0 <= prefix <= most_prefix and shape[axes[0]] > 1:
-                    return Layout(axes, (h, w), prefix)
+                    return MapLayout(axes, (h, w), prefix)
     return None
 
 
-def tokens_layout(shape: Sequence[int]) -> Layout | None:
-    """How to read tokens of no known grid as a map of one column."""
-    return Layout((2, 1), (shape[1], 1)) if len(shape) == 3 and shape[1] > 1 else None
+def tokens_layout(shape: Sequence[int]) -> MapLayout | None:
+    """How to read tokens of no known grid as a map of one column.
+
+    Example:
+        >>> tokens_layout((2, 50, 192)).grid
+        (50, 1)
+    """
+    return MapLayout((2, 1), (shape[1], 1)) if len(shape) == 3 and shape[1] > 1 else None
 
 
-def vector_layout(shape: Sequence[int]) -> Layout | None:
-    """How to read vectors as a map of one position; tokens of one, too."""
+def vector_layout(shape: Sequence[int]) -> MapLayout | None:
+    """How to read vectors `(B, C)`, or maps of one position, as a map of one position.
+
+    Example:
+        >>> vector_layout((2, 512)).grid, vector_layout((2, 50, 192)) is None
+        ((1, 1), True)
+    """
     if len(shape) == 4 and shape[2] * shape[3] == 1:
-        return Layout((1, 2, 3), (1, 1))
-    return Layout((1,), (1, 1)) if len(shape) == 2 else None
+        return MapLayout((1, 2, 3), (1, 1))
+    return MapLayout((1,), (1, 1)) if len(shape) == 2 else None

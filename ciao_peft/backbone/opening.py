@@ -1,4 +1,4 @@
-"""A network, opened at its last convolutions: cut in two where it can be traced, else through hooks."""
+"""Opens a network at its last convolutions: cut where it can be traced, else through hooks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from .hooked import HookedBackbone
 from .identity import example_pixels
 from .tracing import first_tensor
 
+__all__ = ["OpenedBackbone", "open_backbone"]
+
+OpenedBackbone = CutBackbone | HookedBackbone
+"""A backbone with places for masks, whichever way they were made."""
+
 
 def open_backbone(
     backbone: nn.Module, input_size: tuple[int, int, int], targets: tuple[str, ...] | None = None
-) -> CutBackbone | HookedBackbone:
-    """The backbone with places for masks at its terminal convolutions: cut by its graph, else through hooks.
+) -> OpenedBackbone:
+    """Opens the backbone at its terminal convolutions, with a place for a mask at each.
 
     A terminal convolution is a spatial one (its output larger than 1x1) on the way to the output from which no other
     spatial convolution can be reached: one in a chain, one per branch where branches run side by side.
@@ -24,6 +29,9 @@ def open_backbone(
         backbone: Any convolutional network, in eval mode. Nothing of it is changed.
         input_size: `(C, H, W)` of its pixels.
         targets: Exact paths of the convolutions to take instead.
+
+    Returns:
+        A `CutBackbone` where `torch.fx` can follow the network, else a `HookedBackbone`.
 
     Raises:
         BackboneError: it cannot be called on such pixels, returns several maps, or has no spatial convolution.

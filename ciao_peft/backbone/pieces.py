@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -13,16 +13,34 @@ from torch import fx
 from ..errors import UntraceableBackboneError
 from .tracing import Rooted
 
+__all__ = ["PerRow", "make_piece", "per_row"]
+
 
 @dataclass(frozen=True)
 class PerRow:
-    """A number that is so many times the batch size."""
+    """A number that is a multiple of the batch size.
+
+    Args:
+        times: The multiple.
+
+    Example:
+        >>> per_row(49, 98, batch_size=2)
+        PerRow(times=49)
+    """
 
     times: int
 
 
 def per_row(at_one: Any, at_more: Any, batch_size: int) -> Any:
-    """What a number or shape is at any batch size, from what it is at one and at another.
+    """What a number or shape is at any batch size, from what it is for one sample and for more.
+
+    Args:
+        at_one: Its value for one sample.
+        at_more: Its value for `batch_size` samples.
+        batch_size: 2 or more.
+
+    Returns:
+        The value itself where it does not depend on the batch size, else a `PerRow`; a tuple of these for a tuple.
 
     Raises:
         UntraceableBackboneError: it is neither constant nor proportional to the batch size.
@@ -49,36 +67,49 @@ def make_piece(
     known: dict[fx.Node, Any] | None = None,
     fold: int = 1,
 ) -> Callable[..., tuple[Any, ...]]:
-    """The part of a graph from some nodes to others, as a function of a `Rooted` and the inputs' values.
+    """Compiles the part of a graph between some nodes and others.
 
     Args:
         rooted: What was traced, or a copy.
-        nodes: Of the graph, in order, with values.
+        nodes: Nodes of the graph, in order, with values.
         inputs: Where the part begins.
         outputs: Where it ends.
         known: What `per_row` says of numbers that come from before the inputs.
         fold: How many rows of the first input make one sample.
+
+    Returns:
+        A function from a `Rooted` and the values of the inputs to those of the outputs, as a tuple.
+
+    Example:
+        >>> from torch import nn
+        >>> from ciao_peft.backbone.tracing import trace
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten()).eval()
+        >>> pixels, conv, relu, flat, output = trace(net, torch.rand(1, 3, 16, 16)).nodes
+        >>> head = make_piece(Rooted(net), [pixels, conv, relu, flat, output], [relu], [flat])
+        >>> head(Rooted(net), torch.rand(4, 8, 14, 14))[0].shape
+        torch.Size([4, 1568])
     """
     known = known or {}
-    graph, env, constants = fx.Graph(), {}, []
-    wanted = set()
+    graph, env = fx.Graph(), dict[fx.Node, fx.Node]()
+    constants: list[Any] = []
+    needed: set[fx.Node] = set()
     todo = [node for node in outputs if node not in inputs]
     while todo:
         node = todo.pop()
-        if node not in wanted:
-            wanted.add(node)
+        if node not in needed:
+            needed.add(node)
             todo.extend(n for n in node.all_input_nodes if node not in known and n not in inputs)
     for index, node in enumerate(inputs):
         env[node] = graph.placeholder(f"input_{index}")
     for node in nodes:
-        if node in wanted and node.op == "get_attr" and not _has(rooted, node.target):
+        if node in needed and node.op == "get_attr" and not _has(rooted, cast(str, node.target)):
             env[node] = graph.placeholder(f"constant_{len(constants)}")
             constants.append(node.meta["value"])
     first = env[inputs[0]]
     for node in nodes:
-        if node in known and node in wanted:
+        if node in known and node in needed:
             env[node] = _write(known[node], graph, first, fold)
-        elif node in wanted and node not in env:
+        elif node in needed and node not in env:
             env[node] = graph.node_copy(node, lambda n: env[n])
     graph.output(tuple(env[node] for node in outputs))
     for node in graph.nodes:
@@ -87,7 +118,7 @@ def make_piece(
     forward = type(fx.GraphModule(rooted, graph)).forward
     if not constants:
         return forward
-    return lambda rooted, *given: forward(rooted, *given, *[c.to(given[0].device) for c in constants])
+    return lambda rooted, *values: forward(rooted, *values, *[c.to(values[0].device) for c in constants])
 
 
 def _has(rooted: Rooted, path: str) -> bool:

@@ -1,38 +1,53 @@
-"""Where in a traced network the masks sit, and what of it the head sees."""
+"""Where in a traced network the masks sit, and which of its maps the head sees."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, fx, nn
 
 from ..errors import BackboneError, TargetModulesError, UntraceableBackboneError
-from .maps import Layout, find_layout, is_map, tokens_layout, vector_layout
+from .maps import MapLayout, find_layout, is_map, tokens_layout, vector_layout
 from .tracing import is_normalisation
 from .units import UnitSpec, activation_step, check_targets, is_activation, no_convolution
 
+__all__ = [
+    "PREFIX",
+    "Places",
+    "ancestors",
+    "carries_data",
+    "conv_unit",
+    "descendants",
+    "find_places",
+    "is_tensor",
+    "path_of",
+]
+
 PREFIX = "backbone."
+"""How the path of every module starts in the graph of a `Rooted`."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Nodes of a network's graph that the cut is about.
+    """The nodes of a network's graph at which it is cut.
 
     Args:
         convs: The convolutions to mask.
         ends: The last node of each one's conv unit.
         units: What the conv units are.
         map: The last node with positions that everything after the masks passes through.
-        layout: How its value is a map.
+        layout: How its value is read as a map.
+        output: The node of the network's output.
     """
 
     convs: list[fx.Node]
     ends: list[fx.Node]
     units: list[UnitSpec]
     map: fx.Node
-    layout: Layout
+    layout: MapLayout
+    output: fx.Node
 
 
 def is_tensor(node: fx.Node) -> bool:
@@ -41,7 +56,7 @@ def is_tensor(node: fx.Node) -> bool:
 
 
 def carries_data(node: fx.Node) -> bool:
-    """Whether the node's value is a tensor, or tensors, as `chunk` gives them."""
+    """Whether the node's value is a tensor, or a tuple or list that holds one, as `chunk` returns."""
 
     def holds(value: Any) -> bool:
         return isinstance(value, Tensor) or (isinstance(value, (tuple, list)) and any(map(holds, value)))
@@ -50,8 +65,18 @@ def carries_data(node: fx.Node) -> bool:
 
 
 def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    """Nodes that the given ones depend on, these included."""
-    seen, todo = set(), list(nodes)
+    """All nodes that some nodes depend on, these included.
+
+    Example:
+        >>> from ciao_peft.backbone.tracing import trace
+        >>> import torch
+        >>> graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), torch.rand(1, 3, 16, 16))
+        >>> pixels, conv, relu, output = graph.nodes
+        >>> ancestors([relu]) == {pixels, conv, relu}
+        True
+    """
+    seen: set[fx.Node] = set()
+    todo = list(nodes)
     while todo:
         node = todo.pop()
         if node not in seen:
@@ -61,8 +86,23 @@ def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
 
 
 def descendants(nodes: Iterable[fx.Node], avoiding: fx.Node | None = None, by_data: bool = False) -> set[fx.Node]:
-    """Nodes that depend on the given ones, these included, on ways that avoid one node and, if asked, go by data."""
-    seen, todo = set(), list(nodes)
+    """All nodes that depend on some nodes, these included.
+
+    Args:
+        nodes: Where to start.
+        avoiding: A node that no way may pass.
+        by_data: Whether to follow only nodes whose value is a tensor or holds one.
+
+    Example:
+        >>> from ciao_peft.backbone.tracing import trace
+        >>> import torch
+        >>> graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), torch.rand(1, 3, 16, 16))
+        >>> pixels, conv, relu, output = graph.nodes
+        >>> descendants([pixels], avoiding=relu) == {pixels, conv}
+        True
+    """
+    seen: set[fx.Node] = set()
+    todo = list(nodes)
     while todo:
         node = todo.pop()
         if node not in seen and node is not avoiding and (not by_data or carries_data(node)):
@@ -74,11 +114,11 @@ def descendants(nodes: Iterable[fx.Node], avoiding: fx.Node | None = None, by_da
 def find_places(
     backbone: nn.Module, nodes: list[fx.Node], targets: tuple[str, ...] | None, silent: set[fx.Node]
 ) -> Places:
-    """Finds them.
+    """Finds the convolutions to mask, their conv units and the final map in a network's graph.
 
     Args:
         backbone: The network that was traced.
-        nodes: Of its graph, in order, with values.
+        nodes: Nodes of its graph, in order, with values.
         targets: Paths of convolutions, or None for the terminal ones.
         silent: Convolutions that are known to change nothing in the output, though it is computed from them.
 
@@ -86,6 +126,14 @@ def find_places(
         BackboneError: no spatial convolution is on the way to the output.
         TargetModulesError: `targets` do not name convolutions side by side on the way to the output.
         UntraceableBackboneError: nothing after the masks is one map.
+
+    Example:
+        >>> import torch
+        >>> from ciao_peft.backbone.tracing import trace
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()).eval()
+        >>> places = find_places(net, list(trace(net, torch.rand(1, 3, 16, 16)).nodes), None, set())
+        >>> [path_of(conv) for conv in places.convs], path_of(places.map)
+        (['2'], '3')
     """
     pixels = next(node for node in nodes if node.op == "placeholder")
     output = next(node for node in nodes if node.op == "output").args[0]
@@ -96,18 +144,19 @@ def find_places(
         node
         for node in nodes
         if node in on_the_way and node not in silent and node.op == "call_module" and is_tensor(node)
-        if isinstance(backbone.get_submodule(_path(node)), nn.Conv2d) and is_map(_shape(node))
+        if isinstance(backbone.get_submodule(path_of(node)), nn.Conv2d) and is_map(_shape(node))
     ]
     if not spatial:
         raise BackboneError(no_convolution(backbone))
     convs = _terminal(backbone, nodes, spatial) if targets is None else _named(backbone, spatial, targets)
     units, ends = zip(*[conv_unit(backbone, conv) for conv in convs], strict=True)
-    found, layout = _final_map([node for node in nodes if node in on_the_way], output, convs, ends, units[0])
-    return Places(convs, list(ends), list(units), found, layout)
+    final, layout = _final_map([node for node in nodes if node in on_the_way], output, convs, ends, units[0])
+    return Places(convs, list(ends), list(units), final, layout, output)
 
 
-def _path(node: fx.Node) -> str:
-    return node.target.removeprefix(PREFIX)
+def path_of(node: fx.Node) -> str:
+    """The path of the module that a node calls, from the backbone's root."""
+    return cast(str, node.target).removeprefix(PREFIX)
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
@@ -115,7 +164,8 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
 
 
 def _terminal(backbone: nn.Module, nodes: list[fx.Node], spatial: list[fx.Node]) -> list[fx.Node]:
-    these, before_one = set(spatial), set()
+    these = set(spatial)
+    before_one: set[fx.Node] = set()
     for node in reversed(nodes):
         if any(user in these or user in before_one for user in node.users):
             before_one.add(node)
@@ -123,13 +173,13 @@ def _terminal(backbone: nn.Module, nodes: list[fx.Node], spatial: list[fx.Node])
     if len({conv.target for conv in chosen}) < len(chosen):
         raise TargetModulesError(
             f"The last convolution of {type(backbone).__name__} runs more than once side by side; choose "
-            f"`target_modules` from: {', '.join(_path(node) for node in spatial)}."
+            f"`target_modules` from: {', '.join(path_of(node) for node in spatial)}."
         )
     return chosen
 
 
 def _named(backbone: nn.Module, spatial: list[fx.Node], targets: tuple[str, ...]) -> list[fx.Node]:
-    paths = [_path(node) for node in spatial]
+    paths = [path_of(node) for node in spatial]
     check_targets(backbone, targets, {path: paths.count(path) for path in paths})
     chosen = [spatial[paths.index(path)] for path in targets]
     for first in chosen:
@@ -137,21 +187,38 @@ def _named(backbone: nn.Module, spatial: list[fx.Node], targets: tuple[str, ...]
         for second in chosen:
             if second in later:
                 raise TargetModulesError(
-                    f"`target_modules` names {_path(first)!r}, which feeds {_path(second)!r}, named as well; masks sit "
-                    "side by side. Keep one of the two."
+                    f"`target_modules` names {path_of(first)!r}, which feeds {path_of(second)!r}, named as well; masks "
+                    "sit side by side. Keep one of the two."
                 )
     return chosen
 
 
 def conv_unit(backbone: nn.Module, conv: fx.Node) -> tuple[UnitSpec, fx.Node]:
-    """The unit of a convolution in a traced graph: what it is, and the node of its answer u."""
-    steps: dict[str, Any] = {"conv": _path(conv)}
+    """Follows a convolution in a traced graph to the end of its conv unit.
+
+    Args:
+        backbone: The network that was traced.
+        conv: The convolution's node.
+
+    Returns:
+        What the unit is, and the node of its answer u.
+
+    Example:
+        >>> import torch
+        >>> from ciao_peft.backbone.tracing import trace
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)).eval()
+        >>> pixels, conv, norm, act, pool, output = trace(net, torch.rand(1, 3, 16, 16)).nodes
+        >>> unit, end = conv_unit(net, conv)
+        >>> [name for name, _ in unit.steps], end is act
+        (['conv', 'norm', 'act'], True)
+    """
+    steps: dict[str, Any] = {"conv": path_of(conv)}
     end = here = conv
     while len(here.users) == 1:
         here = next(iter(here.users))
         kind = step = None
         if here.op == "call_module":
-            step, module = _path(here), backbone.get_submodule(_path(here))
+            step, module = path_of(here), backbone.get_submodule(path_of(here))
             if type(module) is nn.Identity:
                 continue
             kind = "norm" if is_normalisation(module) else "act" if is_activation(module) else None
@@ -161,18 +228,18 @@ def conv_unit(backbone: nn.Module, conv: fx.Node) -> tuple[UnitSpec, fx.Node]:
             break
         steps[kind] = step
         end = here
-    return UnitSpec(_path(conv), tuple(steps.items()), _shape(conv.all_input_nodes[0])[1:], _shape(end)[1:]), end
+    return UnitSpec(path_of(conv), tuple(steps.items()), _shape(conv.all_input_nodes[0])[1:], _shape(end)[1:]), end
 
 
 def _final_map(
     nodes: list[fx.Node], output: fx.Node, convs: list[fx.Node], ends: tuple[fx.Node, ...], unit: UnitSpec
-) -> tuple[fx.Node, Layout]:
+) -> tuple[fx.Node, MapLayout]:
     """The last node that everything after the masks passes through, before positions are pooled away."""
     after = descendants(convs)
     starts = [user for end in ends for user in end.users]
     candidates = [node for node in nodes if node in after and is_tensor(node) and _shape(node)[:1] == (1,)]
 
-    def last(layout_of: Callable[[tuple[int, ...]], Layout | None]) -> tuple[fx.Node, Layout] | None:
+    def last(layout_of: Callable[[tuple[int, ...]], MapLayout | None]) -> tuple[fx.Node, MapLayout] | None:
         for node in reversed(candidates):
             layout = layout_of(_shape(node))
             if layout is None:
@@ -181,12 +248,12 @@ def _final_map(
                 return node, layout
         return None
 
-    found = last(lambda shape: find_layout(shape, unit.out_shape[1:], unit.in_shape[1:])) or last(tokens_layout)
-    if found is None:
-        found = last(vector_layout)
-        given = found[0].all_input_nodes[:1] if found is not None and found[0].op == "call_module" else []
-        if given and given[0] in candidates and vector_layout(_shape(given[0])):  # a classifier: what it is given
-            found = given[0], vector_layout(_shape(given[0]))
-    if found is None:
+    final = last(lambda shape: find_layout(shape, *unit.sides)) or last(tokens_layout)
+    if final is not None:
+        return final
+    if (final := last(vector_layout)) is None:
         raise UntraceableBackboneError("No part of the backbone after its last convolutions is one map.")
-    return found
+    for before in final[0].all_input_nodes[:1] if final[0].op == "call_module" else []:
+        if before in candidates and (layout := vector_layout(_shape(before))):
+            return before, layout  # the call is a classifier: the head sees what it reads
+    return final

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
 
 from ..errors import BackboneError, UntraceableBackboneError
 from .maps import is_map
+
+__all__ = ["Rooted", "ValueTracer", "first_tensor", "is_normalisation", "trace"]
 
 
 class Rooted(nn.Module):
@@ -18,9 +21,24 @@ class Rooted(nn.Module):
 
     Graphs name their modules from here (`backbone.layer1.0.conv1`), so code made from a graph of one backbone runs on
     any copy of it.
+
+    Args:
+        backbone: The network.
+
+    Shapes:
+        pixel_values: `(B, C, H, W)`; the output is whatever tensor the backbone's output is about, `(B, ...)`.
+
+    Example:
+        >>> class Classifier(nn.Module):
+        ...     def forward(self, x):
+        ...         return {"logits": x.mean(dim=(2, 3)), "attention": None}
+        >>> Rooted(Classifier())(torch.rand(4, 3, 16, 16)).shape
+        torch.Size([4, 3])
     """
 
-    def __init__(self, backbone: nn.Module):
+    backbone: nn.Module
+
+    def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
 
@@ -29,11 +47,20 @@ class Rooted(nn.Module):
 
 
 def first_tensor(output: Any) -> Any:
-    """The tensor that a network's output is about: itself, `.logits`, or the first entry that is one.
+    """The tensor that a network's output is about: the output itself, `.logits`, or the first entry that is a tensor.
+
+    Args:
+        output: What a network returned: a tensor, a dict (such as transformers' `ModelOutput`), a tuple or a list.
 
     Raises:
-        BackboneError: it is several maps, as of a feature pyramid; nobody says which.
+        BackboneError: there are several maps, as those of a feature pyramid, and nothing says which one is meant.
         UntraceableBackboneError: there is no tensor.
+
+    Example:
+        >>> first_tensor({"hidden": torch.zeros(2), "logits": torch.ones(2)})
+        tensor([1., 1.])
+        >>> first_tensor((None, torch.zeros(2)))
+        tensor([0., 0.])
     """
     if isinstance(output, (Tensor, fx.Proxy)):
         return output
@@ -56,7 +83,12 @@ def first_tensor(output: Any) -> Any:
 
 
 def is_normalisation(module: nn.Module) -> bool:
-    """Whether it is a normalisation layer, with or without an activation inside, by the name of its type."""
+    """Whether a module is a normalisation layer, with or without an activation inside, by the name of its type.
+
+    Example:
+        >>> is_normalisation(nn.BatchNorm2d(8)), is_normalisation(nn.ReLU())
+        (True, False)
+    """
     named_so = "Norm" in type(module).__name__
     return named_so and not any(any(True for _ in part.parameters()) for part in module.children())
 
@@ -89,21 +121,35 @@ class ValueTracer(fx.Tracer):
         example: `(B, C, H, W)` pixels.
         leaf_modules: Types that are never looked into.
         leaf_functions: Functions recorded as one node.
+
+    Example:
+        >>> class Halves(nn.Module):
+        ...     def forward(self, x):
+        ...         return x[:, :, : x.shape[2] // 2]  # a size becomes a plain number
+        >>> graph = ValueTracer(torch.rand(1, 3, 16, 16)).trace(Halves())
+        >>> [tuple(node.meta["value"].shape) for node in graph.nodes if node.name == "getitem_1"]
+        [(1, 3, 8, 16)]
     """
 
-    def __init__(self, example: Tensor, leaf_modules: tuple[type, ...] = (), leaf_functions: tuple[Any, ...] = ()):
+    def __init__(
+        self, example: Tensor, leaf_modules: tuple[type, ...] = (), leaf_functions: tuple[Any, ...] = ()
+    ) -> None:
         super().__init__(autowrap_functions=leaf_functions)
         self.example = example
         self.leaf_modules = leaf_modules
         self._evaluating = False
 
-    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module becomes one node: convolutions, normalisations, and what fx or `leaf_modules` says."""
         # Weight-standardised convolutions and normalisations with an activation inside are one unit to us.
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or is_normalisation(module):
+        if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or is_normalisation(m):
             return True
-        return isinstance(module, self.leaf_modules) or super().is_leaf_module(module, path)
+        return isinstance(m, self.leaf_modules) or super().is_leaf_module(m, module_qualified_name)
 
-    def create_node(self, kind: str, target: Any, args: tuple, kwargs: dict, *rest: Any, **named: Any) -> fx.Node:
+    def create_node(
+        self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *rest: Any, **named: Any
+    ) -> fx.Node:
+        """Records a node and computes its value on the example."""
         node = super().create_node(kind, target, args, kwargs, *rest, **named)
         if kind == "placeholder":
             node.meta["value"] = self.example
@@ -116,48 +162,68 @@ class ValueTracer(fx.Tracer):
         return node
 
     def _evaluate(self, node: fx.Node) -> Any:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["value"])
+        args: Any = map_arg(node.args, lambda n: n.meta["value"])
+        kwargs: Any = map_arg(node.kwargs, lambda n: n.meta["value"])
+        if callable(node.target):
+            return node.target(*args, **kwargs)
         if node.op == "get_attr":
-            value = self.root
+            value: Any = self.root
             for name in node.target.split("."):
                 value = getattr(value, name)
             return value
         if node.op == "call_module":
             return self.root.get_submodule(node.target)(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], node.target)(*args[1:], **kwargs)
-        return node.target(*args, **kwargs)
+        return getattr(args[0], node.target)(*args[1:], **kwargs)
 
-    def call_module(self, module: nn.Module, forward: Any, args: tuple, kwargs: dict) -> Any:
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Records a module's call, or just makes it while a value is computed."""
         if self._evaluating:
             return forward(*args, **kwargs)
-        return super().call_module(module, forward, args, kwargs)
+        return super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        """Attributes are plain while a value is computed."""
         return attr_val if self._evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
+        """A proxy that knows the value of its node."""
         return _ValueProxy(node, self)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
+        """Decides by the value on the example.
+
+        Raises:
+            UntraceableBackboneError: the value is a tensor.
+        """
         value = obj.node.meta["value"]
         if isinstance(value, Tensor):
             raise UntraceableBackboneError("The backbone decides by the content of a tensor what to compute.")
         return bool(value)
 
     def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
-        return iter([obj[index] for index in range(len(obj.node.meta["value"]))])
+        """Goes through as many entries as the value on the example has."""
+        return iter([cast(Any, obj)[index] for index in range(len(obj.node.meta["value"]))])
 
 
 def trace(backbone: nn.Module, example: Tensor) -> fx.Graph:
-    """The graph of `Rooted(backbone)` in eval mode; every node's `meta["value"]` is its value on the example.
+    """Records the graph of `Rooted(backbone)`.
 
     Args:
-        backbone: In eval mode.
-        example: `(B, C, H, W)`.
+        backbone: The network, in eval mode.
+        example: `(B, C, H, W)` pixels.
+
+    Returns:
+        The graph; the `meta["value"]` of every node is its value on the example.
 
     Raises:
         UntraceableBackboneError: the graph depends on the content of tensors, or `torch.fx` cannot follow it.
+
+    Example:
+        >>> graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), torch.rand(1, 3, 16, 16))
+        >>> [node.target for node in graph.nodes if node.op == "call_module"]
+        ['backbone.0', 'backbone.1']
     """
     modules, functions = _timm_leaves(backbone)
     # A leaf hides the convolutions inside: tracing into those that have any is tried first.
@@ -165,19 +231,12 @@ def trace(backbone: nn.Module, example: Tensor) -> fx.Graph:
         m for m in backbone.modules() if isinstance(m, modules) and any(isinstance(p, nn.Conv2d) for p in m.modules())
     ]
     opened = tuple(kind for kind in modules if not any(isinstance(module, kind) for module in hiding))
-    for leaves in dict.fromkeys((opened, modules)):
-        tracer = ValueTracer(example, leaves, functions)
-        try:
-            with torch.no_grad():
-                graph = tracer.trace(Rooted(backbone))
-            break
-        except UntraceableBackboneError:
-            if leaves == modules:
-                raise
-        except Exception as error:  # whatever a network's own code raises when it meets a proxy
-            if leaves == modules:
-                reason = str(error).strip().split("\n")[0] or type(error).__name__
-                raise UntraceableBackboneError(f"torch.fx cannot follow {type(backbone).__name__}: {reason}") from error
+    try:
+        graph = _recorded(backbone, example, opened, functions)
+    except UntraceableBackboneError:
+        if opened == modules:
+            raise
+        graph = _recorded(backbone, example, modules, functions)
     for node in graph.nodes:
         if not node.users and _writes(node, backbone):
             raise UntraceableBackboneError(f"The backbone writes into a tensor in passing ({node.format_node()}).")
@@ -185,10 +244,21 @@ def trace(backbone: nn.Module, example: Tensor) -> fx.Graph:
     return graph
 
 
+def _recorded(backbone: nn.Module, example: Tensor, leaves: tuple[type, ...], functions: tuple[Any, ...]) -> fx.Graph:
+    try:
+        with torch.no_grad():
+            return ValueTracer(example, leaves, functions).trace(Rooted(backbone))
+    except UntraceableBackboneError:
+        raise
+    except Exception as error:  # whatever a network's own code raises when it meets a proxy
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UntraceableBackboneError(f"torch.fx cannot follow {type(backbone).__name__}: {reason}") from error
+
+
 def _writes(node: fx.Node, backbone: nn.Module) -> bool:
     """Whether it changes its input, by its name and its settings."""
     if node.op == "call_module":
-        return bool(getattr(backbone.get_submodule(node.target.partition(".")[2]), "inplace", False))
+        return bool(getattr(backbone.get_submodule(cast(str, node.target).partition(".")[2]), "inplace", False))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     by_name = node.op.startswith("call") and name.endswith("_") and not name.endswith("__")
     return by_name or node.kwargs.get("inplace") is True

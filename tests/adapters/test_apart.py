@@ -176,12 +176,12 @@ def test_a_duplicate_name_raises_and_changes_nothing(tmp_path):  # promise 9
 def test_deleting_leaves_no_trace_and_no_adapter_chosen_in_its_place():  # promise 9
     model = wrap(adapter_name="one")
     before = {name: vars(m).keys() for name, m in model.named_modules()}
-    opened = len(model._borrowed._opened)
+    opened = len(model._frozen._opened)
     model.add_adapter("two", small_config(target_modules=("0",)))
     model.delete_adapter("two")
     assert model.active_adapter == "one"
     assert {name: vars(m).keys() for name, m in model.named_modules()} == before
-    assert len(model._borrowed._opened) == opened
+    assert len(model._frozen._opened) == opened
     model.add_adapter("two", small_config())
     model.delete_adapter("one")
     assert model.active_adapter is None

@@ -42,7 +42,7 @@ HEAVY = {
 
 
 def room_of(path: Path) -> str:
-    """`data` for ciao_peft/data/jaffe.py, `model` for ciao_peft/model.py."""
+    """`data` for ciao_peft/data/jaffe.py, `losses` for ciao_peft/losses.py."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 

@@ -162,11 +162,11 @@ def test_a_backbone_or_target_that_carries_no_mask_is_refused_before_anything_ch
 
 def test_an_adapter_that_does_not_fit_leaves_the_model_as_it_was():  # promise 22
     model = wrap()
-    before, opened = bits(model), set(model._borrowed._opened)
+    before, opened = bits(model), set(model._frozen._opened)
     with pytest.raises(TargetModulesError):
         model.add_adapter("other", small_config(target_modules=("9",)))
     assert same_bits(bits(model), before)
-    assert set(model._borrowed._opened) == opened
+    assert set(model._frozen._opened) == opened
     assert list(model.adapters) == ["default"]
 
 

@@ -38,7 +38,7 @@ def state_of(model):
             model.training,
             [m.training for m in model.modules()],
             {name: p.requires_grad for name, p in model.named_parameters()},
-            set(model._borrowed._opened),
+            set(model._frozen._opened),
             model.preprocessing,
             sorted(vars(model)),
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ...backbone import BorrowedBackbone
+from ...backbone import FrozenBackbone
 from ...errors import ConfigError, listed
 
 if TYPE_CHECKING:
@@ -51,12 +51,12 @@ def build_baseline(name: str, encoder: nn.Module, config: CIAOConfig, **settings
     if name not in BUILDERS:
         raise ConfigError(f"There is no baseline {name!r}. Baselines: {listed(BUILDERS)}.")
     build = getattr(importlib.import_module(f"{__package__}.{BUILDERS[name]}"), f"build_{name}")
-    borrowed = BorrowedBackbone(encoder)
+    frozen = FrozenBackbone(encoder)
     try:
-        return build(borrowed.open(config.target_modules), config, **settings)
+        return build(frozen.open(config.target_modules), config, **settings)
     except TypeError as error:
         if "unexpected keyword" in str(error):
             raise ConfigError(f"The baseline {name!r}: {error}.") from error
         raise
     finally:
-        borrowed.give_back()
+        frozen.restore()

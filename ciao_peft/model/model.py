@@ -1,0 +1,338 @@
+"""`get_ciao_model` and `CIAOModel`: adapters that are made, loaded, saved and published."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ..adapters import restore_adapter
+from ..backbone import backbone_name, backbone_revision, backbone_signature
+from ..config import CIAOConfig, check_adapter_name
+from ..errors import BackboneMismatchError
+from ..hub.adapters import name_from, publish_adapter, read_adapter, save_with_card
+from ..preprocessing import Preprocessing
+from ..saving import SavedAdapter, library_versions
+from .reading import ReadingModel
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
+__all__ = ["CIAOModel", "get_ciao_model"]
+
+
+def get_ciao_model(
+    backbone: nn.Module,
+    config: CIAOConfig,
+    adapter_name: str = "default",
+    *,
+    input_size: tuple[int, int, int] | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> CIAOModel:
+    """Puts a fresh adapter on a backbone and makes it active and trainable.
+
+    Args:
+        backbone: Any convolutional network: timm, transformers, torchvision or your own. Frozen, never changed.
+        config: Settings of the adapter.
+        adapter_name: Under which name it is held and saved.
+        input_size: `(C, H, W)` of the backbone's pixels; that of the preprocessing, or found out, when left out.
+        preprocessing: What the backbone must be fed; taken from the backbone when it knows, with `input_size` as size.
+
+    Raises:
+        ConfigError: `preprocessing` and `input_size` contradict each other.
+        BackboneError: the backbone has no spatial convolution, or cannot be called.
+        TargetModulesError: `config.target_modules` does not fit the backbone.
+        AdapterNameError: the name cannot be a folder's.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.MaxPool2d(2))
+        >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=7)
+        >>> model = get_ciao_model(net, config, input_size=(3, 32, 32))
+        >>> model(torch.rand(4, 3, 32, 32), labels=torch.tensor([0, 0, 1, 6])).logits.shape
+        torch.Size([4, 7])
+    """
+    check_adapter_name(adapter_name)
+    model = CIAOModel(backbone, input_size=input_size, preprocessing=preprocessing)
+    try:
+        model.add_adapter(adapter_name, config)
+    except BaseException:
+        model.unload()
+        raise
+    model.set_adapter(adapter_name)
+    return model
+
+
+class CIAOModel(ReadingModel):
+    """A frozen backbone and the adapters on it.
+
+    Whatever `train()` says, the backbone runs in eval mode: its batch-norm statistics would drift otherwise. Each
+    thread has its own choice of active adapter, once it made one, and its own `disable_adapter()`. The same holds after
+    `torch.compile`, which makes a graph for each choice that it meets.
+
+    Args:
+        backbone: Any convolutional network. Its parameters stop requiring gradients until `unload`.
+        input_size, preprocessing: As for `get_ciao_model`.
+
+    Attributes:
+        backbone: The very module that was given.
+        adapters: `Adapter` by name.
+        preprocessing: What the backbone must be fed, or None where that is unknown.
+
+    Shapes:
+        pixel_values: `(B, C, H, W)` with `(C, H, W)` the model's `input_size`; clips `(B, T, C, H, W)`.
+        features: One tensor `(B, ...)` for each place where the cut is crossed; of clips `(B, T, ...)`.
+        logits: `(B, num_labels)`; embeddings `(B, D)`.
+
+    Raises:
+        BackboneError: the backbone is no module, has no spatial convolution, or cannot be called.
+        ConfigError: `preprocessing` and `input_size` contradict each other.
+
+    Example:
+        >>> import torch
+        >>> from ciao_peft import load_encoder
+        >>> model = CIAOModel(load_encoder("small-face"))  # two worlds on one backbone
+        >>> model.add_adapter("fer", CIAOConfig(problem_type="single_label_classification", num_labels=7))
+        >>> model.add_adapter("arousal", CIAOConfig(problem_type="regression", num_labels=1))
+        >>> model.train_adapter("fer")
+        >>> labels = torch.tensor([0, 0, 3, 6])
+        >>> model(torch.rand(4, *model.input_size), labels=labels).loss.backward()
+        >>> sorted(model.eval().read(torch.rand(1, *model.input_size)))
+        ['arousal', 'fer']
+    """
+
+    def load_adapter(
+        self,
+        source: str | os.PathLike[str],
+        adapter_name: str | None = None,
+        *,
+        check_backbone: bool = True,
+        check_preprocessing: bool = True,
+        **hub: Any,
+    ) -> str:
+        """Loads a saved adapter for reading (`train_adapter` makes it trainable); the active one stays active.
+
+        Args:
+            source: A folder that `save_pretrained` wrote, or `user/name` on the Hub.
+            adapter_name: Name to hold it under; the source's last part when left out.
+            check_backbone: When `False`, an adapter of another backbone is loaded all the same, with a warning.
+            check_preprocessing: When `False`, also one that was fed differently.
+            **hub: `subfolder`, `revision`, `token`, `cache_dir`, `local_files_only` and `force_download`, as
+                `ciao_peft.hub.read_pretrained` takes them.
+
+        Returns:
+            The name.
+
+        Raises:
+            AdapterFileError, AdapterConfigError: the folder is damaged, incomplete or foreign.
+            BackboneMismatchError: it was trained on another backbone, or on pixels prepared in another way.
+            AdapterNameError: the name is taken or unsafe.
+            HubError: a subclass says why the Hub does not give it. After every error the model is as it was.
+
+        Example:
+            >>> import tempfile
+            >>> from ciao_peft import load_encoder
+            >>> config = CIAOConfig(problem_type="regression", num_labels=2)
+            >>> model = get_ciao_model(load_encoder("small-face"), config)
+            >>> folder = model.save_pretrained(tempfile.mkdtemp() + "/fer")
+            >>> model.load_adapter(folder), model.active_adapter
+            ('fer', 'default')
+        """
+        name = name_from(source, hub.get("subfolder")) if adapter_name is None else adapter_name
+        self._check_free(name)
+        saved, snapshot = read_adapter(source, **hub)
+        self._add_saved(name, saved, str(snapshot), check_backbone, check_preprocessing)
+        return name
+
+    def _add_saved(
+        self, name: str, saved: SavedAdapter, where: str, check_backbone: bool, check_preprocessing: bool
+    ) -> None:
+        checks = {"check_backbone": check_backbone, "check_preprocessing": check_preprocessing}
+        with self._frozen.opened_only_on_success():
+            adapter, preprocessing = restore_adapter(saved, where, self._frozen, self.preprocessing, **checks)
+        self.adapters[name], self.preprocessing = adapter.train(self.training), preprocessing
+
+    def backbone_signature(self) -> dict[str, Any]:
+        """What tells this backbone from every other; the same for another dtype of the same weights. Plain data.
+
+        Example:
+            >>> from ciao_peft import load_encoder
+            >>> sorted(CIAOModel(load_encoder("small-face")).backbone_signature())
+            ['architecture', 'tensors', 'weights']
+        """
+        return backbone_signature(self.backbone)
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        adapter_name: str | None = None,
+        *,
+        training: dict[str, Any] | None = None,
+        picture: bytes | None = None,
+    ) -> Path:
+        """Saves one adapter as a folder: config, safetensors, preprocessing and model card.
+
+        Args:
+            folder: Where; replaced as a whole if there is an adapter. What people wrote on its card stays.
+            adapter_name: Which; the active one when left out.
+            training: What to record of how it was made: dataset, seed, metrics. Plain data; `adapter_card` says what
+                the card understands.
+            picture: A PNG of what the mask lets through, for the card.
+
+        Returns:
+            The folder.
+
+        Raises:
+            AdapterFileError: it cannot be written.
+            AdapterNotFoundError, NoActiveAdapterError: there is no such adapter.
+
+        Example:
+            >>> import tempfile
+            >>> from ciao_peft import load_encoder
+            >>> config = CIAOConfig(problem_type="regression", num_labels=2)
+            >>> folder = get_ciao_model(load_encoder("small-face"), config).save_pretrained(tempfile.mkdtemp() + "/fer")
+            >>> sorted(file.name for file in folder.iterdir())
+            ['README.md', 'adapter_config.json', 'adapter_model.safetensors', 'preprocessor_config.json']
+        """
+        return save_with_card(folder, self.saved_adapter(adapter_name, training=training), picture)
+
+    def saved_adapter(self, adapter_name: str | None = None, *, training: dict[str, Any] | None = None) -> SavedAdapter:
+        """One adapter as `save_pretrained` writes it: config, tensors and what they belong to.
+
+        Args:
+            adapter_name, training: As for `save_pretrained`.
+
+        Raises:
+            AdapterNotFoundError, NoActiveAdapterError: there is no such adapter.
+
+        Example:
+            >>> from ciao_peft import load_encoder
+            >>> config = CIAOConfig(problem_type="regression", num_labels=2)
+            >>> saved = get_ciao_model(load_encoder("small-face"), config).saved_adapter()
+            >>> saved.backbone_name, "inhibition.0.raw_decay" in saved.tensors
+            ('small-face', True)
+        """
+        adapter = self.adapters[self.resolve_adapter(adapter_name)]
+        opened = self._frozen.open(adapter.config.target_modules)
+        return SavedAdapter(
+            config=adapter.config,
+            backbone_name=backbone_name(self.backbone),
+            backbone_revision=backbone_revision(self.backbone),
+            backbone_signature=self.backbone_signature(),
+            input_size=self.input_size,
+            convolutions=[spec.geometry(self.backbone) for spec in opened.units_spec],
+            tensors=adapter.state_dict(),
+            preprocessing=None if self.preprocessing is None else self.preprocessing.to_dict(),
+            training=training or {},
+            trained_parameters=sum(p.numel() for n, p in adapter.named_parameters() if n in adapter.trainable),
+            versions=library_versions(),
+        )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        adapter_name: str | None = None,
+        *,
+        training: dict[str, Any] | None = None,
+        picture: bytes | None = None,
+        subfolder: str | None = None,
+        **hub: Any,
+    ) -> CommitInfo:
+        """Publishes one adapter in one commit, with a model card.
+
+        Args:
+            repo_id: `user/name`; made if there is none.
+            adapter_name: Which; the active one when left out.
+            training: As for `save_pretrained`.
+            picture: As for `save_pretrained`.
+            subfolder: Where in the repository, for one that holds several adapters.
+            **hub: `private`, `revision`, `create_pr`, `commit_message` and `token`, as `ciao_peft.hub.publish` takes
+                them.
+
+        Returns:
+            The commit, with `commit_url` and, for a proposal, `pr_url`.
+
+        Raises:
+            HubError: a subclass says why the Hub does not take it.
+            AdapterNotFoundError, NoActiveAdapterError: there is no such adapter.
+        """
+        with tempfile.TemporaryDirectory() as aside:
+            folder = self.save_pretrained(Path(aside) / "adapter", adapter_name, training=training, picture=picture)
+            return publish_adapter(folder, repo_id, subfolder=subfolder, **hub)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        backbone: nn.Module,
+        source: str | os.PathLike[str],
+        adapter_name: str | None = None,
+        *,
+        preprocessing: Preprocessing | None = None,
+        check_backbone: bool = True,
+        check_preprocessing: bool = True,
+        **hub: Any,
+    ) -> CIAOModel:
+        """A model with one saved adapter, active. `AutoCIAOModel` finds the backbone by itself.
+
+        Args:
+            backbone: The one the adapter was trained on.
+            source: A folder that `save_pretrained` wrote, or `user/name` on the Hub.
+            adapter_name: Name to hold it under; the source's last part when left out.
+            preprocessing: What the backbone must be fed, as for `get_ciao_model`; taken from the backbone when it
+                knows, else from the adapter.
+            check_backbone: As for `load_adapter`.
+            check_preprocessing: As for `load_adapter`.
+            **hub: As for `load_adapter`.
+
+        Raises:
+            CIAOError: as `load_adapter` says; the backbone is then as it was.
+
+        Example:
+            >>> import tempfile
+            >>> from ciao_peft import load_encoder
+            >>> net, config = load_encoder("small-face"), CIAOConfig(problem_type="regression", num_labels=2)
+            >>> folder = get_ciao_model(net, config).save_pretrained(tempfile.mkdtemp() + "/fer")
+            >>> CIAOModel.from_pretrained(load_encoder("small-face"), folder).active_adapter
+            'fer'
+        """
+        name = name_from(source, hub.get("subfolder")) if adapter_name is None else adapter_name
+        check_adapter_name(name)
+        saved, snapshot = read_adapter(source, **hub)
+        return cls._from_saved(
+            backbone,
+            name,
+            saved,
+            str(snapshot),
+            preprocessing,
+            check_backbone=check_backbone,
+            check_preprocessing=check_preprocessing,
+        )
+
+    @classmethod
+    def _from_saved(
+        cls,
+        backbone: nn.Module,
+        name: str,
+        saved: SavedAdapter,
+        where: str,
+        preprocessing: Preprocessing | None,
+        *,
+        check_backbone: bool,
+        check_preprocessing: bool,
+    ) -> CIAOModel:
+        if preprocessing is not None and preprocessing.input_size != saved.input_size:
+            raise BackboneMismatchError(
+                f"The adapter in '{where}' takes pixels of {saved.input_size}; `preprocessing` makes some of "
+                f"{preprocessing.input_size}. Give it the adapter's `size`."
+            )
+        model = cls(backbone, input_size=saved.input_size, preprocessing=preprocessing)
+        try:
+            model._add_saved(name, saved, where, check_backbone, check_preprocessing)
+        except BaseException:
+            model.unload()
+            raise
+        model.set_adapter(name)
+        return model
