@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -79,10 +81,47 @@ class _ValueProxy(fx.Proxy):
         return self.__index__()
 
 
+_TRACING = threading.RLock()
+"""`torch.fx` replaces `nn.Module.__call__` and `__getattr__` of the whole process while it traces: one trace at a time."""
+
+
+class _Root(Rooted):
+    """What is traced. As soon as `torch.fx` has replaced methods of `nn.Module`, it keeps that to its own thread."""
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        with _patched_for_this_thread():
+            return super().forward(pixel_values)
+
+
+@contextlib.contextmanager
+def _patched_for_this_thread() -> Iterator[None]:
+    """Inside, other threads call modules and read their attributes as if nobody traced."""
+    own, patched = threading.get_ident(), {}
+
+    def dispatch(replacement: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+        def method(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            chosen = replacement if threading.get_ident() == own else original
+            return chosen(module, *args, **kwargs)
+
+        return method
+
+    for name, original in _METHODS.items():
+        patched[name] = getattr(nn.Module, name)
+        setattr(nn.Module, name, dispatch(patched[name], original))
+    try:
+        yield
+    finally:
+        for name, replacement in patched.items():
+            setattr(nn.Module, name, replacement)
+
+
+_METHODS = {name: vars(nn.Module)[name] for name in ("__call__", "__getattr__")}
+
+
 class ValueTracer(fx.Tracer):
     """Records a graph while computing it, so that control flow that depends on shapes goes as it does in eager mode.
 
-    What was decided on the example is fixed in the graph: check the graph against the network on another batch size.
+    Other threads use modules meanwhile as ever. What was decided on the example is fixed in the graph: check the graph against the network on another batch size.
     Control flow on the *content* of a tensor is refused.
 
     Args:
@@ -96,6 +135,7 @@ class ValueTracer(fx.Tracer):
         self.example = example
         self.leaf_modules = leaf_modules
         self._evaluating = False
+        self._thread = threading.get_ident()
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
         # Weight-standardised convolutions and normalisations with an activation inside are one unit to us.
@@ -129,12 +169,14 @@ class ValueTracer(fx.Tracer):
         return node.target(*args, **kwargs)
 
     def call_module(self, module: nn.Module, forward: Any, args: tuple, kwargs: dict) -> Any:
-        if self._evaluating:
+        if self._evaluating or threading.get_ident() != self._thread:
             return forward(*args, **kwargs)
         return super().call_module(module, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
-        return attr_val if self._evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
+        if self._evaluating or threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _ValueProxy(node, self)
@@ -168,8 +210,8 @@ def trace(backbone: nn.Module, example: Tensor) -> fx.Graph:
     for leaves in dict.fromkeys((opened, modules)):
         tracer = ValueTracer(example, leaves, functions)
         try:
-            with torch.no_grad():
-                graph = tracer.trace(Rooted(backbone))
+            with _TRACING, torch.no_grad():
+                graph = tracer.trace(_Root(backbone))
             break
         except UntraceableBackboneError:
             if leaves == modules:
