@@ -82,7 +82,7 @@ class _ValueProxy(fx.Proxy):
 
 
 _TRACING = threading.RLock()
-"""`torch.fx` replaces `nn.Module.__call__` and `__getattr__` of the whole process while it traces: one trace at a time."""
+"""One trace at a time: `torch.fx` replaces `nn.Module.__call__` and `__getattr__` of the whole process meanwhile."""
 
 
 class _Root(Rooted):
@@ -121,8 +121,8 @@ _METHODS = {name: vars(nn.Module)[name] for name in ("__call__", "__getattr__")}
 class ValueTracer(fx.Tracer):
     """Records a graph while computing it, so that control flow that depends on shapes goes as it does in eager mode.
 
-    Other threads use modules meanwhile as ever. What was decided on the example is fixed in the graph: check the graph against the network on another batch size.
-    Control flow on the *content* of a tensor is refused.
+    Other threads use modules meanwhile as ever. What was decided on the example is fixed in the graph: check the graph
+    against the network on another batch size. Control flow on the *content* of a tensor is refused.
 
     Args:
         example: `(B, C, H, W)` pixels.
