@@ -22,10 +22,12 @@ test-oldest:  ## the tests with the oldest dependencies that pyproject.toml allo
 	$(PYTHON_IN) -m uv pip install --python build/oldest/bin/python --resolution lowest-direct --editable '.[dev]'
 	OMP_NUM_THREADS=1 build/oldest/bin/python -m pytest --quiet --numprocesses $(WORKERS) --dist worksteal
 
-lint:  ## what ruff says of code and format
+lint:  ## what ruff says of code and format, and the type checker of code and public names
 	@.ci/environment $(VENV) dev
 	$(PYTHON_IN) -m ruff check
 	$(PYTHON_IN) -m ruff format --check
+	$(PYTHON_IN) -m basedpyright --pythonpath $(PYTHON_IN)
+	$(PYTHON_IN) .ci/public_types.py
 
 format:  ## let ruff mend both
 	@.ci/environment $(VENV) dev

@@ -20,7 +20,7 @@ import datasets
 import numpy as np
 
 from ciao_peft.data import load_faces, paint_face
-from ciao_peft.data.ferplus import VOTES
+from ciao_peft.data.votes import VOTES
 from ciao_peft.markdown import markdown_table
 
 BEGIN, END = "<!-- reading: written by benchmarks/bench_reading.py -->", "<!-- end of reading -->"

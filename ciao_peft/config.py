@@ -6,12 +6,29 @@ import dataclasses
 import operator
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from .checking import check_choice, check_flag, check_known, check_number, is_number
 from .errors import AdapterNameError, ConfigError, listed
+
+__all__ = [
+    "BASE_ADAPTER",
+    "CIAOConfig",
+    "Denominator",
+    "EmbeddingSource",
+    "InhibitionForm",
+    "InhibitionStart",
+    "MultiLabelPositives",
+    "Pooling",
+    "ProblemType",
+    "Reduction",
+    "RegressionLoss",
+    "TaskLossTrains",
+    "Tuning",
+    "check_adapter_name",
+]
 
 ProblemType = Literal["single_label_classification", "regression", "multi_label_classification"]
 Tuning = Literal["decision_layer", "last_conv", "full"]
@@ -40,17 +57,32 @@ _CHOICES = {
 }
 
 BASE_ADAPTER = "__base__"
-"""In `adapter_names`: this row is read by the untouched backbone."""
+"""In `adapter_names`, this name stands for the untouched backbone."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_-])?")
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)  # on Windows
 
 
-def check_adapter_name(name: str) -> str:
-    """The name, if it is one that an adapter may have: a file name on every system, and not reserved.
+def check_adapter_name(name: object) -> str:
+    """Checks that a name can be an adapter's: it is a folder name on every system, and not reserved.
+
+    Args:
+        name: 1 to 96 letters, digits, `_`, `-` or `.`. It starts with a letter, a digit or `_`, does not end with `.`,
+            and is neither a device of Windows, such as `con`, nor `BASE_ADAPTER`.
+
+    Returns:
+        The name.
 
     Raises:
-        AdapterNameError: it is not.
+        AdapterNameError: it cannot be an adapter's name.
+
+    Example:
+        >>> check_adapter_name("jaffe-2.1")
+        'jaffe-2.1'
+        >>> check_adapter_name("__base__")
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.AdapterNameError: '__base__' stands for the untouched backbone; give the adapter another name.
     """
     if not isinstance(name, str) or not _SAFE_NAME.fullmatch(name) or _DEVICE.fullmatch(name):
         raise AdapterNameError(
@@ -74,47 +106,47 @@ class CIAOConfig:
     The defaults were chosen by measuring on real faces; docs/results.md has the measurements.
 
     Args:
-        problem_type: Picks the task loss: cross-entropy, mean squared error or binary cross-entropy.
-        num_labels: Classes, regressed values (2 for arousal and valence) or labels, by `problem_type`.
+        problem_type: Sets the task loss: cross-entropy, mean squared error or binary cross-entropy.
+        num_labels: Number of classes, regressed values (2 for arousal and valence) or labels, by `problem_type`.
         id2label: Name of each class, value or label by its index; `LABEL_0`, `LABEL_1`, ... when left out.
-        tuning: What trains beside the head and the mask: nothing more (`"decision_layer"`), a copy of the
+        tuning: What is trained besides the head and the mask: nothing more (`"decision_layer"`), a copy of the
             last convolution for u (`"last_conv"`), or a copy of the whole encoder (`"full"`). The backbone itself
-            stays frozen in all three.
-        inhibition: Whether the mask of Eq. 1 is there at all. `False` gives the "-" columns of the paper's Table I.
-        inhibition_form: How I meets u: `"divisive"`, `M = u / (a + I)`, which is Eq. 1; or, to compare with,
+            stays frozen in all three cases.
+        inhibition: Whether the adapter has the mask of Eq. 1. `False` gives the "-" columns of the paper's Table I.
+        inhibition_form: How I acts on u: `"divisive"`, `M = u / (a + I)`, which is Eq. 1; or, for comparison,
             `"additive"`, `M = (u + I) / a`, and `"subtractive"`, `M = (u - I) / a`.
-        inhibition_start: Where the inhibitory weights start: a `"copy"` of the convolution's, as in the paper, or
-            `"random"` ones as a fresh convolution has, seeded by `init_seed`.
+        inhibition_start: Initial weights of the inhibitory copy: `"copy"` takes the convolution's, as in the paper;
+            `"random"` draws them as for a fresh convolution, seeded by `init_seed`.
         target_modules: Exact paths of the convolutions to mask; found by `find_terminal_convolutions` when left out.
-        decay_init: Starting value of `a` in Eq. 1, above 0, in the units of the activation it is added to. When left
-            out, `CIAOTrainer` sets it before the first update, to about nine standard deviations of u over a few
-            hundred training samples (`ciao_peft.calibration.decay_start`), and the adapter's config then says what it
-            was. An `a` that a training loop of your own has moved stays.
+        decay_init: Starting value of `a` in Eq. 1, 1e-5 to 1e6, in the units of the activation it is added to. When
+            left out, `CIAOTrainer` sets it before the first update, to about nine standard deviations of u over a few
+            hundred training samples (`ciao_peft.calibration.decay_start`), and writes it into the adapter's config. An
+            `a` that a training loop of your own has changed stays.
         learn_decay: Whether `a` is learned; otherwise it stays at `decay_init`.
-        pooling: What the head sees of the masked map: all of it (`"flatten"`), its 2x2 maxima (`"max"`), or its mean
-            (`"avg"`, which forgets where in the face something happened).
-        frames: For clips, frames in each: a sample is then `(T, C, H, W)`, and what the mask lets through of its frames
-            goes through an LSTM before the dense layers. For single pictures when left out.
-        recurrent_size: Units of that LSTM; given where `frames` is.
-        hidden_sizes: Units of the head's dense ReLU layers (Fig. 2); empty for a linear head.
-        dropout: Share of a dense layer's answers zeroed in training, 0 to below 1.
-        temperature: τ of Eq. 2, above 0. At small values the hardest negatives dominate.
-        contrastive_weight: Factor of the contrastive loss in Eq. 5, at least 0.
-        task_loss_trains: What the task loss of Eq. 5 reaches: `"all"` that trains; or the `"head"` alone, so that mask
-            and own copies of the encoder learn from the contrastive loss and from nothing else.
+        pooling: What the head receives of the masked map: all of it (`"flatten"`), its 2x2 maxima (`"max"`), or its
+            mean (`"avg"`, which forgets where in the face something happened).
+        frames: For clips, the number of frames in each: a sample is then `(T, C, H, W)`, and the masked maps of its
+            frames go through an LSTM before the dense layers. For single pictures when left out.
+        recurrent_size: Units of that LSTM; required with `frames`, and only with it.
+        hidden_sizes: Units of the head's dense ReLU layers (Fig. 2), up to 16 of them; empty for a linear head.
+        dropout: Share of a dense layer's outputs zeroed in training, 0 to 0.999.
+        temperature: τ of Eq. 2, 1e-6 to 1e6. At small values the hardest negatives dominate.
+        contrastive_weight: Factor λ of the contrastive loss in Eq. 5, at least 0.
+        task_loss_trains: What the task loss of Eq. 5 trains: `"all"` parameters of the adapter; or the `"head"` alone,
+            so that the mask and the adapter's own copies of the encoder learn from the contrastive loss only.
         contrastive_denominator: What k runs over in Eq. 2: `"all"` other samples (Khosla et al. 2020) or the
             `"negatives"` only, as the paper writes.
         contrastive_reduction: `"mean"` over pairs, then over anchors; or `"sum"`: Eq. 3-4 as written.
-        embedding_source: Where z is taken: pooled `"features"` (of a clip the mean over its frames), last `"hidden"`
-            answers of the head, or its `"logits"`.
-        num_bins: Cells per dimension into which regressed values are sorted to find positives, 2 or more.
+        embedding_source: What serves as the embedding z: the pooled `"features"` (for a clip their mean over the
+            frames), the output of the head's last `"hidden"` layer, or its `"logits"`.
+        num_bins: Cells per dimension into which regressed values are sorted to find positives, 2 to 1000.
         label_range: Lowest and highest regressed value, for those cells.
-        multi_label_positives: Two samples are a positive pair when they have the `"same_set"` of labels, or with the
-            weight of their `"jaccard"` overlap.
+        multi_label_positives: Which samples of several labels are a positive pair: those with the `"same_set"` of
+            labels, or all with the weight of their `"jaccard"` overlap.
         regression_loss: `"mse"`, as in the paper, or `"ccc"`: one minus the concordance over the batch.
-        train_batch_norm: Whether batch-norm statistics of the adapter's own copies follow its data. When `False` they
-            stay the backbone's, so a batch of one trains as well as any, and gains and biases still learn.
-        init_seed: Seed of the head's initial values. The global random state is never touched.
+        train_batch_norm: Whether the batch-norm statistics of the adapter's own copies follow its data. When `False`
+            they stay the backbone's, so that a batch of one trains as well as any; gains and biases still learn.
+        init_seed: Seed of the head's initial values, 0 or more. The global random state is never touched.
 
     Example:
         >>> config = CIAOConfig(problem_type="regression", num_labels=2, id2label={0: "arousal", 1: "valence"})
@@ -131,7 +163,7 @@ class CIAOConfig:
 
     problem_type: ProblemType
     num_labels: int
-    id2label: Mapping[int, str] | None = None
+    id2label: Mapping[int, str] = cast("Mapping[int, str]", None)  # `__post_init__` puts the names in
     tuning: Tuning = "decision_layer"
     inhibition: bool = True
     inhibition_form: InhibitionForm = "divisive"
@@ -187,69 +219,94 @@ class CIAOConfig:
             check_number("recurrent_size", self.recurrent_size, int, 1, 1_000_000)
 
     def _check_sequences(self) -> None:
-        def refuse(name: str, wanted: str) -> None:
-            raise ConfigError(f"`{name}` must be {wanted}; got {getattr(self, name)!r}.")
+        def refuse(name: str, expected: str) -> None:
+            raise ConfigError(f"`{name}` must be {expected}; got {getattr(self, name)!r}.")
 
-        for name in ("hidden_sizes", "label_range", "target_modules"):
-            value = getattr(self, name)
-            if isinstance(value, list):  # what JSON makes of a tuple
-                object.__setattr__(self, name, tuple(value))
-        sizes = self.hidden_sizes
-        if not isinstance(sizes, tuple) or len(sizes) > 16 or not all(is_number(s, int, 1, 1e6) for s in sizes):
+        def as_tuple(name: str) -> tuple[Any, ...] | None:
+            value: Any = getattr(self, name)
+            if not isinstance(value, list | tuple):
+                return None
+            entries = tuple(cast("Sequence[Any]", value))
+            object.__setattr__(self, name, entries)  # JSON makes lists of tuples
+            return entries
+
+        sizes = as_tuple("hidden_sizes")
+        if sizes is None or len(sizes) > 16 or not all(is_number(size, int, 1, 1e6) for size in sizes):
             refuse("hidden_sizes", "up to 16 whole numbers of 1 or more")
-        bounds = self.label_range
+        bounds = as_tuple("label_range")
         if (
-            not isinstance(bounds, tuple)
+            bounds is None
             or len(bounds) != 2
             or not all(is_number(bound, float, -1e30, 1e30) for bound in bounds)
             or not bounds[0] < bounds[1]
         ):
             refuse("label_range", "two finite numbers, the lower one first")
-        targets = self.target_modules
-        if targets is not None:
-            if not isinstance(targets, tuple) or not targets or not all(isinstance(t, str) and t for t in targets):
+        if self.target_modules is not None:
+            paths = as_tuple("target_modules")
+            if not paths or not all(isinstance(path, str) and path for path in paths):
                 refuse("target_modules", "a non-empty tuple of module paths")
-            if len(set(targets)) != len(targets):
+            elif len(set(paths)) != len(paths):
                 refuse("target_modules", "without repetition")
 
     def _check_id2label(self) -> None:
-        if self.id2label is None:
+        given: Any = getattr(self, "id2label")  # noqa: B009 - whatever the caller gave, None included
+        if given is None:
             names = {i: f"LABEL_{i}" for i in range(self.num_labels)}
         else:
+            refusal = ConfigError(f"`id2label` must map indices to names; got {given!r}.")
             try:
-                pairs = [(_as_index(index), str(name)) for index, name in dict(self.id2label).items()]
+                pairs = [(_as_index(index), str(name)) for index, name in dict(given).items()]
             except (TypeError, ValueError):
-                pairs = [None]
-            names = dict(pairs) if None not in pairs else {}
+                raise refusal from None
+            names = dict(pairs)
             if len(names) < len(pairs):
-                raise ConfigError(f"`id2label` must map indices to names; got {self.id2label!r}.")
+                raise refusal
         if sorted(names) != list(range(self.num_labels)):
             raise ConfigError(
                 f"`id2label` must name every index from 0 to {self.num_labels - 1} (`num_labels` is "
-                f"{self.num_labels}); "
-                f"it names {sorted(names)}."
+                f"{self.num_labels}); it names {sorted(names)}."
             )
         if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
             raise ConfigError(f"`id2label` must give each index a name of its own; {listed(twice)} is there twice.")
         object.__setattr__(self, "id2label", {index: names[index] for index in range(self.num_labels)})
 
     def __hash__(self) -> int:
-        values = (getattr(self, f.name) for f in fields(self))
-        return hash(tuple(tuple(value.items()) if isinstance(value, dict) else value for value in values))
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return hash(tuple((values | {"id2label": tuple(self.id2label.items())}).values()))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: tuples become lists, label indices text; `from_dict` gives an equal config back."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values["id2label"] = {str(index): name for index, name in self.id2label.items()}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        """Turns the settings into plain data for JSON.
+
+        Returns:
+            Every setting by name, where tuples have become lists and label indices text. `from_dict` makes an equal
+            config of it.
+
+        Example:
+            >>> data = CIAOConfig(problem_type="regression", num_labels=1, hidden_sizes=(64,)).to_dict()
+            >>> data["hidden_sizes"], data["id2label"]
+            ([64], {'0': 'LABEL_0'})
+        """
+        values: dict[str, Any] = {}
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            values[setting.name] = [*value] if isinstance(value, tuple) else value
+        return values | {"id2label": {str(index): name for index, name in self.id2label.items()}}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CIAOConfig:
-        """The config that `to_dict` wrote.
+        """Makes a config of what `to_dict` returned.
+
+        Args:
+            values: Settings by name. Those with a default may be missing.
 
         Raises:
             ConfigError: an unknown or missing setting, or a value out of range. A key that this version does not know
                 is never dropped: it could change the mathematics.
+
+        Example:
+            >>> config = CIAOConfig(problem_type="regression", num_labels=2)
+            >>> CIAOConfig.from_dict(config.to_dict()) == config
+            True
         """
         check_known("setting", values, [f.name for f in fields(cls)], "of CIAOConfig")
         required = {f.name for f in fields(cls) if f.default is dataclasses.MISSING}

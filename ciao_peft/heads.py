@@ -9,19 +9,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._shapes import Float
 from .config import CIAOConfig, Pooling
 
+__all__ = ["DecisionHead", "pool_map"]
 
-def pool_map(feature_map: Tensor, pooling: Pooling) -> Tensor:
-    """What the head sees of a feature map.
+
+def pool_map(
+    feature_map: Float[Tensor, "batch channels height width"], pooling: Pooling
+) -> Float[Tensor, "batch features"]:
+    """Turns a feature map into the vector that the head receives.
 
     Args:
         feature_map: `(B, C, H, W)`.
-        pooling: `"flatten"` all of it; `"max"`: maxima of 2x2 squares (of 2x1 or one where the map is that thin), then
-            flatten; `"avg"`: the mean over positions.
+        pooling: `"flatten"` keeps every value; `"max"` takes the maxima of 2x2 squares (2x1 or 1x1 where the map is
+            that thin) and flattens them; `"avg"` takes the mean over positions.
 
     Returns:
-        `(B, F)`.
+        `(B, F)`, in the dtype of the map. F is `C * H * W` for `"flatten"`, `C * (H // 2) * (W // 2)` for `"max"` with
+        two rows and columns or more, and C for `"avg"`.
 
     Example:
         >>> [pool_map(torch.rand(2, 512, 6, 6), p).shape[1] for p in ("flatten", "max", "avg")]
@@ -38,17 +44,25 @@ def pool_map(feature_map: Tensor, pooling: Pooling) -> Tensor:
 class DecisionHead(nn.Module):
     """Dense ReLU layers with dropout, then one linear layer to the logits; for clips, an LSTM over the frames first.
 
-    What the LSTM answers to the last frame is what the dense layers see.
+    For clips, the dense layers receive the LSTM's output for the last frame.
 
     Args:
-        in_features: `F`, the size of what `pool_map` returns.
-        config: Gives `hidden_sizes`, `dropout` and `num_labels`; for clips `recurrent_size`.
-        empty: On the meta device, for values that are loaded into their places.
+        in_features: `F`, the size of the vectors that `pool_map` returns.
+        config: Gives `hidden_sizes`, `dropout`, `num_labels` and `init_seed`; for clips also `recurrent_size`.
+        empty: Whether to leave the parameters on the meta device, without values; for heads that are loaded next.
+
+    Attributes:
+        dropout: Share of a hidden layer's outputs zeroed in training.
+        lstm: The LSTM over the frames of a clip, or None.
+        num_layers: Number of linear layers; they are the children named `"0"`, `"1"`, ...
 
     Shapes:
-        pooled: `(B, F)`, of clips `(B, T, F)`; returns logits `(B, num_labels)` and the last hidden answers
-        `(B, hidden_sizes[-1])`, which are the LSTM's, or the pooled features themselves, where there is no hidden
-        layer.
+        - pooled: `(B, F)`; for clips `(B, T, F)`.
+        - logits, returned first: `(B, num_labels)`.
+        - hidden, returned second: `(B, hidden_sizes[-1])`, the last hidden layer's output before dropout. Without a
+          hidden layer it is the LSTM's output `(B, recurrent_size)`, or `pooled` itself.
+
+        All in the dtype of the head's parameters, whatever the dtype of `pooled`.
 
     Example:
         >>> head = DecisionHead(4608, CIAOConfig(problem_type="regression", num_labels=2, hidden_sizes=(64,)))
@@ -58,6 +72,10 @@ class DecisionHead(nn.Module):
         >>> [tuple(t.shape) for t in DecisionHead(4608, config)(torch.rand(5, 10, 4608))]
         [(5, 2), (5, 32)]
     """
+
+    dropout: float
+    lstm: nn.LSTM | None
+    num_layers: int
 
     def __init__(self, in_features: int, config: CIAOConfig, empty: bool = False):
         super().__init__()
@@ -76,7 +94,19 @@ class DecisionHead(nn.Module):
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
-        """Draws the initial values of `nn.LSTM` and `nn.Linear` anew, from a generator of their own."""
+        """Draws new initial values, distributed as those of `nn.LSTM` and `nn.Linear`.
+
+        Args:
+            generator: Source of the values; the global random state is not touched.
+
+        Example:
+            >>> config = CIAOConfig(problem_type="regression", num_labels=2)
+            >>> first, second = DecisionHead(8, config), DecisionHead(8, config)
+            >>> for head in (first, second):
+            ...     head.reset(torch.Generator().manual_seed(7))
+            >>> all(map(torch.equal, first.parameters(), second.parameters()))
+            True
+        """
         if self.lstm is not None:
             bound = 1 / math.sqrt(self.lstm.hidden_size)
             for parameter in self.lstm.parameters():
@@ -94,7 +124,9 @@ class DecisionHead(nn.Module):
             self.lstm.training = True
         return self
 
-    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, pooled: Float[Tensor, "batch features"] | Float[Tensor, "batch frames features"]
+    ) -> tuple[Float[Tensor, "batch num_labels"], Float[Tensor, "batch hidden"]]:
         last = getattr(self, str(self.num_layers - 1))
         hidden = dropped = pooled.to(last.weight.dtype)
         if self.lstm is not None:

@@ -9,16 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._shapes import Float
 from .config import InhibitionForm
+
+__all__ = ["DECAY_FLOOR", "DECAY_START", "InhibitoryLayer"]
 
 DECAY_FLOOR = 1e-6
 """No step of any optimiser carries `a` below this, so that M stays finite where I is silent."""
 
 DECAY_START = 3.0
-"""Where `a` starts as long as nobody has looked at u."""
+"""Where `a` starts until the spread of u has been measured (`ciao_peft.calibration.decay_start`)."""
 
 
-def _at_least_float32(tensor: Tensor) -> Tensor:
+def _at_least_float32(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -27,30 +30,49 @@ class InhibitoryLayer(nn.Module):
 
     $$M = \frac{u}{a + I}$$
 
-    `u` is the answer of the backbone's last convolution unit; `I` that of a trainable copy fed with the same
-    features, passed through a ReLU so that `I >= 0` whatever activation the backbone has; `a` a learned positive
-    decay per channel. Where the copy answers strongly the mask is driven towards zero; where it is silent,
-    `M = u / a`. The division runs in float32, whatever comes in (in float64 for float64).
+    - `u`, the excitation, is the output of the backbone's last convolution unit;
+    - `I`, the inhibition, is the output of a trainable copy of that unit for the same features, passed through a ReLU
+      so that `I >= 0` whatever activation the backbone has;
+    - `a`, the decay, is a learned positive number per channel.
+
+    Where the copy responds strongly, the mask goes towards zero; where it is silent, `M = u / a`. The division runs in
+    float32, whatever the dtype of the inputs (in float64 for float64).
 
     Args:
-        conv_unit: The unit to copy: its children, in order, are the convolution and the normalisation and activation
-            that directly follow it. Copied, not kept; the copy is trained in float32.
-        num_channels: Channels `C'` of its output.
+        conv_unit: The unit to copy. Its children, in order, are the convolution and the normalisation and activation
+            that directly follow it. The layer keeps the copy only, and trains it in float32.
+        num_channels: Channels `C'` of the unit's output.
         decay_init: Starting value of every entry of `a`, above 1e-6, in the units of the activation.
-        form: `"divisive"`; or, to compare with, `"additive"`: `M = (u + I) / a`, or `"subtractive"`: `M = (u - I) / a`.
+        form: `"divisive"`, which is Eq. 1; or, for comparison, `"additive"`: `M = (u + I) / a`, or `"subtractive"`:
+            `M = (u - I) / a`.
         learn_decay: Whether `a` is learned.
-        generator: Draws the weights of the copy anew, as a fresh convolution has them; they stay copied when left out.
+        generator: Draws new weights for the copy, distributed as those of a fresh convolution. When left out, the
+            copy starts with the unit's weights.
+
+    Attributes:
+        form: As given.
+        steps: Names of the copied modules, in the order in which they run.
+        raw_decay: The parameter behind `a`, `(C',)`: `a = softplus(raw_decay) + DECAY_FLOOR`.
 
     Shapes:
-        features: `(B, C, H, W)`; excitation and output: `(B, C', H', W')`, the output in the excitation's dtype.
+        - features: `(B, C, H, W)`, floating point; what the backbone's unit receives.
+        - excitation: `(B, C', H', W')`, floating point; what the backbone's unit returns for them.
+        - output: `(B, C', H', W')`, in the dtype of the excitation.
 
     Example:
         >>> conv_unit = nn.Sequential(nn.Conv2d(8, 16, kernel_size=3), nn.ReLU())
         >>> layer = InhibitoryLayer(conv_unit, num_channels=16)
         >>> features = torch.rand(4, 8, 6, 6)
-        >>> layer(features, conv_unit(features)).shape
+        >>> mask = layer(features, conv_unit(features))
+        >>> mask.shape
         torch.Size([4, 16, 4, 4])
+        >>> torch.allclose(mask, conv_unit(features) / (layer.decay.view(-1, 1, 1) + layer.inhibition(features)))
+        True
     """
+
+    form: InhibitionForm
+    steps: tuple[str, ...]
+    raw_decay: nn.Parameter
 
     def __init__(
         self,
@@ -74,15 +96,38 @@ class InhibitoryLayer(nn.Module):
         if generator is not None:
             self._start_anew(generator)
 
-    def raw_of(self, decay: float) -> Tensor:
-        """`raw_decay` where every entry of `a` is `decay`: the inverse of softplus, so that no step can carry `a` below
-        the floor."""
+    def raw_of(self, decay: float) -> Float[Tensor, " channels"]:
+        """The value of `raw_decay` for which every entry of `a` is `decay`.
+
+        It is the inverse of softplus, so that no step of an optimiser can carry `a` below the floor.
+
+        Args:
+            decay: 1e-5 or more, in the units of the activation.
+
+        Returns:
+            `(C',)`, float32.
+
+        Example:
+            >>> layer = InhibitoryLayer(nn.Sequential(nn.Conv2d(8, 4, 3)), num_channels=4)
+            >>> torch.allclose(F.softplus(layer.raw_of(0.5)) + DECAY_FLOOR, torch.full((4,), 0.5))
+            True
+        """
         above_floor = torch.full(self.raw_decay.shape, float(decay)) - DECAY_FLOOR
         return above_floor + torch.log(-torch.expm1(-above_floor))
 
     @torch.no_grad()
     def set_decay(self, decay: float) -> None:
-        """Sets every entry of `a`, to 1e-5 or more."""
+        """Sets every entry of `a`.
+
+        Args:
+            decay: 1e-5 or more, in the units of the activation.
+
+        Example:
+            >>> layer = InhibitoryLayer(nn.Sequential(nn.Conv2d(8, 4, 3)), num_channels=4)
+            >>> layer.set_decay(0.5)
+            >>> [round(value, 4) for value in layer.decay.tolist()]
+            [0.5, 0.5, 0.5, 0.5]
+        """
         self.raw_decay.copy_(self.raw_of(decay))
 
     @torch.no_grad()
@@ -103,23 +148,55 @@ class InhibitoryLayer(nn.Module):
                         parameter.copy_(drawn)
 
     @property
-    def decay(self) -> Tensor:
-        """`a` of Eq. 1, `(C',)`, positive."""
+    def decay(self) -> Float[Tensor, " channels"]:
+        """`a` of Eq. 1, `(C',)`, above `DECAY_FLOOR`, in float32 or wider."""
         return F.softplus(_at_least_float32(self.raw_decay)) + DECAY_FLOOR
 
-    def inhibition(self, features: Tensor) -> Tensor:
-        """`I` of Eq. 1, `(B, C', H', W')`, at least 0."""
-        answer = features.to(self.raw_decay.dtype)
-        for name in self.steps:
-            answer = getattr(self, name)(answer)
-        return F.relu(answer)
+    def inhibition(
+        self, features: Float[Tensor, "batch in_channels in_height in_width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """`I` of Eq. 1.
 
-    def gate(self, features: Tensor) -> Tensor:
-        """`(B, C', H', W')` in float32 or wider: how much of u passes, `1 / (a + I)`; `1 / a` in the other forms."""
+        Args:
+            features: `(B, C, H, W)`, what the backbone's unit receives.
+
+        Returns:
+            `(B, C', H', W')`, at least 0, in the dtype of `raw_decay`.
+
+        Example:
+            >>> layer = InhibitoryLayer(nn.Sequential(nn.Conv2d(8, 4, 3)), num_channels=4)
+            >>> layer.inhibition(torch.rand(2, 8, 6, 6)).min() >= 0
+            tensor(True)
+        """
+        response = features.to(self.raw_decay.dtype)
+        for name in self.steps:
+            response = getattr(self, name)(response)
+        return F.relu(response)
+
+    def gate(
+        self, features: Float[Tensor, "batch in_channels in_height in_width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """How much of u passes: `1 / (a + I)`; `1 / a` in the other forms.
+
+        Args:
+            features: `(B, C, H, W)`, what the backbone's unit receives.
+
+        Returns:
+            `(B, C', H', W')`, above 0, in float32 or wider.
+
+        Example:
+            >>> layer = InhibitoryLayer(nn.Sequential(nn.Conv2d(8, 4, 3)), num_channels=4, decay_init=2.0)
+            >>> layer.gate(torch.rand(2, 8, 6, 6)).max() <= 1 / 2 + 1e-6  # reached where the inhibition is silent
+            tensor(True)
+        """
         decay, inhibition = self.decay.view(-1, 1, 1), _at_least_float32(self.inhibition(features))
         return 1 / (decay + inhibition) if self.form == "divisive" else (1 / decay).expand_as(inhibition)
 
-    def forward(self, features: Tensor, excitation: Tensor) -> Tensor:
+    def forward(
+        self,
+        features: Float[Tensor, "batch in_channels in_height in_width"],
+        excitation: Float[Tensor, "batch channels height width"],
+    ) -> Float[Tensor, "batch channels height width"]:
         decay, inhibition = self.decay.view(-1, 1, 1), _at_least_float32(self.inhibition(features))
         if self.form == "divisive":
             mask = _at_least_float32(excitation) / (decay + inhibition)

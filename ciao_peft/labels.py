@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 
+from ._shapes import Bool, Float, Int, Num
 from .config import CIAOConfig
 from .errors import InputError
 
+__all__ = ["Labels", "check_labels", "contrastive_targets", "discretise", "jaccard_overlap", "widest_dtype"]
+
+Labels: TypeAlias = Int[Tensor, " batch"] | Float[Tensor, "batch num_labels"]
+"""What `check_labels` returns: one class id per sample; or one row of values, votes or 0 and 1 per sample."""
+
 
 def widest_dtype(device: torch.device) -> torch.dtype:
-    """The widest floating point of a device: float64, which Apple's GPUs do not have.
+    """The widest floating point of a device: float64, or float32 on Apple's GPUs, which have no float64.
 
     Example:
         >>> widest_dtype(torch.device("cpu")), widest_dtype(torch.device("mps"))
@@ -19,16 +27,18 @@ def widest_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def discretise(values: Tensor, num_bins: int, label_range: tuple[float, float]) -> Tensor:
-    """The cell of the label space that each row of regressed values falls into.
+def discretise(
+    values: Num[Tensor, "batch values"], num_bins: int, label_range: tuple[float, float]
+) -> Int[Tensor, " batch"]:
+    """Numbers the cell of the label space that each row of regressed values falls into.
 
     Args:
-        values: `(B, V)`. Values outside `label_range` count to the outermost cell.
+        values: `(B, V)`. A value outside `label_range` belongs to the outermost cell.
         num_bins: Cells per dimension, of equal width.
         label_range: Lowest and highest value.
 
     Returns:
-        `(B,)` integers, equal exactly where the cells are.
+        `(B,)`, int64, equal exactly where the cells are.
 
     Example:
         >>> discretise(torch.tensor([[-0.9, 0.1], [-0.8, 0.15], [0.9, 0.1]]), 2, (-1.0, 1.0)).tolist()
@@ -41,15 +51,27 @@ def discretise(values: Tensor, num_bins: int, label_range: tuple[float, float]) 
     return _row_ids(bins, num_bins)
 
 
-def _row_ids(rows: Tensor, base: int) -> Tensor:
+def _row_ids(rows: Int[Tensor, "batch digits"], base: int) -> Int[Tensor, " batch"]:
     """One integer per row of digits below `base`, equal exactly where the rows are."""
     if base ** rows.shape[1] < 2**62:
         return (rows * base ** torch.arange(rows.shape[1] - 1, -1, -1, device=rows.device)).sum(dim=1)
     return torch.unique(rows, dim=0, return_inverse=True)[1]
 
 
-def jaccard_overlap(labels: Tensor) -> Tensor:
-    """Shared labels over all labels of each pair: `(B, L)` of 0 and 1 to `(B, B)`; two empty sets overlap wholly.
+def jaccard_overlap(
+    labels: Num[Tensor, "batch num_labels"] | Bool[Tensor, "batch num_labels"],
+) -> Float[Tensor, "batch batch"]:
+    r"""How much the label sets of each pair of samples overlap.
+
+    $$w_{ip} = \frac{|Y_i \cap Y_p|}{|Y_i \cup Y_p|}$$
+
+    `Y_i` is the set of labels that sample i has. Two empty sets overlap wholly, so that 0/0 counts as 1.
+
+    Args:
+        labels: `(B, L)` of 0 and 1.
+
+    Returns:
+        `(B, B)`, symmetric, from 0 to 1, in float64 wherever the device has it.
 
     Example:
         >>> jaccard_overlap(torch.tensor([[1.0, 1, 0], [1, 0, 0], [0, 0, 0]])).tolist()
@@ -62,15 +84,19 @@ def jaccard_overlap(labels: Tensor) -> Tensor:
     return torch.where(union > 0, shared / union.clamp(min=1), 1.0)
 
 
-def contrastive_targets(labels: Tensor, config: CIAOConfig) -> Tensor:
-    """What makes two samples a positive pair, in the form `supervised_contrastive_loss` takes.
+def contrastive_targets(labels: Labels, config: CIAOConfig) -> Int[Tensor, " batch"] | Float[Tensor, "batch batch"]:
+    """What makes two samples a positive pair, in the form that `supervised_contrastive_loss` takes.
 
-    Classes are their ids; a distribution counts as its most voted class; regressed values as the cell of the label
-    space they fall into; label sets as themselves, or as the `(B, B)` Jaccard overlaps.
+    - A class id stands for itself, a distribution for its most voted class.
+    - A row of regressed values stands for the cell of the label space that it falls into (`discretise`).
+    - Label sets make pairs where they are equal, or by the weight of their overlap (`jaccard_overlap`).
 
     Args:
-        labels: As `check_labels` returns them.
+        labels: `(B,)` or `(B, num_labels)`, as `check_labels` returns them.
         config: Gives `problem_type`, `num_bins`, `label_range` and `multi_label_positives`.
+
+    Returns:
+        `(B,)`, int64, equal for positive pairs; or, for `multi_label_positives="jaccard"`, `(B, B)` weights.
 
     Example:
         >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=3)
@@ -86,23 +112,27 @@ def contrastive_targets(labels: Tensor, config: CIAOConfig) -> Tensor:
     return _row_ids(labels.long(), 2)
 
 
-def check_labels(labels: Tensor, config: CIAOConfig, batch_size: int | None = None) -> Tensor:
-    """The labels in the dtype the losses want, if they are labels of this problem.
+def check_labels(labels: Tensor, config: CIAOConfig, batch_size: int | None = None) -> Labels:
+    """Checks that tensors are labels of a problem, and converts them to the dtype that the losses take.
+
+    While `torch.compile` traces, shapes and dtypes are checked, values are not.
 
     Args:
-        labels: Class ids `(B,)` or distributions `(B, num_labels)`; values `(B, num_labels)`; sets `(B, num_labels)` of
-            0 and 1. One regressed value may come as `(B,)`.
-        config: Of the adapter that is to learn them.
-        batch_size: Number of samples they must belong to.
+        labels: By `problem_type`: class ids `(B,)` or distributions `(B, num_labels)`; values `(B, num_labels)`; sets
+            `(B, num_labels)` of 0 and 1. A single regressed value may come as `(B,)`.
+        config: Config of the adapter that learns them; gives `problem_type`, `num_labels` and `id2label`.
+        batch_size: Number of samples they must belong to; any when left out.
 
     Returns:
-        int64 class ids, or float32.
+        `(B,)` class ids in int64, or `(B, num_labels)` in float32.
 
     Raises:
-        InputError: shape, dtype or values that cannot be labels of this problem; says which and what was expected.
+        InputError: shape, dtype or values cannot be labels of this problem; the message says what was expected.
 
     Example:
         >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=3)
+        >>> check_labels(torch.tensor([0, 2], dtype=torch.uint8), config)
+        tensor([0, 2])
         >>> check_labels(torch.tensor([0, 3]), config)
         Traceback (most recent call last):
         ...
@@ -114,11 +144,11 @@ def check_labels(labels: Tensor, config: CIAOConfig, batch_size: int | None = No
     single = config.problem_type == "single_label_classification"
     if config.problem_type == "regression" and labels.ndim == 1 and count == 1:
         labels = labels[:, None]
-    wanted = f"(B,) class ids or (B, {count}) distributions" if single else f"(B, {count})"
+    expected = f"(B,) class ids or (B, {count}) distributions" if single else f"(B, {count})"
     fits = (labels.ndim == 2 and labels.shape[1] == count) or (single and labels.ndim == 1)
     if not fits or (batch_size is not None and len(labels) != batch_size):
         size = "" if batch_size is None else f" with B = {batch_size}"
-        raise InputError(f"`labels` must be {wanted}{size} for {config.problem_type}; got {tuple(labels.shape)}.")
+        raise InputError(f"`labels` must be {expected}{size} for {config.problem_type}; got {tuple(labels.shape)}.")
     if labels.ndim == 1:
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise InputError(f"Class ids must be whole numbers; got {labels.dtype}. Round them and use `.long()`.")
@@ -147,7 +177,7 @@ def _ids_run(config: CIAOConfig) -> str:
     return f"Class ids run from 0 to {config.num_labels - 1} ({first} to {last})"
 
 
-def _refuse_rows(bad: Tensor, labels: Tensor, rule: str) -> None:
+def _refuse_rows(bad: Bool[Tensor, " batch"], labels: Labels, rule: str) -> None:
     if bad.any():
         row = int(bad.nonzero()[0, 0])
         raise InputError(f"{rule}; got {labels[row].tolist()} at row {row}.")

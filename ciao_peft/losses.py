@@ -10,18 +10,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._shapes import Float, Int, Shaped
 from .checking import check_number
 from .config import CIAOConfig, Denominator, Reduction
 from .errors import ConfigError, InputError
-from .labels import check_labels as check_labels
-from .labels import contrastive_targets as contrastive_targets
-from .labels import discretise as discretise
-from .labels import jaccard_overlap as jaccard_overlap
-from .labels import widest_dtype
+from .labels import Labels, check_labels, contrastive_targets, discretise, jaccard_overlap, widest_dtype
+
+__all__ = [
+    "Losses",
+    "check_labels",
+    "concordance_loss",
+    "contrastive_loss",
+    "contrastive_targets",
+    "discretise",
+    "jaccard_overlap",
+    "supervised_contrastive_loss",
+    "task_loss",
+    "total_loss",
+]
 
 
-def _unit_length(rows: Tensor) -> Tensor:
-    """Rows at length 1, however short; zeros have no direction, stay zeros and get no gradient."""
+def _unit_length(rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    """Scales rows to length 1, however short they are; zeros have no direction, stay zeros and get no gradient."""
     length = rows.norm(dim=1, keepdim=True)
     return torch.where(length > 0, rows / torch.where(length > 0, length, 1.0), 0.0)
 
@@ -34,33 +44,35 @@ def supervised_contrastive_loss(
     denominator: Denominator = "all",
     reduction: Reduction = "mean",
     block_size: int = 256,
-) -> Tensor:
+) -> Float[Tensor, ""]:
     r"""Draws embeddings of one class together and drives the classes apart (Eq. 2-4).
 
     $$L_i = -\frac{1}{\sum_p w_{ip}} \sum_{p \neq i} w_{ip} \log
             \frac{\exp(z_i \cdot z_p / \tau)}{\sum_{k \in K(i)} \exp(z_i \cdot z_k / \tau)}$$
 
-    `w` is 1 where two samples share their label, else 0, or what `labels` gives as pair weights. `K(i)` is every other
-    sample (`denominator="all"`, the loss of Khosla et al. 2020 that the paper cites) or only those with `w_ik = 0`
-    (`"negatives"`, the paper's Eq. 2: "different labels than k"; this one falls below zero for well separated classes).
+    - `z_i` is the embedding of sample i, scaled to length 1, and τ the temperature.
+    - `w_ip` is the weight of a pair: 1 where two samples share their class id and 0 elsewhere, or as given.
+    - `K(i)` is every other sample for `denominator="all"`, the loss of Khosla et al. 2020 that the paper cites. For
+      `"negatives"`, the paper's Eq. 2 ("different labels than k"), it is only the samples with `w_ik = 0`; the loss
+      then falls below zero for well separated classes.
 
-    An anchor without a positive (or, for `"negatives"`, without a negative) has no term: it still pushes others away.
-    `reduction="mean"` is the mean of `L_i` over the anchors that have one; `"sum"` is Eq. 3-4 to the letter: `N - 1` in
-    place of the number of positives, and the sum over the batch. Either is zero, with a zero gradient, if no anchor has
-    a term.
+    An anchor i without a positive (or, for `"negatives"`, without a negative) has no term `L_i`, but it still pushes
+    others away. `reduction="mean"` is the mean of `L_i` over the anchors that have a term. `"sum"` is Eq. 3-4 to the
+    letter: `N - 1` in place of the number of positives, and the sum over the batch. If no anchor has a term, the loss
+    and its gradient are zero.
 
     Args:
-        embeddings: `(B, D)`. Scaled to unit length here; rows of zeros stay zeros, without a gradient.
+        embeddings: `(B, D)`, floating point. Scaled to length 1 here; rows of zeros stay zeros, without a gradient.
         labels: `(B,)` class ids, or `(B, B)` weights of the pairs, at least 0; the diagonal is ignored.
         temperature: τ, above 0.
         denominator: `"all"` or `"negatives"`.
         reduction: `"mean"` or `"sum"`.
-        block_size: With class ids, similarities of this many samples to this many others are held at a time, computed
-            again for the gradient; none are kept. Changes no result. Pair weights, and a τ so small that its powers do
-            not fit (below 0.003 in float64), take `(B, B)` matrices.
+        block_size: With class ids, the similarities of this many samples to this many others are in memory at a time,
+            and are computed again for the gradient. Changes no result. Pair weights, and a τ so small that its powers
+            do not fit (below 0.003 in float64), take whole `(B, B)` matrices.
 
     Returns:
-        A scalar in float32 (float64 for float64 embeddings). The sums run in float64 wherever the device has it:
+        A scalar in float32 (in float64 for float64 embeddings). The sums run in float64 wherever the device has it:
         divided by a small τ, float32 similarities are too coarse.
 
     Raises:
@@ -72,6 +84,9 @@ def supervised_contrastive_loss(
         >>> loss = supervised_contrastive_loss(pairs, torch.tensor([0, 0, 1, 1]), temperature=1.0)
         >>> torch.isclose(loss, torch.log(1 + 2 * torch.exp(torch.tensor(-2.0))))
         tensor(True)
+        >>> mixed = supervised_contrastive_loss(pairs, torch.tensor([0, 1, 0, 1]), temperature=1.0)
+        >>> bool(mixed > loss)  # the classes lie apart less well
+        True
     """
     if not temperature > 0:
         raise ConfigError(f"`temperature` must be above 0; got {temperature!r}.")
@@ -97,7 +112,13 @@ def supervised_contrastive_loss(
         return _dense_loss(embeddings, labels, *settings).to(result_dtype)
 
 
-def _dense_loss(embeddings: Tensor, labels: Tensor, temperature: float, negatives_only: bool, summed: bool) -> Tensor:
+def _dense_loss(
+    embeddings: Float[Tensor, "batch dim"],
+    labels: Shaped[Tensor, " batch"] | Shaped[Tensor, "batch batch"],
+    temperature: float,
+    negatives_only: bool,
+    summed: bool,
+) -> Float[Tensor, ""]:
     """The loss from whole `(B, B)` matrices, in the widest floating point."""
     exact = widest_dtype(embeddings.device)
     z = _unit_length(embeddings.to(exact))
@@ -118,7 +139,7 @@ def _dense_loss(embeddings: Tensor, labels: Tensor, temperature: float, negative
     return per_anchor.sum() / is_anchor.sum().clamp(min=1)
 
 
-def _group_ids(labels: Tensor) -> Tensor:
+def _group_ids(labels: Shaped[Tensor, " batch"]) -> Int[Tensor, " batch"]:
     """`(B,)` numbers below B, equal exactly where the labels are; unlike `torch.unique`, in a known shape."""
     ordered, order = labels.sort()
     is_new = torch.ones_like(order)
@@ -142,8 +163,12 @@ class _BlockedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, embeddings: Tensor, group: Tensor, settings: tuple[float, bool, bool], block_size: int
-    ) -> Tensor:
+        ctx: Any,
+        embeddings: Float[Tensor, "batch dim"],
+        group: Int[Tensor, " batch"],
+        settings: tuple[float, bool, bool],
+        block_size: int,
+    ) -> Float[Tensor, ""]:
         temperature, negatives_only, summed = settings
         z, _ = _directions(embeddings)
         positives, weight = _anchors(group, z.dtype, negatives_only, summed)
@@ -161,11 +186,12 @@ class _BlockedLoss(torch.autograd.Function):
         return (weight * positives) @ (totals.log() + 1 / temperature) - attraction / temperature
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Float[Tensor, ""]) -> tuple[Float[Tensor, "batch dim"], None, None, None]:
+        (grad,) = grad_outputs
         embeddings, group, totals = ctx.saved_tensors
         temperature, negatives_only, summed = ctx.settings
         with torch.autocast(embeddings.device.type, enabled=False):
-            if torch.is_grad_enabled():  # somebody wants the gradient of the gradient
+            if torch.is_grad_enabled():  # the gradient of the gradient will be asked for
                 loss = _dense_loss(embeddings, group, *ctx.settings)
                 return *torch.autograd.grad(loss, embeddings, grad, create_graph=True), None, None, None
             z, length = _directions(embeddings)
@@ -184,15 +210,17 @@ class _BlockedLoss(torch.autograd.Function):
             return to_z.mul_(scale).to(embeddings.dtype), None, None, None
 
 
-def _directions(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+def _directions(embeddings: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch 1"]]:
     """`_unit_length` of the rows in the widest floating point, and their lengths `(B, 1)`; without a gradient."""
     z = embeddings.detach().to(widest_dtype(embeddings.device), copy=True)
     length = z.norm(dim=1, keepdim=True)
     return z.div_(torch.where(length > 0, length, 1.0)), length
 
 
-def _anchors(group: Tensor, dtype: torch.dtype, negatives_only: bool, summed: bool) -> tuple[Tensor, Tensor]:
-    """Of each sample: its number of positives, and the weight of the sum over them, 0 where it is no anchor."""
+def _anchors(
+    group: Int[Tensor, " batch"], dtype: torch.dtype, negatives_only: bool, summed: bool
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """The number of positives of each sample, and the weight of the sum over them: 0 where it is no anchor."""
     size = len(group)
     in_group = torch.zeros(size, dtype=dtype, device=group.device)
     positives = in_group.scatter_add_(0, group, torch.ones_like(in_group))[group] - 1
@@ -204,7 +232,11 @@ def _anchors(group: Tensor, dtype: torch.dtype, negatives_only: bool, summed: bo
 
 
 def _blocks(
-    z: Tensor, group: Tensor, temperature: float, negatives_only: bool, block_size: int
+    z: Float[Tensor, "batch dim"],
+    group: Int[Tensor, " batch"],
+    temperature: float,
+    negatives_only: bool,
+    block_size: int,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Rows, columns and the powers E there, for the blocks on and above the diagonal."""
     largest = z.new_full((1, 1), -1 / temperature)
@@ -220,12 +252,25 @@ def _blocks(
             yield rows, columns, powers
 
 
-def contrastive_loss(embeddings: Tensor, labels: Tensor, config: CIAOConfig) -> Tensor:
-    """`L_CIAO` of Eq. 4 with an adapter's settings, before its weight.
+def contrastive_loss(embeddings: Float[Tensor, "batch dim"], labels: Labels, config: CIAOConfig) -> Float[Tensor, ""]:
+    """`L_CIAO` of Eq. 4 with the settings of an adapter, before it is multiplied by its weight.
+
+    It is `supervised_contrastive_loss` of `contrastive_targets`.
 
     Args:
-        embeddings: `(B, D)`.
-        labels: As `check_labels` returns them.
+        embeddings: z of Eq. 2, `(B, D)`.
+        labels: `(B,)` or `(B, num_labels)`, as `check_labels` returns them.
+        config: Gives `temperature`, `contrastive_denominator`, `contrastive_reduction`, and what makes a positive pair.
+
+    Returns:
+        A scalar in float32 or wider.
+
+    Example:
+        >>> config = CIAOConfig(problem_type="regression", num_labels=1, temperature=1.0, num_bins=2)
+        >>> embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+        >>> labels = torch.tensor([[0.2], [0.9], [-0.5]])  # the first two fall into one half of the range
+        >>> contrastive_loss(embeddings, labels, config)  # log(1 + exp(-2))
+        tensor(0.1269)
     """
     return supervised_contrastive_loss(
         embeddings,
@@ -236,11 +281,28 @@ def contrastive_loss(embeddings: Tensor, labels: Tensor, config: CIAOConfig) -> 
     )
 
 
-def concordance_loss(predictions: Tensor, labels: Tensor) -> Tensor:
-    """One minus Lin's concordance, with population variances, averaged over the `(B, V)` columns.
+def concordance_loss(
+    predictions: Float[Tensor, "batch values"], labels: Float[Tensor, "batch values"]
+) -> Float[Tensor, ""]:
+    r"""One minus Lin's concordance correlation coefficient, averaged over the regressed values.
 
-    Two sides that are constant and equal agree wholly, so that 0/0 counts as 1, as in `ciao_peft.metrics.concordance`.
-    The sums run as those of `supervised_contrastive_loss`.
+    $$L = 1 - \frac{1}{V} \sum_{v=1}^{V} \frac{2 s_{pt}}{s_p^2 + s_t^2 + (\bar p - \bar t)^2}$$
+
+    `p` are the predictions and `t` the labels of one value over the batch; variances `s^2` and covariance `s_pt`
+    divide by B. Predictions and labels that are constant and equal agree wholly, so that 0/0 counts as 1, as in
+    `ciao_peft.metrics.concordance`.
+
+    Args:
+        predictions: `(B, V)`, floating point.
+        labels: `(B, V)`, floating point.
+
+    Returns:
+        A scalar from 0 to 2, in float32 or wider. The sums run in float64 wherever the device has it.
+
+    Example:
+        >>> labels = torch.tensor([[-1.0], [0.0], [1.0]])
+        >>> [round(concordance_loss(factor * labels, labels).item(), 4) for factor in (1, 0.5, -1)]
+        [0.0, 0.2, 2.0]
     """
     p, t = predictions.to(widest_dtype(predictions.device)), labels.to(widest_dtype(labels.device))
     # Counted from the first sample: the mean of equal values is not always that value, that of zeros is.
@@ -255,15 +317,25 @@ def concordance_loss(predictions: Tensor, labels: Tensor) -> Tensor:
     return (1 - concordance).mean().to(torch.promote_types(predictions.dtype, torch.float32))
 
 
-def task_loss(logits: Tensor, labels: Tensor, config: CIAOConfig) -> Tensor:
-    """`L_dm` of Eq. 5, by `problem_type`: cross-entropy, mean squared error (or concordance), binary cross-entropy.
+def task_loss(logits: Float[Tensor, "batch num_labels"], labels: Labels, config: CIAOConfig) -> Float[Tensor, ""]:
+    """`L_dm` of Eq. 5: what the labels alone ask of the head.
+
+    - `"single_label_classification"`: cross-entropy with class ids or distributions;
+    - `"multi_label_classification"`: binary cross-entropy, averaged over the labels;
+    - `"regression"`: mean squared error, or `concordance_loss` where `regression_loss` is `"ccc"`.
 
     Args:
         logits: `(B, num_labels)`.
-        labels: As `check_labels` returns them.
+        labels: `(B,)` or `(B, num_labels)`, as `check_labels` returns them.
+        config: Gives `problem_type` and `regression_loss`.
 
     Returns:
         A scalar in float32, the mean over the batch.
+
+    Example:
+        >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=4)
+        >>> task_loss(torch.zeros(2, 4), torch.tensor([0, 3]), config)  # log(4): all four are equally likely
+        tensor(1.3863)
     """
     logits = logits.float()
     if config.problem_type == "single_label_classification":
@@ -274,20 +346,30 @@ def task_loss(logits: Tensor, labels: Tensor, config: CIAOConfig) -> Tensor:
 
 
 class Losses(NamedTuple):
-    """The losses of one batch, scalars.
+    """The losses of one batch, scalars in float32 or wider.
 
     Args:
         loss: `L_all` of Eq. 5, `task_loss + contrastive_weight * contrastive_loss`.
         task_loss: `L_dm` of Eq. 5.
-        contrastive_loss: `L_CIAO` of Eq. 4, before its weight; 0 where the weight is 0.
+        contrastive_loss: `L_CIAO` of Eq. 4, before it is multiplied by its weight; 0 where the weight is 0.
+
+    Example:
+        >>> losses = Losses(loss=torch.tensor(1.5), task_loss=torch.tensor(1.0), contrastive_loss=torch.tensor(0.5))
+        >>> {name: value.item() for name, value in losses._asdict().items()}
+        {'loss': 1.5, 'task_loss': 1.0, 'contrastive_loss': 0.5}
     """
 
-    loss: Tensor
-    task_loss: Tensor
-    contrastive_loss: Tensor
+    loss: Float[Tensor, ""]
+    task_loss: Float[Tensor, ""]
+    contrastive_loss: Float[Tensor, ""]
 
 
-def total_loss(logits: Tensor, embeddings: Tensor, labels: Tensor, config: CIAOConfig) -> Losses:
+def total_loss(
+    logits: Float[Tensor, "batch num_labels"],
+    embeddings: Float[Tensor, "batch dim"],
+    labels: Labels,
+    config: CIAOConfig,
+) -> Losses:
     r"""The loss of an adapter and its two parts (Eq. 5).
 
     $$L_{all} = L_{dm} + \lambda L_{CIAO}$$
@@ -297,11 +379,11 @@ def total_loss(logits: Tensor, embeddings: Tensor, labels: Tensor, config: CIAOC
     Args:
         logits: `(B, num_labels)`.
         embeddings: z of Eq. 2, `(B, D)`.
-        labels: As `check_labels` returns them.
-        config: Gives both losses their settings, and their weight λ as `contrastive_weight`.
+        labels: `(B,)` or `(B, num_labels)`, as `check_labels` returns them.
+        config: Gives both losses their settings, and λ as `contrastive_weight`.
 
     Returns:
-        `Losses`, all in float32 or wider.
+        `L_all`, `L_dm` and `L_CIAO` by name.
 
     Example:
         >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=2, contrastive_weight=0.5)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import shapes
 from helpers.hub_server import LocalHub
 from helpers.places import SHARED
 
@@ -34,6 +35,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     }
 
 
+# Before a module whose shapes are checked is imported.
+shapes.install()
+
+
 @pytest.fixture(autouse=True)
 def same_random_numbers() -> None:
     import numpy as np
@@ -42,6 +47,13 @@ def same_random_numbers() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - libraries under test draw from the global generator
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def no_shape_checks() -> Iterator[None]:
+    """For tests of `torch.compile`, which cannot look through jaxtyping's wrappers."""
+    with shapes.off():
+        yield
 
 
 @pytest.fixture(scope="session")

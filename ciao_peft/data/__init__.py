@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from .._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .builder import FacesBuilder as FacesBuilder
     from .clip_rows import Clips as Clips
     from .clip_rows import clips as clips
     from .duplicates import drop_duplicate_pictures as drop_duplicate_pictures
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .expressions import label_mapping as label_mapping
     from .frames import read_frames as read_frames
     from .frames import sample_frames as sample_frames
+    from .inspect import Inspection as Inspection
     from .inspect import contact_sheet as contact_sheet
     from .inspect import inspect_faces as inspect_faces
     from .labels import LabelSet as LabelSet
@@ -25,22 +27,32 @@ if TYPE_CHECKING:
     from .loading import dataset_builder as dataset_builder
     from .loading import list_faces as list_faces
     from .loading import load_faces as load_faces
+    from .localizer import Box as Box
     from .localizer import FaceLocalizer as FaceLocalizer
     from .localizer import crop_faces as crop_faces
+    from .localizer import haar_detector as haar_detector
+    from .localizer import yunet_detector as yunet_detector
     from .painting import paint_face as paint_face
     from .people import Expression as Expression
     from .people import Person as Person
     from .people import View as View
     from .protocols import PROTOCOLS as PROTOCOLS
+    from .protocols import Fold as Fold
     from .protocols import protocol_folds as protocol_folds
     from .splits import hold_out as hold_out
+    from .votes import sample_labels as sample_labels
+    from .votes import vote_weights as vote_weights
 
 __all__ = [
     "EXPRESSIONS",
     "PROTOCOLS",
+    "Box",
     "Clips",
     "Expression",
     "FaceLocalizer",
+    "FacesBuilder",
+    "Fold",
+    "Inspection",
     "LabelSet",
     "Person",
     "View",
@@ -51,6 +63,7 @@ __all__ = [
     "dataset_builder",
     "drop_duplicate_pictures",
     "expression_name",
+    "haar_detector",
     "hold_out",
     "inspect_faces",
     "label_mapping",
@@ -62,14 +75,21 @@ __all__ = [
     "protocol_folds",
     "read_frames",
     "sample_frames",
+    "sample_labels",
     "shared_between_splits",
+    "vote_weights",
+    "yunet_detector",
 ]
 
 _MODULE_OF = {
+    "Box": "localizer",
     "Clips": "clip_rows",
     "EXPRESSIONS": "expressions",
     "Expression": "people",
     "FaceLocalizer": "localizer",
+    "FacesBuilder": "builder",
+    "Fold": "protocols",
+    "Inspection": "inspect",
     "LabelSet": "labels",
     "PROTOCOLS": "protocols",
     "Person": "people",
@@ -81,6 +101,7 @@ _MODULE_OF = {
     "dataset_builder": "loading",
     "drop_duplicate_pictures": "duplicates",
     "expression_name": "expressions",
+    "haar_detector": "localizer",
     "hold_out": "splits",
     "inspect_faces": "inspect",
     "label_mapping": "expressions",
@@ -92,7 +113,10 @@ _MODULE_OF = {
     "protocol_folds": "protocols",
     "read_frames": "frames",
     "sample_frames": "frames",
+    "sample_labels": "votes",
     "shared_between_splits": "duplicates",
+    "vote_weights": "votes",
+    "yunet_detector": "localizer",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

@@ -17,7 +17,9 @@ import datasets
 from ..errors import DataError, DataNotFoundError
 from .builder import IMAGE_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_shards, logger, walk
 from .expressions import AFFECTNET
-from .labels import described
+from .labels import describe_labels
+
+__all__ = ["CLASSES", "COLUMNS", "TASKS", "AffectNet", "AffectNetConfig"]
 
 CLASSES = (*AFFECTNET, "none", "uncertain", "no-face")
 COLUMNS = (
@@ -45,12 +47,19 @@ class AffectNetConfig(datasets.BuilderConfig):
 
     Args:
         task: `"categorical"`: `label` is the expression. `"dimensional"`: `label` is `[arousal, valence]`, each in
-            [-1, 1], of the faces that have them (class none included). `"both"`: as categorical, of the faces that
-            have both.
+            [-1, 1]; faces without them are left out, and faces of class none are included. `"both"`: `label` is the
+            expression; faces without an expression or without arousal and valence are left out.
         num_classes: 8, or 7 without contempt.
         crop: Cut the face out by its box (only the lists of 2017 have boxes), as a PNG of at most `crop_size` pixels a
             side. Otherwise pictures stay as they are, with the box in `box`.
-        crop_size: Pixels.
+        crop_size: Longest side of a cut face in pixels, 8 or more.
+
+    Raises:
+        DataError: a setting is out of its range.
+
+    Example:
+        >>> AffectNetConfig(task="dimensional").crop
+        False
     """
 
     task: str = "categorical"
@@ -77,24 +86,37 @@ class _Row(NamedTuple):
 
 
 class AffectNet(FacesBuilder):
-    """Splits `train` and `validation`: the test set was never released, and everybody tests on validation.
+    """Reads AffectNet with the splits `train` and `validation`: the test set was never released.
 
     Reads the lists of 2017 (`training.csv`, `validation.csv`, with or without a header line, and the pictures below
     `Manually_Annotated_Images`), or the folders of 2021 (`train_set/images/1.jpg` with
-    `train_set/annotations/1_exp.npy`, `_val`, `_aro`). Class folders made by others are read as `imagefolder`: which
-    numbers and names they use differs from one to the next.
+    `train_set/annotations/1_exp.npy`, `_val`, `_aro`). Class folders made by others are read as `imagefolder`, since
+    their numbers and names differ from one to the next.
 
     Columns: `image`, `label` by `task`, `expression` (0 to 10), `arousal`, `valence` (-2 where there is none), `box`
-        (x, y, width,
-    height in pixels, or none).
+    (x, y, width, height in pixels; empty where there is none).
+
+    Example:
+        >>> import tempfile
+        >>> from ciao_peft.data import load_faces, paint_face
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "1").mkdir()
+        >>> paint_face(size=32).save(folder / "1" / "a.png")
+        >>> row = "1/a.png,0,0,32,32,,1,0.6,0.2"  # picture, box, landmarks, expression, valence, arousal
+        >>> for table in ("training.csv", "validation.csv"):
+        ...     _ = (folder / table).write_text(row)
+        >>> face = next(iter(load_faces("affectnet", folder, streaming=True)["test"]))
+        >>> AFFECTNET[face["label"]], face["box"]
+        ('happiness', [0, 0, 32, 32])
     """
 
     BUILDER_CONFIG_CLASS = AffectNetConfig
+    config: AffectNetConfig
     HOW_TO_OBTAIN = _HOW
 
     def _info(self) -> datasets.DatasetInfo:
         config = self.config
-        names = list(AFFECTNET[: config.num_classes])
+        names = [*AFFECTNET[: config.num_classes]]
         label: Any = datasets.ClassLabel(names=names)
         problem_type = "single_label_classification"
         if config.task == "dimensional":
@@ -108,11 +130,11 @@ class AffectNet(FacesBuilder):
             "valence": datasets.Value("float32"),
             "box": datasets.List(datasets.Value("int32")),
         }
-        description = described("AffectNet: faces from the web.", problem_type, names)
+        description = describe_labels("AffectNet: faces from the web.", problem_type, names)
         return datasets.DatasetInfo(description=description, features=datasets.Features(features))
 
     def official_counts(self) -> dict[str, int]:
-        """By the lists of 2017. The release of 2021 has as many in training and one less in validation."""
+        """The counts of the lists of 2017; the release of 2021 has one face less in validation."""
         classes = 9 if self.config.task == "dimensional" else self.config.num_classes
         newer = self._newer_folders()
         if newer and classes == 9:
@@ -121,7 +143,7 @@ class AffectNet(FacesBuilder):
         return {"train": sum(_TRAINING[:classes]), "validation": validation}
 
     def official_labels(self) -> dict[str, tuple[int, ...]]:
-        """By the lists of 2017."""
+        """The counts of the lists of 2017; none for the release of 2021 and for arousal and valence."""
         if self.config.task == "dimensional" or self._newer_folders():
             return {}
         classes = self.config.num_classes
@@ -129,15 +151,15 @@ class AffectNet(FacesBuilder):
 
     def _newer_folders(self) -> dict[str, Path]:
         """`train_set` and `val_set` by split, also one level deeper, as some archives unpack."""
-        found = {}
+        folders: dict[str, Path] = {}
         for split, name in _FOLDERS.items():
-            for path in (Path(self.config.data_dir) / name, Path(self.config.data_dir) / name / name):
+            for path in (self.folder / name, self.folder / name / name):
                 if (path / "annotations").is_dir() and (path / "images").is_dir():
-                    found[split] = path
-        return found
+                    folders[split] = path
+        return folders
 
-    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        folder, left_out = Path(self.config.data_dir), LeftOut()
+    def _split_generators(self, dl_manager: object) -> list[datasets.SplitGenerator]:
+        folder, left_out = self.folder, LeftOut()
         generators = []
         if newer := self._newer_folders():
             if self.config.crop:
@@ -151,39 +173,40 @@ class AffectNet(FacesBuilder):
             tables = self._tables(folder)
             for split, table in tables.items():
                 rows = _rows_of(table, _image_root(folder, table), left_out)
-                generators.append((split, {"shards": in_shards(self._wanted(rows, left_out)), "newer": False}))
+                generators.append(
+                    (split, {"shards": in_shards(self._without_unsuitable(rows, left_out)), "newer": False})
+                )
         self._report(left_out)
         return [datasets.SplitGenerator(name=name, gen_kwargs=kwargs) for name, kwargs in generators]
 
     def _tables(self, folder: Path) -> dict[str, Path]:
-        found = {}
+        tables: dict[str, Path] = {}
         places = [folder, *sorted(path for path in folder.glob("*/") if path.is_dir()), *sorted(folder.glob("*/*/"))]
         for split, names in _TABLES.items():
             for path in (place / name for place in places for name in names):
-                if path.is_file() and split not in found:
-                    found[split] = path
-        if not found:
-            there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+                if path.is_file() and split not in tables:
+                    tables[split] = path
+        if not tables:
+            names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
             raise DataNotFoundError(
                 f"No AffectNet in {str(folder)!r}: looked for training.csv and validation.csv, and for train_set/ and "
-                f"val_set/ "
-                f"with images/ and annotations/ in them; found {there}. {_HOW}"
+                f"val_set/ with images/ and annotations/ in them; found {names}. {_HOW}"
             )
-        if "train" not in found:
+        if "train" not in tables:
             logger.warning("%s has a list of validation faces but none of training faces.", folder)
-        return found
+        return tables
 
-    def _wanted(self, rows: list[_Row], left_out: LeftOut) -> list[_Row]:
+    def _without_unsuitable(self, rows: list[_Row], left_out: LeftOut) -> list[_Row]:
         kept = []
         for row in rows:
-            if reason := self._unwanted(row):
+            if reason := self._unsuitable(row):
                 left_out.add(reason, Path(row.path).name)
             else:
                 kept.append(row)
         return kept
 
-    def _unwanted(self, row: _Row) -> str | None:
-        """Why a face has no place in this task, if it has none."""
+    def _unsuitable(self, row: _Row) -> str | None:
+        """The reason why this task leaves a face out, if it does."""
         config = self.config
         if config.task == "dimensional":
             if row.expression > 8:
@@ -196,20 +219,22 @@ class AffectNet(FacesBuilder):
             return "face without a box to crop"
         return None
 
-    def _generate_examples(self, shards: list[list[Any]], newer: bool) -> Iterator[tuple[str, dict]]:
+    def _generate_examples(  # pyright: ignore[reportIncompatibleMethodOverride] - called with gen_kwargs
+        self, shards: list[list[Any]], newer: bool
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         left_out = LeftOut()
         for item in (item for shard in shards for item in shard):
             row = _annotated(item, left_out) if newer else item
             if row is None:
                 continue
-            if newer and (reason := self._unwanted(row)):
+            if newer and (reason := self._unsuitable(row)):
                 left_out.add(reason, Path(row.path).name)
                 continue
             if problem := image_problem(row.path):
                 left_out.add(problem, row.path)
                 continue
             image: Any = row.path
-            if self.config.crop and (image := _cropped(row, self.config.crop_size)) is None:
+            if self.config.crop and (image := _cropped(row.path, row.box, self.config.crop_size)) is None:
                 left_out.add("face whose box lies outside its picture", row.path)
                 continue
             affect = [row.arousal, row.valence]
@@ -229,7 +254,8 @@ class AffectNet(FacesBuilder):
 
 def _rows_of(table: Path, root: Path, left_out: LeftOut) -> list[_Row]:
     """The rows of one list, whether or not its first line is a header."""
-    rows, seen = [], defaultdict(int)
+    rows: list[_Row] = []
+    seen: defaultdict[str, int] = defaultdict(int)
     with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         names: list[str] = list(COLUMNS)
         for number, fields in enumerate(csv.reader(file)):
@@ -265,7 +291,8 @@ def _row_of(record: dict[str, str], root: Path) -> _Row | None:
     if not name or not 0 <= expression < len(CLASSES) or not (math.isfinite(valence) and math.isfinite(arousal)):
         return None
     try:
-        box = tuple(round(float(record[key])) for key in ("face_x", "face_y", "face_width", "face_height"))
+        x, y, width, height = (round(float(record[key])) for key in COLUMNS[1:5])
+        box = (x, y, width, height)
     except (KeyError, ValueError, OverflowError):
         box = None
     return _Row(str(root / name), expression, arousal, valence, box)
@@ -298,8 +325,7 @@ def _image_root(folder: Path, table: Path) -> Path:
     )
     raise DataNotFoundError(
         f"None of the first pictures in {str(table)!r} was found; tried {tried}. Unpack the image archives below "
-        f"{str(folder)!r}, so "
-        "that there is a folder Manually_Annotated_Images."
+        f"{str(folder)!r}, so that there is a folder Manually_Annotated_Images."
     )
 
 
@@ -325,12 +351,14 @@ def _annotated(image: str, left_out: LeftOut) -> _Row | None:
     return _Row(image, int(values[0]), values[2], values[1], None)
 
 
-def _cropped(row: _Row, size: int) -> dict[str, Any] | None:
-    """The face by its box, as PNG bytes; `None` if the box has no pixel of the picture."""
+def _cropped(path: str, face_box: tuple[int, int, int, int] | None, size: int) -> dict[str, Any] | None:
+    """The face in its box, as PNG bytes; `None` if there is no box, or it has no pixel of the picture."""
     from PIL import Image
 
-    x, y, width, height = row.box
-    with Image.open(row.path) as image:
+    if face_box is None:
+        return None
+    x, y, width, height = face_box
+    with Image.open(path) as image:
         box = max(0, x), max(0, y), min(image.width, x + width), min(image.height, y + height)
         if box[0] >= box[2] or box[1] >= box[3]:
             return None

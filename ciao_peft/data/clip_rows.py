@@ -11,6 +11,8 @@ from ..checking import check_number
 from ..errors import DataError
 from .frames import frame_places
 
+__all__ = ["Clips", "clips"]
+
 _LABELS = ("labels", "label")
 
 
@@ -20,10 +22,19 @@ class Clips:
     A sample has `image` or `pixel_values`, a list of the clip's frames, and the label and name of the clip.
 
     Args:
-        faces: The rows of frames: a `datasets.Dataset`, or a map-style dataset.
-        rows: `(clips, frames)`, which rows are the frames of each clip, in order.
-        names: Of the clips.
-        column: Under which a sample has the name of its clip.
+        faces: The rows of frames: a `datasets.Dataset`, or a map-style dataset of dicts.
+        rows: Numbers of the rows that are the frames of each clip, in order; `(clips, frames)` int64.
+        names: Names of the clips, one per row of `rows`.
+        column: Key under which a sample has the name of its clip.
+
+    Shapes:
+        A sample's `pixel_values` is a list of `frames` tensors `(C, H, W)`.
+
+    Example:
+        >>> faces = [{"image": n, "label": 1} for n in range(4)]
+        >>> dataset = Clips(faces, np.array([[0, 1], [2, 3]]), ["a", "b"])
+        >>> len(dataset), dataset.frames, dataset[1]
+        (2, 2, {'image': [2, 3], 'label': 1, 'clip': 'b'})
     """
 
     def __init__(self, faces: Any, rows: np.ndarray, names: list[Any], column: str = "clip"):
@@ -31,7 +42,7 @@ class Clips:
 
     @property
     def frames(self) -> int:
-        """Frames in each clip."""
+        """Number of frames in each clip."""
         return self.rows.shape[1]
 
     def __len__(self) -> int:
@@ -44,24 +55,32 @@ class Clips:
         return {**shown, **told, self.column: self.names[index]}
 
     def select(self, indices: Sequence[int]) -> Clips:
-        """A part of the clips, over the same rows of frames."""
+        """Takes a part of the clips; the rows of frames are shared, not copied.
+
+        Args:
+            indices: Numbers of the clips to keep, in the new order.
+
+        Example:
+            >>> clips([{"image": n, "clip": n // 2} for n in range(4)], frames=2).select([1])[0]
+            {'image': [2, 3], 'clip': 1}
+        """
         chosen = [int(index) for index in indices]
         return Clips(self.faces, self.rows[chosen], [self.names[index] for index in chosen], self.column)
 
 
 def clips(faces: Any, frames: int = 10, column: str = "clip") -> Any:
-    """Clips out of rows of frames, for adapters with `frames` in their config.
+    """Groups rows of frames into clips, for adapters with `frames` in their config.
 
-    A clip has the rows with one name in `column`, in the order of their `frame` where that column is there, in the
-    order of the rows otherwise; clips come in the order of their first rows. Of a clip with more than `frames` rows,
-    the middle one of each of `frames` equal parts is taken; one with fewer stands still at its last frame. Nothing is
-    copied: stored features are those of the rows, each stored once.
+    A clip has the rows with one name in `column`, in the order of the column `frame` if there is one, in the order of
+    the rows otherwise; clips come in the order of their first rows. If a clip has more than `frames` rows, the middle
+    one of each of `frames` equal parts is taken; if it has fewer, its last frame is repeated. Nothing is copied:
+    features are stored once per row, not once per clip.
 
     Args:
         faces: A `datasets.Dataset` such as `load_faces("emoreact", folder)` gives, a map-style dataset of dicts, or a
             dict of several splits.
-        frames: In each clip, 1 or more.
-        column: That says which clip a row belongs to.
+        frames: Number of frames in each clip, 1 or more.
+        column: Name of the column that says which clip a row belongs to.
 
     Returns:
         `Clips`, or a dict of them for each split.
@@ -77,16 +96,16 @@ def clips(faces: Any, frames: int = 10, column: str = "clip") -> Any:
     if isinstance(faces, Mapping):
         return {split: clips(rows, frames, column) for split, rows in faces.items()}
     check_number("frames", frames, int, 1, error=DataError)
-    told = _columns(faces, (column, "frame", *_LABELS))
-    if column not in told:
+    columns = _columns(faces, (column, "frame", *_LABELS))
+    if column not in columns:
         raise DataError(f"Clips need a column that says which clip a row is of; there is no {column!r}.")
     rows: dict[Any, list[int]] = {}
-    for row, name in enumerate(told[column]):
+    for row, name in enumerate(columns[column]):
         rows.setdefault(name, []).append(row)
-    if "frame" in told:
-        rows = {name: sorted(own, key=told["frame"].__getitem__) for name, own in rows.items()}
-    for key in (key for key in _LABELS if key in told):
-        labels = [np.asarray(value).tolist() for value in told[key]]
+    if "frame" in columns:
+        rows = {name: sorted(own, key=columns["frame"].__getitem__) for name, own in rows.items()}
+    for key in (key for key in _LABELS if key in columns):
+        labels = [np.asarray(value).tolist() for value in columns[key]]
         for name, own in rows.items():
             if any(labels[row] != labels[own[0]] for row in own):
                 raise DataError(f"The rows of the clip {name!r} differ in {key!r}; a clip has one label.")
@@ -97,7 +116,7 @@ def clips(faces: Any, frames: int = 10, column: str = "clip") -> Any:
 def _columns(faces: Any, names: Sequence[str]) -> dict[str, list[Any]]:
     """Those of the columns that are there, without decoding the pictures of a table."""
     if hasattr(faces, "column_names"):
-        there = [name for name in names if name in faces.column_names]
-        return {name: list(values) for name, values in faces.select_columns(there).with_format(None)[:].items()}
+        present = [name for name in names if name in faces.column_names]
+        return {name: list(values) for name, values in faces.select_columns(present).with_format(None)[:].items()}
     samples = [{name: row[name] for name in names if name in row} for row in (faces[i] for i in range(len(faces)))]
     return {name: [sample[name] for sample in samples] for name in (samples[0] if samples else ())}

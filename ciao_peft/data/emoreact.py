@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +17,10 @@ from ..errors import DataError, DataNotFoundError
 from .builder import VIDEO_SUFFIXES, FacesBuilder, LeftOut, in_shards, walk
 from .expressions import EMOREACT
 from .frames import sample_frames
-from .labels import described
+from .labels import describe_labels
 from .localizer import MISSING, FaceLocalizer, crop_faces
+
+__all__ = ["Clip", "EmoReact", "EmoReactConfig", "clip_means"]
 
 _SPLITS = {"train": "Train", "validation": "Validation", "test": "Test"}
 _FILES = {"train": "train", "validation": "val", "test": "test"}
@@ -42,12 +44,19 @@ class EmoReactConfig(datasets.BuilderConfig):
         frames_per_clip: Face frames per clip, spread evenly over it; 10 in the released code. 0 gives one row per clip
             with the path of its video and no faces.
         task: `"labels"`: eight labels, each 0 or 1. `"valence"`: the mean rating, 1 to 7.
-        detector: How faces are found: `"haar"`, a YuNet .onnx or cascade .xml file, or any function (see
+        detector: How faces are found: `"haar"`, a YuNet .onnx or cascade .xml file, or a function (see
             `FaceLocalizer`).
-        margin: Around the face, in shares of its side.
-        missing: What becomes of frames without a face: `"nearest"`, `"skip"`, `"whole"` or `"error"` (see
+        margin: Space around the face, in shares of its longer side.
+        missing: What happens to frames without a face: `"nearest"`, `"skip"`, `"whole"` or `"error"` (see
             `crop_faces`).
         size: Larger faces are scaled down to this many pixels a side.
+
+    Raises:
+        DataError: there is no such task or `missing`, or `frames_per_clip` is negative.
+
+    Example:
+        >>> EmoReactConfig(frames_per_clip=4).task
+        'labels'
     """
 
     frames_per_clip: int = 10
@@ -66,7 +75,14 @@ class EmoReactConfig(datasets.BuilderConfig):
 
 
 class Clip(NamedTuple):
-    """One row of the label files with its video."""
+    """One row of the label files with its video.
+
+    Args:
+        name: File name of the video.
+        path: Path of the video.
+        labels: Eight numbers, 0 or 1, in the order of `EMOREACT`.
+        valence: The mean rating, 1 to 7.
+    """
 
     name: str
     path: str
@@ -75,19 +91,30 @@ class Clip(NamedTuple):
 
 
 class EmoReact(FacesBuilder):
-    """The released splits `train`, `validation` and `test`.
+    """Reads EmoReact with the released splits `train`, `validation` and `test`.
 
     Row i of the label file belongs to row i of the file of names; the order of the videos in their folder means
     nothing. Nobody published who is in which clip, and the same topics with the same children may occur in several
     splits.
 
     Columns: `image` (a face), `label` by `task`, `labels`, `valence`, `clip` (name of the video) and `frame` (its
-        number in the
-    video); or with `frames_per_clip=0`: `video` (a path), `label`, `labels`, `valence` and `clip`. Videos are read
-    with PyAV or OpenCV. `clip_means` turns scores of frames into scores of clips.
+    number in the video); or with `frames_per_clip=0`: `video` (a path), `label`, `labels`, `valence` and `clip`. Videos
+    are read with PyAV or OpenCV. `clip_means` turns scores of frames into scores of clips.
+
+    Example:
+        >>> import tempfile
+        >>> from ciao_peft.data import load_faces
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "TOYS1_1.mp4").touch()
+        >>> _ = (folder / "Train_names.txt").write_text("'TOYS1_1.mp4'")
+        >>> _ = (folder / "train_labels.text").write_text("1,0,0,1,0,0,0,0,5.5")
+        >>> clips = load_faces("emoreact", folder, frames_per_clip=0, streaming=True)["train"]
+        >>> [(clip["clip"], clip["label"][:4]) for clip in clips]
+        [('TOYS1_1.mp4', [1.0, 0.0, 0.0, 1.0])]
     """
 
     BUILDER_CONFIG_CLASS = EmoReactConfig
+    config: EmoReactConfig
     HOW_TO_OBTAIN = _HOW
     DEFAULT_WRITER_BATCH_SIZE = 200
 
@@ -109,22 +136,22 @@ class EmoReact(FacesBuilder):
             features = {"video": datasets.Value("string"), **rows}
         problem_type = "regression" if valence else "multi_label_classification"
         names = ["valence"] if valence else EMOREACT
-        description = described("EmoReact: children who react.", problem_type, names)
+        description = describe_labels("EmoReact: children who react.", problem_type, names)
         return datasets.DatasetInfo(description=description, features=datasets.Features(features))
 
     def official_counts(self) -> dict[str, int]:
-        """432, 303 and 367 clips, times the frames of each."""
+        """432, 303 and 367 clips, times the frames of each clip."""
         return {split: count * max(1, self.config.frames_per_clip) for split, count in _COUNTS.items()}
 
     def official_labels(self) -> dict[str, tuple[int, ...]]:
-        """Clips with the label on, times the frames of each."""
+        """Clips with the label on, times the frames of each clip; none for valence."""
         if self.config.task == "valence":
             return {}
         times = max(1, self.config.frames_per_clip)
         return {split: tuple(times * count for count in counts) for split, counts in _POSITIVES.items()}
 
-    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        folder, left_out = Path(self.config.data_dir), LeftOut()
+    def _split_generators(self, dl_manager: object) -> list[datasets.SplitGenerator]:
+        folder, left_out = self.folder, LeftOut()
         files = walk(folder)
         videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
         generators = []
@@ -133,21 +160,24 @@ class EmoReact(FacesBuilder):
             if names is None and labels is None:
                 continue
             if names is None or labels is None:
-                there, lacking = (names, "labels") if names else (labels, "names")
-                raise DataNotFoundError(f"Beside {str(there)!r} there is no file with the {lacking} of {split}. {_HOW}")
+                present, lacking = (names, "labels") if names else (labels, "names")
+                raise DataNotFoundError(
+                    f"Beside {str(present)!r} there is no file with the {lacking} of {split}. {_HOW}"
+                )
             clips = _paired(names, labels, _Videos(videos, split), left_out)
             # A few clips a shard: one takes a second or more.
             generators.append(datasets.SplitGenerator(name=split, gen_kwargs={"shards": in_shards(clips, size=8)}))
         if not generators:
             raise DataNotFoundError(
                 f"No EmoReact in {str(folder)!r}: looked for Train_names.txt and Labels/train_labels.text (and the "
-                f"same for val and "
-                f"test), found {len(videos)} videos and {len(files) - len(videos)} other files. {_HOW}"
+                f"same for val and test), found {len(videos)} videos and {len(files) - len(videos)} other files. {_HOW}"
             )
         self._report(left_out)
         return generators
 
-    def _generate_examples(self, shards: list[list[Clip]]) -> Iterator[tuple[str, dict]]:
+    def _generate_examples(  # pyright: ignore[reportIncompatibleMethodOverride] - called with gen_kwargs
+        self, shards: list[list[Clip]]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         config, left_out = self.config, LeftOut()
         localizer = None
         for clip in (clip for shard in shards for clip in shard):
@@ -180,18 +210,18 @@ class EmoReact(FacesBuilder):
         self._report(left_out)
 
 
-def clip_means(scores: Any, clips: Any) -> tuple[np.ndarray, list[str]]:
-    """The mean over the frames of each clip: what a clip is scored by.
+def clip_means(scores: Any, clips: Iterable[str]) -> tuple[np.ndarray, list[str]]:
+    """Averages scores over the frames of each clip, by which clips are scored.
 
     Args:
-        scores: `(frames, L)`, logits or labels.
-        clips: `(frames,)`, the clip of each frame.
+        scores: Logits or labels of each frame, `(frames, L)`, floats.
+        clips: The name of the clip of each frame, `(frames,)`.
 
     Returns:
-        `(clips, L)` float64 and the names of the clips, in the order of their first frames.
+        The means, `(clips, L)` float64, and the names of the clips, in the order of their first frames.
 
     Raises:
-        DataError: there is not one clip per frame.
+        DataError: the numbers of frames and clip names differ, or both are 0.
 
     Example:
         >>> clip_means([[0.0], [1.0], [5.0]], ["a", "a", "b"])
@@ -213,8 +243,8 @@ def clip_means(scores: Any, clips: Any) -> tuple[np.ndarray, list[str]]:
 def _find(files: list[Path], split: str, kind: str) -> Path | None:
     """The file of names or labels of a split: `Val_names.txt`, `val_labels.text`; nearest to the top first."""
     stems = {f"{name}_{kind}" for name in (_FILES[split], split)}
-    found = [path for path in files if path.stem.lower() in stems and path.suffix.lower() in (".txt", ".text")]
-    return min(found, key=lambda path: (len(path.parts), path), default=None)
+    matches = [path for path in files if path.stem.lower() in stems and path.suffix.lower() in (".txt", ".text")]
+    return min(matches, key=lambda path: (len(path.parts), path), default=None)
 
 
 class _Videos:
@@ -260,8 +290,7 @@ def _paired(names: Path, labels: Path, videos: _Videos, left_out: LeftOut) -> li
     if len(rows[names]) != len(rows[labels]):
         raise DataError(
             f"{str(names)!r} has {len(rows[names])} names but {str(labels)!r} has {len(rows[labels])} rows: which "
-            f"label "
-            "belongs to which clip cannot be told. Take both files from the release again."
+            "label belongs to which clip cannot be told. Take both files from the release again."
         )
     clips: list[Clip] = []
     seen = set()

@@ -6,8 +6,19 @@ from collections.abc import Sequence
 
 from ..errors import DataError
 
+__all__ = [
+    "AFFECTNET",
+    "EMOREACT",
+    "EXPRESSIONS",
+    "FER2013",
+    "FERPLUS",
+    "JAFFE",
+    "expression_name",
+    "label_mapping",
+]
+
 EXPRESSIONS = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
-"""The names every other one is translated to, in AffectNet's order."""
+"""The eight names into which all others are translated, in AffectNet's order."""
 
 JAFFE = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 FER2013 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
@@ -29,7 +40,13 @@ _CANONICAL = {other: name for name, others in _OTHER_NAMES.items() for other in 
 
 
 def expression_name(label: str) -> str | None:
-    """The name in `EXPRESSIONS` that a label means, whatever its grammar and case; `None` for anything else.
+    """Translates a label into one of the names in `EXPRESSIONS`, whatever its grammar and case.
+
+    Args:
+        label: An expression as a dataset names it: a noun, an adjective, or JAFFE's two letters.
+
+    Returns:
+        The name, or `None` for a label that means none of the eight.
 
     Example:
         >>> [expression_name(label) for label in ("Happy", "disgusted", "AN", "curiosity")]
@@ -39,14 +56,14 @@ def expression_name(label: str) -> str | None:
 
 
 def label_mapping(source: Sequence[str], target: Sequence[str]) -> list[int | None]:
-    """For each label of one dataset, the index of the same expression in another one.
+    """Finds the index of the same expression in another dataset, for each label of one dataset.
 
     Class ids mean something else in every dataset (4 is sadness in FER2013, anger in FER+ and fear in AffectNet), so
     never carry ids over: carry names.
 
     Args:
-        source: Names of the labels to translate, such as `faces.features["label"].names`.
-        target: Names to translate into.
+        source: Names of the labels to translate, for example `faces.features["label"].names`.
+        target: Names of the labels to translate into.
 
     Returns:
         An index into `target` per source label, `None` where the target has no such expression.

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -15,21 +15,18 @@ import numpy as np
 from ..errors import DataError, DataNotFoundError
 from .builder import FacesBuilder, LeftOut, image_problem, in_shards
 from .expressions import FERPLUS
-from .fer2013 import SPLITS, Line, find_table, header_of, picture
-from .labels import described
+from .fer2013 import SPLITS, Line, find_table, header_of, png_of_pixels
+from .labels import describe_labels
+from .votes import VOTES, vote_weights
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+__all__ = ["MODES", "FerPlus", "FerPlusConfig"]
 
-VOTES = (*FERPLUS, "unknown", "NF")
 MODES = ("majority", "probability", "crossentropy", "multi_target", "authors-code")
 _FOLDERS = {"FER2013Train": "train", "FER2013Valid": "validation", "FER2013Test": "test"}
 _TABLE = "fer2013new.csv"
-_NUM_NAMED = len(FERPLUS)  # votes from here on mean unknown and no face
 _HOW = (
     "Take fer2013new.csv from the FERPlus repository and put it into one folder with fer2013.csv (see FER2013), or "
-    "point "
-    "`data_dir` at its prepared folders FER2013Train, FER2013Valid and FER2013Test."
+    "point `data_dir` at its prepared folders FER2013Train, FER2013Valid and FER2013Test."
 )
 # Rows left per mode, train / validation / test, counted on the released fer2013new.csv.
 _OFFICIAL = {
@@ -41,104 +38,23 @@ _OFFICIAL = {
 }
 
 
-def vote_weights(votes: Sequence[float], mode: str) -> np.ndarray | None:
-    """What Barsoum et al. make of the votes for one picture: weights of the eight expressions, or `None` to leave it
-    out.
-
-    A single vote for something counts as a slip and is removed first; shares are of what remains.
-
-    - `"majority"`: the expression with more than half of the votes, else none.
-    - `"probability"`, `"crossentropy"`: the most voted ones until they have three quarters of the votes. Left out if
-    these
-      are more than three, hold half of the votes or less, or if unknown or no face leads.
-    - `"multi_target"`: every one with 30 % or more; left out if they hold half of the votes or less.
-
-    Args:
-        votes: `(10,)`, in the order of `VOTES`.
-        mode: One of the above.
-
-    Returns:
-        `(8,)` float64 that sums to 1, in the order of `FERPLUS`.
-
-    Example:
-        >>> vote_weights([0, 6, 4, 0, 0, 0, 0, 0, 0, 0], "probability").round(1).tolist()
-        [0.0, 0.6, 0.4, 0.0, 0.0, 0.0, 0.0, 0.0]
-        >>> vote_weights([0, 5, 5, 0, 0, 0, 0, 0, 0, 0], "majority") is None
-        True
-    """
-    votes = np.where(np.asarray(votes, dtype=np.float64) <= 1, 0.0, votes)
-    total = votes.sum()
-    if mode == "majority":
-        chosen = np.zeros_like(votes)
-        if votes.max() > 0.5 * total:
-            chosen[votes.argmax()] = votes.max()
-    elif mode == "multi_target":
-        chosen = np.where(votes >= 0.3 * total, votes, 0.0)
-    else:
-        chosen = _leading(votes, total)
-    if chosen is None or chosen.sum() <= 0.5 * total or chosen.argmax() >= _NUM_NAMED:
-        return None
-    named = chosen[:_NUM_NAMED]
-    return named / named.sum()
-
-
-def _leading(votes: np.ndarray, total: float) -> np.ndarray | None:
-    """The most voted entries until three quarters of the votes are in, ties together; `None` if more than three."""
-    chosen, count = np.zeros_like(votes), 0
-    for value in sorted(set(votes[votes > 0].tolist()), reverse=True):
-        if chosen.sum() >= 0.75 * total or count >= 3:
-            break
-        for index in np.flatnonzero(votes == value):
-            if index >= _NUM_NAMED:
-                # Unknown or no face ends it; it only counts itself where nothing else came before.
-                if count == 0:
-                    chosen[index] = value
-                return chosen if count <= 3 else None
-            chosen[index] = value
-            count += 1
-    return chosen if count <= 3 else None
-
-
-def sample_labels(faces: Dataset, seed: int, column: str = "label") -> Dataset:
-    """Draws one class per face from its distribution: the paper's probabilistic label drawing, anew for every epoch.
-
-    Args:
-        faces: With distributions as labels, as `mode="probability"` gives them.
-        seed: Another seed draws other labels; use the epoch.
-        column: Where the distributions are.
-
-    Returns:
-        The same faces with class ids as labels.
-
-    Example:
-        >>> from datasets import Dataset
-        >>> sample_labels(Dataset.from_dict({"label": [[0.0, 1.0, 0, 0, 0, 0, 0, 0]]}), seed=0)["label"][0]
-        1
-    """
-    weights = np.array(faces[column], dtype=np.float64)
-    if weights.ndim != 2 or weights.shape[1] != len(FERPLUS):
-        raise DataError(
-            f"Labels are drawn from distributions over {len(FERPLUS)} classes; {column!r} holds {weights.shape}."
-        )
-    edges = weights.cumsum(axis=1)
-    drawn = (np.random.default_rng(seed).random((len(weights), 1)) * edges[:, -1:] >= edges).sum(axis=1)
-    labels = datasets.ClassLabel(names=list(FERPLUS))
-    drawn_faces = faces.add_column("drawn label", drawn.tolist(), feature=labels)
-    drawn_faces = drawn_faces.remove_columns(column).rename_column("drawn label", column)
-    drawn_faces.info.description = described("", "single_label_classification", FERPLUS)
-    return drawn_faces
-
-
 @dataclass
 class FerPlusConfig(datasets.BuilderConfig):
     """Settings of `FerPlus`.
 
     Args:
-        mode: What votes become in training: `"majority"` (a class), `"probability"` or `"crossentropy"` (the same
+        mode: How votes become labels in training: `"majority"` (a class), `"probability"` or `"crossentropy"` (the same
             distribution; `sample_labels` draws classes from it), `"multi_target"` (several labels), or
-            `"authors-code"` (distributions over seven classes, in all splits). Validation and test are by majority in
-            the others, as in Barsoum's own evaluation.
+            `"authors-code"` (distributions over seven classes, in all splits). In the other modes, the labels of
+            validation and test go by majority, as in Barsoum's own evaluation.
         contempt: Whether the rarest class stays; without it seven are left.
+
+    Raises:
+        DataError: there is no such mode.
+
+    Example:
+        >>> FerPlusConfig(contempt=False).names
+        ['neutral', 'happiness', 'surprise', 'sadness', 'anger', 'disgust', 'fear']
     """
 
     mode: str = "majority"
@@ -151,7 +67,7 @@ class FerPlusConfig(datasets.BuilderConfig):
 
     @property
     def names(self) -> list[str]:
-        """The classes, in FER+'s own order."""
+        """Names of the seven or eight classes, in FER+'s own order."""
         contempt = self.contempt and self.mode != "authors-code"
         return [name for name in FERPLUS if contempt or name != "contempt"]
 
@@ -164,26 +80,39 @@ class _Vote(NamedTuple):
 
 
 class FerPlus(FacesBuilder):
-    """FER2013's splits with FER+'s votes.
+    """Reads FER+: FER2013's splits with FER+'s votes.
 
-    Reads `fer2013new.csv` beside `fer2013.csv` or `icml_face_data.csv`, joined by the position of the row (the number
+    Reads `fer2013new.csv` with `fer2013.csv` or `icml_face_data.csv`, joined by the position of the row (the number
     in the picture's name is not that position), or the prepared folders with their `label.csv`. The two disagree for
     1,602 pictures: in the first, copies of one picture share their votes.
 
     Columns: `image` (48x48, grey), `label` by `mode`, `votes` (10, in the order of `VOTES`), `name` and `row`.
+
+    Example:
+        >>> import tempfile
+        >>> from ciao_peft.data import load_faces
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> pixels = " ".join(["128"] * 48 * 48)
+        >>> _ = (folder / "fer2013.csv").write_text("emotion,pixels,Usage\\n3," + pixels + ",PrivateTest\\n")
+        >>> header, votes = ",".join(("Usage", "Image name", *VOTES)), "0,9,1,0,0,0,0,0,0,0"
+        >>> _ = (folder / "fer2013new.csv").write_text(header + "\\nPrivateTest,a.png," + votes + "\\n")
+        >>> face = next(iter(load_faces("ferplus", folder, streaming=True)["test"]))
+        >>> FERPLUS[face["label"]], face["votes"][:3]
+        ('happiness', [0.0, 9.0, 1.0])
     """
 
     BUILDER_CONFIG_CLASS = FerPlusConfig
+    config: FerPlusConfig
     HOW_TO_OBTAIN = _HOW
     KEEPS_PICTURES = True
 
     @classmethod
     def settings_for(cls, protocol: str) -> dict[str, Any]:
-        """The authors' labels come with the protocol of their code."""
+        """The authors' labels belong to the protocol of their code."""
         return {"mode": "authors-code"} if protocol == "authors-code" else {}
 
     def _code(self) -> tuple[str, ...]:
-        return (picture.__module__,)
+        return (png_of_pixels.__module__, vote_weights.__module__)
 
     def _info(self) -> datasets.DatasetInfo:
         names, mode = self.config.names, self.config.mode
@@ -198,16 +127,16 @@ class FerPlus(FacesBuilder):
             "row": datasets.Value("int64"),
         }
         problem_type = "multi_label_classification" if mode == "multi_target" else "single_label_classification"
-        description = described("FER+: FER2013 with ten votes per face.", problem_type, names)
+        description = describe_labels("FER+: FER2013 with ten votes per face.", problem_type, names)
         return datasets.DatasetInfo(description=description, features=datasets.Features(features))
 
     def official_counts(self) -> dict[str, int]:
-        """Rows left of the released `fer2013new.csv`; nothing is known for seven classes or the prepared folders."""
-        whole = self.config.contempt and find_table(Path(self.config.data_dir), (_TABLE,)) and not self._prepared()
+        """Rows left of the released `fer2013new.csv`; none for seven classes and for the prepared folders."""
+        whole = self.config.contempt and find_table(self.folder, (_TABLE,)) and not self._prepared()
         return dict(zip(("train", "validation", "test"), _OFFICIAL[self.config.mode], strict=True)) if whole else {}
 
     def official_labels(self) -> dict[str, tuple[int, ...]]:
-        """By majority, of the released `fer2013new.csv`."""
+        """Faces per class by majority, of the released `fer2013new.csv`; none in the other modes."""
         if self.config.mode != "majority" or not self.official_counts():
             return {}
         return {
@@ -218,18 +147,19 @@ class FerPlus(FacesBuilder):
 
     def _prepared(self) -> dict[str, Path]:
         """Folders by split that hold a `label.csv`; none where no picture lies beside any, as in FER+'s repository."""
-        folder = Path(self.config.data_dir)
-        found, any_picture = {}, False
+        folder = self.folder
+        folders: dict[str, Path] = {}
+        any_picture = False
         for name, split in _FOLDERS.items():
             tables = sorted(folder.rglob(f"{name}/label.csv"))
             filled = [table for table in tables if _has_pictures(table)]
             if tables:
-                found[split] = (filled or tables)[0].parent
+                folders[split] = (filled or tables)[0].parent
             any_picture |= bool(filled)
-        return found if any_picture else {}
+        return folders if any_picture else {}
 
-    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        folder, left_out = Path(self.config.data_dir), LeftOut()
+    def _split_generators(self, dl_manager: object) -> list[datasets.SplitGenerator]:
+        folder, left_out = self.folder, LeftOut()
         if prepared := self._prepared():
             splits = {split: _prepared_votes(part / "label.csv", left_out) for split, part in prepared.items()}
             table = None
@@ -237,13 +167,12 @@ class FerPlus(FacesBuilder):
             votes = find_table(folder, (_TABLE,))
             table = find_table(folder, ("fer2013.csv", "icml_face_data.csv"))
             if votes is None or table is None:
-                there = f"{votes.name} alone" if votes else f"{table.name} alone" if table else "neither"
+                present = f"{votes.name} alone" if votes else f"{table.name} alone" if table else "neither"
                 if any(any(folder.rglob(f"{name}/label.csv")) for name in _FOLDERS):
-                    there += ", and a label.csv without any of its pictures"
+                    present += ", and a label.csv without any of its pictures"
                 raise DataNotFoundError(
                     f"No FER+ in {str(folder)!r}: looked for {_TABLE} with fer2013.csv or icml_face_data.csv, and for "
-                    f"folders "
-                    f"FER2013Train, FER2013Valid and FER2013Test with a label.csv; found {there}. {_HOW}"
+                    f"folders FER2013Train, FER2013Valid and FER2013Test with a label.csv; found {present}. {_HOW}"
                 )
             splits = _joined_votes(votes, table, left_out)
         self._report(left_out)
@@ -256,9 +185,9 @@ class FerPlus(FacesBuilder):
             if splits.get(name)
         ]
 
-    def _generate_examples(
+    def _generate_examples(  # pyright: ignore[reportIncompatibleMethodOverride] - called with gen_kwargs
         self, shards: list[list[_Vote]], split: str, table: str | None
-    ) -> Iterator[tuple[int, dict]]:
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         left_out = LeftOut()
         names = [VOTES.index(name) for name in self.config.names]
         mode = self.config.mode if split == "train" or self.config.mode == "authors-code" else "majority"
@@ -303,7 +232,7 @@ class _Pixels:
     def __getitem__(self, line: Line) -> bytes | None:
         self.content.seek(line.offset)
         fields = self.content.read(line.length).decode("utf-8", errors="replace").strip().split(",")
-        return picture(fields[self.index].strip('"')) if self.index < len(fields) else None
+        return png_of_pixels(fields[self.index].strip('"')) if self.index < len(fields) else None
 
     def __del__(self) -> None:
         self.content.close()
@@ -340,8 +269,7 @@ def _joined_votes(votes: Path, table: Path, left_out: LeftOut) -> dict[str, list
                     if answer["Usage"] != usage:
                         raise DataError(
                             f"Row {count} does not pair: {str(votes)!r} says {answer['Usage']!r}, {str(table)!r} says "
-                            f"{usage!r}. "
-                            "Both must have all rows of the released files, in their order."
+                            f"{usage!r}. Both must have all rows of the released files, in their order."
                         )
                     _add_vote(splits, answer, usage, Line(count, offset, len(line)), left_out)
                 count += 1
@@ -349,8 +277,7 @@ def _joined_votes(votes: Path, table: Path, left_out: LeftOut) -> dict[str, list
     if count != len(answers):
         raise DataError(
             f"{str(votes)!r} has {len(answers)} rows but {str(table)!r} has {count}: they cannot be joined by "
-            f"position. "
-            "Both must have all rows of the released files, in their order."
+            "position. Both must have all rows of the released files, in their order."
         )
     return splits
 
@@ -374,7 +301,7 @@ def _has_pictures(table: Path) -> bool:
 
 def _prepared_votes(table: Path, left_out: LeftOut) -> list[_Vote]:
     """Rows `name,"(0, 0, 48, 48)",10 votes` without a header; of a name that occurs twice both rows count."""
-    found = []
+    votes: list[_Vote] = []
     with table.open(encoding="utf-8-sig", newline="") as file:
         for number, fields in enumerate(csv.reader(file)):
             counts = _counts(fields[2:]) if len(fields) == 2 + len(VOTES) else None
@@ -386,8 +313,8 @@ def _prepared_votes(table: Path, left_out: LeftOut) -> list[_Vote]:
             elif not path.is_file():
                 left_out.add(f"row of {table.parent.name}/label.csv without its picture", fields[0])
             else:
-                found.append(_Vote(fields[0].strip(), counts, str(path), number))
-    return found
+                votes.append(_Vote(fields[0].strip(), counts, str(path), number))
+    return votes
 
 
 def _counts(fields: Sequence[str | None]) -> list[float] | None:

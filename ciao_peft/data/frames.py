@@ -1,4 +1,4 @@
-"""Frames out of videos, with PyAV or OpenCV: whichever is installed."""
+"""Reads frames of videos with PyAV or OpenCV, whichever is installed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ from ..errors import DataError, DataNotFoundError
 if TYPE_CHECKING:
     from PIL import Image
 
+__all__ = ["READERS", "frame_places", "read_frames", "sample_frames"]
+
 READERS = ("av", "cv2")
+"""Libraries that read videos, PyAV and OpenCV; the first that is installed is used."""
 
 
-def read_frames(path: str | os.PathLike, reader: str | None = None) -> Iterator[Image.Image]:
-    """Every frame of a video in order, as RGB images, upright.
+def read_frames(path: str | os.PathLike[str], reader: str | None = None) -> Iterator[Image.Image]:
+    """Reads every frame of a video.
 
     Args:
-        path: The file.
+        path: The video file.
         reader: `"av"` or `"cv2"`; the first that is installed when left out.
+
+    Returns:
+        RGB images in order of time, upright, read one by one while you iterate.
 
     Raises:
         DataNotFoundError: the file is missing, or no reader is installed.
@@ -30,7 +36,7 @@ def read_frames(path: str | os.PathLike, reader: str | None = None) -> Iterator[
     return (picture() for picture in _pictures(path, reader))
 
 
-def _pictures(path: str | os.PathLike, reader: str | None) -> Iterator[Callable[[], Image.Image]]:
+def _pictures(path: str | os.PathLike[str], reader: str | None) -> Iterator[Callable[[], Image.Image]]:
     """Per frame a function that makes an image of it: counting frames costs no conversion."""
     if not os.path.isfile(path):
         raise DataNotFoundError(f"There is no video {str(path)!r}.")
@@ -48,18 +54,18 @@ def _pictures(path: str | os.PathLike, reader: str | None) -> Iterator[Callable[
     )
 
 
-def sample_frames(path: str | os.PathLike, count: int, reader: str | None = None) -> list[tuple[int, Image.Image]]:
-    """`count` frames spread evenly over a video: the middle one of each of `count` equal parts.
+def sample_frames(path: str | os.PathLike[str], count: int, reader: str | None = None) -> list[tuple[int, Image.Image]]:
+    """Reads `count` frames spread evenly over a video: the middle one of each of `count` equal parts.
 
     A video with fewer frames gives all it has.
 
     Args:
-        path: The file.
-        count: How many, 1 or more.
+        path: The video file.
+        count: Number of frames, 1 or more.
         reader: As for `read_frames`.
 
     Returns:
-        Number of the frame in the video, counted from 0, and the frame.
+        Number of the frame in the video, counted from 0, and the frame as an RGB image; in order of time.
 
     Raises:
         DataError: the file has no frame that can be read, or `count` is no number of frames.
@@ -70,18 +76,21 @@ def sample_frames(path: str | os.PathLike, count: int, reader: str | None = None
     total = sum(1 for _ in _pictures(path, reader))
     if not total:
         raise DataError(f"{str(path)!r} has no frame that can be read.")
-    wanted = set(frame_places(total, min(count, total)))
-    return [(index, picture()) for index, picture in enumerate(_pictures(path, reader)) if index in wanted]
+    places = set(frame_places(total, min(count, total)))
+    return [(index, picture()) for index, picture in enumerate(_pictures(path, reader)) if index in places]
 
 
 def frame_places(total: int, count: int) -> list[int]:
-    """Which frames stand for a clip: the middle one of each of `count` equal parts.
+    """Chooses the frames that stand for a clip: the middle one of each of `count` equal parts.
 
-    A clip with fewer frames gives all it has, and then stands still at its last one.
+    A clip with fewer frames gives all it has, and then repeats its last one.
 
     Args:
-        total: Frames of the clip, 1 or more.
-        count: How many are wanted, 1 or more.
+        total: Number of frames of the clip, 1 or more.
+        count: Number of frames to choose, 1 or more.
+
+    Returns:
+        `count` numbers from 0 to `total - 1`, in ascending order.
 
     Example:
         >>> frame_places(20, 4), frame_places(3, 5)
@@ -92,7 +101,7 @@ def frame_places(total: int, count: int) -> list[int]:
     return [(2 * part + 1) * total // (2 * count) for part in range(count)]
 
 
-def _read_with_av(av: Any, path: str | os.PathLike) -> Iterator[Callable[[], Image.Image]]:
+def _read_with_av(av: Any, path: str | os.PathLike[str]) -> Iterator[Callable[[], Image.Image]]:
     def upright(frame: Any) -> Image.Image:
         image = frame.to_image()
         turn = int(getattr(frame, "rotation", 0) or 0)
@@ -108,7 +117,7 @@ def _read_with_av(av: Any, path: str | os.PathLike) -> Iterator[Callable[[], Ima
         raise DataError(f"{str(path)!r} cannot be read as a video: {error}.") from None
 
 
-def _read_with_opencv(cv2: Any, path: str | os.PathLike) -> Iterator[Callable[[], Image.Image]]:
+def _read_with_opencv(cv2: Any, path: str | os.PathLike[str]) -> Iterator[Callable[[], Image.Image]]:
     from PIL import Image
 
     capture = cv2.VideoCapture(str(path))

@@ -1,4 +1,4 @@
-"""Anybody's own faces: a folder per class, or a table of labels beside the images."""
+"""Faces of your own: a folder per class, or a table of labels in the folder of the images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ import datasets
 from ..checking import check_number
 from ..errors import DataError, DataNotFoundError
 from .builder import HIDDEN, IMAGE_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_shards, walk
-from .labels import described
+from .labels import describe_labels
+
+__all__ = ["ImageFolder", "ImageFolderConfig"]
 
 _SPLIT_NAMES = {
     "train": "train",
@@ -51,9 +53,16 @@ class ImageFolderConfig(datasets.BuilderConfig):
         label_type: `"class"`, `"number"` (regression) or `"binary"` (several labels, each 0 or 1). When left out,
             several columns are binary if they hold nothing but 0 and 1, and numbers otherwise; a single column holds
             numbers if one of them is no whole number, and classes otherwise.
-        identity_column: Column of the metadata that says who it is; kept as `identity` when there is one.
+        identity_column: Column of the metadata that says who is in the picture; kept as `identity` if it exists.
         min_images_per_class: Classes with fewer training images are dropped from every split, and reported. 0 keeps
             all.
+
+    Raises:
+        DataError: a setting has the wrong type or is out of its range.
+
+    Example:
+        >>> ImageFolderConfig(label_column="arousal, valence").label_columns
+        ['arousal', 'valence']
     """
 
     label_column: str | Sequence[str] = "label"
@@ -66,20 +75,20 @@ class ImageFolderConfig(datasets.BuilderConfig):
         if self.label_type not in (None, "class", "number", "binary"):
             raise DataError(f"`label_type` must be 'class', 'number', 'binary' or left out; got {self.label_type!r}.")
         check_number("min_images_per_class", self.min_images_per_class, int, 0, error=DataError)
-        given = self.label_column
-        texts = [given] if isinstance(given, str) else given
+        column = self.label_column
+        texts = [column] if isinstance(column, str) else column
         if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-            raise DataError(f"`label_column` must be a column's name, or a list of names, as text; got {given!r}.")
+            raise DataError(f"`label_column` must be a column's name, or a list of names, as text; got {column!r}.")
         if not self.label_columns:
-            raise DataError(f"`label_column` must name at least one column; got {given!r}.")
+            raise DataError(f"`label_column` must name at least one column; got {column!r}.")
         if not isinstance(self.identity_column, str):
             raise DataError(f"`identity_column` must be a column's name, as text; got {self.identity_column!r}.")
 
     @property
     def label_columns(self) -> list[str]:
-        """The columns one by one."""
-        given = self.label_column.split(",") if isinstance(self.label_column, str) else list(self.label_column)
-        return [name.strip() for name in given if name.strip()]
+        """Names of the columns with labels, one by one."""
+        names = self.label_column.split(",") if isinstance(self.label_column, str) else list(self.label_column)
+        return [name.strip() for name in names if name.strip()]
 
 
 @dataclass(frozen=True)
@@ -90,21 +99,33 @@ class _Row:
 
 
 class ImageFolder(FacesBuilder):
-    """A folder of images, with the splits found in it.
+    """Reads a folder of images, with the splits that are in it.
 
     Columns: `image`, `label` and, where the metadata has it, `identity`. Classes are numbered in the alphabetical order
     of their names, over all splits. Images are kept as paths. Left out and reported: files that are no readable image,
     rows without a label or without their file, images that no row names, and classes with too few training images.
+
+    Example:
+        >>> import tempfile
+        >>> from ciao_peft.data import load_faces, paint_face
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("calm", "glad"):
+        ...     (folder / "train" / name).mkdir(parents=True)
+        ...     paint_face(size=32).save(folder / "train" / name / "a.png")
+        >>> faces = load_faces("imagefolder", folder, min_images_per_class=1, streaming=True)["train"]
+        >>> faces.features["label"].names, [face["label"] for face in faces]
+        (['calm', 'glad'], [0, 1])
     """
 
     BUILDER_CONFIG_CLASS = ImageFolderConfig
+    config: ImageFolderConfig
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo()  # the features follow from the files
 
-    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+    def _split_generators(self, dl_manager: object) -> list[datasets.SplitGenerator]:
         left_out = LeftOut()
-        splits = self._rows_by_split(Path(self.config.data_dir), left_out)
+        splits = self._rows_by_split(self.folder, left_out)
         kind = self._kind_of_label(splits)
         classes = kind == "class"
         if classes:
@@ -131,9 +152,11 @@ class ImageFolder(FacesBuilder):
         if identities:
             features["identity"] = datasets.Value("string")
         self.info.features = datasets.Features(features)
-        self.info.description = described("Images of a folder.", _PROBLEMS[kind], names)
+        self.info.description = describe_labels("Images of a folder.", _PROBLEMS[kind], names)
 
-    def _generate_examples(self, shards: list[list[_Row]], classes: bool, who: bool) -> Iterator[tuple[str, dict]]:
+    def _generate_examples(  # pyright: ignore[reportIncompatibleMethodOverride] - called with gen_kwargs
+        self, shards: list[list[_Row]], classes: bool, who: bool
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         left_out = LeftOut()
         for shard in shards:
             for row in shard:
@@ -186,30 +209,30 @@ class ImageFolder(FacesBuilder):
 
     def _rows_of_table(self, table: Path, images: list[Path], left_out: LeftOut) -> list[_Row]:
         header, records = _read_table(table, left_out)
-        wanted = ["file_name", *self.config.label_columns]
-        if missing := [name for name in wanted if name not in header]:
+        needed = ["file_name", *self.config.label_columns]
+        if missing := [name for name in needed if name not in header]:
             raise DataError(
                 f"{str(table)!r} has no column {missing[0]!r}. Its columns: {', '.join(map(repr, header)) or 'none'}. "
                 "Name the one with the labels with `label_column` (`--label_column`)."
             )
-        there = {str(path) for path in images}
+        image_paths = {str(path) for path in images}
         rows: dict[str, _Row] = {}
         for record in records:
             path = _named_file(table, record)
             labels = tuple(_text(record.get(name)) for name in self.config.label_columns)
             if path in rows:
                 left_out.add(f"repeated row of {table.name}", record["file_name"])
-            elif path not in there and not self._is_seen(path):
+            elif path not in image_paths and not self._is_seen(path):
                 left_out.add(
                     f"row of {table.name} that names a file hidden or outside the folder", record.get("file_name")
                 )
-            elif path not in there and not os.path.isfile(path):
+            elif path not in image_paths and not os.path.isfile(path):
                 left_out.add(f"row of {table.name} without its file", record.get("file_name"))
             elif not all(labels):
                 left_out.add(f"row of {table.name} without a label", record["file_name"])
             else:
                 rows[path] = _Row(path, labels, _text(record.get(self.config.identity_column)) or None)
-        if unnamed := sorted(there - set(rows) - {_named_file(table, record) for record in records}):
+        if unnamed := sorted(image_paths - set(rows) - {_named_file(table, record) for record in records}):
             left_out.add(f"image that {table.name} does not name", unnamed[0], len(unnamed))
         if not rows:
             raise DataError(f"No row of {str(table)!r} has both its image and a label. Left out: {left_out}.")
@@ -217,7 +240,7 @@ class ImageFolder(FacesBuilder):
 
     def _is_seen(self, path: str) -> bool:
         """Whether the path lies in the folder and is not hidden: no other file's change is seen at the next load."""
-        folder = Path(self.config.data_dir)
+        folder = self.folder
         parts = Path(path).relative_to(folder).parts if Path(path).is_relative_to(folder) else (".",)
         return not any(part.startswith(HIDDEN) for part in parts)
 
@@ -228,17 +251,18 @@ class ImageFolder(FacesBuilder):
         if kind == "class" and len(columns) > 1:
             raise DataError(f"Classes come from one column; `label_column` names {len(columns)}: {', '.join(columns)}.")
         if kind is None and len(columns) == 1:
-            numeric = all(value is not None for (value,) in values)
-            kind = "number" if numeric and not all(value.is_integer() for (value,) in values) else "class"
+            numbers = [value for (value,) in values if value is not None]
+            numeric = len(numbers) == len(values)
+            kind = "number" if numeric and not all(map(float.is_integer, numbers)) else "class"
         elif kind is None:
             kind = "binary" if all(value in (0.0, 1.0) for row in values for value in row) else "number"
         if kind == "class":
             return kind
-        for row, numbers in zip(rows, values, strict=True):
-            for column, text, value in zip(columns, row.labels, numbers, strict=True):
+        for row, row_values in zip(rows, values, strict=True):
+            for column, text, value in zip(columns, row.labels, row_values, strict=True):
                 if value is None or (kind == "binary" and value not in (0.0, 1.0)):
-                    wanted = "no finite number" if kind == "number" else "neither 0 nor 1"
-                    raise DataError(f"Column {column!r} says {text!r} for {row.path!r}, which is {wanted}.")
+                    problem = "no finite number" if kind == "number" else "neither 0 nor 1"
+                    raise DataError(f"Column {column!r} says {text!r} for {row.path!r}, which is {problem}.")
         return kind
 
     def _drop_small_classes(self, splits: dict[str, list[_Row]], left_out: LeftOut) -> None:

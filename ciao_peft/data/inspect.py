@@ -1,4 +1,4 @@
-"""What is in a folder of faces, beside what should be: counts, damage, copies, and a look at the faces."""
+"""Checks a folder of faces: counts against the released ones, damaged pictures, copies, and a sheet of faces."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -17,25 +17,32 @@ from .labels import LabelSet, labels_of
 from .loading import dataset_builder
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
     from PIL import Image
+
+__all__ = ["Inspection", "SplitReport", "contact_sheet", "inspect_faces"]
 
 
 @dataclass
 class SplitReport:
-    """One split of a dataset.
+    """The contents of one split, and what is wrong with them.
 
     Args:
         rows: Faces in it.
         official: Faces in the released one, where that is known.
-        labels: Per label: faces of the class, faces with the label on, or the mean value.
-        official_labels: The same of the released split, where that is known.
+        labels: Per label: the number of faces of the class, of faces with the label on, or the mean value.
+        official_labels: The same for the released split, where that is known.
         unreadable: Pictures that do not decode, with the reason (first few).
         num_unreadable: How many there are.
         blank: Pictures of one single colour.
         copies: Rows that repeat a picture of the same split.
         conflicts: Pictures that occur with different labels.
-        sizes: The most frequent sizes and modes, such as `"48x48 L"`, with their counts.
+        sizes: The five most frequent sizes and modes, such as `"48x48 L"`, with their counts.
+
+    Example:
+        >>> report = SplitReport(rows=2, official=None, labels={"calm": 1, "glad": 1}, blank=1)
+        >>> report.blank, report.copies
+        (1, 0)
     """
 
     rows: int
@@ -52,7 +59,24 @@ class SplitReport:
 
 @dataclass
 class Inspection:
-    """What `inspect_faces` found; `str()` makes it a page of text."""
+    """What `inspect_faces` found; `str()` makes it a page of text.
+
+    Args:
+        name: Name of the dataset, as in `load_faces`.
+        folder: The folder with its files; `"memory"` where it needs none.
+        labels: The problem that the labels pose, and their names.
+        splits: A report for each split.
+        shared: Pictures and people that are in two splits.
+        left_out: What was not read, with reasons and examples, as text.
+        how_to_obtain: Where the dataset comes from, as text; may be empty.
+
+    Example:
+        >>> labels = LabelSet("single_label_classification", ("calm", "glad"))
+        >>> splits = {"train": SplitReport(rows=3, official=4, labels={"calm": 1, "glad": 2})}
+        >>> page = str(Inspection("jaffe", "jaffe/", labels, splits, [], "nothing", ""))
+        >>> print(page.splitlines()[0])
+        jaffe in jaffe/: single_label_classification of 2 labels
+    """
 
     name: str
     folder: str
@@ -100,7 +124,7 @@ _WORDS = {
 }
 
 
-def inspect_faces(name: str, data_dir: str | os.PathLike | None = None, **settings: Any) -> Inspection:
+def inspect_faces(name: str, data_dir: str | os.PathLike[str] | None = None, **settings: Any) -> Inspection:
     """Reads a dataset as `load_faces` would, decodes every picture, and compares it with the released one.
 
     Args:
@@ -108,46 +132,63 @@ def inspect_faces(name: str, data_dir: str | os.PathLike | None = None, **settin
         data_dir: Folder with the files.
         settings: The dataset's own settings, and `cache_dir`.
 
+    Returns:
+        Counts, damage, copies and shared faces; print it.
+
     Raises:
         DataError, DataNotFoundError: as `load_faces`.
 
     Example:
         >>> import tempfile
         >>> few = {"num_train": 8, "num_validation": 0, "num_test": 4, "cache_dir": tempfile.mkdtemp()}
-        >>> found = inspect_faces("painted_faces", world="seven", **few)
-        >>> found.splits["train"].rows, sum(found.splits["test"].labels.values()), found.splits["train"].unreadable
+        >>> inspection = inspect_faces("painted_faces", world="seven", **few)
+        >>> train, test = inspection.splits["train"], inspection.splits["test"]
+        >>> train.rows, sum(test.labels.values()), train.unreadable
         (8, 4, [])
     """
     builder = dataset_builder(name)(data_dir=data_dir, **settings)
     builder.download_and_prepare()
-    faces = builder.as_dataset()
+    faces = cast("DatasetDict", builder.as_dataset())
     labels = labels_of(next(iter(faces.values())))
     rows, per_label = builder.official_counts(), builder.official_labels()
-    splits = {}
-    for split, part in faces.items():
+    splits: dict[str, SplitReport] = {}
+    for split, part in ((str(split), part) for split, part in faces.items()):
         report = SplitReport(len(part), rows.get(split), _label_counts(part, labels))
         if split in per_label:
             report.official_labels = dict(zip(labels.names, per_label[split], strict=True))
         if "image" in part.column_names:
-            _look(part, report)
+            _check_pictures(part, report)
         splits[split] = report
     pictures = all("image" in part.column_names for part in faces.values())
     identities = all("identity" in part.column_names for part in faces.values())
     columns = [None] * pictures + ["identity"] * identities
-    shared = [found for column in columns for found in shared_between_splits(faces, column)]
+    shared = [entry for column in columns for entry in shared_between_splits(faces, column)]
     folder = "memory" if data_dir is None else str(Path(data_dir))
     return Inspection(name, folder, labels, splits, shared, str(builder.left_out), builder.HOW_TO_OBTAIN)
 
 
 def contact_sheet(faces: Dataset, *, columns: int = 12, rows: int = 8, size: int = 96, seed: int = 0) -> Image.Image:
-    """Faces chosen at random in a grid, ordered by class where they have one; pictures that cannot be read are grey.
+    """Draws faces chosen at random in a grid, ordered by class where they have one; unreadable pictures are grey.
 
     Args:
-        faces: One split.
-        columns: Faces per line.
+        faces: One split with the columns `image` and `label`.
+        columns: Faces per line, 1 or more.
         rows: Lines, at most.
-        size: Pixels per face.
+        size: Pixels per side of each face.
         seed: Another seed chooses other faces.
+
+    Returns:
+        An RGB image, `columns * size` pixels wide and `size` high for each line that is needed.
+
+    Raises:
+        DataError: the dataset is empty or has no column `image`.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from ciao_peft.data import paint_face
+        >>> faces = Dataset.from_dict({"image": [paint_face(seed=n) for n in range(3)], "label": [0, 1, 0]})
+        >>> contact_sheet(faces, columns=2, size=32).size
+        (64, 64)
     """
     from PIL import Image, ImageOps
 
@@ -182,7 +223,7 @@ def _label_counts(faces: Dataset, labels: LabelSet) -> dict[str, float]:
     return dict(zip(labels.names, values.astype(int).sum(axis=0).tolist(), strict=True))
 
 
-def _look(faces: Dataset, report: SplitReport) -> None:
+def _check_pictures(faces: Dataset, report: SplitReport) -> None:
     """Decodes every picture once, and compares their files."""
     hashes = picture_hashes(faces)
     labels = [str(label) for label in faces["label"]]
@@ -204,7 +245,7 @@ def _look(faces: Dataset, report: SplitReport) -> None:
     for key, label in zip(hashes.tolist(), labels, strict=True):
         by_hash[key].add(label)
     report.copies = len(hashes) - len(by_hash)
-    report.conflicts = sum(len(found) > 1 for found in by_hash.values())
+    report.conflicts = sum(len(labels_of_picture) > 1 for labels_of_picture in by_hash.values())
 
 
 def _told(count: float | None, official: float | None) -> str:

@@ -1,27 +1,29 @@
-"""What the labels of a dataset mean: the kind of problem they pose, and their names."""
+"""The labels of a dataset: the kind of problem they pose, and their names."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
+__all__ = ["LabelSet", "describe_labels", "labels_of"]
+
 _LINE = re.compile(r"^Labels \((\w+)\): (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The labels of one dataset, as a config wants them: `CIAOConfig(**labels.as_config())`.
+    """The labels of one dataset; `CIAOConfig(**labels.as_config())` makes a config for them.
 
     Args:
-        problem_type: One of the three of `CIAOConfig`.
-        names: Of each class, value or label, by its index.
+        problem_type: `"single_label_classification"`, `"regression"` or `"multi_label_classification"`.
+        names: The name of each class, regressed value or label, in the order of its index.
 
     Example:
         >>> LabelSet("regression", ("arousal", "valence")).as_config()
@@ -31,8 +33,8 @@ class LabelSet:
     problem_type: str
     names: tuple[str, ...]
 
-    def as_config(self) -> dict:
-        """The three settings of `CIAOConfig` that follow from the labels."""
+    def as_config(self) -> dict[str, Any]:
+        """The three settings of `CIAOConfig` that follow from the labels: problem type, number and names."""
         return {
             "problem_type": self.problem_type,
             "num_labels": len(self.names),
@@ -40,25 +42,41 @@ class LabelSet:
         }
 
     def line(self) -> str:
-        """How a dataset's description carries them: a list of numbers has no names of its own."""
+        """The line of a dataset's description that keeps the names, since a list of numbers has none.
+
+        Example:
+            >>> LabelSet("regression", ("arousal", "valence")).line()
+            'Labels (regression): arousal, valence'
+        """
         return f"Labels ({self.problem_type}): {', '.join(self.names)}"
 
 
-def described(text: str, problem_type: str, names: Sequence[str]) -> str:
-    """A dataset's description with its labels, for `labels_of` to find."""
+def describe_labels(text: str, problem_type: str, names: Sequence[str]) -> str:
+    """Writes the labels into a dataset's description, where `labels_of` finds them.
+
+    Args:
+        text: The description; labels that it has already are replaced.
+        problem_type: One of the three of `CIAOConfig`.
+        names: The name of each class, value or label.
+
+    Example:
+        >>> print(describe_labels("Painted faces.", "regression", ["arousal", "valence"]))
+        Painted faces.
+        Labels (regression): arousal, valence
+    """
     return f"{_LINE.sub('', text).strip()}\n{LabelSet(problem_type, tuple(names)).line()}"
 
 
 def labels_of(faces: Dataset | IterableDataset, column: str = "label") -> LabelSet:
-    """Which problem a dataset's labels pose, and what they are called.
+    """Tells which problem the labels of a dataset pose, and what they are called.
 
-    Read from the feature for classes, and from the description otherwise. A dataset that did not come from
-    `load_faces` and has lists as labels is taken for a regression with unnamed values, or, when they are whole numbers,
-    for several labels at once.
+    Classes are read from the column's feature, other labels from the description. Lists of numbers in a dataset that
+    did not come from `load_faces` are taken for a regression with unnamed values or, if they are whole numbers, for
+    several labels at once.
 
     Args:
         faces: One split.
-        column: Where its labels are.
+        column: Name of the column with the labels.
 
     Raises:
         DataError: there is no such column, or it holds something else than labels.
@@ -79,10 +97,10 @@ def labels_of(faces: Dataset | IterableDataset, column: str = "label") -> LabelS
     feature = features[column]
     if isinstance(feature, ClassLabel):
         return LabelSet("single_label_classification", tuple(feature.names))
-    if (found := _LINE.search(faces.info.description or "")) and isinstance(feature, List):
-        names = tuple(found[2].split(", "))
+    if (line := _LINE.search(faces.info.description or "")) and isinstance(feature, List):
+        names = tuple(line[2].split(", "))
         if feature.length in (-1, len(names)):
-            return LabelSet(found[1], names)
+            return LabelSet(line[1], names)
     if isinstance(feature, List) and isinstance(feature.feature, Value):
         length = feature.length if feature.length > 0 else len(next(iter(faces))[column])
         whole = "int" in feature.feature.dtype or feature.feature.dtype == "bool"

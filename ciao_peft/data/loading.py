@@ -1,16 +1,20 @@
-"""Datasets of faces. `load_faces` finds each by its name; nothing heavy is imported before that."""
+"""Finds datasets of faces by their names, and loads them."""
 
 from __future__ import annotations
 
 import importlib
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import DataError
 
 if TYPE_CHECKING:
     from datasets import DatasetDict, IterableDatasetDict
+
+    from .builder import FacesBuilder
+
+__all__ = ["dataset_builder", "list_faces", "load_faces"]
 
 _BUILDERS = {
     "affectnet": "affectnet:AffectNet",
@@ -24,7 +28,7 @@ _BUILDERS = {
 
 
 def list_faces() -> list[str]:
-    """Names that `load_faces` knows.
+    """The names of all datasets that `load_faces` can load, in alphabetical order.
 
     Example:
         >>> "painted_faces" in list_faces()
@@ -33,8 +37,14 @@ def list_faces() -> list[str]:
     return sorted(_BUILDERS)
 
 
-def dataset_builder(name: str) -> type:
-    """The builder class behind a name.
+def dataset_builder(name: str) -> type[FacesBuilder]:
+    """The class that reads the dataset with this name.
+
+    Args:
+        name: One of `list_faces()`.
+
+    Returns:
+        The builder class; its `BUILDER_CONFIG_CLASS` lists the settings of the dataset.
 
     Raises:
         DataError: no dataset goes by this name.
@@ -55,17 +65,17 @@ def dataset_builder(name: str) -> type:
 
 def load_faces(
     name: str,
-    data_dir: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
     *,
     protocol: str | None = "default",
     fold: int | str = 0,
     drop_duplicates: bool = False,
     streaming: bool = False,
     num_proc: int | None = None,
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     **settings: Any,
 ) -> DatasetDict | IterableDatasetDict:
-    """A dataset of faces by its name, ready for training: columns `image`, `label` and more by dataset.
+    """Loads a dataset of faces by its name, ready for training: columns `image`, `label` and more by dataset.
 
     `label` is a `ClassLabel` (single-label classification), or a list of numbers: regressed values, a distribution over
     the classes, or a 0 or 1 per label. `labels_of` tells which, and what they are called.
@@ -109,7 +119,7 @@ def load_faces(
     if streaming:
         return _streamed(name, builder, protocol, drop_duplicates)
     builder.download_and_prepare(num_proc=num_proc)
-    faces = builder.as_dataset()
+    faces = cast("DatasetDict", builder.as_dataset())
     if protocol is not None:
         faces = _fold(name, faces, protocol, fold)
     if drop_duplicates:
@@ -126,11 +136,11 @@ def load_faces(
 def _checked_protocol(name: str, protocol: str) -> str:
     from .protocols import PROTOCOLS
 
-    known = PROTOCOLS[name]
+    protocols = PROTOCOLS[name]
     if protocol == "default":
-        return known[0]
-    if protocol not in known:
-        raise DataError(f"{name} has no protocol {protocol!r}. It has: {', '.join(map(repr, known))}; or None.")
+        return protocols[0]
+    if protocol not in protocols:
+        raise DataError(f"{name} has no protocol {protocol!r}. It has: {', '.join(map(repr, protocols))}; or None.")
     return protocol
 
 
@@ -146,14 +156,14 @@ def _fold(name: str, faces: DatasetDict, protocol: str, fold: int | str) -> Data
     raise DataError(f"Protocol {protocol!r} of {name} has no fold {fold!r}. It has: {shown}.")
 
 
-def _streamed(name: str, builder: Any, protocol: str | None, drop_duplicates: bool) -> IterableDatasetDict:
+def _streamed(name: str, builder: FacesBuilder, protocol: str | None, drop_duplicates: bool) -> IterableDatasetDict:
     if drop_duplicates or protocol not in (None, "official"):
         what = "Dropping duplicates" if drop_duplicates else f"Protocol {protocol!r}"
         raise DataError(
             f"{what} needs to know all rows of {name}: load it without `streaming`, or with `protocol=None`."
         )
     faces = builder.as_streaming_dataset()
-    return faces if protocol is None else _fold(name, faces, protocol, 0)
+    return faces if protocol is None else cast("IterableDatasetDict", _fold(name, faces, protocol, 0))
 
 
 def _warn_of_shared(name: str, faces: DatasetDict, pictures: bool) -> None:

@@ -1,4 +1,4 @@
-"""Faces out of pictures: where they are, which one counts, and what to do when there is none."""
+"""Finds faces in pictures, follows one through the frames of a clip, and cuts it out."""
 
 from __future__ import annotations
 
@@ -15,12 +15,27 @@ from ..errors import DataError, DataNotFoundError
 if TYPE_CHECKING:
     from PIL import Image
 
+__all__ = ["MISSING", "Box", "Detector", "FaceLocalizer", "crop_faces", "haar_detector", "yunet_detector"]
+
 MISSING = ("nearest", "skip", "whole", "error")
+"""What `crop_faces` can do with frames in which there is no face."""
+
 _INSTALL = "Install it with `pip install 'ciao_peft[video]'`, or give `detector` a function of your own."
 
 
 class Box(NamedTuple):
-    """A rectangle in pixels; x to the right, y down, from the upper left corner."""
+    """A rectangle in pixels; x to the right, y down, from the upper left corner.
+
+    Args:
+        x: Left edge.
+        y: Upper edge.
+        width: Pixels to the right of `x`.
+        height: Pixels below `y`.
+
+    Example:
+        >>> Box(4, 2, 10, 20).area
+        200
+    """
 
     x: int
     y: int
@@ -29,11 +44,14 @@ class Box(NamedTuple):
 
     @property
     def area(self) -> int:
-        """Pixels inside."""
+        """Number of pixels inside; 0 where a side is negative."""
         return max(0, self.width) * max(0, self.height)
 
     def overlap(self, other: Box) -> float:
-        """Shared area over the area of both together, 0 to 1.
+        """Intersection over union of two boxes, 0 to 1; 0 if both are empty.
+
+        Args:
+            other: The box to compare with.
 
         Example:
             >>> Box(0, 0, 2, 2).overlap(Box(1, 0, 2, 2))
@@ -50,30 +68,34 @@ Detector = Callable[[np.ndarray], Sequence[Sequence[float]]]
 """Takes `(H, W, 3)` uint8 RGB and gives x, y, width, height of each face, in pixels."""
 
 
-def haar_detector(cascade: str | os.PathLike | None = None, *, scale: float = 1.1, neighbours: int = 5) -> Detector:
-    """OpenCV's cascade of Haar features: the face localizer of the paper.
+def haar_detector(
+    cascade: str | os.PathLike[str] | None = None, *, scale: float = 1.1, neighbours: int = 5
+) -> Detector:
+    """Makes a detector of OpenCV's cascade of Haar features: the face localizer of the paper.
 
     Args:
         cascade: A cascade file; OpenCV 4's own frontal one when left out.
         scale: Factor between the sizes that are looked for; smaller is slower and finds more.
         neighbours: Hits that make a face; larger gives fewer false ones.
 
+    Returns:
+        A function that takes `(H, W, 3)` uint8 RGB and returns a `Box` per face.
+
     Raises:
         DataNotFoundError: OpenCV, its cascade classifier or the cascade file is missing (version 5 ships neither).
+        DataError: the file is no Haar cascade.
     """
     cv2 = _opencv()
     if not hasattr(cv2, "CascadeClassifier"):
         raise DataNotFoundError(
             f"OpenCV {cv2.__version__} has no cascade classifier: version 5 moved it out. Install "
-            f"'opencv-python-headless<5', or "
-            "use `detector=` with YuNet's .onnx file or a function of your own."
+            "'opencv-python-headless<5', or use `detector=` with YuNet's .onnx file or a function of your own."
         )
     path = Path(cascade) if cascade else Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml"
     if not path.is_file():
         raise DataNotFoundError(
             f"There is no cascade file {str(path)!r}. OpenCV 4 brings its own: install 'opencv-python-headless<5', or "
-            f"give the "
-            "path of a haarcascade_frontalface_default.xml."
+            "give the path of a haarcascade_frontalface_default.xml."
         )
     classifier = cv2.CascadeClassifier(str(path))
     if classifier.empty():
@@ -86,15 +108,19 @@ def haar_detector(cascade: str | os.PathLike | None = None, *, scale: float = 1.
     return detect
 
 
-def yunet_detector(model: str | os.PathLike, *, threshold: float = 0.7) -> Detector:
-    """OpenCV's YuNet network, from its .onnx file; finds more faces than Haar, turned ones too.
+def yunet_detector(model: str | os.PathLike[str], *, threshold: float = 0.7) -> Detector:
+    """Makes a detector of OpenCV's YuNet network; it finds more faces than Haar features do, turned ones too.
 
     Args:
         model: The file `face_detection_yunet_*.onnx` of OpenCV's model zoo.
-        threshold: Score that makes a face, 0 to 1.
+        threshold: Score from which on a hit counts as a face, 0 to 1.
+
+    Returns:
+        A function that takes `(H, W, 3)` uint8 RGB and returns a `Box` per face.
 
     Raises:
         DataNotFoundError: OpenCV or the file is missing.
+        DataError: OpenCV cannot read the file as a YuNet model.
     """
     cv2 = _opencv()
     if not Path(model).is_file():
@@ -121,6 +147,12 @@ class FaceLocalizer:
         max_side: Pictures are scaled down to this many pixels for detection only; crops come from the whole picture.
         size: Crops larger than this are scaled down to it; `None` keeps them.
 
+    Attributes:
+        detect: The detector as a function from `(H, W, 3)` uint8 RGB to x, y, width and height of each face.
+
+    Raises:
+        DataError: a setting is out of its range, or the detector is nothing that can detect.
+
     Example:
         >>> from PIL import Image
         >>> localizer = FaceLocalizer(lambda image: [(10, 10, 20, 20), (40, 10, 30, 30)], margin=0.0)
@@ -135,7 +167,7 @@ class FaceLocalizer:
 
     def __init__(
         self,
-        detector: str | os.PathLike | Detector = "haar",
+        detector: str | os.PathLike[str] | Detector = "haar",
         *,
         margin: float = 0.15,
         max_side: int = 640,
@@ -151,23 +183,48 @@ class FaceLocalizer:
         self.detect = _detector(detector)
 
     def boxes(self, image: Image.Image) -> list[Box]:
-        """All faces of a picture, in its own pixels."""
+        """Finds all faces of a picture.
+
+        Args:
+            image: A picture of any size and mode.
+
+        Returns:
+            A box per face in the pixels of the picture, whatever the size at which it was searched.
+
+        Raises:
+            DataError: the detector returned something other than boxes.
+
+        Example:
+            >>> from PIL import Image
+            >>> localizer = FaceLocalizer(lambda image: [(10, 10, 20, 20)], max_side=640)
+            >>> localizer.boxes(Image.new("RGB", (1280, 960)))  # searched at half its size
+            [Box(x=20, y=20, width=40, height=40)]
+        """
         shrink = min(1.0, self.max_side / max(image.size))
         small = image.convert("RGB")
         if shrink < 1:
             small = small.resize((max(1, round(image.width * shrink)), max(1, round(image.height * shrink))))
-        found = []
+        boxes: list[Box] = []
         for face in self.detect(np.asarray(small)):
             values = [float(value) for value in face]
             if len(values) < 4 or not all(map(np.isfinite, values)):
                 raise DataError(f"A detector must give x, y, width and height per face; it gave {face!r}.")
             box = Box(*(round(value / shrink) for value in values[:4]))
             if box.area:
-                found.append(box)
-        return found
+                boxes.append(box)
+        return boxes
 
     def locate(self, image: Image.Image, previous: Box | None = None) -> Box | None:
-        """The largest face; after a `previous` one the face that overlaps it most. `None` if there is none."""
+        """Finds the one face that counts.
+
+        Args:
+            image: A picture of any size and mode.
+            previous: Where the face was in the frame before.
+
+        Returns:
+            The face that overlaps the previous one most; without a previous or an overlapping one, the largest face.
+            `None` if there is no face.
+        """
         boxes = self.boxes(image)
         if not boxes:
             return None
@@ -176,7 +233,21 @@ class FaceLocalizer:
         return max(boxes, key=lambda box: box.area)
 
     def crop(self, image: Image.Image, box: Box) -> Image.Image:
-        """The square around a box with its margin; what lies outside the picture is black."""
+        """Cuts out the square around a box with its margin; what lies outside the picture is black.
+
+        Args:
+            image: A picture of any mode.
+            box: In the pixels of the picture.
+
+        Returns:
+            A square RGB picture of `size` pixels a side at most.
+
+        Example:
+            >>> from PIL import Image
+            >>> localizer = FaceLocalizer(lambda image: [], margin=0.5)
+            >>> localizer.crop(Image.new("RGB", (100, 100)), Box(40, 40, 20, 10)).size
+            (40, 40)
+        """
         from PIL import Image as Images
 
         side = max(box.width, box.height) * (1 + 2 * self.margin)
@@ -192,25 +263,32 @@ def crop_faces(
 ) -> list[tuple[int, Image.Image]]:
     """Follows one face through the frames of a clip and cuts it out of each.
 
-    The face is the largest one of the first frame that has any; later the one where it was before. Frames without a
-    face:
+    The face is the largest one in the first frame with a face; in later frames, the one that overlaps it most.
+    `missing` says what happens to a frame without a face:
 
-    - `"nearest"`: cut where it was in the nearest frame that has one;
-    - `"skip"`: are left out;
-    - `"whole"`: are used as they are;
-    - `"error"`: are refused.
+    - `"nearest"`: it is cut where the face is in the nearest frame with a face;
+    - `"skip"`: it is left out;
+    - `"whole"`: it is used as it is;
+    - `"error"`: it is an error.
 
     Args:
-        frames: In order of time.
-        localizer: Finds and cuts.
+        frames: Pictures in order of time.
+        localizer: Finds the face and cuts it out.
         missing: One of the four above.
 
     Returns:
-        Index into `frames` and face, of every frame that is not left out. Empty when no frame has a face, unless
+        Index into `frames` and face, for every frame that is not left out. Empty when no frame has a face, unless
         `missing` is `"whole"`.
 
     Raises:
         DataError: a frame has no face, and `missing` is `"error"`; or `missing` is none of the four.
+
+    Example:
+        >>> from PIL import Image
+        >>> frames = [Image.new("RGB", (64, 64), colour) for colour in ("white", "black", "white")]
+        >>> localizer = FaceLocalizer(lambda image: [(8, 8, 32, 32)] if image.any() else [], margin=0.0)
+        >>> [(index, face.size) for index, face in crop_faces(frames, localizer, missing="skip")]
+        [(0, (32, 32)), (2, (32, 32))]
     """
     check_choice("missing", missing, MISSING, DataError)
     boxes: list[Box | None] = []
@@ -221,11 +299,11 @@ def crop_faces(
             raise DataError(f"There is no face in frame {index} of {len(frames)}.")
         boxes.append(box)
         previous = box or previous
-    known = [index for index, box in enumerate(boxes) if box is not None]
-    crops = []
+    with_face = [index for index, box in enumerate(boxes) if box is not None]
+    crops: list[tuple[int, Image.Image]] = []
     for index, (frame, box) in enumerate(zip(frames, boxes, strict=True)):
-        if box is None and missing == "nearest" and known:
-            box = boxes[min(known, key=lambda other: abs(other - index))]
+        if box is None and missing == "nearest" and with_face:
+            box = boxes[min(with_face, key=lambda other: abs(other - index))]
         if box is not None:
             crops.append((index, localizer.crop(frame, box)))
         elif missing == "whole":
@@ -233,17 +311,17 @@ def crop_faces(
     return crops
 
 
-def _detector(given: Any) -> Detector:
-    if callable(given):
-        return given
-    if given == "haar":
+def _detector(detector: str | os.PathLike[str] | Detector) -> Detector:
+    if callable(detector):
+        return detector
+    if detector == "haar":
         return haar_detector()
-    path = Path(str(given))
+    path = Path(str(detector))
     if path.suffix == ".onnx":
         return yunet_detector(path)
     if path.suffix == ".xml":
         return haar_detector(path)
-    raise DataError(f"`detector` must be 'haar', the path of an .onnx or .xml file, or a function; got {given!r}.")
+    raise DataError(f"`detector` must be 'haar', the path of an .onnx or .xml file, or a function; got {detector!r}.")
 
 
 def _opencv() -> Any:

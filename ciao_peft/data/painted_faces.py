@@ -13,9 +13,22 @@ import numpy as np
 from ..checking import check_number
 from ..errors import DataError
 from .builder import FacesBuilder
-from .labels import described
+from .labels import describe_labels
 from .painting import paint_face
 from .people import Expression, Person, View
+
+__all__ = [
+    "AFFECT",
+    "EIGHT",
+    "PROTOTYPES",
+    "SEVEN",
+    "SIGNALS",
+    "WORLDS",
+    "PaintedFaces",
+    "PaintedFacesConfig",
+    "label_of",
+    "sample_expression",
+]
 
 # Each class of a world at full strength, by movement:
 # brow_raise, brow_frown, eye_open, mouth_curve, mouth_open, mouth_width, mouth_skew, nose_wrinkle
@@ -64,14 +77,14 @@ _RESTING = {"eight": 0.6, "seven": 0.62}
 
 
 def label_of(expression: Expression, world: str, *, roll: float = 0.0) -> int | list[float]:
-    """What a world calls a face.
+    """Labels a face as one of the painted worlds does.
 
     `"eight"` and `"seven"` name the nearest prototype, each by its own measure, and share seven names but not their
     borders: four faces in ten are called something else in the other world. `"affect"` gives arousal and
     valence in [-1, 1]. `"signals"` switches eight labels on or off; the head's tilt counts there too.
 
     Args:
-        expression: What the face does.
+        expression: The movements of the face.
         world: `"eight"`, `"seven"`, `"affect"` or `"signals"`.
         roll: Tilt of the head in radians.
 
@@ -96,14 +109,14 @@ def label_of(expression: Expression, world: str, *, roll: float = 0.0) -> int | 
     vector[6] = abs(vector[6])  # either corner of the mouth
     if np.sqrt((weights * vector**2).sum()) < _RESTING[world]:
         return names.index("neutral")
-    distance = {}
+    distance: dict[str, float] = {}
     for name, prototype in _CLASSES[world].items():
         if name != "neutral":
             # A class is shown weakly or strongly: measure to the strength of it that comes nearest.
             full = np.array(prototype)
             strength = np.clip((weights * vector * full).sum() / (weights * full**2).sum(), 0.0, 1.3)
-            distance[name] = (weights * (vector - strength * full) ** 2).sum()
-    return names.index(min(distance, key=distance.get))
+            distance[name] = float((weights * (vector - strength * full) ** 2).sum())
+    return names.index(min(distance, key=distance.__getitem__))
 
 
 def _affect(e: Expression) -> list[float]:
@@ -152,6 +165,13 @@ class PaintedFacesConfig(datasets.BuilderConfig):
         label_noise: Spread of what the labeller sees around what the face does, so that cases near a border are
             called this or that. 0 for labels without any doubt.
         seed: Other seeds give other people.
+
+    Raises:
+        DataError: there is no such world, or a number is out of its range.
+
+    Example:
+        >>> PaintedFacesConfig(world="affect", num_train=100).size
+        64
     """
 
     world: str = "eight"
@@ -164,7 +184,7 @@ class PaintedFacesConfig(datasets.BuilderConfig):
     seed: int = 0
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: Any = None) -> str:
-        """Names the cache folder. The world is left out: one set of pictures serves them all."""
+        """Names the cache folder. The world is not part of the name: one set of pictures serves all worlds."""
         drawn = {name: value for name, value in config_kwargs.items() if name != "world"}
         return super().create_config_id(drawn, custom_features)
 
@@ -195,6 +215,7 @@ class PaintedFaces(FacesBuilder):
     """
 
     BUILDER_CONFIG_CLASS = PaintedFacesConfig
+    config: PaintedFacesConfig
     NEEDS_DATA_DIR = False
 
     def _code(self) -> tuple[str, ...]:
@@ -217,7 +238,7 @@ class PaintedFaces(FacesBuilder):
         return self._in_world(super().as_dataset(*args, **kwargs))
 
     def as_streaming_dataset(self, *args: Any, **kwargs: Any) -> Any:
-        """As `as_dataset`, drawn while one iterates."""
+        """The same faces as `as_dataset`, drawn while you iterate."""
         return self._in_world(super().as_streaming_dataset(*args, **kwargs))
 
     def _in_world(self, faces: Any) -> Any:
@@ -225,10 +246,10 @@ class PaintedFaces(FacesBuilder):
         faces = faces.rename_column(f"label_{world}", "label")
         faces = faces.remove_columns([f"label_{other}" for other in WORLDS if other != world])
         for split in faces.values() if isinstance(faces, dict) else [faces]:
-            split.info.description = described("Painted faces.", _PROBLEMS[world], WORLDS[world])
+            split.info.description = describe_labels("Painted faces.", _PROBLEMS[world], WORLDS[world])
         return faces
 
-    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+    def _split_generators(self, dl_manager: object) -> list[datasets.SplitGenerator]:
         config = self.config
         counts = {"train": config.num_train, "validation": config.num_validation, "test": config.num_test}
         generators = []
@@ -239,7 +260,9 @@ class PaintedFaces(FacesBuilder):
                 generators.append(datasets.SplitGenerator(name=split, gen_kwargs=gen_kwargs))
         return generators
 
-    def _generate_examples(self, people: list[int], split: str, count: int) -> Iterator[tuple[int, dict]]:
+    def _generate_examples(  # pyright: ignore[reportIncompatibleMethodOverride] - called with gen_kwargs
+        self, people: list[int], split: str, count: int
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.config
         for number in people:
             who = (config.seed, _SPLITS[split], number)
@@ -252,7 +275,7 @@ class PaintedFaces(FacesBuilder):
                 seen = Expression.from_vector(expression.vector + config.label_noise * rng.standard_normal(8))
                 bitmap = io.BytesIO()
                 image.save(bitmap, "BMP")  # noise does not compress, and this is read three times faster than PNG
-                example = {f"label_{world}": label_of(seen, world, roll=view.roll) for world in WORLDS}
+                example: dict[str, Any] = {f"label_{world}": label_of(seen, world, roll=view.roll) for world in WORLDS}
                 example["image"] = {"bytes": bitmap.getvalue(), "path": None}
                 example["identity"] = number + 1_000_000 * _SPLITS[split]
                 example["movements"] = expression.vector.astype(np.float32)
@@ -260,9 +283,18 @@ class PaintedFaces(FacesBuilder):
 
 
 def sample_expression(rng: np.random.Generator) -> Expression:
-    """An expression at random: a prototype at some strength, blended with a second one, every movement disturbed."""
-    one, other = rng.choice(len(EIGHT), size=2, replace=False)
+    """Draws an expression at random: a prototype at some strength, blended with a second one, with disturbed movements.
+
+    Args:
+        rng: Source of the random numbers.
+
+    Example:
+        >>> expression = sample_expression(np.random.default_rng(0))
+        >>> EIGHT[label_of(expression, "eight")] in PROTOTYPES
+        True
+    """
+    first, second = rng.choice(len(EIGHT), size=2, replace=False)
     strength, blend = rng.uniform(0.55, 1.2), rng.uniform(0.0, 0.4)
-    vector = np.array(PROTOTYPES[EIGHT[one]]) * (1 - blend) + np.array(PROTOTYPES[EIGHT[other]]) * blend
+    vector = np.array(PROTOTYPES[EIGHT[first]]) * (1 - blend) + np.array(PROTOTYPES[EIGHT[second]]) * blend
     vector = vector * strength * np.where(np.arange(8) == 6, rng.choice([-1, 1]), 1)
     return Expression.from_vector(vector + rng.normal(0, 0.1, 8))

@@ -1,4 +1,4 @@
-"""Faces drawn from numbers."""
+"""Draws faces from numbers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from .people import Colour, Expression, Person, Point, View, as_colour
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
+__all__ = ["paint_face"]
+
 _SUPERSAMPLING = 3  # drawn that many times larger and averaged down: PIL draws no soft edges itself
 
 
@@ -22,14 +24,17 @@ def paint_face(
     size: int = 64,
     seed: int = 0,
 ) -> Image.Image:
-    """One face as an RGB image of `size` x `size` pixels; the same arguments always give the same pixels.
+    """Draws one face; the same arguments always give the same pixels.
 
     Args:
-        person: Whose face; somebody chosen by `seed` when left out.
-        expression: What it does; at rest when left out.
-        view: How it is looked at; straight on, evenly lit and without noise when left out.
+        person: Whose face it is; somebody chosen by `seed` when left out.
+        expression: What the face does; it is at rest when left out.
+        view: Pose, light and noise; straight on, evenly lit and without noise when left out.
         size: Pixels per side, 16 or more.
-        seed: Of the person, when none is given, and of the noise.
+        seed: Chooses the person, when none is given, and the noise.
+
+    Returns:
+        An RGB image of `size` x `size` pixels.
 
     Example:
         >>> glad = paint_face(expression=Expression(mouth_curve=1.0, mouth_open=0.4), size=48, seed=3)
@@ -63,8 +68,8 @@ def _shade(colour: Colour, factor: float) -> Colour:
     return as_colour([value * factor for value in colour])
 
 
-def _mix(one: Colour, other: Colour, share: float) -> Colour:
-    return as_colour([a * (1 - share) + b * share for a, b in zip(one, other, strict=True)])
+def _mix(first: Colour, second: Colour, share: float) -> Colour:
+    return as_colour([a * (1 - share) + b * share for a, b in zip(first, second, strict=True)])
 
 
 _CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 25)), np.sin(np.linspace(0, 2 * np.pi, 25))], axis=1)

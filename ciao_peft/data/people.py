@@ -1,4 +1,4 @@
-"""The numbers a face is drawn from: who it is, what the face does, how it is looked at."""
+"""The numbers from which a face is drawn: person, expression and view."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+__all__ = ["Colour", "Expression", "Person", "Point", "View", "as_colour"]
+
 Point = tuple[float, float]
+"""x to the right and y down."""
+
 Colour = tuple[int, int, int]
+"""Red, green and blue, 0 to 255 each."""
 
 _SKINS = (
     (255, 224, 200),
@@ -36,6 +41,10 @@ class Expression:
         mouth_width: -1 pursed to 1 stretched.
         mouth_skew: One corner higher: -1 the left one, 1 the right one, as the image shows it.
         nose_wrinkle: 0 to 1: nose and upper lip drawn up.
+
+    Example:
+        >>> Expression(mouth_curve=1.0, mouth_open=0.4).vector.tolist()
+        [0.0, 0.0, 0.0, 1.0, 0.4, 0.0, 0.0, 0.0]
     """
 
     brow_raise: float = 0.0
@@ -49,12 +58,20 @@ class Expression:
 
     @property
     def vector(self) -> np.ndarray:
-        """`(8,)` float64, in the order of the arguments."""
+        """All movements as `(8,)` float64, in the order of the arguments."""
         return np.array([getattr(self, field.name) for field in fields(self)])
 
     @classmethod
-    def from_vector(cls, values: Sequence[float]) -> Expression:
-        """The expression with these eight values, each cut to its range."""
+    def from_vector(cls, values: np.ndarray | Sequence[float]) -> Expression:
+        """Makes an expression of eight values, each cut to its range.
+
+        Args:
+            values: `(8,)`, in the order of the arguments.
+
+        Example:
+            >>> Expression.from_vector([0, 0, 0, 2.0, -1.0, 0, 0, 0]).mouth_curve
+            1.0
+        """
         names = [field.name for field in fields(cls)]
         low = [0.0 if name in ("mouth_open", "nose_wrinkle") else -1.0 for name in names]
         return cls(**{n: float(np.clip(v, b, 1.0)) for n, v, b in zip(names, values, low, strict=True)})
@@ -62,7 +79,36 @@ class Expression:
 
 @dataclass(frozen=True, kw_only=True)
 class Person:
-    """What stays the same in every picture of one identity. Lengths are factors of an average face, around 1."""
+    """What stays the same in every picture of one identity.
+
+    Args:
+        face_width: Factor, 1 for an average face; so are the other widths, lengths, sizes and thicknesses.
+        jaw: 1 for a pointed jaw; smaller is squarer.
+        eye_distance: Factor.
+        eye_size: Factor.
+        eye_height: Shift of the eyes downwards, in half heads.
+        brow_thickness: Factor.
+        brow_height: Shift of the brows upwards, in half heads.
+        brow_slant: How much lower the inner ends are at rest, in half heads.
+        nose_length: Factor.
+        nose_width: Factor.
+        mouth_width: Factor.
+        mouth_height: Shift of the mouth downwards, in half heads.
+        mouth_rest: Curve of the resting mouth, in units of `Expression.mouth_curve`.
+        lip_thickness: Factor.
+        skin: Colour of the skin.
+        hair: Colour of hair, brows and beard.
+        iris: Colour of the eyes.
+        hair_style: 0 bald, 1 a short cap, 2 long, 3 wavy, 4 only on the forehead's rim.
+        fringe: How far the hair comes down the forehead, in half heads.
+        glasses: Whether the person wears glasses.
+        beard: Density, 0 for none to 1.
+
+    Example:
+        >>> person = Person.sample(np.random.default_rng(0))
+        >>> person == Person.sample(np.random.default_rng(0))
+        True
+    """
 
     face_width: float
     jaw: float
@@ -88,7 +134,11 @@ class Person:
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> Person:
-        """Somebody at random. Brows and mouth at rest differ too: a resting face can look cross or glad."""
+        """Draws a person at random. Resting brows and mouths differ too: a resting face can look cross or glad.
+
+        Args:
+            rng: Source of the random numbers.
+        """
         hair = _HAIRS[rng.integers(len(_HAIRS))]
         skin = np.array(_SKINS[rng.integers(len(_SKINS))]) * rng.uniform(0.92, 1.05, 3)
         return cls(
@@ -118,7 +168,28 @@ class Person:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How the face is looked at: pose in radians, shift and zoom in shares of the image, light and noise."""
+    """Pose of the head, place in the picture, light and noise.
+
+    Args:
+        yaw: Turn to the side, in radians.
+        pitch: Nod, in radians.
+        roll: Tilt, in radians.
+        shift: To the right and down, in shares of the image.
+        zoom: Factor, 1 for a face that fills the picture.
+        light: Factor of all pixels, 1 for full light.
+        light_from: Direction in which the light grows, in radians from the right, clockwise.
+        light_slope: Share by which the light grows from the middle to the edge in that direction.
+        warmth: Share added to red and taken from blue.
+        noise: Standard deviation of the noise, in grey values of 255.
+        background: Colour behind the face.
+
+    Example:
+        >>> from ciao_peft.data import paint_face
+        >>> bright = paint_face(view=View(light=1.0), size=16, seed=1)
+        >>> dark = paint_face(view=View(light=0.5), size=16, seed=1)
+        >>> bright.convert("L").getextrema() > dark.convert("L").getextrema()
+        True
+    """
 
     yaw: float = 0.0
     pitch: float = 0.0
@@ -134,7 +205,11 @@ class View:
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> View:
-        """A snapshot at random: heads turn by up to 25 degrees, tilt by up to 14."""
+        """Draws a view at random: heads turn by up to 25 degrees and tilt by up to 14.
+
+        Args:
+            rng: Source of the random numbers.
+        """
         return cls(
             yaw=float(np.clip(rng.normal(0, 0.2), -0.44, 0.44)),
             pitch=float(np.clip(rng.normal(0, 0.08), -0.2, 0.2)),
@@ -151,6 +226,11 @@ class View:
 
 
 def as_colour(values: np.ndarray | Sequence[float]) -> Colour:
-    """Red, green and blue as whole numbers, each cut to 0..255."""
+    """Rounds red, green and blue down to whole numbers and cuts them to 0 to 255.
+
+    Example:
+        >>> as_colour([12.9, -3.0, 300.0])
+        (12, 0, 255)
+    """
     red, green, blue = (min(255, max(0, int(value))) for value in values)
     return red, green, blue

@@ -13,6 +13,15 @@ from ..errors import DataError
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+__all__ = [
+    "PROTOCOLS",
+    "Fold",
+    "leave_one_group_out",
+    "leave_one_repetition_out",
+    "protocol_folds",
+    "stratified_folds",
+]
+
 PROTOCOLS: dict[str, tuple[str, ...]] = {
     "affectnet": ("official", "authors-code"),
     "emoreact": ("official", "authors-code"),
@@ -24,26 +33,34 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {
 }
 """Protocols of each dataset, the default one first.
 
-- `"official"`: the splits as released. AffectNet's test set never was: its validation set is the test set here, as
-everybody
-  does it. FER2013 and FER+ are tested on PrivateTest.
+- `"official"`: the splits as released. AffectNet's test set was never released: its validation set is the test set
+  here, as in the literature. FER2013 and FER+ are tested on PrivateTest.
 - `"leave-one-subject-out"`: ten folds; each tests on all pictures of one woman. The same face is never in both parts.
-- `"leave-one-emotion-out"`: the paper's words for JAFFE. Read as: of the pictures that one subject made of one
-expression, one
-  is held out. Three folds; every picture is tested once; every face is also in training, so scores are far higher.
+- `"leave-one-emotion-out"`: the paper's words for JAFFE, read as: one of the pictures that one subject made of one
+  expression is held out. Three folds; every picture is tested once; every face is also in training, so scores are far
+  higher.
 - `"k-fold"`: ten folds with the classes in proportion; on JAFFE, faces are shared as well.
 - `"authors-code"`: what the released code of the paper does. JAFFE: the first ten pictures of each class are the test
-set (in
-  the order of their names; the code takes the order of the file system). FER2013: no fear, tested on PublicTest.
-  FER+: distributions over seven classes, without contempt. AffectNet: only faces with one of the eight
+  set (in the order of their names; the code takes the order of the file system). FER2013: no fear, tested on
+  PublicTest. FER+: distributions over seven classes, without contempt. AffectNet: only faces with one of the eight
   expressions and a valid arousal. EmoReact: trained and tested on the training clips.
 """
 
 
 @dataclass(frozen=True)
 class Fold:
-    """One way to split a dataset: `name` says which part is tested on, `splits` has `train`, `test` and what else
-    there is."""
+    """One way to split a dataset.
+
+    Args:
+        name: Says which part is tested on: `"KA"`, `"fold 3"`, `"official"`.
+        splits: The parts by name: `train`, `test`, and what else the protocol has.
+
+    Example:
+        >>> from datasets import Dataset, DatasetDict
+        >>> rows = Dataset.from_dict({"label": [0, 1]})
+        >>> Fold("official", DatasetDict(train=rows)).splits["train"].num_rows
+        2
+    """
 
     name: str
     splits: DatasetDict
@@ -56,13 +73,13 @@ def protocol_folds(
 
     Args:
         name: The dataset's name in `load_faces`.
-        faces: What `load_faces(name, ..., protocol=None)` gave.
+        faces: The splits that `load_faces(name, ..., protocol=None)` returns.
         protocol: One of `PROTOCOLS[name]`; the first when left out.
-        folds: Number of folds of `"k-fold"`.
-        seed: Of `"k-fold"`.
+        folds: Number of folds of `"k-fold"`, 2 or more.
+        seed: Another seed deals the rows of `"k-fold"` to other folds.
 
     Yields:
-        Fold after fold. Rows are those of `faces`, none copied.
+        One `Fold` after another. They refer to the rows of `faces`; nothing is copied.
 
     Raises:
         DataError: this dataset has no such protocol, or the data does not allow it.
@@ -75,14 +92,14 @@ def protocol_folds(
         KA {'train': ['YM'], 'test': ['KA', 'KA']}
         YM {'train': ['KA', 'KA'], 'test': ['YM']}
     """
-    known = PROTOCOLS.get(name, ("official",))
-    protocol = protocol or known[0]
-    if protocol not in known:
-        raise DataError(f"{name} has no protocol {protocol!r}. It has: {', '.join(map(repr, known))}.")
+    protocols = PROTOCOLS.get(name, ("official",))
+    protocol = protocol or protocols[0]
+    if protocol not in protocols:
+        raise DataError(f"{name} has no protocol {protocol!r}. It has: {', '.join(map(repr, protocols))}.")
     needed = _NEEDED.get((name, protocol), ("train",) if protocol in _FOLDS else ())
     if missing := [split for split in needed if split not in faces]:
-        there = ", ".join(map(repr, faces))
-        raise DataError(f"Protocol {protocol!r} of {name} needs the split {missing[0]!r}; there is {there} alone.")
+        splits = ", ".join(map(repr, faces))
+        raise DataError(f"Protocol {protocol!r} of {name} needs the split {missing[0]!r}; there is {splits} alone.")
     if protocol == "official":
         yield Fold("official", _official(name, faces))
     elif protocol == "authors-code":
@@ -94,10 +111,23 @@ def protocol_folds(
 
 
 def leave_one_group_out(faces: Dataset, column: str = "identity") -> Iterator[tuple[str, np.ndarray]]:
-    """Per group in alphabetical order: its name and which rows are its own, `(rows,)` bool.
+    """Makes one fold per group: the group is tested on, the others are trained on.
+
+    Args:
+        faces: One split.
+        column: Name of the column that says which group a row belongs to.
+
+    Yields:
+        The group's name, in alphabetical order, and its rows, `(rows,)` bool.
 
     Raises:
         DataError: there are fewer than two groups.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> faces = Dataset.from_dict({"identity": ["KA", "YM", "KA"]})
+        >>> [(name, test.tolist()) for name, test in leave_one_group_out(faces)]
+        [('KA', [True, False, True]), ('YM', [False, True, False])]
     """
     groups = np.array(faces[column])
     names = sorted(set(groups.tolist()))
@@ -110,10 +140,23 @@ def leave_one_group_out(faces: Dataset, column: str = "identity") -> Iterator[tu
 def leave_one_repetition_out(faces: Dataset, parts: int = 3) -> Iterator[tuple[str, np.ndarray]]:
     """Deals the repeated pictures of every (identity, label) to `parts` folds, in the order of their repetition.
 
-    Of a cell with more pictures than parts, the first part gets the surplus; of one with fewer, the last part gets
-    none. So every row is in exactly one fold.
+    Where a cell has more pictures than there are parts, the first parts get the surplus; where it has fewer, the last
+    parts get none. Every row is in exactly one fold.
+
+    Args:
+        faces: One split with the columns `identity`, `label` and `repetition`.
+        parts: Number of folds.
+
+    Yields:
+        The fold's name and its rows, `(rows,)` bool.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> faces = Dataset.from_dict({"identity": ["KA"] * 3, "label": [0] * 3, "repetition": [2, 1, 3]})
+        >>> [(name, test.tolist()) for name, test in leave_one_repetition_out(faces)][0]
+        ('repetition 1', [False, True, False])
     """
-    cells: dict[tuple, list[int]] = {}
+    cells: dict[tuple[Any, Any], list[int]] = {}
     keys = zip(faces["identity"], faces["label"], faces["repetition"], strict=True)
     for row, (identity, label, _) in sorted(enumerate(keys), key=lambda item: (*item[1], item[0])):
         cells.setdefault((identity, label), []).append(row)
@@ -127,8 +170,22 @@ def leave_one_repetition_out(faces: Dataset, parts: int = 3) -> Iterator[tuple[s
 def stratified_folds(faces: Dataset, folds: int = 10, seed: int = 0) -> Iterator[tuple[str, np.ndarray]]:
     """Deals the rows of every class to `folds` folds at random, so that each has the classes in proportion.
 
+    Args:
+        faces: One split with class ids as `label`.
+        folds: Number of folds, 2 up to the number of rows.
+        seed: Another seed deals the rows to other folds.
+
+    Yields:
+        The fold's name and its rows, `(rows,)` bool.
+
     Raises:
         DataError: labels are no classes, or there are more folds than rows.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> faces = Dataset.from_dict({"label": [0, 0, 1, 1]})
+        >>> [int(test.sum()) for _, test in stratified_folds(faces, folds=2)]
+        [2, 2]
     """
     labels = np.array(faces["label"])
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
@@ -148,7 +205,7 @@ def stratified_folds(faces: Dataset, folds: int = 10, seed: int = 0) -> Iterator
 def _parts(faces: Dataset, test: np.ndarray) -> DatasetDict:
     from datasets import DatasetDict
 
-    return DatasetDict(train=faces.select(np.flatnonzero(~test)), test=faces.select(np.flatnonzero(test)))
+    return DatasetDict({"train": faces.select(np.flatnonzero(~test)), "test": faces.select(np.flatnonzero(test))})
 
 
 def _keep(faces: DatasetDict, condition: Callable[[dict[str, Any]], bool], columns: list[str]) -> DatasetDict:
@@ -163,7 +220,7 @@ def _keep(faces: DatasetDict, condition: Callable[[dict[str, Any]], bool], colum
 
 def _official(name: str, faces: DatasetDict) -> DatasetDict:
     if name == "affectnet" and "test" not in faces:  # a stream stays one
-        return type(faces)({{"validation": "test"}.get(split, split): rows for split, rows in faces.items()})
+        return type(faces)({{"validation": "test"}.get(str(split), str(split)): rows for split, rows in faces.items()})
     return faces
 
 
@@ -184,7 +241,7 @@ def _fer2013_code(faces: DatasetDict) -> DatasetDict:
 
     fear = faces["train"].features["label"].str2int("fear")
     kept = _keep(faces, lambda row: row["label"] != fear, ["label"])
-    return DatasetDict(train=kept["train"], test=kept["validation"])
+    return DatasetDict({"train": kept["train"], "test": kept["validation"]})
 
 
 def _affectnet_code(faces: DatasetDict) -> DatasetDict:

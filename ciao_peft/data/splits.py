@@ -1,4 +1,4 @@
-"""Splits that keep people apart."""
+"""Splits a dataset in two and keeps people apart."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from ..errors import DataError
 if TYPE_CHECKING:
     from datasets import Dataset
 
+__all__ = ["hold_out"]
+
 
 def hold_out(
     faces: Dataset, fraction: float = 0.1, group_by: str | None = "identity", seed: int = 0
 ) -> tuple[Dataset, Dataset]:
-    """Splits one dataset in two, and no group into both: a face seen in training is no test of a model.
+    """Splits a dataset in two so that no group is in both parts: a face seen in training cannot test a model.
 
     Groups are taken in random order until the second part has its share of the rows, so a large group can make it
-    somewhat larger. Rows without a group (`None`) each are one of their own.
+    somewhat larger. Each row without a group (`None`) is a group of its own.
 
     Args:
-        faces: What to split.
-        fraction: Share of the rows for the second part, between 0 and 1.
-        group_by: Column that says which rows belong together; `None` to split row by row.
+        faces: The rows to split.
+        fraction: Share of the rows for the second part, above 0 and below 1.
+        group_by: Name of the column that says which rows belong together; `None` to split row by row.
         seed: Another seed holds out other groups.
 
     Returns:
-        The rest and the part held out, rows in their old order.
+        The remaining part and the part held out, each with its rows in their old order.
 
     Raises:
-        DataError: no such column, a fraction that is none, or fewer than two groups.
+        DataError: there is no such column, the fraction is out of range, or there are fewer than two groups.
 
     Example:
         >>> from datasets import Dataset
@@ -54,8 +56,8 @@ def hold_out(
         raise DataError(f"Nothing can be held out of {len(numbers)} group(s) of {group_by!r} in {len(faces)} rows.")
     sizes = np.bincount(group)
     order = np.random.default_rng(seed).permutation(len(sizes))
-    wanted = fraction * len(faces)
+    num_held = fraction * len(faces)
     before = np.concatenate([[0], np.cumsum(sizes[order])[:-1]])
-    held_groups = order[before < wanted][: len(sizes) - 1]  # at least one group stays
+    held_groups = order[before < num_held][: len(sizes) - 1]  # at least one group stays
     held = np.isin(group, held_groups)
     return faces.select(np.flatnonzero(~held)), faces.select(np.flatnonzero(held))

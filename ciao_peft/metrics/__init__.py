@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .kinds import SCORES, Score, higher_is_better, kind_of
 from .problem import compute_metrics, load_metric, main_metric
 from .scores import (
     accuracy,
@@ -14,12 +15,16 @@ from .scores import (
 )
 
 __all__ = [
+    "SCORES",
+    "Score",
     "accuracy",
     "balanced_accuracy",
     "compute_metrics",
     "concordance",
     "confusion_matrix",
     "f1_per_label",
+    "higher_is_better",
+    "kind_of",
     "load_metric",
     "macro_f1",
     "main_metric",

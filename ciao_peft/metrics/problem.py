@@ -7,18 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ConfigError, DivergenceError, InputError
-from .scores import (
-    _array,
-    accuracy,
-    balanced_accuracy,
-    concordance,
-    f1_per_label,
-    macro_f1,
-    rmse,
-)
+from .scores import accuracy, as_array, balanced_accuracy, concordance, f1_per_label, macro_f1, rmse
 
 if TYPE_CHECKING:
     from ..config import CIAOConfig
+
+__all__ = ["compute_metrics", "load_metric", "main_metric"]
 
 _MAIN = {
     "single_label_classification": "accuracy",
@@ -36,7 +30,16 @@ _MODULES = {
 
 
 def main_metric(problem_type: str) -> str:
-    """The key of `compute_metrics` by which models are compared; higher is better.
+    """The key of `compute_metrics` by which models are compared; for all of them higher is better.
+
+    Args:
+        problem_type: As in `CIAOConfig`.
+
+    Returns:
+        `"accuracy"`, `"concordance"` or `"macro_f1"`.
+
+    Raises:
+        KeyError: no such problem type.
 
     Example:
         >>> main_metric("regression")
@@ -46,7 +49,7 @@ def main_metric(problem_type: str) -> str:
 
 
 def compute_metrics(logits: Any, labels: Any, config: CIAOConfig) -> dict[str, float]:
-    """All scores that fit the problem, by name.
+    """All scores that fit the problem, by name. `SCORES` says which way each is better, and its bounds.
 
     - single-label classification: `accuracy`, `balanced_accuracy`, `macro_f1`;
     - regression: `concordance_<name>` and `rmse_<name>` of each value, and their means `concordance` and `rmse`;
@@ -54,13 +57,16 @@ def compute_metrics(logits: Any, labels: Any, config: CIAOConfig) -> dict[str, f
       above 0, that is where its probability is above one half.
 
     Args:
-        logits: `(B, num_labels)`, what the model answered.
+        logits: `(B, num_labels)`, what the model returned; a tensor, an array or lists.
         labels: `(B,)` class ids or `(B, K)` distributions; `(B, V)` values; `(B, L)` of 0 and 1.
-        config: Of the adapter; `problem_type`, `num_labels` and `id2label` count.
+        config: Config of the adapter; gives `problem_type`, `num_labels` and `id2label`.
+
+    Returns:
+        Python floats.
 
     Raises:
-        InputError: shapes that do not fit, nothing to score, a label out of range.
-        DivergenceError: an answer is NaN or infinite.
+        InputError: shapes that do not fit, no samples, or a label out of range.
+        DivergenceError: a logit is NaN or infinite.
 
     Example:
         >>> from ciao_peft import CIAOConfig
@@ -68,7 +74,7 @@ def compute_metrics(logits: Any, labels: Any, config: CIAOConfig) -> dict[str, f
         >>> compute_metrics([[2.0, 1.0], [0.5, 0.6], [3.0, 0.0]], [0, 1, 1], config)["balanced_accuracy"]
         0.75
     """
-    answers, truth = _array(logits), _array(labels)
+    answers, truth = as_array(logits), as_array(labels)
     if answers.ndim != 2 or answers.shape[1] != config.num_labels:
         raise InputError(f"Logits must have the shape (samples, {config.num_labels}); got {answers.shape}.")
     if answers.size and not np.isfinite(answers).all():
@@ -95,16 +101,30 @@ def compute_metrics(logits: Any, labels: Any, config: CIAOConfig) -> dict[str, f
 
 
 def load_metric(name: str, config_name: str | None = None, **settings: Any) -> Any:
-    """One of these scores as an `evaluate.Metric`; needs no network, unlike `evaluate.load`.
+    """Makes one of these scores an `evaluate.Metric`; needs no network, unlike `evaluate.load`.
+
+    Besides what every `evaluate.Metric` has, it carries `higher_is_better`, `lowest` and `highest`, as in `SCORES`;
+    None where a result, such as a confusion matrix, is no score.
 
     Args:
         name: `"accuracy"`, `"balanced_accuracy"`, `"macro_f1"`, `"confusion_matrix"`, `"concordance"` or `"rmse"`.
         config_name: `"multilabel"` for `macro_f1` of several labels at once, `"multioutput"` for `concordance` and
             `rmse` of several values per sample.
-        settings: Of `evaluate.Metric`, such as `keep_in_memory`, `num_process` and `experiment_id`.
+        settings: Arguments of `evaluate.Metric`, such as `keep_in_memory`, `num_process` and `experiment_id`.
+
+    Returns:
+        The metric: `add_batch` collects predictions and references, `compute` scores them.
 
     Raises:
-        ConfigError: no such metric.
+        ConfigError: no such metric, or it has no such configuration.
+
+    Example:
+        >>> metric = load_metric("rmse", keep_in_memory=True)
+        >>> metric.add_batch(predictions=[0.0, 1.0], references=[3.0, -2.0])
+        >>> metric.compute()
+        {'rmse': 3.0}
+        >>> metric.higher_is_better
+        False
     """
     if name not in _MODULES:
         raise ConfigError(f"There is no metric {name!r}. Metrics: {', '.join(map(repr, sorted(_MODULES)))}.")

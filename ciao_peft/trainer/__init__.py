@@ -6,11 +6,13 @@ from .accelerator import gather_rows, make_accelerator, random_state_kept
 from .arguments import CIAOTrainingArguments
 from .job import Job
 from .loader import BatchDataset, BatchLoader
-from .loop import TrainingLoop, TrainOutput
-from .sampler import plan_epoch
-from .trainer import CIAOTrainer, PredictionOutput
+from .loop import TrainingLoop
+from .outputs import PredictionOutput, TrainOutput
+from .sampler import BalancedBatchSampler, plan_epoch
+from .trainer import CIAOTrainer
 
 __all__ = [
+    "BalancedBatchSampler",
     "BatchDataset",
     "BatchLoader",
     "CIAOTrainer",

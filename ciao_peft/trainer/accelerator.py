@@ -15,35 +15,51 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..config import CIAOConfig
 from ..errors import ConfigError, LaunchError, listed
 from ..features import check_launch
 from .arguments import CIAOTrainingArguments
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from tqdm import tqdm
 
 
 def make_accelerator(args: CIAOTrainingArguments) -> Accelerator:
-    """An accelerator for one training after another.
+    """An accelerator that one training after another may use.
+
+    Accelerate holds one precision for all accelerators of a process; this call sets it to that of the arguments.
+
+    Args:
+        args: `bf16` and `fp16` choose the precision (with neither, the launcher does), `report_to` the trackers, and
+            `output_dir` where trackers write.
+
+    Returns:
+        Its `gradient_accumulation_steps` is 1, whatever the launcher says: the training loop divides losses itself.
 
     Raises:
         ConfigError: fp16 without a GPU, or a tracker that is not installed.
         LaunchError: several processes were started that do not see one another, or parallelism that does not apply.
+
+    Example:
+        >>> accelerator = make_accelerator(CIAOTrainingArguments(report_to="none"))
+        >>> accelerator.num_processes, accelerator.mixed_precision
+        (1, 'no')
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedType, ProjectConfiguration
 
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else None
-    wanted = precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
+    precision_to_have = precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision_to_have:
         AcceleratorState._reset_state()  # an earlier training's precision; the processes stay as they are
-    trackers = _known_trackers(args)
-    folder = args.output_dir
+    trackers: list[Any] = _installed_trackers(args)
+    folders: dict[str, Any] = {}
+    if args.output_dir is not None:
+        folders = {"project_dir": args.output_dir, "logging_dir": str(Path(args.output_dir) / "runs")}
     accelerator = Accelerator(
-        mixed_precision=precision,
-        log_with=trackers or None,
-        project_config=ProjectConfiguration(project_dir=folder, logging_dir=folder and str(Path(folder) / "runs")),
+        mixed_precision=precision, log_with=trackers or None, project_config=ProjectConfiguration(**folders)
     )
     if accelerator.mixed_precision == "fp16" and accelerator.scaler is None:  # Accelerate would ignore it
         raise ConfigError(f"`fp16` needs a GPU; this training runs on {accelerator.device.type}. Use `bf16=True`.")
@@ -60,9 +76,21 @@ def make_accelerator(args: CIAOTrainingArguments) -> Accelerator:
 
 @contextmanager
 def precision_shared(precision: str) -> Iterator[None]:
-    """Inside, Accelerate computes in this precision, of which it has one for all accelerators of a process.
+    """A context in which Accelerate computes in this precision, whatever accelerators were made since.
 
-    Without it, a trainer that is made meanwhile would change the precision of those that are there.
+    Accelerate holds one precision for all accelerators of a process. Without this context, making a second trainer
+    would change the precision of the first one.
+
+    Args:
+        precision: `"no"`, `"bf16"` or `"fp16"`. The value from before comes back at the end.
+
+    Example:
+        >>> accelerator = make_accelerator(CIAOTrainingArguments(report_to="none"))
+        >>> with precision_shared("bf16"):
+        ...     accelerator.mixed_precision
+        'bf16'
+        >>> accelerator.mixed_precision
+        'no'
     """
     from accelerate.state import AcceleratorState
 
@@ -75,42 +103,103 @@ def precision_shared(precision: str) -> Iterator[None]:
         shared["_mixed_precision"] = before
 
 
-def _known_trackers(args: CIAOTrainingArguments) -> list[str]:
-    wanted = [name for name in args.trackers if name not in ("none", "jsonl")]
-    if wanted:
+def _installed_trackers(args: CIAOTrainingArguments) -> list[str]:
+    """The trackers of `report_to` that Accelerate runs; a ConfigError for one that is not installed."""
+    trackers = [name for name in args.trackers if name not in ("none", "jsonl")]
+    if trackers:
         from accelerate.tracking import get_available_trackers
 
-        there = [str(name) for name in get_available_trackers()]
-        for name in wanted:
-            if name not in there:  # Accelerate would only warn, and log nothing
+        installed = [str(name) for name in get_available_trackers()]
+        for name in trackers:
+            if name not in installed:  # Accelerate would only warn, and log nothing
                 raise ConfigError(
                     f"`report_to` names {name!r}, which is not installed or not known. There is: "
-                    f"{listed([*there, 'jsonl', 'none'])}. TensorBoard comes with `pip install 'ciao_peft[tracking]'`."
+                    f"{listed([*installed, 'jsonl', 'none'])}. "
+                    "TensorBoard comes with `pip install 'ciao_peft[tracking]'`."
                 )
-    return wanted
+    return trackers
+
+
+def start_trackers(accelerator: Accelerator, name: str, args: CIAOTrainingArguments, config: CIAOConfig) -> None:
+    """Tells the trackers of an accelerator which settings a training has; does nothing without trackers.
+
+    Args:
+        accelerator: As `make_accelerator` makes it.
+        name: What trackers call the project.
+        args: Settings of the training.
+        config: Settings of the adapter; trackers see each as `adapter.<name>`.
+
+    Example:
+        >>> args = CIAOTrainingArguments(report_to="none")
+        >>> accelerator = make_accelerator(args)
+        >>> start_trackers(accelerator, "faces", args, CIAOConfig(problem_type="regression", num_labels=1))
+        >>> accelerator.trackers
+        []
+    """
+    if accelerator.log_with:
+        settings = args.to_dict() | {f"adapter.{key}": value for key, value in config.to_dict().items()}
+        kinds = (int, float, str, bool)
+        settings = {key: value if isinstance(value, kinds) else str(value) for key, value in settings.items()}
+        accelerator.init_trackers(name, config=settings)
+
+
+def progress_bar(name: str, step: int, total_steps: int, disable: bool) -> tqdm[Any]:
+    """A bar of updates on stderr.
+
+    Args:
+        name: What is trained.
+        step: Updates that were made before.
+        total_steps: Updates of the whole training.
+        disable: Whether to show nothing.
+
+    Example:
+        >>> with progress_bar("faces", 10, 30, disable=True) as bar:
+        ...     bar.total
+        30
+    """
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total_steps, initial=step, desc=f"training {name}", unit="update", disable=disable)
 
 
 def data_parallel(module: nn.Module, accelerator: Accelerator, sync_buffers: bool) -> nn.Module:
-    """The module with gradients averaged over the processes; itself where there is one process.
+    """Wraps a module so that its gradients are averaged over the processes.
 
     Args:
         module: On its device already.
         accelerator: Says which processes there are.
         sync_buffers: Whether every pass starts from the first process's buffers. Frozen ones are the same everywhere.
+
+    Returns:
+        A `DistributedDataParallel` around the module; with one process, the module itself.
+
+    Example:
+        >>> accelerator = make_accelerator(CIAOTrainingArguments(report_to="none"))
+        >>> module = nn.Linear(2, 1)
+        >>> data_parallel(module, accelerator, sync_buffers=False) is module
+        True
     """
     if accelerator.num_processes == 1:
         return module
     wrapper = nn.parallel.DistributedDataParallel
-    known = inspect.signature(wrapper).parameters
     # It was `broadcast_buffers` before torch 2.14.
-    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    has_new_name = "forward_sync_buffers" in inspect.signature(wrapper).parameters
+    setting: dict[str, Any] = {"forward_sync_buffers" if has_new_name else "broadcast_buffers": sync_buffers}
     devices = None if accelerator.device.type == "cpu" else [accelerator.device]
-    return wrapper(module, device_ids=devices, **{name: sync_buffers})
+    return wrapper(module, device_ids=devices, **setting)
 
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Leaves the generators of Python, NumPy and torch as they were found."""
+    """A context after which the generators of Python, NumPy and torch are where they were before it.
+
+    Example:
+        >>> before = torch.get_rng_state()
+        >>> with random_state_kept():
+        ...     noise = torch.randn(3)
+        >>> torch.equal(before, torch.get_rng_state())
+        True
+    """
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=list(devices)):
@@ -122,7 +211,14 @@ def random_state_kept() -> Iterator[None]:
 
 
 def rows_per_process(num_rows: int, num_processes: int) -> list[int]:
-    """How many rows of a batch each process gets: as equal as can be, the first ones more.
+    """How many rows of a batch each process gets.
+
+    Args:
+        num_rows: Rows of the batch over all processes.
+        num_processes: At least 1.
+
+    Returns:
+        One count per process, in the order of their ranks; counts differ by 1 at most, and the first ones are larger.
 
     Example:
         >>> rows_per_process(8, 3)
@@ -144,26 +240,26 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        # Every process has a loss of all rows: its gradient to a row is the sum of what all of them say.
-        grad = grad.contiguous().clone()
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        # Every process has a loss of all rows: the gradient of a row is the sum over all processes.
+        grad = grad_outputs[0].contiguous().clone()
         dist.all_reduce(grad)
         return grad[ctx.first : ctx.last], None
 
 
 def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
-    """The rows of all processes, in the order of the processes.
+    """Joins the rows that all processes hold, in the order of the processes; gradients flow back to each.
 
     Every process takes the same loss of the result, and `DistributedDataParallel` then averages gradients over the
     processes. The backward pass sums gradients over processes, which is too large by their number; the average makes
     up for that, so each parameter gets the gradient that one process would have computed on all rows.
 
     Args:
-        rows: `(b, ...)`, what this process has.
-        counts: Rows of each process; may differ.
+        rows: `(b, ...)`, what this process has, of the same dtype and trailing shape on every process.
+        counts: Rows of each process; they may differ. `b` is the count at this process's rank.
 
     Returns:
-        `(sum(counts), ...)`; the very tensor that came in where there is one process.
+        `(sum(counts), ...)`; with one process, the very tensor that came in.
 
     Example:
         >>> gather_rows(torch.tensor([[1.0], [2.0]]), [2])

@@ -48,7 +48,8 @@ class CIAOTrainingArguments:
             when left out) or of the whole encoder (three tenths of it).
         weight_decay: Weight decay of weights; biases, gains and the decay `a` have none.
         optim: The optimizer: `"adamw"` or `"sgd"` (with Nesterov's momentum).
-        adam_beta1, adam_beta2, adam_epsilon: Setting of AdamW.
+        adam_beta1, adam_beta2, adam_epsilon: Settings of AdamW: the decay of its two running means, 0 to below 1, and
+            what is added to the divisor, above 0.
         sgd_momentum: Momentum of SGD, 0 to below 1.
         lr_scheduler_type: After the warm-up, rates go down to 0 along a `"linear"` or `"cosine"` way, or stay
             `"constant"`.
@@ -181,7 +182,7 @@ class CIAOTrainingArguments:
         if value is None and getattr(type(self), name) is None:  # may be left out
             return
         check_number(name, value, kind, low, high)
-        if kind is float:
+        if kind is float and value is not None:
             object.__setattr__(self, name, float(value))
 
     def _check_texts(self) -> None:
@@ -228,7 +229,13 @@ class CIAOTrainingArguments:
         return self.report_to if isinstance(self.report_to, tuple) else (self.report_to,)
 
     def learning_rates(self, tuning: str) -> dict[str, float]:
-        """The highest rate of each part of an adapter.
+        """The highest learning rate of each part of an adapter.
+
+        Args:
+            tuning: The `CIAOConfig.tuning` of the adapter; decides the rate of the encoder where it is left out.
+
+        Returns:
+            Rates of `head`, `mask` and `encoder`.
 
         Example:
             >>> CIAOTrainingArguments(learning_rate=0.5, mask_learning_rate=3.0).learning_rates("last_conv")
@@ -267,6 +274,11 @@ class CIAOTrainingArguments:
         Args:
             may_go_on: Leave out the length of a training with a constant learning rate, which may be resumed for
                 longer. `False` keeps the length, to compare finished trainings.
+
+        Example:
+            >>> settings = CIAOTrainingArguments(output_dir="runs", learning_rate=0.1).weight_settings()
+            >>> settings["learning_rate"], "output_dir" in settings
+            (0.1, False)
         """
         aside = {*_ON_THE_WAY, *_WHEN, "per_device_eval_batch_size"}
         if not self.load_best_model_at_end and self.early_stopping_patience is None:
@@ -282,7 +294,12 @@ class CIAOTrainingArguments:
         return self.weight_settings(may_go_on)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; `from_dict` gives equal arguments back."""
+        """All settings as plain data for JSON; `from_dict` gives equal arguments back.
+
+        Example:
+            >>> CIAOTrainingArguments(report_to=("jsonl", "tensorboard"), output_dir="runs").to_dict()["report_to"]
+            ['jsonl', 'tensorboard']
+        """
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -292,6 +309,10 @@ class CIAOTrainingArguments:
 
         Raises:
             ConfigError: an unknown setting, or a value out of range.
+
+        Example:
+            >>> CIAOTrainingArguments.from_dict({"learning_rate": 0.1, "optim": "sgd"}).optim
+            'sgd'
         """
         check_known("setting", values, [f.name for f in fields(cls)], "of CIAOTrainingArguments")
         return cls(**values)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import TrainingError
-from ..metrics import main_metric
+from ..metrics import higher_is_better, main_metric
 from .arguments import CIAOTrainingArguments
 
 
@@ -39,8 +39,7 @@ class Best:
         self.metric = (args.metric_for_best_model or main_metric(problem_type)).removeprefix("eval_")
         greater_is_better = args.greater_is_better
         if greater_is_better is None:
-            is_error = self.metric.startswith(("rmse", "mse", "mae"))
-            greater_is_better = not is_error and not any(word in self.metric for word in ("loss", "error"))
+            greater_is_better = higher_is_better(self.metric)
         self._sign = 1 if greater_is_better else -1
         self._threshold, self._patience = args.early_stopping_threshold, args.early_stopping_patience
         self._is_returned_to = args.load_best_model_at_end

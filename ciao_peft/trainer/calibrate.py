@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
+from torch import Tensor
 
 from ..calibration import ENOUGH_SAMPLES, ExcitationSpread, decay_start, excitation_moments, is_open
 from ..labels import widest_dtype
 from ..model import CIAOModel
 from .loader import BatchDataset, BatchLoader
-from .sampler import seed_of
+from .seeds import seed_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -21,25 +22,28 @@ def calibrate_decay(
 ) -> None:
     """Sets `a` by samples from everywhere in the data, where the config leaves it open; the same on all processes.
 
+    Reads about `ENOUGH_SAMPLES` pictures through the frozen part of the model, in eval mode and without gradients. Does
+    nothing where the config gives `decay_init`, or where the adapter has no mask.
+
     Args:
         model: Holds the adapter, on the accelerator's device.
-        adapter_name: Which.
+        adapter_name: Which adapter; its config then notes the value as `decay_init`.
         source: Training data.
         batch_size: Samples of a batch over all processes.
-        seed: Of the training.
+        seed: Of the training; decides what is random in the samples that are read.
         accelerator: Says which process this is, and how precisely it computes.
     """
     adapter = model.adapters[adapter_name]
     if not is_open(adapter):
         return
     enough = max(ENOUGH_SAMPLES // (adapter.config.frames or 1), 1)
-    # Whole batches, so that there is something of each for every process.
+    # Whole batches, so that every process gets a share of each.
     num_batches = max(min(enough, len(source)) // batch_size, 1)
     rows = np.linspace(0, len(source) - 1, min(num_batches * batch_size, len(source))).astype(int)
     rank, device = accelerator.process_index, accelerator.device
     seeds = [seed_of(seed, rank, index) for index in range(num_batches)]
     batches = BatchLoader(source, rank, accelerator.num_processes, 0, device)
     inputs = (batch.inputs for batch in batches.read(np.array_split(rows, num_batches), seeds))
-    moments = excitation_moments(model, inputs, adapter_name, accelerator.autocast)
-    moments = accelerator.reduce(moments.to(device, widest_dtype(device)))
+    moments = excitation_moments(model, inputs, adapter_name, lambda: accelerator.autocast())
+    moments = cast("Tensor", accelerator.reduce(moments.to(device, widest_dtype(device))))
     adapter.set_decay(decay_start(ExcitationSpread.spread(moments)))

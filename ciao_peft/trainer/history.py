@@ -12,11 +12,17 @@ from ..drawing import as_png, blank_figure
 from ..saving.files import write_file
 
 LOG_FILE = "trainer_log.jsonl"
+"""The log in `output_dir`: one JSON object per line."""
+
 CURVE_FILE = "learning_curve.png"
+"""The picture of the log in `output_dir`."""
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values for JSON, which knows neither NaN nor infinity: None stands for them.
+
+    Args:
+        values: Numbers, texts and the like by name.
 
     Example:
         >>> plain({"loss": float("nan"), "step": 3})
@@ -32,17 +38,36 @@ class History:
 
     Args:
         folder: For `trainer_log.jsonl`; None keeps them in memory only.
-        entries: Of a training that is resumed. The file is written anew with them.
+        entries: Entries of a training that is resumed. The file is written anew with them.
+
+    Attributes:
+        entries: All entries, the oldest first; each holds `step`, `epoch` and what was measured there.
+
+    Example:
+        >>> history = History(None)
+        >>> history.add({"step": 1, "loss": float("inf")})
+        {'step': 1, 'loss': None}
+        >>> history.entries
+        [{'step': 1, 'loss': None}]
     """
 
+    entries: list[dict[str, Any]]
+
     def __init__(self, folder: Path | None, entries: list[dict[str, Any]] | None = None):
-        self.entries: list[dict[str, Any]] = list(entries or [])
+        self.entries = list(entries or [])
         self._path = None if folder is None else folder / LOG_FILE
         if self._path is not None:
             write_file(self._path, "".join(json.dumps(entry) + "\n" for entry in self.entries))
 
     def add(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """Appends an entry and returns it as it is kept."""
+        """Appends an entry to memory and file.
+
+        Args:
+            entry: Plain data by name, such as `{"step": 10, "loss": 0.3}`.
+
+        Returns:
+            The entry as it is kept: None in place of NaN and infinity.
+        """
         kept = plain(entry)
         self.entries.append(kept)
         if self._path is not None:
@@ -52,15 +77,19 @@ class History:
 
 
 def draw_learning_curve(entries: list[dict[str, Any]], metric: str, path: Path) -> bool:
-    """Training loss and evaluation over updates, as a picture.
+    """Draws training loss and evaluation over updates into a PNG file.
 
     Args:
         entries: Of a `History`.
         metric: Name of the evaluated metric to show, with `eval_`.
-        path: Of the PNG file.
+        path: Of the PNG file, which is replaced.
 
     Returns:
-        Whether it was drawn: not without matplotlib, nor without two points.
+        Whether it was drawn: it is not without matplotlib, nor with fewer than two points.
+
+    Example:
+        >>> draw_learning_curve([{"step": 1, "loss": 0.5}], "eval_accuracy", Path("learning_curve.png"))
+        False
     """
     losses = [(entry["step"], entry["loss"]) for entry in entries if entry.get("loss") is not None]
     scores = [(entry["step"], entry[metric]) for entry in entries if entry.get(metric) is not None]

@@ -10,8 +10,20 @@ from types import FrameType
 class Interrupts:
     """A context in which the first Ctrl-C is noted and the second one is raised at once.
 
-    Where it cannot be noted (in other threads, or under a handler that somebody else has set), it is raised at once.
+    In other threads, and under a handler that somebody else has set, nothing can be noted: Ctrl-C then does what it did
+    before.
+
+    Attributes:
+        asked: Whether Ctrl-C was pressed since the context was entered.
+
+    Example:
+        >>> with Interrupts() as interrupts:
+        ...     signal.raise_signal(signal.SIGINT)
+        ...     interrupts.asked
+        True
     """
+
+    asked: bool
 
     def __init__(self) -> None:
         self.asked = False

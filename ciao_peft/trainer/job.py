@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
 from ..config import CIAOConfig
+from ..errors import TrainingError
 from ..model import CIAOModel
 from .arguments import CIAOTrainingArguments
 from .checkpoint import AdapterCheckpoints
@@ -25,8 +26,20 @@ class LogitsAndEmbeddings(nn.Module):
         model: Reads with its active adapter.
 
     Shapes:
-        What `CIAOModel.forward` takes; returns logits `(B, num_labels)` and embeddings z `(B, D)`.
+        Takes what `CIAOModel.forward` takes; returns logits `(B, num_labels)` and embeddings z `(B, D)`.
+
+    Example:
+        >>> import torch
+        >>> from ciao_peft import get_ciao_model
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        >>> config = CIAOConfig(problem_type="regression", num_labels=1, hidden_sizes=(8,))
+        >>> reader = LogitsAndEmbeddings(get_ciao_model(net, config, input_size=(3, 8, 8)))
+        >>> logits, z = reader(pixel_values=torch.rand(2, 3, 8, 8))
+        >>> logits.shape, z.shape  # z has 4 channels of 6 x 6 positions
+        (torch.Size([2, 1]), torch.Size([2, 144]))
     """
+
+    model: CIAOModel
 
     def __init__(self, model: CIAOModel):
         super().__init__()
@@ -39,21 +52,42 @@ class LogitsAndEmbeddings(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a `TrainingLoop` trains, and with what.
+    """What a `TrainingLoop` trains, and with what. `CIAOTrainer` makes one for each `train`.
 
     Args:
-        name: In bars and trackers.
+        name: What bars and trackers call it.
         module: Holds what is trained; its `config` is the `CIAOConfig` that the losses follow.
         reader: Holds `module`, and answers `pixel_values=` or `features=` with logits and embeddings z.
         parameter_groups: What is trained, by part: `mask`, `encoder` and `head` have their own learning rates.
         args: Settings.
         accelerator: Device, processes and precision.
-        evaluate: From evaluation data to scores, with `eval_` before their names.
+        evaluate: From evaluation data to scores, with `eval_` before their names; needed where the loop is given
+            evaluation data.
         on_log: Called with every entry of the log.
         before_first_update: Called once with the training data and the size of a batch over all processes, where
             training does not go on from a checkpoint.
         before_update: Called when the gradients of an update are there.
         checkpoints: Saves and loads; where it is left out, `args.output_dir` must be None.
+
+    Shapes:
+        `reader` takes `pixel_values` `(B, C, H, W)` or `features`, and returns logits `(B, num_labels)` and z `(B, D)`.
+
+    Example:
+        >>> from ciao_peft import get_ciao_model
+        >>> from ciao_peft.trainer import make_accelerator
+        >>> config = CIAOConfig(problem_type="regression", num_labels=1)
+        >>> model = get_ciao_model(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), config, input_size=(3, 8, 8))
+        >>> args = CIAOTrainingArguments(report_to="none")
+        >>> job = Job(
+        ...     name="faces",
+        ...     module=model.adapters["default"],
+        ...     reader=LogitsAndEmbeddings(model),
+        ...     parameter_groups=model.adapter_parameters("default"),
+        ...     args=args,
+        ...     accelerator=make_accelerator(args),
+        ... )
+        >>> job.config.num_labels
+        1
     """
 
     name: str
@@ -71,4 +105,29 @@ class Job:
     @property
     def config(self) -> CIAOConfig:
         """Settings of the losses, as they are now: calibration notes in them where `a` starts."""
-        return self.module.config
+        return cast("CIAOConfig", self.module.config)  # torch says Tensor | Module for every attribute
+
+
+def check_what_trains_the_mask(job: Job) -> None:
+    """Refuses settings under which no loss would train the mask or the adapter's own copies of the encoder.
+
+    Raises:
+        TrainingError: so do `task_loss_trains`, `contrastive_weight` and `two_steps` together; or `two_steps` was asked
+            of several processes.
+    """
+    config = job.config
+    has_only_a_head = config.tuning == "decision_layer" and not config.inhibition
+    if config.task_loss_trains == "head" and config.contrastive_weight == 0 and not has_only_a_head:
+        raise TrainingError(
+            "With `task_loss_trains='head'` and a `contrastive_weight` of 0, nothing would train the mask or own "
+            "copies of the encoder. Set one of the two to another value."
+        )
+    if not job.args.two_steps:
+        return
+    if config.contrastive_weight == 0 or has_only_a_head:
+        raise TrainingError(
+            "With `two_steps` the contrastive loss trains all but the head: that needs a `contrastive_weight` "
+            "above 0, and a mask or own copies of the encoder."
+        )
+    if job.accelerator.num_processes > 1:
+        raise TrainingError("`two_steps` trains in one process; leave it out, or start one.")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from ..errors import TrainingError
 from ..features import ClipSamples, FeatureDataset, Samples
 from .accelerator import rows_per_process
-from .sampler import seed_everything
+from .seeds import seed_everything
 
 
 @dataclass
@@ -24,6 +25,15 @@ class Batch:
         inputs: `pixel_values` or `features`, as `CIAOModel.forward` takes them.
         labels: Of these samples; None where there are none.
         counts: Samples of this micro-batch on each process.
+
+    Shapes:
+        With `b` samples on this process: `pixel_values` `(b, C, H, W)`, or `(b, T, C, H, W)` for clips; `features` a
+        tuple of tensors with `b` rows each; labels `(b,)` or `(b, num_labels)`.
+
+    Example:
+        >>> batch = Batch({"pixel_values": torch.zeros(2, 3, 16, 16)}, torch.tensor([0, 1]), [2])
+        >>> batch.to(torch.device("cpu")).inputs["pixel_values"].shape
+        torch.Size([2, 3, 16, 16])
     """
 
     inputs: dict[str, Any]
@@ -31,7 +41,7 @@ class Batch:
     counts: list[int] = field(default_factory=list)
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+        """The same batch on a device; tensors that are there already are not copied."""
         moved = {
             name: tuple(t.to(device, non_blocking=True) for t in value)
             if isinstance(value, tuple)
@@ -42,7 +52,7 @@ class Batch:
         return Batch(moved, labels, self.counts)
 
     def pin_memory(self) -> Batch:
-        """The same where a GPU can fetch it while it computes."""
+        """The same batch in page-locked memory, from where a GPU fetches it while it computes. Needs a GPU."""
         pinned = {
             name: tuple(t.pin_memory() for t in value) if isinstance(value, tuple) else value.pin_memory()
             for name, value in self.inputs.items()
@@ -55,9 +65,26 @@ class BatchDataset:
 
     Args:
         data: Pictures or stored features.
-        labels: Of all samples, as `check_labels` returns them, or None.
-        include_excitation: Whether stored u is of use.
+        labels: `(N,)` or `(N, num_labels)`: those of all samples, as `check_labels` returns them, or None.
+        include_excitation: Whether stored u is of use to the adapter.
+
+    Shapes:
+        Items are batches, see `Batch`.
+
+    Example:
+        >>> from ciao_peft.features import samples_of
+        >>> faces = [{"pixel_values": torch.full((3, 16, 16), float(n)), "labels": n % 2} for n in range(4)]
+        >>> data = samples_of(faces, None)
+        >>> source = BatchDataset(data, data.labels())
+        >>> source[np.array([3, 0]), [2], None].labels
+        tensor([1, 0])
+        >>> len(source), source.kind
+        (4, 'pixels')
     """
+
+    data: Samples | ClipSamples | FeatureDataset
+    labels: Tensor | None
+    include_excitation: bool
 
     def __init__(
         self, data: Samples | ClipSamples | FeatureDataset, labels: Tensor | None, include_excitation: bool = True
@@ -71,14 +98,29 @@ class BatchDataset:
         """What training reads, as a checkpoint remembers it: pixels, or features of a certain content."""
         return f"features {self.data.key_hash}" if isinstance(self.data, FeatureDataset) else "pixels"
 
+    @property
+    def known_labels(self) -> Tensor:
+        """The labels of a dataset that has some.
+
+        Raises:
+            TrainingError: there are none.
+        """
+        if self.labels is None:
+            raise TrainingError("The dataset has no labels to learn or to compare with.")
+        return self.labels
+
     def __len__(self) -> int:
+        """Samples, all batches together."""
         return len(self.data)
 
     def __getitem__(self, order: tuple[np.ndarray, list[int], int | None]) -> Batch:
-        """One batch.
+        """Reads one batch.
 
         Args:
-            order: Indices, `Batch.counts`, and the seed of what is random in it (None: view 0).
+            order: Indices `(b,)`, `Batch.counts`, and the seed of what is random in it (None: view 0).
+
+        Raises:
+            DataError: a picture cannot be read.
         """
         indices, counts, seed = order
         rows = torch.from_numpy(indices)
@@ -90,7 +132,7 @@ class BatchDataset:
             return Batch({"features": self.data.features(rows, views, self.include_excitation)}, labels, counts)
         if seed is not None:  # for datasets that augment on the fly
             seed_everything(seed)
-        return Batch({"pixel_values": self.data.pixels(indices)}, labels, counts)
+        return Batch({"pixel_values": self.data.pixels(indices.tolist())}, labels, counts)
 
 
 class _Orders:
@@ -111,10 +153,25 @@ class BatchLoader:
 
     Args:
         source: What to read.
-        rank, num_processes: Which share.
-        num_workers: Processes that read ahead; results do not depend on it.
+        rank, num_processes: Which share of each batch.
+        num_workers: Processes that read ahead; results do not depend on their number. Stored features need none.
         device: Where batches end up.
+
+    Shapes:
+        See `Batch`.
+
+    Example:
+        >>> from ciao_peft.features import samples_of
+        >>> faces = [{"pixel_values": torch.zeros(3, 16, 16), "labels": n} for n in range(5)]
+        >>> data = samples_of(faces, None)
+        >>> loader = BatchLoader(BatchDataset(data, data.labels()), 0, 2, 0, torch.device("cpu"))
+        >>> [batch.labels.tolist() for batch in loader.read([np.array([4, 2, 0]), np.array([1, 3])], [None, None])]
+        [[4, 2], [1]]
     """
+
+    rank: int
+    num_processes: int
+    device: torch.device
 
     def __init__(self, source: BatchDataset, rank: int, num_processes: int, num_workers: int, device: torch.device):
         self.rank, self.num_processes, self.device = rank, num_processes, device
@@ -122,7 +179,7 @@ class BatchLoader:
         # Stored features need no workers: sending tensors between processes costs more than reading them.
         workers = 0 if isinstance(source.data, FeatureDataset) else num_workers
         self._loader = DataLoader(
-            source,
+            cast("Dataset[Batch]", source),  # indexed by the orders of the sampler
             batch_size=None,
             sampler=self._sampler,
             num_workers=workers,
@@ -132,11 +189,14 @@ class BatchLoader:
         )
 
     def read(self, plan: Sequence[np.ndarray], seeds: Sequence[int | None]) -> Iterator[Batch]:
-        """The batches of a plan, one after the other.
+        """Reads this process's share of the batches of a plan, one after the other.
 
         Args:
-            plan: Indices of each batch, over all processes.
-            seeds: Of what is random in each.
+            plan: Indices of each batch, over all processes, as `plan_epoch` gives them.
+            seeds: One per batch, for what is random in it; None for view 0 and no seed.
+
+        Raises:
+            ValueError: there are more or fewer seeds than batches.
         """
         orders = []
         for indices, seed in zip(plan, seeds, strict=True):

@@ -21,10 +21,28 @@ def batch_losses(reader: nn.Module, batch: Batch, config: CIAOConfig, autocast: 
 
     Args:
         reader: The reader of a `Job`, possibly wrapped.
-        batch: What this process has of it.
-        config: Of the adapter.
+        batch: What this process has of it, with labels.
+        config: Of the adapter; decides both losses and their weights.
         autocast: Mixed precision for the model; the losses take full precision.
+
+    Returns:
+        The total of Eq. 5, the task loss and the contrastive loss: scalars in float32.
+
+    Raises:
+        TrainingError: the batch has no labels.
+
+    Example:
+        >>> from contextlib import nullcontext
+        >>> config = CIAOConfig(problem_type="regression", num_labels=1, contrastive_weight=0)
+        >>> class Reader(nn.Module):
+        ...     def forward(self, pixel_values):
+        ...         return torch.zeros(len(pixel_values), 1), torch.ones(len(pixel_values), 4)
+        >>> batch = Batch({"pixel_values": torch.zeros(2, 3, 8, 8)}, torch.tensor([[1.0], [3.0]]), [2])
+        >>> batch_losses(Reader(), batch, config, nullcontext()).task_loss  # the mean of 1 and 9
+        tensor(5.)
     """
+    if batch.labels is None:
+        raise TrainingError("A batch without labels has no loss.")
     with autocast:
         logits, embeddings = reader(**batch.inputs)
     width = logits.shape[1]
@@ -37,16 +55,23 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """An optimiser with a group for each part, with and without weight decay.
 
-    Each group has its highest rate as `peak`. Biases, gains and the decay `a`, all of one dimension, are not decayed.
+    Each group has its part as `part` and its highest rate as `peak`. Biases, gains and the decay `a`, all of one
+    dimension, have no weight decay.
 
     Args:
-        parameter_groups: What is trained, by part.
+        parameter_groups: What is trained, by part: `mask`, `encoder` and `head`.
         args: Rates by part, and everything else.
         tuning: Of the adapter; where the rate of the encoder is left out, it depends on this.
-        name: For the message.
+        name: Of the adapter, for the message.
 
     Raises:
         TrainingError: nothing is trained.
+
+    Example:
+        >>> groups = {"head": [*nn.Linear(4, 2).parameters()]}
+        >>> optimizer = make_optimizer(groups, CIAOTrainingArguments(), "decision_layer", "faces")
+        >>> [(group["part"], group["peak"], group["weight_decay"]) for group in optimizer.param_groups]
+        [('head', 0.001, 0.01), ('head', 0.001, 0.0)]
     """
     rates = args.learning_rates(tuning)
     groups = []

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import random
-import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import Tensor
+from torch.utils.data import Sampler
 
+from ..checking import check_number
 from ..config import CIAOConfig
-from ..labels import contrastive_targets
+from ..errors import InputError
+from ..labels import check_labels, contrastive_targets
 
 
 def positive_groups(labels: Tensor, config: CIAOConfig) -> np.ndarray:
     """A number for each sample, equal for those that are a positive pair: its class, cell or set of labels.
 
     Args:
-        labels: Of all samples, as `check_labels` returns them.
-        config: Of the adapter that learns them.
+        labels: `(N,)` or `(N, num_labels)`, of all samples, as `check_labels` returns them.
+        config: Of the adapter that learns them. Its `problem_type` says what a pair shares: a class (for a
+            distribution, the most voted one), a cell of the label space, or the whole set of labels.
 
     Returns:
         `(N,)` integers from 0 on.
 
     Example:
+        >>> import torch
         >>> config = CIAOConfig(problem_type="multi_label_classification", num_labels=2)
         >>> positive_groups(torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 0.0]]), config).tolist()
         [0, 1, 0]
@@ -34,16 +37,24 @@ def positive_groups(labels: Tensor, config: CIAOConfig) -> np.ndarray:
 
 
 def draws_per_group(sizes: np.ndarray, balance: float, rng: np.random.Generator) -> np.ndarray:
-    """How often each group is drawn in an epoch, in proportion to `size ** (1 - balance)`; they sum to the samples.
+    """How many samples of each group an epoch draws, in proportion to `size ** (1 - balance)`.
+
+    Args:
+        sizes: `(G,)` integers of 1 or more: the samples of each group.
+        balance: From 0, as frequent as in the data, to 1, all groups equally frequent.
+        rng: Decides which groups get the draws that rounding down leaves over.
+
+    Returns:
+        `(G,)` integers; their sum is that of `sizes`.
 
     Example:
         >>> draws_per_group(np.array([90, 10]), 0.5, np.random.default_rng(0)).tolist()
         [75, 25]
     """
     weights = sizes.astype(float) ** (1 - balance)
-    wanted = np.round(weights / weights.sum() * sizes.sum(), 9)
-    draws = np.floor(wanted).astype(int)
-    left, rest = int(sizes.sum() - draws.sum()), wanted - np.floor(wanted)
+    shares = np.round(weights / weights.sum() * sizes.sum(), 9)
+    draws = np.floor(shares).astype(int)
+    left, rest = int(sizes.sum() - draws.sum()), shares - np.floor(shares)
     if left:
         draws[rng.choice(len(sizes), size=left, replace=False, p=rest / rest.sum())] += 1
     return draws
@@ -51,6 +62,10 @@ def draws_per_group(sizes: np.ndarray, balance: float, rng: np.random.Generator)
 
 def smallest_batch(num_samples: int, batch_size: int) -> int:
     """Samples in the smallest batch that `plan_epoch` makes.
+
+    Args:
+        num_samples: Samples of the dataset, 1 or more.
+        batch_size: Samples of a batch, over all processes; at most.
 
     Example:
         >>> smallest_batch(5, 2), smallest_batch(7, 4)
@@ -67,7 +82,7 @@ def plan_epoch(
     All batches have the same size up to one sample, so that the last one is no leftover without positives.
 
     Args:
-        groups: `(N,)`, what makes two samples a positive pair.
+        groups: `(N,)` integers from 0 on, equal for two samples that are a positive pair; `positive_groups` makes them.
         batch_size: Samples of a batch, over all processes; at most.
         seed, epoch: Decide the order, together with the groups, and nothing else does.
         balance: Draw samples by group, as `draws_per_group` says and in pairs of two samples of one group; every batch
@@ -89,6 +104,7 @@ def plan_epoch(
         return np.array_split(rng.permutation(total), num_batches)
     members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups))[:-1])
     draws = draws_per_group(np.array([len(own) for own in members]), balance, rng)
+    # Each group's draws go in pairs; what is odd stays single.
     pairs, singles = [], []
     for own, count in zip(members, draws, strict=True):
         passes = [rng.permutation(own) for _ in range(-(-count // len(own)))]
@@ -102,7 +118,7 @@ def plan_epoch(
     first = np.where(sizes >= 2, 2, 0)
     first[np.cumsum(first) > 2 * len(pairs)] = 0
     num_first = int(first.sum()) // 2
-    # The rest in random order, pairs side by side; -1 stands where a single has no partner.
+    # The rest comes in random order with pairs kept together; -1 stands where a single has no partner.
     rest = np.concatenate([pairs[num_first:], np.stack([singles, np.full_like(singles, -1)], axis=1)])
     rest = rng.permutation(rest).reshape(-1)
     parts = np.split(rest[rest >= 0], np.cumsum(sizes - first)[:-1])
@@ -114,35 +130,97 @@ def plan_epoch(
     return batches
 
 
-def seed_of(*numbers: int) -> int:
-    """A seed of 32 bits that depends on every number and on their order.
+class BalancedBatchSampler(Sampler[list[int]]):
+    """The trainer's pair-balanced batches for any `torch.utils.data.DataLoader`.
+
+    The contrastive loss learns from positive pairs within a batch. This sampler draws classes as `class_balance` says
+    and puts a positive pair into every batch while there are any; all batches have the same size up to one sample. Its
+    batches are those of `CIAOTrainer` with the same seed, epoch and batch size.
+
+    The order depends on seed and epoch alone. Call `set_epoch` before each epoch; without it, every epoch has the same
+    batches. The sampler knows nothing of processes: each of several has to take its share of every batch.
+
+    Args:
+        labels: `(N,)` or `(N, num_labels)`: the labels of all samples, in the order of the dataset.
+        config: Of the adapter that learns them; says what a positive pair is (see `positive_groups`).
+        batch_size: Samples of a batch, at most; 1 or more.
+        class_balance: From 0, classes as frequent as in the data, to 1, all equally frequent. `None`: every sample once
+            per epoch in random order, without regard to pairs.
+        seed: 0 or more.
+
+    Attributes:
+        epoch: Number of the epoch that iteration gives the batches of.
+
+    Raises:
+        ConfigError: a number is of the wrong type or out of range.
+        InputError: labels that an adapter with this config cannot learn, or none at all.
 
     Example:
-        >>> seed_of(1, 2) == seed_of(1, 2), seed_of(1, 2) == seed_of(2, 1)
-        (True, False)
+        >>> import torch
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> labels = torch.tensor([0, 0, 0, 0, 0, 1, 1, 2])
+        >>> faces = TensorDataset(torch.rand(8, 3, 16, 16), labels)
+        >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=3)
+        >>> sampler = BalancedBatchSampler(labels, config, batch_size=4)
+        >>> loader = DataLoader(faces, batch_sampler=sampler)
+        >>> for epoch in range(2):
+        ...     sampler.set_epoch(epoch)
+        ...     for pixel_values, targets in loader:
+        ...         print(epoch, tuple(pixel_values.shape), len(targets.unique()) < len(targets))
+        0 (4, 3, 16, 16) True
+        0 (4, 3, 16, 16) True
+        1 (4, 3, 16, 16) True
+        1 (4, 3, 16, 16) True
     """
-    return zlib.crc32(",".join(map(str, numbers)).encode())
 
+    epoch: int
 
-def seed_everything(seed: int) -> None:
-    """Sets the generators of Python, NumPy and torch on all devices.
+    def __init__(
+        self,
+        labels: Tensor,
+        config: CIAOConfig,
+        batch_size: int,
+        *,
+        class_balance: float | None = 0.5,
+        seed: int = 42,
+    ):
+        check_number("batch_size", batch_size, int, 1)
+        check_number("seed", seed, int, 0)
+        if class_balance is not None:
+            check_number("class_balance", class_balance, float, 0, 1)
+        labels = check_labels(labels, config)
+        if len(labels) == 0:
+            raise InputError("`labels` is empty: there is nothing to make batches of.")
+        self._groups = positive_groups(labels, config)
+        self._batch_size, self._balance, self._seed = batch_size, class_balance, seed
+        self.epoch = 0
 
-    Done before every micro-batch: what is random in it then depends on its number alone, and training resumes exactly
-    without any generator's state.
-    """
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - for datasets that draw from the global generator
-    seed_torch(seed)
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose batches the next iteration gives.
 
+        Args:
+            epoch: 0 or more.
 
-def seed_torch(seed: int) -> None:
-    """Sets the generators of torch on the devices in use.
+        Raises:
+            ConfigError: it is no whole number, or below 0.
 
-    `torch.manual_seed` also notes the call, with a stack trace, for every kind of device that was never used: half a
-    millisecond, and a list that grows with every step.
-    """
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
-    if torch.backends.mps.is_available():
-        torch.mps.manual_seed(seed)
+        Example:
+            >>> import torch
+            >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=2)
+            >>> sampler = BalancedBatchSampler(torch.tensor([0, 1] * 8), config, batch_size=4)
+            >>> first = list(sampler)
+            >>> sampler.set_epoch(1)
+            >>> list(sampler) == first
+            False
+        """
+        check_number("epoch", epoch, int, 0)
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return -(-len(self._groups) // self._batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The batches of this epoch, each a list of indices into the dataset."""
+        plan = plan_epoch(self._groups, self._batch_size, seed=self._seed, epoch=self.epoch, balance=self._balance)
+        return (batch.tolist() for batch in plan)

@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..config import CIAOConfig
-from ..data.clip_rows import Clips
-from ..errors import FeatureCacheError, TrainingError, listed
-from ..features import (
-    SHARE_OF_MEMORY,
-    ClipSamples,
-    FeatureDataset,
-    Processes,
-    Samples,
-    check_labels_of,
-    feature_bytes,
-    fingerprint,
-    free_memory,
-    key_hash,
-    model_key,
-    samples_of,
-    store_features,
-)
+from ..errors import TrainingError
 from ..losses import task_loss
 from ..metrics import compute_metrics
 from ..model import CIAOModel
@@ -42,22 +25,12 @@ from .checkpoint import AdapterCheckpoints
 from .history import plain
 from .job import Job, LogitsAndEmbeddings
 from .loader import BatchDataset, BatchLoader
-from .loop import TrainingLoop, TrainOutput
-from .sampler import smallest_batch
+from .loop import TrainingLoop
+from .outputs import PredictionOutput, TrainOutput
+from .sources import Sources, check_training_data
 
-
-class PredictionOutput(NamedTuple):
-    """What `CIAOTrainer.predict` returns.
-
-    Args:
-        logits: `(N, num_labels)` in float32, in the order of the dataset.
-        labels: As the losses take them, or None.
-        metrics: `test_loss` and all scores, given labels.
-    """
-
-    logits: Tensor
-    labels: Tensor | None
-    metrics: dict[str, float]
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class CIAOTrainer:
@@ -79,7 +52,21 @@ class CIAOTrainer:
         on_log: Called with every entry of the log. What it raises ends the training.
 
     Attributes:
+        model: The model.
+        adapter_name: Name of the adapter that is trained.
+        args: Settings.
+        accelerator: Device, processes and precision.
         log_history: Entries of the last training's log, as dicts.
+
+    Shapes:
+        Samples hold `pixel_values` `(C, H, W)`, or `(T, C, H, W)` for clips, and labels: a class id or
+        `(num_labels,)`.
+
+    Raises:
+        TrainingError: `model` or `args` are of another type.
+        AdapterNotFoundError: the model has no adapter of this name.
+        NoActiveAdapterError: no name is given and no adapter is active.
+        ConfigError, LaunchError: the accelerator cannot do what arguments or launcher ask for.
 
     Example:
         >>> from ciao_peft import CIAOConfig, get_ciao_model
@@ -93,6 +80,14 @@ class CIAOTrainer:
         >>> sorted(trainer.evaluate(faces))[:2]
         ['eval_concordance', 'eval_concordance_LABEL_0']
     """
+
+    model: CIAOModel
+    adapter_name: str
+    args: CIAOTrainingArguments
+    accelerator: Accelerator
+    compute_metrics: Callable[[Tensor, Tensor], dict[str, float]] | None
+    on_log: Callable[[dict[str, Any]], None] | None
+    log_history: list[dict[str, Any]]
 
     def __init__(
         self,
@@ -114,14 +109,14 @@ class CIAOTrainer:
         self.on_log = on_log
         self.accelerator = make_accelerator(self.args)
         self._precision = str(self.accelerator.mixed_precision)
-        self.log_history: list[dict[str, Any]] = []
+        self.log_history = []
         self._last: TrainOutput | None = None
         self._newest_scores: dict[str, float] = {}
-        self._stored: list[tuple[Any, FeatureDataset]] = []
+        self._sources = Sources(self.model, self.adapter_name, self.args, self.accelerator)
 
     @property
     def config(self) -> CIAOConfig:
-        """Settings of the adapter that goes by the name now."""
+        """Settings of the adapter that has the name now."""
         return self.model.adapters[self.model.resolve_adapter(self.adapter_name)].config
 
     # -- public ------------------------------------------------------------------------------------------------------
@@ -134,6 +129,9 @@ class CIAOTrainer:
                 H, W), "labels": label}`; what `cache_features` returned; or, for an adapter that reads clips, the
                 `clips` of rows of frames.
             eval_dataset: The same, for evaluation during training.
+
+        Returns:
+            Updates, mean loss, and speed; see `TrainOutput`. The adapter in the model is trained.
 
         Raises:
             DataError, InputError: an empty dataset, or labels that this adapter cannot learn.
@@ -149,9 +147,9 @@ class CIAOTrainer:
             self.model.train_adapter(self.adapter_name)
             several = self.args.max_steps > 0 or self.args.num_train_epochs > 1
             evaluates = eval_dataset is not None and self.args.eval_strategy != "no"
-            source = self._source(train_dataset, "train_dataset", several)
-            eval_source = self._source(eval_dataset, "eval_dataset", several) if evaluates else None
-            self._check_training_data(source)
+            source = self._sources.source(train_dataset, "train_dataset", several)
+            eval_source = self._sources.source(eval_dataset, "eval_dataset", several) if evaluates else None
+            check_training_data(source, self.config, self.args.per_device_train_batch_size, self.accelerator)
             self._newest_scores = {}
             loop = TrainingLoop(self._job(), source, eval_source)
             try:
@@ -165,16 +163,29 @@ class CIAOTrainer:
         """Scores of the adapter on a dataset, with `eval_` before their names.
 
         `eval_loss` is the task loss over the whole dataset: like every score, it does not depend on the batch size.
+
+        Args:
+            dataset: What `train` takes, with labels.
+
+        Raises:
+            DataError, InputError, TrainingError, FeatureCacheError: as for `train`.
         """
         self.model.set_adapter(self.adapter_name)
         with self._left_as_it_was():
-            return self._metrics(self._source(dataset, "dataset", False), "eval_")
+            return self._metrics(self._sources.source(dataset, "dataset", False), "eval_")
 
     def predict(self, dataset: Any) -> PredictionOutput:
-        """Logits for a dataset, with or without labels, in its order."""
+        """Logits for a dataset, in its order; scores too, if it has labels.
+
+        Args:
+            dataset: What `train` takes, with or without labels.
+
+        Raises:
+            DataError, InputError, TrainingError, FeatureCacheError: as for `train`.
+        """
         self.model.set_adapter(self.adapter_name)
         with self._left_as_it_was():
-            source = self._source(dataset, "dataset", False, needs_labels=False)
+            source = self._sources.source(dataset, "dataset", False, needs_labels=False)
             logits = self._logits(source)
         metrics = {} if source.labels is None else self._scores(logits, source.labels, "test_")
         return PredictionOutput(logits, source.labels, metrics)
@@ -182,20 +193,23 @@ class CIAOTrainer:
     def training_record(self) -> dict[str, Any]:
         """How the adapter was made, as plain data for `save_pretrained` and `push_to_hub`.
 
-        Settings that decide the weights, updates, and the newest scores of the adapter as it is, by `eval_NAME` and
-        `test_NAME`. No path of this machine is in it.
+        It holds the settings that decide the weights, the number of updates, and the newest scores of the adapter as
+        it is, by `eval_NAME` and `test_NAME`. No path of this machine is in it.
         """
         record: dict[str, Any] = {"seed": self.args.seed, "arguments": self.args.weight_settings()}
         if self._last is not None:
             record |= {"global_step": self._last.global_step, "train_loss": self._last.training_loss}
         return plain(record | self._newest_scores)
 
-    def save_adapter(self, folder: str | os.PathLike, training: dict[str, Any] | None = None) -> Path:
+    def save_adapter(self, folder: str | os.PathLike[str], training: dict[str, Any] | None = None) -> Path:
         """Saves the adapter as `CIAOModel.save_pretrained` does, once for all processes.
 
         Args:
-            folder: Where.
-            training: What to record beside `training_record`, such as the dataset and its licence.
+            folder: Where to; an adapter that is there already is replaced.
+            training: What to record in addition to `training_record`, such as the dataset and its licence.
+
+        Returns:
+            The folder.
         """
         if self.accelerator.is_main_process:
             self.model.save_pretrained(folder, self.adapter_name, training=self.training_record() | (training or {}))
@@ -203,16 +217,20 @@ class CIAOTrainer:
         return Path(folder)
 
     def print(self, *values: Any, **options: Any) -> None:
-        """Prints once, however many processes run."""
+        """Prints once, however many processes run.
+
+        Args:
+            values, options: What the built-in `print` takes.
+        """
         self.accelerator.print(*values, **options)
 
     def end_training(self) -> None:
-        """The last call of a script: waits for all processes, frees what they share, and parts them.
+        """Waits for all processes, frees what they share, and ends their group: the last call of a script.
 
         Without it, a script of several processes may abort at its exit, when all work is done.
         """
         self.accelerator.wait_for_everyone()
-        self._stored.clear()
+        self._sources.clear()
         self.accelerator.free_memory()
         self.accelerator.end_training()
 
@@ -233,139 +251,6 @@ class CIAOTrainer:
             checkpoints=AdapterCheckpoints(model, name),
         )
 
-    # -- data --------------------------------------------------------------------------------------------------------
-
-    def _source(self, dataset: Any, name: str, several_passes: bool, needs_labels: bool = True) -> BatchDataset:
-        data = self._data(dataset, name, several_passes)
-        has_labels = (data.labels if isinstance(data, FeatureDataset) else data.label_key) is not None
-        labels = check_labels_of(data, self.config, name) if has_labels or needs_labels else None
-        return BatchDataset(data, labels, self._needs_excitation)
-
-    def _data(self, dataset: Any, name: str, several_passes: bool) -> Samples | ClipSamples | FeatureDataset:
-        self._check_frames(dataset, name)
-        if isinstance(dataset, FeatureDataset):
-            if self.config.tuning == "full":
-                raise TrainingError(
-                    f"The adapter {self.adapter_name!r} trains the whole encoder (tuning='full'), so stored features "
-                    "of the frozen trunk mean nothing to it; give it the pictures."
-                )
-            dataset.check_belongs_to(model_key(self.model))
-            if len(dataset) == 0:
-                raise TrainingError(f"{name} is empty.")
-            return dataset
-        samples = samples_of(dataset, self.model.preprocessing, name)
-        known = self._known(dataset, samples)
-        if known is not None:
-            return known
-        stored = self._store(samples) if several_passes and self._may_store(samples) else None
-        if stored is None:
-            return samples
-        self._stored.append((dataset, stored))
-        return stored
-
-    def _check_frames(self, dataset: Any, name: str) -> None:
-        """Whether samples are clips is seen before the trunk runs over them."""
-        if not isinstance(dataset, (Clips, FeatureDataset)) or dataset.frames == self.config.frames:
-            return
-        there, wanted = (
-            f"clips of {n} frames" if n else "single pictures" for n in (dataset.frames, self.config.frames)
-        )
-        raise TrainingError(
-            f"{name} has {there}, and the adapter {self.adapter_name!r} reads {wanted}. `ciao_peft.data.clips(faces, "
-            "frames)` makes clips from rows of frames; `frames` in the adapter's config is how many it reads."
-        )
-
-    def _known(self, dataset: Any, samples: Samples | ClipSamples) -> FeatureDataset | None:
-        """Features stored of this dataset before, if it still shows the same and the model still makes them."""
-        for place, (known, stored) in enumerate(self._stored):
-            if known is not dataset:
-                continue
-            now = {**model_key(self.model), "num_samples": len(samples.frames)}
-            if not samples.is_fixed and len(samples) == len(stored):
-                now["data"] = fingerprint(samples.frames, Processes())
-            if stored.key == stored.key | now:
-                return stored if samples.is_fixed else stored.with_labels(samples.labels())
-            del self._stored[place]
-            return None
-        return None
-
-    @property
-    def _needs_excitation(self) -> bool:
-        """Whether the frozen conv units are of use to the adapter: not where it has its own."""
-        return self.config.tuning == "decision_layer"
-
-    def _may_store(self, samples: Samples | ClipSamples) -> bool:
-        choice = self.args.feature_cache
-        if choice == "never":
-            return False
-        chosen = choice != "auto"
-        if self.config.tuning == "full":
-            if chosen:
-                raise TrainingError(
-                    "With tuning='full' there is no frozen trunk to store features of; set feature_cache='never'."
-                )
-            return False
-        if chosen:
-            model_key(self.model)  # says why, where there is no cut
-        elif not self.model.opened.traceable:
-            return False
-        if chosen or samples.shows_the_same_twice():
-            return True
-        self.print(f"{samples.name} shows something else each time, so its features are computed anew in every epoch.")
-        return False
-
-    def _store(self, samples: Samples | ClipSamples) -> FeatureDataset | None:
-        self.model.to(self.accelerator.device)
-        root = None if self.args.output_dir is None else Path(self.args.output_dir) / "features"
-        if self.args.feature_cache != "auto":
-            root = Path(self.args.feature_cache)
-        if root is None:
-            processes = Processes()
-            needed = feature_bytes(self.model) * len(samples.frames) * processes.count
-            if any(processes.collect([needed > SHARE_OF_MEMORY * free_memory()])):
-                self.print(
-                    f"Features of {samples.name} are too large for memory; give `output_dir` to store them on disk."
-                )
-                return None
-        try:
-            return store_features(
-                self.model,
-                samples,
-                (lambda key: None) if root is None else (lambda key: root / key_hash(key)),
-                include_excitation=None if self._needs_excitation else False,
-                disable_tqdm=self.args.disable_tqdm,
-            )
-        except FeatureCacheError as error:
-            if self.args.feature_cache != "auto":
-                raise
-            self.print(f"Training without stored features: {error}")
-            return None
-
-    def _check_training_data(self, source: BatchDataset) -> None:
-        processes = self.accelerator.num_processes
-        if len(source) < processes:
-            raise TrainingError(
-                f"train_dataset has {len(source)} samples for {processes} processes; start no more than that."
-            )
-        size = self.args.per_device_train_batch_size
-        smallest = smallest_batch(len(source), size * processes)
-        if smallest < processes:  # a process without samples would keep the others waiting for ever
-            raise TrainingError(
-                f"With per_device_train_batch_size={size}, the {len(source)} samples of train_dataset make batches "
-                f"down to {smallest}, too few for {processes} processes. Set it to {size + 1} or more."
-            )
-        labels = source.labels
-        if self.config.problem_type != "single_label_classification":
-            return
-        counts = torch.bincount(labels if labels.ndim == 1 else labels.argmax(dim=1), minlength=self.config.num_labels)
-        lone = [self.config.id2label[i] for i, count in enumerate(counts.tolist()) if count == 1]
-        if lone and self.accelerator.is_main_process:
-            warnings.warn(
-                f"A single training sample each: {listed(lone)}. Such a sample has no positive pair; the contrastive "
-                "loss only pushes the others away from it.",
-                stacklevel=3,
-            )
-
     # -- reading -----------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -382,7 +267,7 @@ class CIAOTrainer:
 
     @torch.no_grad()
     def _logits(self, source: BatchDataset) -> Tensor:
-        """Of the whole dataset, in its order, on every process."""
+        """Logits of the whole dataset, in its order, on every process."""
         rank, count = self.accelerator.process_index, self.accelerator.num_processes
         device = self.accelerator.device
         self.model.to(device)
@@ -392,14 +277,14 @@ class CIAOTrainer:
         step = self.args.per_device_eval_batch_size
         plan = [np.arange(i, min(i + step, bounds[rank + 1])) for i in range(bounds[rank], bounds[rank + 1], step)]
         batches = BatchLoader(source, 0, 1, self.args.dataloader_num_workers, device)
-        found = [torch.zeros(0, self.config.num_labels, device=device)]
+        logits = [torch.zeros(0, self.config.num_labels, device=device)]
         with self.accelerator.autocast():
-            found += [self.model(**batch.inputs).logits.float() for batch in batches.read(plan, [None] * len(plan))]
+            logits += [self.model(**batch.inputs).logits.float() for batch in batches.read(plan, [None] * len(plan))]
         self.model.train(mode)
-        return gather_rows(torch.cat(found), [b - a for a, b in pairwise(bounds)]).cpu()
+        return gather_rows(torch.cat(logits), [b - a for a, b in pairwise(bounds)]).cpu()
 
     def _metrics(self, source: BatchDataset, prefix: str) -> dict[str, float]:
-        return self._scores(self._logits(source), source.labels, prefix)
+        return self._scores(self._logits(source), source.known_labels, prefix)
 
     def _scores(self, logits: Tensor, labels: Tensor, prefix: str) -> dict[str, float]:
         if self.compute_metrics is not None:

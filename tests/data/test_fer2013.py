@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from ciao_peft.data import drop_duplicate_pictures, load_faces, shared_between_splits
-from ciao_peft.data.fer2013 import picture
+from ciao_peft.data.fer2013 import png_of_pixels
 from ciao_peft.errors import DataError, DataNotFoundError
 from helpers.layouts import FER_USAGES, fer2013_rows, grey_face, pixel_text, write_fer2013
 
@@ -170,7 +170,7 @@ def test_the_authors_code_drops_fear_and_tests_on_the_public_test(load, tmp_path
 
 
 def test_a_picture_is_48_by_48_whole_numbers():
-    assert picture(pixel_text(3)) is not None
+    assert png_of_pixels(pixel_text(3)) is not None
     negative = "-1" + pixel_text(3)[pixel_text(3).index(" ") :]
     for wrong in ("", "1 2 3", pixel_text(3) + " 4", pixel_text(3).replace(" ", ",", 1), negative, "a b"):
-        assert picture(wrong) is None
+        assert png_of_pixels(wrong) is None

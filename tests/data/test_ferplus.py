@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from ciao_peft.data import labels_of, load_faces
-from ciao_peft.data.ferplus import VOTES, sample_labels, vote_weights
+from ciao_peft.data.votes import VOTES, sample_labels, vote_weights
 from ciao_peft.errors import DataError, DataNotFoundError
 from helpers.layouts import FER_USAGES, FERPLUS_ANSWERS, grey_face, votes, write_ferplus
 from helpers.places import SHARED

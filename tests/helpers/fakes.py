@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -20,12 +21,15 @@ SIZE = (3, 16, 16)
 """`(C, H, W)` of the pixels that the backbones here take."""
 
 
+Network = TypeVar("Network", bound=nn.Module)
+
+
 class _Flat(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(dim=(2, 3))
 
 
-def _fill(module: nn.Module, seed: int) -> nn.Module:
+def _fill(module: Network, seed: int) -> Network:
     """Seeded values for everything: gains, biases and statistics of batch norm are none of them 0 or 1."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in module.state_dict().items():

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ciao_peft.data import paint_face
 from ciao_peft.data.affectnet import COLUMNS
-from ciao_peft.data.ferplus import VOTES
+from ciao_peft.data.votes import VOTES
 
 # -- JAFFE -------------------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ class Fake(nn.Module):
         _fill(self, 0)
 
     def forward(self, x: Tensor):
+        assert self.between is not None
         return self.between(self, x)
 
 

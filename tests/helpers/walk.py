@@ -55,10 +55,10 @@ def shorter(paths: tuple[str, ...]) -> str:
     """`block.conv1`, `.conv2`: paths with what they begin with in common named once."""
     common = 0
     parts = [path.split(".") for path in paths]
-    while len(paths) > 1 and len({tuple(p[: common + 1]) for p in parts}) == 1:
+    while len(parts) > 1 and len({tuple(p[: common + 1]) for p in parts}) == 1:
         common += 1
     rest = [".".join(["", *p[common:]] if common else p) for p in parts[1:]]
-    return ", ".join(f"`{path}`" for path in (paths[0], *rest))
+    return ", ".join(f"`{path}`" for path in (*paths[:1], *rest))
 
 
 @torch.no_grad()

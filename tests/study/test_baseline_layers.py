@@ -56,14 +56,14 @@ def test_a_parallel_adapter_is_a_kernel_with_the_1x1_at_its_middle(kind):
 
 
 def test_a_convolution_that_pads_while_it_runs_is_told():
-    from timm.layers import Conv2dSame
+    from timm.layers.conv2d_same import Conv2dSame
 
     with pytest.raises(TrainingError, match="A Conv2dSame pads its input by other rules"):
         ParallelAdapter(Conv2dSame(3, 8, 3, stride=2))(torch.rand(1, 3, 9, 9))
 
 
 def test_gain_and_shift_by_channel_wherever_the_channels_are():
-    from timm.layers import LayerNorm2d
+    from timm.layers.norm import LayerNorm2d
 
     net = nn.Sequential(nn.Conv2d(3, 4, 3), LayerNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())
     net.input_size = SIZE
@@ -128,7 +128,7 @@ def test_lora_is_a_convolution_by_w_plus_b_a(kind):
     changed = copy.deepcopy(net)
     with torch.no_grad():
         changed[2].weight += torch.einsum("or,rikl->oikl", above[:, :, 0, 0], below)
-    assert below.shape == (3, 4, *net[2].kernel_size)
+    assert below.shape == (3, 4, *changed[2].weight.shape[2:])
     torch.testing.assert_close(baseline.feature_map(pixels()), changed(pixels()), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(net(pixels()), changed(pixels()), atol=0.01)
 

@@ -43,10 +43,10 @@ class Page(HTMLParser):
         self.close()
         assert self.open == []
 
-    def handle_starttag(self, tag, attributes):
-        names = [name for name, _ in attributes]
+    def handle_starttag(self, tag, attrs):
+        names = [name for name, _ in attrs]
         assert len(names) == len(set(names)), (tag, names)
-        self.elements.append((tag, dict(attributes)))
+        self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
 

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -92,9 +93,10 @@ def test_the_rate_of_every_test_record_is_the_one_that_did_best_on_held_out_peop
 def test_records_say_what_was_trained(finished):
     plan, folder = finished
     encoder = load_study_encoder(plan.encoders[0])
-    sides = encoder.module(torch.zeros(1, *encoder.module.input_size))  # an embedding of 4
-    assert sides.shape == (1, 4)
-    for record in read_records(folder):
+    size = cast("tuple[int, int, int]", encoder.module.input_size)
+    assert encoder.module(torch.zeros(1, *size)).shape == (1, 4)  # an embedding of 4
+    records = read_records(folder)
+    for record in records:
         assert record.encoder_revision == encoder.revision
         assert record.epochs == 1.0
         assert len(record.history) == 1 and record.history[0]["loss"] > 0
@@ -103,10 +105,10 @@ def test_records_say_what_was_trained(finished):
         assert record.protocol == PROTOCOL_VERSION
         starts = [start for start in record.decay_starts if 1e-4 <= start <= 1e4]
         assert len(starts) == len(record.decay_starts) == ("CIAO" in record.method)
-        if record.method == "decision layer":
-            without = record.parameters["trained"]
-    with_ciao = next(r for r in read_records(folder) if r.method == "decision layer + CIAO" and r.task == record.task)
-    assert with_ciao.parameters["trained"] - without >= 8 * 12 * 9  # the mask's copy: 3x3, from 8 channels to 12
+    without = next(r for r in records if r.method == "decision layer")
+    with_ciao = next(r for r in records if r.method == "decision layer + CIAO" and r.task == without.task)
+    added = with_ciao.parameters["trained"] - without.parameters["trained"]
+    assert added >= 8 * 12 * 9  # the mask's copy: 3x3, from 8 channels to 12
 
 
 def test_seeds_make_different_trainings_of_the_same_data(finished):

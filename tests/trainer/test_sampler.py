@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from ciao_peft import CIAOConfig, cache_features
+from ciao_peft.errors import ConfigError, InputError
+from ciao_peft.trainer import BalancedBatchSampler
 from ciao_peft.trainer.accelerator import rows_per_process
 from ciao_peft.trainer.loader import BatchDataset, BatchLoader
 from ciao_peft.trainer.sampler import draws_per_group, plan_epoch, positive_groups, smallest_batch
@@ -84,3 +86,59 @@ def test_only_a_batch_of_one_sample_each_can_be_too_small_for_the_processes(per_
         smallest = min(map(len, plan))
         assert smallest_batch(count, per_device * processes) == smallest
         assert (smallest < processes) is (per_device == 1 and count % processes > 0)
+
+
+@pytest.mark.parametrize("balance", [None, 0.0, 0.5, 1.0])
+def test_the_sampler_gives_the_batches_of_the_trainer(balance):
+    labels = torch.tensor([0] * 20 + [1] * 9 + [2] * 2)
+    sampler = BalancedBatchSampler(labels, CIAOConfig(**CLASSES), 8, class_balance=balance, seed=3)
+    for epoch in (0, 1, 5):
+        sampler.set_epoch(epoch)
+        plan = plan_epoch(labels.numpy(), 8, seed=3, epoch=epoch, balance=balance)
+        assert list(sampler) == [batch.tolist() for batch in plan]
+        assert len(sampler) == len(plan) == 4
+    assert list(sampler) == list(sampler)  # the epoch moves on by `set_epoch` alone
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_plain_loader_reads_the_batches_of_the_sampler(num_workers):
+    labels = torch.tensor([0, 1, 2] * 5)
+    data = torch.utils.data.TensorDataset(torch.arange(15), labels)
+    sampler = BalancedBatchSampler(labels, CIAOConfig(**CLASSES), 4)
+    loader = torch.utils.data.DataLoader(data, batch_sampler=sampler, num_workers=num_workers)
+    sampler.set_epoch(2)
+    assert [rows.tolist() for rows, _ in loader] == list(sampler)
+    assert len(loader) == 4
+    assert all(len(classes.unique()) < len(classes) for _, classes in loader)
+
+
+def test_iterating_the_sampler_leaves_every_global_generator_alone():
+    sampler = BalancedBatchSampler(torch.tensor([0, 1, 2] * 5), CIAOConfig(**CLASSES), 4)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    list(sampler)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+
+
+def test_the_sampler_pairs_cells_and_sets_as_the_loss_does():
+    sets = CIAOConfig(problem_type="multi_label_classification", num_labels=2)
+    labels = torch.tensor([[1, 0], [0, 1], [1, 1]] * 4)
+    for batch in BalancedBatchSampler(labels, sets, 3, class_balance=1.0):
+        assert len(labels[batch].unique(dim=0)) < len(batch)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"batch_size": 0}, ConfigError, "batch_size"),
+        ({"batch_size": 4.0}, ConfigError, "batch_size"),
+        ({"class_balance": 1.5}, ConfigError, "class_balance"),
+        ({"seed": -1}, ConfigError, "seed"),
+        ({"labels": torch.tensor([0, 3])}, InputError, "Class ids run from 0 to 2"),
+        ({"labels": torch.zeros(0, dtype=torch.long)}, InputError, "`labels` is empty"),
+    ],
+)
+def test_the_sampler_refuses_what_it_cannot_make_batches_of(change, error, message):
+    settings = {"labels": torch.tensor([0, 1]), "config": CIAOConfig(**CLASSES), "batch_size": 2} | change
+    with pytest.raises(error, match=message):
+        BalancedBatchSampler(**settings)

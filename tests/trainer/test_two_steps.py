@@ -34,12 +34,12 @@ def by_hand(model, data, args):
     config, groups = model.peft_config["default"], model.adapter_parameters("default")
     rates = args.learning_rates(config.tuning)
 
-    def optimizer(*parts):
+    def make_optimizer(*parts):
         own = [(p, rates[part]) for part in parts for p in groups[part]]
         each = [{"params": [p], "lr": r, "peak": r, "weight_decay": 0.01 if p.ndim > 1 else 0.0} for p, r in own]
         return torch.optim.AdamW(each, fused=True), [p for p, _ in own]
 
-    (body, of_body), (head, of_head) = optimizer("mask", "encoder"), optimizer("head")
+    (body, of_body), (head, of_head) = make_optimizer("mask", "encoder"), make_optimizer("head")
     pixels = torch.stack([face["pixel_values"] for face in data])
     labels = torch.stack([face["labels"] for face in data])
     accumulate, logged = args.gradient_accumulation_steps, []

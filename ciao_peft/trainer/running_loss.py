@@ -1,0 +1,98 @@
+"""Losses of the updates so far: means for the log, kept on the device until they are asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import DivergenceError
+from ..labels import widest_dtype
+
+
+class RunningLoss:
+    """Sums of the losses of all updates, since the last entry of the log and in all.
+
+    Nothing waits for the device before `take` or `state` is called.
+
+    Args:
+        device: Where losses are computed; sums have its widest floating point.
+
+    Attributes:
+        window: `(4,)`: loss, task loss, contrastive loss and number of updates since the last `take`.
+        sums: `(4,)`: the same of the whole training.
+
+    Shapes:
+        losses: `(3,)`.
+
+    Example:
+        >>> running = RunningLoss(torch.device("cpu"))
+        >>> for loss in (1.0, 2.0):
+        ...     running.add(torch.tensor([loss, loss, 0.0]))
+        >>> running.take(step=2)
+        {'loss': 1.5, 'task_loss': 1.5, 'contrastive_loss': 0.0}
+        >>> running.mean()
+        1.5
+    """
+
+    window: Tensor
+    sums: Tensor
+
+    def __init__(self, device: torch.device):
+        self.window = torch.zeros(4, dtype=widest_dtype(device), device=device)
+        self.sums = torch.zeros_like(self.window)
+
+    def zeros(self) -> Tensor:
+        """`(3,)` zeros to sum the losses of one update in: loss, task loss and contrastive loss."""
+        return torch.zeros_like(self.window[:3])
+
+    def add(self, losses: Tensor) -> None:
+        """Counts one update.
+
+        Args:
+            losses: `(3,)`: its loss, task loss and contrastive loss.
+        """
+        for total in (self.window, self.sums):
+            total[:3] += losses
+            total[3] += 1
+
+    def take(self, step: int) -> dict[str, float]:
+        """Mean losses since the last call, and begins a new window.
+
+        Args:
+            step: Updates made, for the message.
+
+        Raises:
+            DivergenceError: the loss is NaN or infinite.
+        """
+        loss, task, contrastive, count = self.window.tolist()
+        self.window.zero_()
+        if not math.isfinite(loss):
+            raise DivergenceError(
+                f"The loss became {loss / count} at or before update {step}: training has diverged. Lower the "
+                "learning rates (the mask's first), or raise the temperature of the contrastive loss."
+            )
+        return {"loss": loss / count, "task_loss": task / count, "contrastive_loss": contrastive / count}
+
+    def mean(self) -> float:
+        """Mean loss of all updates; 0 before the first one."""
+        return self.sums[0].item() / max(self.sums[3].item(), 1)
+
+    def state(self) -> dict[str, list[float]]:
+        """Plain data for a checkpoint."""
+        return {"window": self.window.tolist(), "sums": self.sums.tolist()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `state` gave.
+
+        Example:
+            >>> running = RunningLoss(torch.device("cpu"))
+            >>> running.restore({"window": [0.0, 0.0, 0.0, 0.0], "sums": [6.0, 6.0, 0.0, 2.0]})
+            >>> running.mean()
+            3.0
+        """
+        self.window.copy_(torch.tensor(state["window"], dtype=self.window.dtype))
+        self.sums.copy_(torch.tensor(state["sums"], dtype=self.sums.dtype))

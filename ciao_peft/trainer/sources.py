@@ -1,0 +1,250 @@
+"""What a trainer reads: which datasets go with an adapter, and which are read from stored features."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..config import CIAOConfig
+from ..data.clip_rows import Clips
+from ..errors import FeatureCacheError, TrainingError, listed
+from ..features import (
+    SHARE_OF_MEMORY,
+    ClipSamples,
+    FeatureDataset,
+    Processes,
+    Samples,
+    check_labels_of,
+    feature_bytes,
+    fingerprint,
+    free_memory,
+    key_hash,
+    model_key,
+    samples_of,
+    store_features,
+)
+from ..model import CIAOModel
+from .arguments import CIAOTrainingArguments
+from .loader import BatchDataset
+from .sampler import smallest_batch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class Sources:
+    """Makes datasets readable for one adapter, and stores features of those that are read several times.
+
+    Features are stored once per dataset, and used again while the dataset shows the same and the model still makes the
+    same features of it.
+
+    Args:
+        model: Holds the adapter.
+        adapter_name: Which adapter.
+        args: `feature_cache` says whether to store features, `output_dir` where.
+        accelerator: Its device runs the trunk, and it prints once for all processes.
+
+    Shapes:
+        Samples are pictures `(C, H, W)`, clips `(T, C, H, W)` or stored features.
+
+    Example:
+        >>> from ciao_peft import CIAOConfig, get_ciao_model
+        >>> from ciao_peft.trainer import make_accelerator
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3), torch.nn.ReLU())
+        >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=2)
+        >>> model = get_ciao_model(net, config, input_size=(3, 16, 16))
+        >>> args = CIAOTrainingArguments(report_to="none")
+        >>> sources = Sources(model, "default", args, make_accelerator(args))
+        >>> faces = [{"pixel_values": torch.rand(3, 16, 16), "labels": n % 2} for n in range(4)]
+        >>> sources.source(faces, "train_dataset", several_passes=False).kind
+        'pixels'
+    """
+
+    model: CIAOModel
+    adapter_name: str
+    args: CIAOTrainingArguments
+    accelerator: Accelerator
+
+    def __init__(self, model: CIAOModel, adapter_name: str, args: CIAOTrainingArguments, accelerator: Accelerator):
+        self.model, self.adapter_name, self.args, self.accelerator = model, adapter_name, args, accelerator
+        self._stored: list[tuple[Any, FeatureDataset]] = []
+
+    def source(self, dataset: Any, name: str, several_passes: bool, needs_labels: bool = True) -> BatchDataset:
+        """A dataset as the training loop reads it.
+
+        Args:
+            dataset: What `CIAOTrainer.train` takes.
+            name: What to call it in messages.
+            several_passes: Whether it is read more than once, so that storing features may pay.
+            needs_labels: Whether a dataset without labels is refused.
+
+        Raises:
+            DataError, InputError: an empty dataset, or labels that the adapter cannot learn.
+            TrainingError: data and adapter do not go together.
+            FeatureCacheError: stored features that are not of this model, or that cannot be stored where
+                `feature_cache` asks for it.
+        """
+        data = self._data(dataset, name, several_passes)
+        has_labels = (data.labels if isinstance(data, FeatureDataset) else data.label_key) is not None
+        labels = check_labels_of(data, self._config, name) if has_labels or needs_labels else None
+        return BatchDataset(data, labels, self._needs_excitation)
+
+    def clear(self) -> None:
+        """Lets go of the stored features; those on disk stay there."""
+        self._stored.clear()
+
+    @property
+    def _config(self) -> CIAOConfig:
+        return self.model.adapters[self.model.resolve_adapter(self.adapter_name)].config
+
+    @property
+    def _needs_excitation(self) -> bool:
+        """Whether the frozen conv units are of use to the adapter: not where it has its own."""
+        return self._config.tuning == "decision_layer"
+
+    def _data(self, dataset: Any, name: str, several_passes: bool) -> Samples | ClipSamples | FeatureDataset:
+        self._check_frames(dataset, name)
+        if isinstance(dataset, FeatureDataset):
+            if self._config.tuning == "full":
+                raise TrainingError(
+                    f"The adapter {self.adapter_name!r} trains the whole encoder (tuning='full'), so stored features "
+                    "of the frozen trunk mean nothing to it; give it the pictures."
+                )
+            dataset.check_belongs_to(model_key(self.model))
+            if len(dataset) == 0:
+                raise TrainingError(f"{name} is empty.")
+            return dataset
+        samples = samples_of(dataset, self.model.preprocessing, name)
+        stored = self._stored_before(dataset, samples)
+        if stored is not None:
+            return stored
+        stored = self._store(samples) if several_passes and self._may_store(samples) else None
+        if stored is None:
+            return samples
+        self._stored.append((dataset, stored))
+        return stored
+
+    def _check_frames(self, dataset: Any, name: str) -> None:
+        """Refuses clips for an adapter of pictures, and the reverse, before the trunk runs over them."""
+        frames = self._config.frames
+        if not isinstance(dataset, (Clips, FeatureDataset)) or dataset.frames == frames:
+            return
+        shown, read = (f"clips of {n} frames" if n else "single pictures" for n in (dataset.frames, frames))
+        raise TrainingError(
+            f"{name} has {shown}, and the adapter {self.adapter_name!r} reads {read}. `ciao_peft.data.clips(faces, "
+            "frames)` makes clips from rows of frames; `frames` in the adapter's config is how many it reads."
+        )
+
+    def _stored_before(self, dataset: Any, samples: Samples | ClipSamples) -> FeatureDataset | None:
+        """Features stored of this dataset before, if it still shows the same and the model still makes them."""
+        for place, (stored_dataset, stored) in enumerate(self._stored):
+            if stored_dataset is not dataset:
+                continue
+            now = {**model_key(self.model), "num_samples": len(samples.frames)}
+            if not samples.is_fixed and len(samples) == len(stored):
+                now["data"] = fingerprint(samples.frames, Processes())
+            if stored.key == stored.key | now:
+                return stored if samples.is_fixed else stored.with_labels(samples.labels())
+            del self._stored[place]
+            return None
+        return None
+
+    def _may_store(self, samples: Samples | ClipSamples) -> bool:
+        choice = self.args.feature_cache
+        if choice == "never":
+            return False
+        chosen = choice != "auto"
+        if self._config.tuning == "full":
+            if chosen:
+                raise TrainingError(
+                    "With tuning='full' there is no frozen trunk to store features of; set feature_cache='never'."
+                )
+            return False
+        if chosen:
+            model_key(self.model)  # says why, where there is no cut
+        elif not self.model.opened.traceable:
+            return False
+        if chosen or samples.shows_the_same_twice():
+            return True
+        self.accelerator.print(
+            f"{samples.name} shows something else each time, so its features are computed anew in every epoch."
+        )
+        return False
+
+    def _store(self, samples: Samples | ClipSamples) -> FeatureDataset | None:
+        """Runs the trunk over the samples; None, with a printed reason, where features cannot be kept."""
+        self.model.to(self.accelerator.device)
+        root = None if self.args.output_dir is None else Path(self.args.output_dir) / "features"
+        if self.args.feature_cache != "auto":
+            root = Path(self.args.feature_cache)
+        if root is None:
+            processes = Processes()
+            needed = feature_bytes(self.model) * len(samples.frames) * processes.count
+            if any(processes.collect([needed > SHARE_OF_MEMORY * free_memory()])):
+                self.accelerator.print(
+                    f"Features of {samples.name} are too large for memory; give `output_dir` to store them on disk."
+                )
+                return None
+        try:
+            return store_features(
+                self.model,
+                samples,
+                (lambda key: None) if root is None else (lambda key: root / key_hash(key)),
+                include_excitation=None if self._needs_excitation else False,
+                disable_tqdm=self.args.disable_tqdm,
+            )
+        except FeatureCacheError as error:
+            if self.args.feature_cache != "auto":
+                raise
+            self.accelerator.print(f"Training without stored features: {error}")
+            return None
+
+
+def check_training_data(source: BatchDataset, config: CIAOConfig, batch_size: int, accelerator: Accelerator) -> None:
+    """Refuses training data that the processes cannot share, and warns of classes with a single sample.
+
+    Args:
+        source: Training data with labels.
+        config: Of the adapter that is to learn them.
+        batch_size: Samples of a batch on each process, at most.
+        accelerator: Says how many processes there are.
+
+    Raises:
+        TrainingError: there are fewer samples than processes, or some batch would be.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=2)
+        >>> three_faces = samples_of([{"pixel_values": torch.rand(3, 8, 8), "labels": 0}] * 3, None)
+        >>> source = BatchDataset(three_faces, three_faces.labels())
+        >>> check_training_data(source, config, 8, SimpleNamespace(num_processes=4))
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.TrainingError: train_dataset has 3 samples for 4 processes; start no more than that.
+    """
+    processes = accelerator.num_processes
+    if len(source) < processes:
+        raise TrainingError(
+            f"train_dataset has {len(source)} samples for {processes} processes; start no more than that."
+        )
+    smallest = smallest_batch(len(source), batch_size * processes)
+    if smallest < processes:  # a process without samples would keep the others waiting for ever
+        raise TrainingError(
+            f"With per_device_train_batch_size={batch_size}, the {len(source)} samples of train_dataset make batches "
+            f"down to {smallest}, too few for {processes} processes. Set it to {batch_size + 1} or more."
+        )
+    if config.problem_type != "single_label_classification":
+        return
+    labels = source.known_labels
+    counts = torch.bincount(labels if labels.ndim == 1 else labels.argmax(dim=1), minlength=config.num_labels)
+    names = config.id2label or {}
+    lone = [names[i] for i, count in enumerate(counts.tolist()) if count == 1]
+    if lone and accelerator.is_main_process:
+        warnings.warn(
+            f"A single training sample each: {listed(lone)}. Such a sample has no positive pair; the contrastive "
+            "loss only pushes the others away from it.",
+            stacklevel=3,
+        )
