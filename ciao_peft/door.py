@@ -1,8 +1,8 @@
 """The one door for files that come from outside: a regular file, bounded, read once, and parsed into plain data.
 
-Nothing that comes through it hangs, fills the memory or is guessed. It refuses a pipe, a device or a folder in place of a
-file, more bytes than such a file ever has, a key that stands twice, numbers of a thousand digits, data nested a hundred
-deep, and aliases that multiply.
+Nothing that comes through it hangs, fills the memory or is guessed. It refuses a pipe, a device or a folder in place of
+a file, more bytes than such a file ever has, a key that stands twice, numbers of a thousand digits, data nested a
+hundred deep, and aliases that multiply.
 """
 
 from __future__ import annotations
