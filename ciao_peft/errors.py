@@ -16,6 +16,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+_LONGEST = 200
+_MOST = 50
+
+
+def shortened(text: str, longest: int = _LONGEST) -> str:
+    """A text that fits into a message: its middle is left out where it is longer.
+
+    Example:
+        >>> shortened("a" * 1000, 11)
+        'aaaa...aaaa'
+    """
+    side = (longest - 3) // 2
+    return text if len(text) <= longest else f"{text[:side]}...{text[-side:]}"
+
 
 def listed(names: Iterable[object]) -> str:
     """Writes names for a message: quoted, sorted and separated by commas.
@@ -30,7 +44,9 @@ def listed(names: Iterable[object]) -> str:
         >>> listed(["valence", "arousal"]), listed([])
         ("'arousal', 'valence'", 'none')
     """
-    return ", ".join(repr(name) for name in sorted(names, key=str)) or "none"
+    ordered = sorted(names, key=str)
+    shown = ", ".join(shortened(repr(name)) for name in ordered[:_MOST])
+    return f"{shown} and {len(ordered) - _MOST:,} more" if len(ordered) > _MOST else shown or "none"
 
 
 class CIAOError(Exception):
@@ -150,6 +166,10 @@ class NoActiveAdapterError(CIAOError, RuntimeError):
 
 class MergeError(CIAOError, NotImplementedError):
     """An adapter cannot be merged into the backbone: M = u / (a + I) is not linear in its input."""
+
+
+class FileReadError(CIAOError, OSError, ValueError):
+    """A file from outside is missing, no regular file, too large, or does not hold what its kind holds."""
 
 
 class AdapterFileError(CIAOError, OSError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -111,11 +113,48 @@ class _ValueProxy(fx.Proxy):
         return self.__index__()
 
 
+_TRACING = threading.RLock()
+"""One trace at a time: `torch.fx` replaces `nn.Module.__call__` and `__getattr__` of the whole process meanwhile."""
+
+
+class _Root(Rooted):
+    """What is traced. As soon as `torch.fx` has replaced methods of `nn.Module`, it keeps that to its own thread."""
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        with _patched_for_this_thread():
+            return super().forward(pixel_values)
+
+
+@contextlib.contextmanager
+def _patched_for_this_thread() -> Iterator[None]:
+    """Inside, other threads call modules and read their attributes as if nobody traced."""
+    own, patched = threading.get_ident(), {}
+
+    def dispatch(replacement: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+        def method(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            chosen = replacement if threading.get_ident() == own else original
+            return chosen(module, *args, **kwargs)
+
+        return method
+
+    for name, original in _METHODS.items():
+        patched[name] = getattr(nn.Module, name)
+        setattr(nn.Module, name, dispatch(patched[name], original))
+    try:
+        yield
+    finally:
+        for name, replacement in patched.items():
+            setattr(nn.Module, name, replacement)
+
+
+_METHODS = {name: vars(nn.Module)[name] for name in ("__call__", "__getattr__")}
+
+
 class ValueTracer(fx.Tracer):
     """Records a graph while computing it, so that control flow that depends on shapes goes as it does in eager mode.
 
-    What was decided on the example is fixed in the graph: check the graph against the network on another batch size.
-    Control flow on the *content* of a tensor is refused.
+    Other threads use modules meanwhile as ever. What was decided on the example is fixed in the graph: check the graph
+    against the network on another batch size. Control flow on the *content* of a tensor is refused.
 
     Args:
         example: `(B, C, H, W)` pixels.
@@ -138,6 +177,7 @@ class ValueTracer(fx.Tracer):
         self.example = example
         self.leaf_modules = leaf_modules
         self._evaluating = False
+        self._thread = threading.get_ident()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module becomes one node: convolutions, normalisations, and what fx or `leaf_modules` says."""
@@ -179,13 +219,15 @@ class ValueTracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Records a module's call, or just makes it while a value is computed."""
-        if self._evaluating:
+        if self._evaluating or threading.get_ident() != self._thread:
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
-        """Attributes are plain while a value is computed."""
-        return attr_val if self._evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
+        """Attributes are plain while a value is computed, and in other threads."""
+        if self._evaluating or threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A proxy that knows the value of its node."""
@@ -246,8 +288,8 @@ def trace(backbone: nn.Module, example: Tensor) -> fx.Graph:
 
 def _recorded(backbone: nn.Module, example: Tensor, leaves: tuple[type, ...], functions: tuple[Any, ...]) -> fx.Graph:
     try:
-        with torch.no_grad():
-            return ValueTracer(example, leaves, functions).trace(Rooted(backbone))
+        with _TRACING, torch.no_grad():
+            return ValueTracer(example, leaves, functions).trace(_Root(backbone))
     except UntraceableBackboneError:
         raise
     except Exception as error:  # whatever a network's own code raises when it meets a proxy
