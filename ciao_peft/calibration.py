@@ -1,4 +1,4 @@
-"""Where `a` of Eq. 1 starts: by how strongly the backbone answers to the data at hand."""
+"""Where `a` of Eq. 1 starts: measured by how strongly the backbone responds to the data at hand."""
 
 from __future__ import annotations
 
@@ -10,29 +10,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._shapes import Float
 from .adapters.adapter import Adapter
 from .errors import InputError, listed
 from .inhibition import DECAY_START, InhibitoryLayer
 from .model import CIAOModel
 
+__all__ = [
+    "ENOUGH_SAMPLES",
+    "ExcitationSpread",
+    "decay_start",
+    "excitation_moments",
+    "is_open",
+    "start_decay",
+]
+
 ENOUGH_SAMPLES = 256
-"""Samples that tell the spread of u well enough for the round numbers at which `a` starts."""
+"""Number of samples that give the spread of u well enough for the round numbers at which `a` starts."""
 
 _SPREADS = 9.0
 
 
 def decay_start(spread: float) -> float:
-    """Where `a` should start: about nine spreads of u, to the nearest of 1 and 3 times a power of ten.
+    """Where `a` should start: about nine spreads of u, rounded to 1 or 3 times a power of ten.
 
-    What is a large `a` depends on how strongly a backbone answers: next to one far above u, I hardly moves the mask and
-    the head is fed next to nothing. A few spreads more or less matter little (docs/results.md has the measurements),
-    hence the round number, which other samples or another machine hardly ever change.
+    Whether an `a` is large depends on how strongly a backbone responds: with an `a` far above u, I hardly moves the
+    mask and the head receives next to nothing. A few spreads more or less matter little (docs/results.md has the
+    measurements), hence the round number, which other samples or another machine hardly ever change.
 
     Args:
         spread: Standard deviation of u over samples, channels and positions, in the units of the activation.
 
     Returns:
-        From 1e-4 to 1e4; `DECAY_START` for a u that is not finite, or never moves.
+        From 1e-4 to 1e4; `DECAY_START` where the spread is not finite, or 0.
 
     Example:
         >>> decay_start(0.33), decay_start(0.04), decay_start(5.0)
@@ -40,20 +50,25 @@ def decay_start(spread: float) -> float:
     """
     if not 0 < spread < math.inf:
         return DECAY_START
-    wanted = math.log10(_SPREADS * spread)
+    target = math.log10(_SPREADS * spread)
     starts = [float(f"{digit}e{power}") for power in range(-4, 5) for digit in (1, 3)][:-1]
-    return min(starts, key=lambda start: abs(math.log10(start) - wanted))
+    return min(starts, key=lambda start: abs(math.log10(start) - target))
 
 
 class ExcitationSpread:
-    """While it is open, looks at the u that an adapter's masks are given; of all its masked convolutions together.
+    """A context that measures the excitation u of all of an adapter's masked convolutions together.
+
+    Every pass through the adapter inside the `with` block counts.
 
     Args:
-        adapter: Is not changed.
+        adapter: Adapter to measure; it is not changed.
 
     Attributes:
-        moments: `(3,)` in float64: how many values of u there were, their sum and the sum of their squares. Those of
-            several processes add up.
+        moments: Number of values of u so far, their sum and the sum of their squares. Moments of several processes may
+            be added up.
+
+    Shapes:
+        - moments: `(3,)`, float64, on the CPU.
 
     Example:
         >>> from ciao_peft import CIAOConfig, get_ciao_model
@@ -66,8 +81,10 @@ class ExcitationSpread:
         True
     """
 
+    moments: Float[Tensor, " 3"]
+
     def __init__(self, adapter: Adapter):
-        self._layers = list(adapter.inhibition)
+        self._layers = _masks_of(adapter)
         self._hooks: list[Any] = []
         self.moments = torch.zeros(3, dtype=torch.float64)
 
@@ -80,21 +97,52 @@ class ExcitationSpread:
             hook.remove()
 
     def _see(self, layer: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
-        variance, mean = (one.double() for one in torch.stack(torch.var_mean(inputs[1].float(), correction=0)).cpu())
+        variance, mean = torch.stack(torch.var_mean(inputs[1].float(), correction=0)).cpu().double()
         self.moments += inputs[1].numel() * torch.stack([torch.ones_like(mean), mean, variance + mean**2])
 
     @staticmethod
-    def spread(moments: Tensor) -> float:
-        """Their standard deviation; NaN where nothing was seen."""
+    def spread(moments: Float[Tensor, " 3"]) -> float:
+        """The standard deviation that belongs to some moments.
+
+        Args:
+            moments: `(3,)`, as the attribute `moments`.
+
+        Returns:
+            In the units of the activation, 0 or more; NaN where nothing was measured.
+
+        Example:
+            >>> ExcitationSpread.spread(torch.tensor([2.0, 4.0, 10.0]))  # of the values 1 and 3
+            1.0
+        """
         count, first, second = moments.tolist()
         return max(second / count - (first / count) ** 2, 0.0) ** 0.5 if count else float("nan")
 
 
 def is_open(adapter: Adapter) -> bool:
-    """Whether nothing has been said or learned yet about where `a` is."""
+    """Whether `a` of an adapter is neither set by its config nor moved by a training yet.
+
+    Args:
+        adapter: Any adapter.
+
+    Returns:
+        False also for an adapter without a mask.
+
+    Example:
+        >>> from ciao_peft import CIAOConfig, get_ciao_model
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        >>> model = get_ciao_model(net, CIAOConfig(problem_type="regression", num_labels=1), input_size=(3, 16, 16))
+        >>> before = is_open(model.adapters["default"])
+        >>> _ = start_decay(model, [{"pixel_values": torch.rand(8, 3, 16, 16)}])
+        >>> before, is_open(model.adapters["default"])
+        (True, False)
+    """
     if not adapter.config.inhibition or adapter.config.decay_init is not None:
         return False
-    return all(torch.equal(layer.raw_decay, _fresh(layer)) for layer in adapter.inhibition)
+    return all(torch.equal(layer.raw_decay, _fresh(layer)) for layer in _masks_of(adapter))
+
+
+def _masks_of(adapter: Adapter) -> list[InhibitoryLayer]:
+    return [layer for layer in adapter.inhibition if isinstance(layer, InhibitoryLayer)]
 
 
 def _fresh(layer: InhibitoryLayer) -> Tensor:
@@ -102,23 +150,24 @@ def _fresh(layer: InhibitoryLayer) -> Tensor:
 
 
 def start_decay(model: CIAOModel, batches: Iterable[Mapping[str, Any]], adapter_name: str | None = None) -> float:
-    """Sets `a` of an adapter that is to be trained: `decay_start` of the spread of u over some samples.
+    """Sets `a` of an adapter before its training, to `decay_start` of the spread of u over some samples.
 
-    For a training loop of your own; `CIAOTrainer` does it by itself before the first update, where `decay_init` was
-    left out. Whatever `a` was before is lost. The adapter's config then has the value as `decay_init`.
+    Call it in a training loop of your own. `CIAOTrainer` does the same before the first update where `decay_init` was
+    left out. The value of `a` before the call is lost. The adapter's config then has the new one as `decay_init`.
 
     Args:
-        model: Holds the adapter.
-        batches: As for the training, with `pixel_values` or `features` of the active adapter; read until there are
-            `ENOUGH_SAMPLES` or no more.
-        adapter_name: Which adapter; the active one when left out.
+        model: Model that holds the adapter.
+        batches: Batches as for the training, with `pixel_values` `(B, C, H, W)` or `features` of the active adapter.
+            They are read until there are `ENOUGH_SAMPLES` samples, or to the end.
+        adapter_name: Name of the adapter; the active one when left out.
 
     Returns:
-        Where all of `a` starts, in the units of the activation.
+        The value of every entry of `a`, in the units of the activation.
 
     Raises:
-        AdapterNotFoundError, NoActiveAdapterError: there is no such adapter.
-        InputError: it has no mask, there are no samples, or they do not fit. Nothing has changed then.
+        AdapterNotFoundError: the model has no adapter of that name.
+        NoActiveAdapterError: no name was given, and no adapter is active.
+        InputError: the adapter has no mask, there are no samples, or they do not fit. Nothing is changed then.
 
     Example:
         >>> from ciao_peft import CIAOConfig, get_ciao_model
@@ -145,14 +194,28 @@ def excitation_moments(
     batches: Iterable[Mapping[str, Any]],
     adapter_name: str,
     around: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> Tensor:
-    """`ExcitationSpread.moments` over all of some batches; the modes of the model are those of before afterwards.
+) -> Float[Tensor, " 3"]:
+    """Measures the excitation u over batches: `ExcitationSpread.moments` of all of them.
+
+    The model reads in eval mode and without gradients, and is put back into its mode afterwards. The batches are
+    fetched outside of both, as in a training.
 
     Args:
-        model: Holds the adapter, and reads in eval mode and without gradients.
-        batches: What `CIAOModel.read` takes. Made outside of both, as for a training.
-        adapter_name: Of an adapter with a mask.
-        around: What each reading runs in, such as mixed precision.
+        model: Model that holds the adapter.
+        batches: Arguments of `CIAOModel.read`: `pixel_values` or `features`.
+        adapter_name: Name of an adapter with a mask.
+        around: Makes the context in which each batch is read, such as mixed precision.
+
+    Returns:
+        `(3,)`, float64: number of values of u, their sum and the sum of their squares.
+
+    Example:
+        >>> from ciao_peft import CIAOConfig, get_ciao_model
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        >>> model = get_ciao_model(net, CIAOConfig(problem_type="regression", num_labels=1), input_size=(3, 16, 16))
+        >>> count, _, _ = excitation_moments(model, [{"pixel_values": torch.rand(8, 3, 16, 16)}], "default")
+        >>> int(count) == 8 * 4 * 14 * 14
+        True
     """
     mode = model.training
     model.eval()
@@ -167,7 +230,7 @@ def excitation_moments(
 
 
 def _enough(batches: Iterable[Mapping[str, Any]], model: CIAOModel, frames: int) -> Iterator[dict[str, Any]]:
-    """What `CIAOModel.read` takes of each batch, until there are `ENOUGH_SAMPLES`."""
+    """The arguments of `CIAOModel.read` in each batch, until there are `ENOUGH_SAMPLES`."""
     device, count = next(model.backbone.parameters()).device, 0
     for batch in batches:
         inputs = _on_device(batch, device)
@@ -178,7 +241,7 @@ def _enough(batches: Iterable[Mapping[str, Any]], model: CIAOModel, frames: int)
 
 
 def _on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """What `CIAOModel.read` takes of a batch."""
+    """The arguments of `CIAOModel.read` in a batch, on the model's device."""
     if batch.get("features") is not None:
         return {"features": [tensor.to(device) for tensor in batch["features"]]}
     if batch.get("pixel_values") is not None:

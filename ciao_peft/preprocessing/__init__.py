@@ -1,4 +1,4 @@
-"""What an encoder must be fed: one object for training and inference."""
+"""From pictures of any kind to the pixel values of an encoder: one object for training and inference."""
 
 from __future__ import annotations
 

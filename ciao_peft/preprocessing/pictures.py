@@ -12,18 +12,27 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+__all__ = ["RESAMPLES", "Resample", "as_mode", "open_picture"]
+
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 
-# In the order of Pillow's numbers, which `preprocessor_config.json` holds.
-RESAMPLES: tuple[str, ...] = get_args(Resample)
+RESAMPLES: tuple[Resample, ...] = get_args(Resample)
+"""Names of Pillow's filters in the order of their numbers, which `preprocessor_config.json` holds."""
 
 
 def open_picture(image: Any) -> Image:
-    """A PIL image, upright, of a PIL image, a path or an array; see `Preprocessing.__call__`.
+    """Opens a picture of any kind as a PIL image, turned upright by its EXIF tag.
+
+    Args:
+        image: A PIL image, which stays as it is; a path; or an array `(H, W)` or `(H, W, C)` of uint8 or uint16 with 1
+            (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha) channels.
+
+    Returns:
+        A new image, in whatever mode the picture has; `as_mode` converts it. 16-bit arrays are scaled to 8 bits.
 
     Raises:
-        DataError: it cannot be read or understood.
-        DataNotFoundError: no file at this path.
+        DataError: the picture cannot be read or understood.
+        DataNotFoundError: there is no file at this path.
 
     Example:
         >>> import numpy as np
@@ -33,10 +42,10 @@ def open_picture(image: Any) -> Image:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     broken = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError)
-    broken += (struct.error, TypeError)  # of what an EXIF tag says its value is, and is not
+    broken += (struct.error, TypeError)  # raised where an EXIF tag's value is not of the type it claims
     if isinstance(image, Image.Image):
         try:
-            # A copy even where nothing turns: the caller's picture stays as it is.
+            # A copy even where nothing is turned: the caller's picture stays as it is.
             return ImageOps.exif_transpose(image)
         except broken as error:
             raise DataError(f"The picture cannot be decoded: {error}") from error
@@ -88,10 +97,25 @@ def _sixteen_to_eight(values: np.ndarray) -> np.ndarray:
 
 
 def as_mode(picture: Image, mode: str) -> Image:
-    """A picture in `"RGB"` or `"L"`, whatever it was: nothing clipped, transparent parts on white.
+    """Converts a picture to 8-bit colour or gray, whatever its mode is.
+
+    16-bit gray is scaled and not clipped, palettes are looked up, and transparent parts are laid on white.
+
+    Args:
+        picture: Image in any of Pillow's modes.
+        mode: `"RGB"` or `"L"`.
+
+    Returns:
+        An image in that mode; the picture itself where it has it already.
 
     Raises:
-        DataError: pixels that are no brightness, such as floating-point ones.
+        DataError: the range of the pixels is unknown, as for floating-point ones.
+
+    Example:
+        >>> from PIL import Image
+        >>> see_through = Image.new("RGBA", (2, 2), (255, 0, 0, 0))  # red, and fully transparent
+        >>> as_mode(see_through, "RGB").getpixel((0, 0))
+        (255, 255, 255)
     """
     import numpy as np
     from PIL import Image

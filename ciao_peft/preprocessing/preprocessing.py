@@ -1,4 +1,4 @@
-"""What an encoder must be fed: size, colour, mean, deviation, resampling. One object for training and inference."""
+"""From pictures to an encoder's pixel values: size, colour, mean, deviation, resampling, in one object."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
 
+__all__ = ["CropMode", "Mode", "Preprocessing", "agreed_input"]
+
 Mode = Literal["RGB", "BGR", "L"]
 CropMode = Literal["squash", "center", "border"]
 
@@ -27,31 +29,42 @@ _KEYS = {*_CONSTANTS, "size", "mode", "image_mean", "image_std", "resample", "cr
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """From pictures to the pixel values of one encoder. Plain data: equal when it does the same.
+    r"""Turns pictures into the pixel values that one encoder takes, the same way for training and inference.
 
-    Values are `(pixel / 255 - mean) / std`. Pictures of any kind are understood: turned upright by their EXIF tag, with
-    16-bit gray scaled to 8 bits, palettes looked up, transparent parts laid on white, then brought to `mode`.
+    $$x = \frac{p / 255 - \mu}{\sigma}$$
+
+    `p` is a pixel of the resized picture, 0 to 255; µ and σ are `mean` and `std` of its channel. Pictures of any kind
+    are understood: they are turned upright by their EXIF tag, 16-bit gray is scaled to 8 bits, palettes are looked up,
+    and transparent parts are laid on white, before they are converted to `mode`.
+
+    Plain data: two objects are equal when they do the same, and `to_dict` writes a `preprocessor_config.json`.
 
     Args:
-        size: Height and width of what comes out.
-        mode: `"RGB"`, `"BGR"` (as Caffe's networks are fed) or `"L"`, one channel of gray.
-        mean: One number per channel, in the order of `mode`, for pixels between 0 and 1.
-        std: Likewise; above 0.
-        resample: Pillow's filter. Every one but `"nearest"` averages over what it shrinks.
-        crop_pct: Share of the resized picture that is kept, above 0: it is resized to `size / crop_pct` (rounded down),
-            then its middle is cut out.
+        size: Height and width of the output, in pixels.
+        mode: `"RGB"`, `"BGR"` (the order of Caffe's networks) or `"L"`, one channel of gray.
+        mean: µ, one number per channel, in the order of `mode`, for pixels between 0 and 1.
+        std: σ, likewise; above 0.
+        resample: Pillow's filter. Every filter but `"nearest"` averages over the pixels that it shrinks.
+        crop_pct: Share of the resized picture that is kept, above 0: the picture is resized to `size / crop_pct`
+            (rounded down), then its middle is cut out.
         crop_mode: `"squash"` resizes both sides, whatever their ratio was, so that all of a face stays; `"center"`
-            keeps the ratio and cuts what the longer side has too much; `"border"` keeps the ratio and fills up with the
-            mean.
+            keeps the ratio and cuts off what the longer side has too much; `"border"` keeps the ratio and fills the
+            rest with the mean.
 
     Raises:
         ConfigError: a value that cannot work.
 
+    Shapes:
+        - images: one picture or a list of B pictures, of any sizes.
+        - output: `(B, C, height, width)`, float32, with B = 1 for one picture, and C = 1 for `mode="L"`, else 3.
+
     Example:
         >>> import numpy as np
         >>> preprocessing = Preprocessing(size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
-        >>> preprocessing(np.full((48, 40), 255, dtype=np.uint8)).shape
-        torch.Size([1, 3, 32, 32])
+        >>> white = np.full((48, 40), 255, dtype=np.uint8)
+        >>> pixel_values = preprocessing([white, white // 255])
+        >>> pixel_values.shape, pixel_values[0].unique().tolist()
+        (torch.Size([2, 3, 32, 32]), [1.0])
     """
 
     size: tuple[int, int] = (64, 64)
@@ -71,15 +84,15 @@ class Preprocessing:
         object.__setattr__(self, "size", size)
         channels = 1 if self.mode == "L" else 3
         for name in ("mean", "std"):
-            given = getattr(self, name)
+            setting = getattr(self, name)
             try:
-                values = tuple(float(value) for value in given)
+                values = tuple(float(value) for value in setting)
             except (TypeError, ValueError):
                 values = ()
             if len(values) != channels or not all(map(math.isfinite, values)):
-                raise ConfigError(f"`{name}` must have {channels} numbers for mode {self.mode!r}; got {given!r}.")
+                raise ConfigError(f"`{name}` must have {channels} numbers for mode {self.mode!r}; got {setting!r}.")
             if name == "std" and min(values) <= 0:
-                raise ConfigError(f"`std` must be above 0; got {given!r}.")
+                raise ConfigError(f"`std` must be above 0; got {setting!r}.")
             object.__setattr__(self, name, values)
         if not is_number(self.crop_pct) or self.crop_pct <= 0:
             raise ConfigError(f"`crop_pct` must be above 0; got {self.crop_pct!r}.")
@@ -87,22 +100,27 @@ class Preprocessing:
 
     @property
     def input_size(self) -> tuple[int, int, int]:
-        """Channels, height and width of what comes out."""
+        """Channels, height and width of the pixel values, `(C, height, width)`.
+
+        Example:
+            >>> Preprocessing(size=(64, 48)).input_size
+            (3, 64, 48)
+        """
         return (len(self.mean), *self.size)
 
     def __call__(self, images: Any) -> Tensor:
-        """Pixel values of one picture or several.
+        """Makes the pixel values of one picture or several.
 
         Args:
-            images: One or a list of: a PIL image, a path, an array `(H, W)` or `(H, W, C)` of uint8 or uint16 with 1
-                (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha) channels.
+            images: A picture or a list of pictures. A picture is a PIL image, a path, or an array `(H, W)` or
+                `(H, W, C)` of uint8 or uint16 with 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha) channels.
 
         Returns:
-            `(B, C, height, width)`, float32, B = 1 for a single picture.
+            `(B, C, height, width)`, float32, with B = 1 for a single picture.
 
         Raises:
-            DataError: a picture that cannot be read or understood; the message has its path or its index.
-            DataNotFoundError: no file at this path.
+            DataError: a picture cannot be read or understood; the message has its path or its index.
+            DataNotFoundError: there is no file at a path.
         """
         import torch
 
@@ -120,25 +138,56 @@ class Preprocessing:
         return torch.stack(pictures)
 
     def fit(self, picture: Image) -> np.ndarray:
-        """The part of a picture that an encoder sees, `(height, width, C)` uint8, channels in the order of `mode`."""
+        """Converts, resizes and crops a picture to what the encoder sees of it, before normalisation.
+
+        Args:
+            picture: PIL image in any mode, upright.
+
+        Returns:
+            `(height, width, C)`, uint8, with the channels in the order of `mode`.
+
+        Raises:
+            DataError: the range of the pixels is unknown, as for floating-point ones.
+
+        Example:
+            >>> from PIL import Image
+            >>> pixels = Preprocessing(size=(2, 2), mode="BGR").fit(Image.new("RGB", (6, 4), (255, 0, 0)))
+            >>> pixels.shape, pixels[0, 0].tolist()
+            ((2, 2, 3), [0, 0, 255])
+        """
         import numpy as np
         from PIL import Image
 
         picture = as_mode(picture, "L" if self.mode == "L" else "RGB")
-        target = self._resized(*picture.size[::-1])
-        if picture.size != target[::-1]:
-            picture = picture.resize(target[::-1], Image.Resampling(RESAMPLES.index(self.resample)))
-        if target != self.size:
+        (width, height), (crop_height, crop_width) = picture.size, self.size
+        resized_height, resized_width = self._resized(height, width)
+        if (height, width) != (resized_height, resized_width):
+            resampling = Image.Resampling(RESAMPLES.index(self.resample))
+            picture = picture.resize((resized_width, resized_height), resampling)
+        if (resized_height, resized_width) != (crop_height, crop_width):
             # As torchvision's CenterCrop places it: a half is rounded to the even number.
-            top, left = (round((have - want) / 2) for have, want in zip(target, self.size, strict=True))
-            canvas = Image.new(picture.mode, self.size[::-1], self._fill(picture.mode))
+            top, left = round((resized_height - crop_height) / 2), round((resized_width - crop_width) / 2)
+            canvas = Image.new(picture.mode, (crop_width, crop_height), self._fill(picture.mode))
             canvas.paste(picture, (-left, -top))
             picture = canvas
         pixels = np.asarray(picture).reshape(*self.size, -1)
         return np.ascontiguousarray(pixels[:, :, ::-1]) if self.mode == "BGR" else pixels
 
     def normalise(self, pixels: np.ndarray) -> Tensor:
-        """`(C, height, width)` float32 of `(height, width, C)` uint8."""
+        """Normalises the pixels that `fit` returned: `(pixel / 255 - mean) / std`, channel by channel.
+
+        Args:
+            pixels: `(height, width, C)`, uint8, with the channels in the order of `mode`.
+
+        Returns:
+            `(C, height, width)`, float32.
+
+        Example:
+            >>> import numpy as np
+            >>> gray = Preprocessing(size=(1, 2), mode="L", mean=(0.5,), std=(0.5,))
+            >>> gray.normalise(np.array([[[0], [255]]], dtype=np.uint8)).tolist()
+            [[[-1.0, 1.0]]]
+        """
         import torch
 
         values = torch.tensor(pixels).permute(2, 0, 1).float().div_(255)
@@ -166,7 +215,11 @@ class Preprocessing:
     # -- as plain data -------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """Content of `preprocessor_config.json`, with the keys that image processors of transformers use.
+        """Turns the settings into the content of a `preprocessor_config.json`.
+
+        Returns:
+            Plain data for JSON, with the keys that image processors of transformers use. `from_dict` makes an equal
+            object of it.
 
         Example:
             >>> Preprocessing(size=(64, 48)).to_dict()["size"]
@@ -185,7 +238,10 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Preprocessing:
-        """What `to_dict` wrote.
+        """Makes a `Preprocessing` of what `to_dict` returned.
+
+        Args:
+            data: Exactly the keys that `to_dict` writes. `from_image_processor` reads files of transformers.
 
         Raises:
             ConfigError: a key is missing, unknown or has a value that this class cannot have.
@@ -221,10 +277,13 @@ class Preprocessing:
 
     @classmethod
     def from_timm(cls, data_config: Mapping[str, Any]) -> Preprocessing:
-        """timm's evaluation transform, from what `timm.data.resolve_data_config` gives.
+        """Makes a `Preprocessing` that does the same as timm's evaluation transform.
+
+        Args:
+            data_config: What `timm.data.resolve_data_config` returns.
 
         Raises:
-            ConfigError: it asks for something this class does not do.
+            ConfigError: the transform does something that this class does not.
 
         Example:
             >>> config = {"input_size": (3, 224, 224), "interpolation": "bicubic", "crop_pct": 0.875,
@@ -247,13 +306,21 @@ class Preprocessing:
 
     @classmethod
     def from_image_processor(cls, processor: Any) -> Preprocessing:
-        """What an image processor of transformers does, given as the object, its dict or a `preprocessor_config.json`.
+        """Makes a `Preprocessing` that does the same as an image processor of transformers.
 
-        Equal to transformers' processors that use Pillow, but for the place of the crop: where an odd number of pixels
-        is cut off, it may lie one pixel further on. Those that use torchvision differ by a step or two of 256 as well.
+        The result equals that of the processors that use Pillow, except for the place of the crop: where an odd number
+        of pixels is cut off, it may lie one pixel further on. Processors that use torchvision also differ by one or
+        two of 256 steps.
+
+        Args:
+            processor: The image processor, what its `to_dict` returns, or the content of a `preprocessor_config.json`.
 
         Raises:
-            ConfigError: it asks for something this class does not do.
+            ConfigError: the processor does something that this class does not.
+
+        Example:
+            >>> Preprocessing.from_image_processor({"image_processor_type": "ViTImageProcessor", "size": 224}).mean
+            (0.5, 0.5, 0.5)
         """
         from .processors import settings_of
 
@@ -262,15 +329,22 @@ class Preprocessing:
 
     @classmethod
     def for_backbone(cls, backbone: Any) -> Preprocessing | None:
-        """What a backbone says about its own input, or None where it says nothing.
+        """Finds the preprocessing that a backbone itself tells.
 
-        Looked at in this order: its attribute `preprocessing`, timm's `pretrained_cfg`, which transformers' wrapper of
-        timm's models has in its config, its attribute `image_processor`, and the `preprocessor_config.json` beside the
-        files that transformers loaded it from, as far as it is on this disk; nothing is downloaded. A model of timm
-        says nothing where its pixels have neither one channel nor three.
+        These are read, the first that exists: its attribute `preprocessing`; timm's `pretrained_cfg`, which
+        transformers' wrapper of timm's models keeps in its config; its attribute `image_processor`; and the
+        `preprocessor_config.json` that was stored with the files from which transformers loaded it, as far as it is on
+        this disk. Nothing is downloaded.
+
+        Args:
+            backbone: Any network.
+
+        Returns:
+            None where the backbone tells nothing, or is a model of timm whose pixels have neither one channel nor
+            three.
 
         Raises:
-            ConfigError: it says something this class does not do.
+            ConfigError: the backbone tells something that this class does not do.
 
         Example:
             >>> import torch
@@ -286,8 +360,8 @@ class Preprocessing:
             from .timm_models import data_config_of, is_of_timm
 
             if is_of_timm(backbone):
-                told = data_config_of(backbone)
-                return None if told is None else cls.from_timm(told)
+                data_config = data_config_of(backbone)
+                return None if data_config is None else cls.from_timm(data_config)
         if (processor := getattr(backbone, "image_processor", None)) is not None:
             return cls.from_image_processor(processor)
         if (config := getattr(backbone, "config", None)) is not None and "transformers" in sys.modules:
@@ -298,7 +372,13 @@ class Preprocessing:
         return None
 
     def replace(self, **changes: Any) -> Preprocessing:
-        """The same with some settings changed.
+        """Makes a copy with some settings changed.
+
+        Args:
+            changes: New values by the name of the setting.
+
+        Raises:
+            ConfigError: a value that cannot work.
 
         Example:
             >>> Preprocessing().replace(size=(96, 96)).size
@@ -307,7 +387,7 @@ class Preprocessing:
         return dataclasses.replace(self, **changes)
 
 
-def _resample_name(number: Any) -> str:
+def _resample_name(number: Any) -> Resample:
     if not is_number(number, int, 0, len(RESAMPLES) - 1):
         raise ConfigError(f"`resample` must be Pillow's number of a filter, 0 to {len(RESAMPLES) - 1}; got {number!r}.")
     return RESAMPLES[number]
@@ -316,18 +396,18 @@ def _resample_name(number: Any) -> str:
 def agreed_input(
     backbone: nn.Module, preprocessing: Preprocessing | None, input_size: tuple[int, int, int] | None
 ) -> tuple[Preprocessing | None, tuple[int, int, int] | None]:
-    """What a backbone is fed, and the size of its pixels, each from the other where only one was given.
+    """Completes the preprocessing and the input size of a backbone, each from the other where only one is given.
 
     Args:
-        backbone: Asked for its own preprocessing where none is given; that then makes pixels of the size given.
-        preprocessing: What the user says.
-        input_size: What the user says, `(C, H, W)`.
+        backbone: Network whose own preprocessing is used where none is given, at the input size given.
+        preprocessing: The user's preprocessing, or None.
+        input_size: The user's input size `(C, H, W)`, or None.
 
     Returns:
-        Both; None for what nobody knows.
+        Preprocessing and input size; None for what is not known.
 
     Raises:
-        ConfigError: the user says both, and they contradict each other.
+        ConfigError: both are given, and they contradict each other.
 
     Example:
         >>> from torch import nn

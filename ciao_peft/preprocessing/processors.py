@@ -1,4 +1,4 @@
-"""What the image processors of transformers do, in this library's settings."""
+"""Translates the settings of transformers' image processors into those of `Preprocessing`."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ConfigError
-from .pictures import RESAMPLES
+from .pictures import RESAMPLES, Resample
+
+__all__ = ["settings_of", "stored_with"]
 
 _FILE = "preprocessor_config.json"
 
 
 class _Defaults(NamedTuple):
-    """What a class does where its file leaves a key out.
+    """What a class of image processors does where its file leaves a key out.
 
     Args:
-        mean, std: None where nobody knows.
+        mean, std: None where the class does not tell.
         resample: Pillow's number of a filter.
         square: Whether one number as `size` is both sides, rather than the shorter edge.
         cuts: Whether the middle is cut out.
@@ -77,18 +79,29 @@ _NOT_DONE = (
 
 
 def settings_of(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `Preprocessing` for the dict of an image processor.
+    """Translates the dict of an image processor into arguments of `Preprocessing`.
+
+    Args:
+        data: What the processor's `to_dict` returns, or the content of a `preprocessor_config.json`.
+
+    Returns:
+        Every argument of `Preprocessing` by name.
 
     Raises:
         ConfigError: the processor does something that `Preprocessing` does not.
+
+    Example:
+        >>> settings = settings_of({"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 256}})
+        >>> settings["size"], settings["crop_pct"], settings["crop_mode"]
+        ((224, 224), 0.875, 'center')
     """
     kind = str(data.get("image_processor_type") or data.get("feature_extractor_type") or "")
     for ending in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
         kind = kind.removesuffix(ending)
-    if asked := [key for key in _NOT_DONE if data.get(key)]:
+    if not_done := [key for key in _NOT_DONE if data.get(key)]:
         raise ConfigError(
-            f"{kind or 'The'} image processor asks for {', '.join(f'`{key}`' for key in asked)}, which `Preprocessing` "
-            "does not do. Give a `Preprocessing` of your own that comes closest."
+            f"{kind or 'The'} image processor asks for {', '.join(f'`{key}`' for key in not_done)}, which "
+            "`Preprocessing` does not do. Give a `Preprocessing` of your own that comes closest."
         )
     if not data.get("do_resize", True):
         raise ConfigError(
@@ -110,7 +123,19 @@ def settings_of(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stored_with(config: Any) -> dict[str, Any] | None:
-    """The `preprocessor_config.json` of the model that a transformers config was loaded with, if it is on this disk."""
+    """Reads the `preprocessor_config.json` that belongs to a model of transformers, if it is on this disk.
+
+    Args:
+        config: The model's config; it knows the folder or the repository that it was loaded from.
+
+    Returns:
+        The content of the file; None where the folder or the cache of the Hub has none. Nothing is downloaded.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> stored_with(SimpleNamespace(_name_or_path="")) is None
+        True
+    """
     name = getattr(config, "_name_or_path", None) or getattr(config, "name_or_path", None)
     if not name:
         return None
@@ -166,8 +191,8 @@ def _sizes(data: Mapping[str, Any], kind: str, defaults: _Defaults) -> tuple[tup
     crop = data.get("crop_size") or defaults.crop or want
     if isinstance(crop, int):
         crop = (crop, crop)
-    want = (int(crop["height"]), int(crop["width"])) if isinstance(crop, Mapping) else tuple(crop)
-    return have, keeps_ratio, want
+    height, width = (int(crop["height"]), int(crop["width"])) if isinstance(crop, Mapping) else crop
+    return have, keeps_ratio, (height, width)
 
 
 def _crop_pct(resized: tuple[int, int], size: tuple[int, int], kind: str) -> float:
@@ -188,20 +213,20 @@ def _crop_pct(resized: tuple[int, int], size: tuple[int, int], kind: str) -> flo
 def _mean_and_std(
     data: Mapping[str, Any], kind: str, defaults: _Defaults
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Of pixels between 0 and 1, with the processor's own scale and offset folded in."""
+    """Mean and deviation for pixels between 0 and 1, with the processor's own scale and offset folded in."""
     scale, offset = 1.0, 0.0
     if data.get("do_rescale", True):
         scale = float(data.get("rescale_factor") or 1 / 255)
         offset = 1.0 if data.get("rescale_offset") else 0.0  # EfficientNet: pixel * factor - 1
     mean, std = (0.0,) * 3, (1.0,) * 3
     if kind != "MobileViT" and data.get("do_normalize", True):  # MobileViT never does
-        given = (data.get("image_mean") or defaults.mean, data.get("image_std") or defaults.std)
-        if None in given:
+        mean, std = data.get("image_mean") or defaults.mean, data.get("image_std") or defaults.std
+        if mean is None or std is None:
             raise ConfigError(
                 f"{kind or 'The'} image processor normalises, and its file does not say with which `image_mean` and "
                 "`image_std`. Give a `Preprocessing` of your own."
             )
-        mean, std = map(_three, given)
+        mean, std = _three(mean), _three(std)
     if data.get("include_top", kind == "EfficientNet"):  # divided by the deviation once more
         std = tuple(a * b for a, b in zip(std, _three(data.get("image_std") or defaults.std or 1.0), strict=True))
     # (pixel * scale - offset - mean) / std = (pixel / 255 - mean') / std'
@@ -216,7 +241,7 @@ def _three(values: Any) -> tuple[float, ...]:
     return values
 
 
-def _resample(number: Any, defaults: _Defaults) -> str:
+def _resample(number: Any, defaults: _Defaults) -> Resample:
     number = defaults.resample if number is None else int(number)
     if not 0 <= number < len(RESAMPLES):
         raise ConfigError(f"`resample` must be Pillow's number of a filter, 0 to {len(RESAMPLES) - 1}; got {number}.")
