@@ -9,7 +9,7 @@ import inspect
 import re
 from collections.abc import Collection
 from types import NoneType
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
@@ -36,7 +36,7 @@ class SettingsHelp(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescripti
         return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
-def settings_parser(settings: type, *, title: str, leave_out: Collection[str] = ()) -> HfArgumentParser:
+def settings_parser(settings: type[Any], *, title: str, leave_out: Collection[str] = ()) -> HfArgumentParser:
     """A parser with one flag for each field of a dataclass, to be one of the `parents` of a command's parser.
 
     The help is the text of the field in the dataclass's docstring. A flag takes several words where the field is a
@@ -72,7 +72,7 @@ def settings_parser(settings: type, *, title: str, leave_out: Collection[str] = 
             flags.append((field.name, kind, dataclasses.field(**given)))
     # A twin of the dataclass: HfArgumentParser writes into the fields of what it is given.
     twin = dataclasses.make_dataclass(settings.__name__, flags, kw_only=True, namespace={"_argument_group_name": title})
-    return HfArgumentParser(twin, add_help=False)
+    return HfArgumentParser(cast("Any", twin), add_help=False)  # its hints ask for a dataclass that is written out
 
 
 def settings_from(options: argparse.Namespace, settings: type[T], **others: Any) -> T:
@@ -87,11 +87,11 @@ def settings_from(options: argparse.Namespace, settings: type[T], **others: Any)
         ConfigError: the dataclass refuses a value.
     """
     hints = get_type_hints(settings)
-    names = [field.name for field in dataclasses.fields(settings) if hasattr(options, field.name)]
+    names = [field.name for field in dataclasses.fields(cast("Any", settings)) if hasattr(options, field.name)]
     return settings(**{name: _value(getattr(options, name), hints[name]) for name in names} | others)
 
 
-def argument_texts(documented: type) -> dict[str, str]:
+def argument_texts(documented: type[Any]) -> dict[str, str]:
     """The text of each argument in the section `Args:` of a Google-style docstring.
 
     Example:

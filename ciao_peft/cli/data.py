@@ -6,12 +6,15 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import ConfigError
 
+if TYPE_CHECKING:
+    from datasets import Dataset
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds `data` with its own commands."""
     data = commands.add_parser("data", help="look at datasets", description="Looks at datasets on this machine.")
     inspect = data.add_subparsers(title="commands", required=True, metavar="COMMAND").add_parser(
@@ -44,7 +47,7 @@ def _inspect(options: argparse.Namespace) -> None:
     print(data.inspect_faces(options.name, options.data_dir, **settings))
     if options.contact_sheet:
         faces = data.load_faces(options.name, options.data_dir, protocol=None, **settings)
-        sheet = data.contact_sheet(next(iter(faces.values())))
+        sheet = data.contact_sheet(cast("Dataset", next(iter(faces.values()))))
         try:
             sheet.save(options.contact_sheet)
         except OSError as error:

@@ -7,7 +7,7 @@ import argparse
 from .flags import add_flag
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds `convert-encoder`."""
     convert = commands.add_parser(
         "convert-encoder",

@@ -7,7 +7,7 @@ import argparse
 from ..errors import ConfigError
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds `report`."""
     report = commands.add_parser(
         "report",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..study import Plan
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds `reproduce`."""
     reproduce = commands.add_parser(
         "reproduce",

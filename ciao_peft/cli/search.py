@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from .data import setting_of
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds `search`."""
     search = commands.add_parser(
         "search",

@@ -11,7 +11,7 @@ from typing import Any
 from .flags import add_flag
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds `publish`, `pull` and `inspect`."""
     publish = commands.add_parser(
         "publish",

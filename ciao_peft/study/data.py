@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from ..preprocessing import Preprocessing
 from ..saving import move_into_place
 from .plan import Encoder, Task
 from .records import key_of
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class LoadedTask:
         from datasets import Dataset
 
         group_by = self.task.group_by or self.task.average_by  # the frames of a clip stay together, whoever is in it
-        columns: dict[str, list] = {"row": list(range(len(fold.train)))}
+        columns: dict[str, list[Any]] = {"row": list(range(len(fold.train)))}
         if group_by is not None:
             columns[group_by] = list(fold.train[group_by])
         rest, held = hold_out(Dataset.from_dict(columns), fraction, group_by, seed)
@@ -160,16 +163,21 @@ def _folds(task: Task) -> list[tuple[str, dict[str, Any]]]:
     options = dict(task.options)
     try:
         if options.get("fold") != "all":
-            return [("", dict(load_faces(task.dataset, task.data_dir, **options)))]
+            return [("", _by_name(load_faces(task.dataset, task.data_dir, **options)))]
         from ..data import PROTOCOLS, dataset_builder, protocol_folds
 
         del options["fold"]
         protocol = options.pop("protocol", PROTOCOLS.get(task.dataset, ("official",))[0])
         options = dataset_builder(task.dataset).settings_for(protocol) | options
         faces = load_faces(task.dataset, task.data_dir, protocol=None, **options)
-        return [(fold.name, dict(fold.splits)) for fold in protocol_folds(task.dataset, faces, protocol)]
+        folds = protocol_folds(task.dataset, cast("DatasetDict", faces), protocol)
+        return [(fold.name, _by_name(fold.splits)) for fold in folds]
     except TypeError as error:
         raise ConfigError(f"The options of the task {task.name!r} do not fit {task.dataset}: {error}") from error
+
+
+def _by_name(splits: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(name): faces for name, faces in splits.items()}
 
 
 def _without_people_of(train: Any, test: Any, task: Task) -> tuple[Any, str | None]:
@@ -208,6 +216,8 @@ class PixelSplit:
         labels: A row each.
         rows: Which of them, or which are the frames of each clip; all when left out.
     """
+
+    labels: Tensor
 
     def __init__(self, pixels: np.ndarray, labels: Tensor, rows: list[Any] | None = None):
         self._pixels = pixels
@@ -257,15 +267,16 @@ def load_study_encoder(encoder: Encoder) -> LoadedEncoder:
     Raises:
         EncoderNotFoundError, ConfigError, AdapterFileError: it cannot be had.
     """
-    module = load_encoder(encoder.source)
+    module = load_encoder(encoder.source or encoder.name)
     preprocessing = Preprocessing.for_backbone(module)
     fed = None if preprocessing is None else preprocessing.to_dict()
     size = getattr(module, "input_size", None)
     size = None if size is None else list(size)
     signature = key_of({"weights": backbone_signature(module), "preprocessing": fed, "input_size": size})
     revision = getattr(module, "revision", None)
-    named = isinstance(revision, str) and revision not in ("", "random")
-    return LoadedEncoder(encoder, module, revision if named else signature, signature)
+    if not isinstance(revision, str) or revision in ("", "random"):
+        revision = signature
+    return LoadedEncoder(encoder, module, revision, signature)
 
 
 class Material:
@@ -280,6 +291,12 @@ class Material:
         feature_dtype: In which they are stored; the encoder's own when left out.
         disable_tqdm: As for `cache_features`.
     """
+
+    loaded: LoadedTask
+    encoder: LoadedEncoder
+    folder: Path
+    feature_dtype: str | None
+    disable_tqdm: bool | None
 
     def __init__(
         self,
@@ -309,7 +326,7 @@ class Material:
         return self._made[fold.name, needs]
 
     def _features(self, fold: FoldFaces, place: Path) -> dict[str, FeatureDataset]:
-        return cache_features(
+        features = cache_features(
             self.encoder.module,
             fold.splits,
             place / "features",
@@ -317,6 +334,7 @@ class Material:
             include_excitation=True,  # u is read by every adapter on the frozen convolution, in every epoch
             disable_tqdm=self.disable_tqdm,
         )
+        return cast("dict[str, FeatureDataset]", features)  # one for each of several splits
 
     def _pixels(self, fold: FoldFaces, place: Path) -> dict[str, PixelSplit]:
         return {name: self._stored_pixels(faces, place / f"{name}.npy") for name, faces in fold.splits.items()}
@@ -333,4 +351,7 @@ class Material:
             array.flush()
             del array
             move_into_place(aside, path)
-        return PixelSplit(np.load(path, mmap_mode="r"), samples.labels())
+        labels = samples.labels()
+        if labels is None:
+            raise DataError(f"The task {self.loaded.task.name!r} has no labels to learn.")
+        return PixelSplit(np.load(path, mmap_mode="r"), labels)

@@ -211,7 +211,8 @@ class Plan:
             names = [item.name for item in items]
             if twice := sorted({item for item in names if names.count(item) > 1}):
                 raise ConfigError(f"Each of `{name}` needs a name of its own; {listed(twice)} is there twice.")
-        seeds = range(self.seeds) if is_number(self.seeds, int) else self.seeds
+        given: Any = self.seeds
+        seeds = range(given) if is_number(given, int) else given
         seeds = tuple(seeds) if isinstance(seeds, (range, list, tuple)) else ()
         if not seeds or not all(is_number(seed, int, 0) for seed in seeds) or len(set(seeds)) < len(seeds):
             raise ConfigError(f"`seeds` must be a number of runs or different whole numbers; got {self.seeds!r}.")

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -140,7 +140,7 @@ def _plain_numbers(content: Any) -> Any:
     return int(content) if isinstance(content, float) and content.is_integer() else content
 
 
-def append_record(path: str | os.PathLike, record: Record) -> None:
+def append_record(path: str | os.PathLike[str], record: Record) -> None:
     """Adds a line; processes that add at the same time wait for one another, and a torn last line is closed first.
 
     Raises:
@@ -174,9 +174,12 @@ class Results:
         records: What was read so far.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    path: Path
+    records: list[Record]
+
+    def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
-        self.records: list[Record] = []
+        self.records = []
         self._read, self._lines = 0, 0
 
     def update(self) -> list[Record]:
@@ -198,7 +201,7 @@ class Results:
         return added
 
 
-def read_records(path: str | os.PathLike) -> list[Record]:
+def read_records(path: str | os.PathLike[str]) -> list[Record]:
     """The records of a file in their order, or of a study's folder; empty where there is none yet.
 
     A line that is no JSON was torn when its writer was killed: it counts as not written.
@@ -242,7 +245,7 @@ class Trained(NamedTuple):
     decay_start: float | None = None
 
 
-def history_of(log: list[Mapping[str, Any]]) -> list[dict[str, float]]:
+def history_of(log: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
     """Epoch and losses from the entries of a trainer's log.
 
     Example:

@@ -55,7 +55,7 @@ def train_here(plan: Plan, folder: Path, num_threads: int | None, *, bar: Any, s
 
 
 def train_in_processes(
-    plan: Plan, folder: Path, num_threads: int, num_processes: int, *, bar: Any, say: Callable[[str], None]
+    plan: Plan, folder: Path, num_threads: int | None, num_processes: int, *, bar: Any, say: Callable[[str], None]
 ) -> Progress:
     """Trains what a plan asks for in new processes, and watches them.
 
@@ -72,7 +72,8 @@ def train_in_processes(
     context = multiprocessing.get_context("spawn")
     stopped, stop = context.Pipe(duplex=False)  # closed with this process, however that ends, or before
     # A pool each: the death of a process breaks its pool, and with it all that a pool has.
-    pools = [ProcessPoolExecutor(1, context, _start_worker, (stopped,)) for _ in range(num_processes)]
+    settings: dict[str, Any] = {"mp_context": context, "initializer": _start_worker, "initargs": (stopped,)}
+    pools = [ProcessPoolExecutor(1, **settings) for _ in range(num_processes)]
     answers: list[Future[tuple[Progress, list[str]]]] = []
     try:
         with bar(worklist.look().total) as shown:
@@ -113,8 +114,11 @@ class _Worker:
     def watch(self) -> None:
         """Interrupts the work when it is to end; ends the process where nobody is left to end it."""
         self.stopped.poll(None)
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        multiprocessing.parent_process().join()
+        thread, parent = threading.main_thread().ident, multiprocessing.parent_process()
+        if thread is not None:
+            signal.pthread_kill(thread, signal.SIGINT)
+        if parent is not None:
+            parent.join()
         with self.working:
             os._exit(1)
 
@@ -131,9 +135,10 @@ def _start_worker(stopped: Connection) -> None:
     threading.Thread(target=_worker.watch, daemon=True).start()
 
 
-def _work(plan: Plan, folder: Path, num_threads: int) -> tuple[Progress, list[str]]:
+def _work(plan: Plan, folder: Path, num_threads: int | None) -> tuple[Progress, list[str]]:
     """What one process does: how far it came, and its lines for people."""
-    worklist = Worklist(plan, folder, (lines := []).append)
+    lines: list[str] = []
+    worklist = Worklist(plan, folder, lines.append)
     with _worker.working:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:

@@ -177,7 +177,9 @@ class Training:
             raise ConfigError(f"The baseline {name!r} reads single pictures, and its settings have `frames`.")
         if task.average_by is None:
             raise ConfigError(f"{name!r} reads clips, and the task {task.name!r} has no `average_by` to tell them by.")
-        return data.clips(clips(faces, self.config.frames, task.average_by).rows)
+        frames = self.config.frames
+        assert frames is not None  # or this method reads single pictures
+        return data.clips(clips(faces, frames, task.average_by).rows)
 
     def _fit(self, train: Any, test: Any, fold: str) -> Trained:
         arguments = self._with_a_log_per_epoch(self.arguments(fold), len(train))
@@ -246,6 +248,7 @@ def _train_baseline(training: Training, train: Any, test: Any, arguments: CIAOTr
         arguments: Of the training.
     """
     method = training.run.method
+    assert method.baseline is not None  # or it is an adapter of this library
     baseline = build_baseline(method.baseline, training.material.encoder.module, training.config, **method.settings)
     fitted = fit(baseline, train, arguments)
     logits = predict(baseline, test, arguments)

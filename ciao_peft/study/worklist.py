@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import CIAOError, DataNotFoundError, TrainingError, listed
 from .data import LoadedEncoder, LoadedTask, Material, load_study_encoder, load_task
@@ -77,6 +77,11 @@ class Worklist:
         say: Called with every line for people.
     """
 
+    plan: Plan
+    folder: Path
+    say: Callable[[str], None]
+    progress: Progress
+
     def __init__(self, plan: Plan, folder: Path, say: Callable[[str], None] = print):
         self.plan, self.folder, self.say = plan, folder, say
         self.progress = Progress()
@@ -94,12 +99,12 @@ class Worklist:
         rates = method.grid(self.plan.search_rates) if self.plan.search_rates else ()
         if len(rates) < 2:
             return []
-        what = {"task": task, "encoder": encoder, "method": method, "split": "validation"}
+        what: dict[str, Any] = {"task": task, "encoder": encoder, "method": method, "split": "validation"}
         return [Run(**what, seed=seed, rate=rate) for rate in rates for seed in range(self.plan.search_seeds)]
 
     def finals(self, task: Task, encoder: Encoder, method: Method, rate: Rate = None) -> list[Run]:
         """The trainings that are scored on the test split, with the rate that the search chose."""
-        chosen = {"fold_rates": rate} if isinstance(rate, Mapping) else {"rate": rate}
+        chosen: dict[str, Any] = {"fold_rates": rate} if isinstance(rate, Mapping) else {"rate": rate}
         return [Run(task=task, encoder=encoder, method=method, seed=seed, **chosen) for seed in self.plan.seeds]
 
     def _groups(self) -> Iterator[tuple[Task, Encoder, Method]]:
@@ -189,7 +194,7 @@ class Worklist:
             return method.grid(self.plan.search_rates)[0] if self.plan.search_rates else None
         if failed := [run for run in searches if _described(run) in self.progress.failed]:
             raise TrainingError(f"{len(failed)} of the {len(searches)} trainings of its search could not be done.")
-        tried = [(run.rate, self._record(run)) for run in searches]
+        tried = [(run.rate, self._record(run)) for run in searches if run.rate is not None]
         if not self._tasks[task.name].has_folds:
             return _best((rate, -math.inf if record is None else record.score) for rate, record in tried)
 
@@ -232,7 +237,11 @@ class Worklist:
 
     def _load(self, task: Task, encoder: Encoder) -> bool:
         """Loads both, and says once where one of them cannot be loaded; whether both are there."""
-        for item, loaded, load in ((task, self._tasks, load_task), (encoder, self._encoders, load_study_encoder)):
+        parts: list[tuple[Task | Encoder, dict[str, Any], Callable[[Any], LoadedTask | LoadedEncoder]]] = [
+            (task, self._tasks, load_task),
+            (encoder, self._encoders, load_study_encoder),
+        ]
+        for item, loaded, load in parts:
             part = _part(item)
             if part in self.progress.skipped:
                 return False

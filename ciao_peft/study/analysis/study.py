@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from ...errors import RecordError
 from ..matching import fits
 from ..paper import SCHEMES, WITH_CIAO
 from ..plan import RATE_NAMES, Plan
@@ -78,6 +79,17 @@ class Result:
         scores = self.scores(metric)
         return summarize(list(scores.values())) if scores else None
 
+    def mean(self, metric: str | None = None) -> float:
+        """Mean over seeds of a score that some record has; the main metric when left out.
+
+        Raises:
+            RecordError: no record has this score.
+        """
+        summary = self.summary(metric)
+        if summary is None:
+            raise RecordError(f"No record of {self.method!r} has the score {metric or self.metric!r}.")
+        return summary.mean
+
     def confusion(self) -> np.ndarray | None:
         """`(K, K)` counts summed over seeds, row = true class; `None` where no record has them."""
         matrices = [np.asarray(record.confusion) for record in self.records if record.confusion]
@@ -130,16 +142,18 @@ class Study:
         0.71
     """
 
-    records: Iterable[Record]
+    records: Sequence[Record]
     plan: Plan | None = None
     aside: list[Record] = field(init=False)
     results_by: dict[tuple[str, str], dict[str, Result]] = field(init=False)
     searches_by: dict[tuple[str, str], dict[str, list[RateTrial]]] = field(init=False)
 
     def __post_init__(self) -> None:
-        every, self.records, self.aside = self.records, [], []
-        for record in every:
-            (self.records if self.plan is None or fits(record, self.plan) else self.aside).append(record)
+        fitting: list[Record] = []
+        self.aside = []
+        for record in self.records:
+            (fitting if self.plan is None or fits(record, self.plan) else self.aside).append(record)
+        self.records = fitting
         by_split: dict[str, dict[tuple[str, str, str], list[Record]]] = {"test": {}, "validation": {}}
         for record in self.records:
             by_split[record.split].setdefault((record.task, record.encoder, record.method), []).append(record)
@@ -228,9 +242,10 @@ class Study:
             The one furthest ahead of CIAO (or least behind it) first.
         """
         results = self.results(task, encoder)
-        if CIAO not in results or results[CIAO].trained is None:
+        trained = results[CIAO].trained if CIAO in results else None
+        if trained is None:
             return []
-        limit = AS_MANY * results[CIAO].trained
+        limit = AS_MANY * trained
         baselines = []
         for against in reversed(self.comparisons(task, encoder, COMPARED)):
             result = results[against.other]
@@ -293,7 +308,7 @@ def sampling_error(result: Result) -> float | None:
     """Standard error of an accuracy from the number of things scored alone, which no number of seeds makes smaller."""
     if not result.scored or result.metric != "accuracy":
         return None
-    accuracy = result.summary().mean
+    accuracy = result.mean()
     return math.sqrt(max(accuracy * (1 - accuracy), 0.0) / result.scored)
 
 
@@ -323,4 +338,4 @@ def _trials(records: list[Record]) -> list[RateTrial]:
 
 def _rate(record: Record, trials: list[RateTrial]) -> tuple[str, float] | None:
     name = trials[0].name if trials else _varying([record])
-    return (name, record.arguments[name]) if name in record.arguments else None
+    return (name, record.arguments[name]) if name is not None and name in record.arguments else None

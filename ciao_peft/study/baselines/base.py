@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...backbone import (
     CutBackbone,
     HookedBackbone,
+    Rooted,
     check_features,
     check_pixels,
     is_normalisation,
@@ -104,6 +105,10 @@ class Baseline(Trainee):
         (torch.Size([4, 2]), 4610)
     """
 
+    cut: CutBackbone
+    rooted: Rooted
+    head: DecisionHead
+
     def __init__(self, cut: CutBackbone | HookedBackbone, config: CIAOConfig, adapt: Adapt | None = None):
         super().__init__()
         self.cut = copy.deepcopy(check_cut(cut))
@@ -135,7 +140,9 @@ class Baseline(Trainee):
     def feature_map(self, pixel_values: Tensor | None = None, features: Sequence[Tensor] | None = None) -> Tensor:
         """The final map of the adapted encoder, `(B, C, H, W)`."""
         if features is None:
-            source = {"pixel_values": check_pixels(pixel_values, self.cut.input_size, torch.float32)}
+            source: dict[str, Any] = {
+                "pixel_values": check_pixels(pixel_values, self.cut.input_size, torch.float32),
+            }
         else:
             shapes = self.cut.feature_shapes
             features = check_features(features, shapes, self.cut.excitation_shapes, torch.float32)
@@ -158,7 +165,7 @@ def check_cut(cut: CutBackbone | HookedBackbone) -> CutBackbone:
     Raises:
         UntraceableBackboneError: it could not be cut.
     """
-    if not cut.traceable:
+    if not isinstance(cut, CutBackbone):
         raise UntraceableBackboneError(
             f"{type(cut.rooted.backbone).__name__} could not be cut in two ({cut.reason}), and baselines are put into "
             "the pieces of a cut. Compare with 'last convolution' and 'full' instead."
@@ -184,7 +191,18 @@ def normalisations(cut: CutBackbone, everywhere: bool) -> list[str]:
     """Paths of the normalisations with a gain, in the conv units that CIAO masks or on the way to the final map."""
     if not everywhere:
         steps = [step for spec in cut.units_spec for name, step in spec.steps if name == "norm"]
-        return [path for path in steps if getattr(cut.rooted.backbone.get_submodule(path), "weight", None) is not None]
+        paths = [step for step in steps if isinstance(step, str)]
+        return [path for path in paths if getattr(cut.rooted.backbone.get_submodule(path), "weight", None) is not None]
     reached = reached_parameters(cut)
     modules = cut.rooted.backbone.named_modules()
     return [path for path, module in modules if is_normalisation(module) and f"{path}.weight" in reached]
+
+
+def conv2d(backbone: nn.Module, path: str) -> nn.Conv2d:
+    """The convolution at a path that `convolutions` gave.
+
+    Example:
+        >>> conv2d(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 8, 5)), "1").kernel_size
+        (5, 5)
+    """
+    return cast("nn.Conv2d", backbone.get_submodule(path))

@@ -58,9 +58,14 @@ class Layers(nn.Module):
         ([72, 64, 64], torch.Size([5, 200]))
     """
 
+    size: int
+    rooted: Rooted
+    input_size: tuple[int, int, int]
+    sizes: list[int]
+
     def __init__(self, cut: CutBackbone | HookedBackbone, size: int):
         super().__init__()
-        check_cut(cut)
+        cut = check_cut(cut)
         self.size = size
         self.rooted = Rooted(copy.deepcopy(cut.rooted.backbone).float().requires_grad_(False).eval())
         example = example_pixels(self.rooted, cut.input_size)
@@ -121,6 +126,11 @@ class LinearOnLayers(Trainee):
         group_lasso: Factor of the sum of the lengths of the weights of each number, `sum_i ||w_i||`.
     """
 
+    group_lasso: float
+    lengths: list[int]
+    rows: Tensor
+    head: DecisionHead
+
     def __init__(self, config: CIAOConfig, rows: Sequence[Tensor], group_lasso: float = 0.0):
         super().__init__()
         self.config = config
@@ -164,6 +174,11 @@ class Head2Toe(Trainee):
         group_lasso: Factor of the group lasso in the first step, at least 0.
     """
 
+    fraction: float
+    group_lasso: float
+    layers: Layers
+    head: LinearOnLayers
+
     def __init__(
         self, cut: CutBackbone | HookedBackbone, config: CIAOConfig, size: int, fraction: float, group_lasso: float
     ):
@@ -171,7 +186,7 @@ class Head2Toe(Trainee):
         self.config = replace(task_loss_alone(config), hidden_sizes=())
         self.fraction, self.group_lasso = fraction, group_lasso
         self.layers = Layers(cut, size)
-        self.head: LinearOnLayers = self._linear(torch.arange(self.num_kept))
+        self.head = self._linear(torch.arange(self.num_kept))
         self.train(False)
 
     @property

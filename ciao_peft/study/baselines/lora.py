@@ -37,8 +37,9 @@ def build_lora(
         MissingExtraError: peft is not installed.
     """
     check_number("rank", rank, int, 1)
-    backbone = check_cut(cut).rooted.backbone
-    candidates = {path: backbone.get_submodule(path) for path in convolutions(cut, everywhere)}
+    opened = check_cut(cut)
+    backbone = opened.rooted.backbone
+    candidates = {path: backbone.get_submodule(path) for path in convolutions(opened, everywhere)}
     paths = [path for path, conv in candidates.items() if type(conv) is nn.Conv2d and conv.groups == 1]
     if not paths:
         raise ConfigError(
@@ -56,7 +57,7 @@ def build_lora(
             torch.manual_seed(config.init_seed)
             peft.inject_adapter_in_model(settings, backbone)
         for path in paths:  # peft leaves these two at their defaults
-            conv = backbone.get_submodule(path)
+            conv: Any = backbone.get_submodule(path)  # peft's layer around the convolution
             for below in conv.lora_A.values():
                 below.dilation, below.padding_mode = conv.base_layer.dilation, conv.base_layer.padding_mode
                 below._reversed_padding_repeated_twice = conv.base_layer._reversed_padding_repeated_twice

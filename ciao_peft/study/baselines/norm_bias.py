@@ -24,14 +24,14 @@ def build_norm_and_bias(cut: CutBackbone | HookedBackbone, config: CIAOConfig) -
     Raises:
         ConfigError: there are no normalisations and no biases.
     """
-    check_cut(cut)
-    reached = reached_parameters(cut)
-    gains = {f"{path}.weight" for path in normalisations(cut, everywhere=True)}
+    opened = check_cut(cut)
+    reached = reached_parameters(opened)
+    gains = {f"{path}.weight" for path in normalisations(opened, everywhere=True)}
     chosen = {name for name in reached if name in gains or name.split(".")[-1] == "bias"}
     if not chosen:
         raise ConfigError(
-            f"{type(cut.rooted.backbone).__name__} has neither normalisations nor biases on the way to its final map, "
-            "so there is nothing to tune."
+            f"{type(opened.rooted.backbone).__name__} has neither normalisations nor biases on the way to its final "
+            "map, so there is nothing to tune."
         )
 
     def adapt(backbone: nn.Module) -> None:

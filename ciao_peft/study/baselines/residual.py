@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ...backbone import CutBackbone, HookedBackbone
 from ...config import CIAOConfig
 from ...errors import ConfigError, TrainingError
-from .base import Baseline, check_cut, convolutions, normalisations
+from .base import Baseline, check_cut, conv2d, convolutions, normalisations
 
 
 class ParallelAdapter(nn.Module):
@@ -27,13 +27,17 @@ class ParallelAdapter(nn.Module):
         (True, (8, 3, 1, 1))
     """
 
+    conv: nn.Conv2d
+    weight: nn.Parameter
+    margins: list[int]
+
     def __init__(self, conv: nn.Conv2d):
         super().__init__()
         self.conv = conv
         shape = (conv.out_channels, conv.in_channels // conv.groups, 1, 1)
         self.weight = nn.Parameter(torch.zeros(shape, device=conv.weight.device))
         # Left, right, top, bottom: what the kernel's middle never reaches is cut off.
-        self.margins: list[int] = []
+        self.margins = []
         for size, dilation, (before, after) in zip(
             conv.kernel_size[::-1], conv.dilation[::-1], _padding(conv)[::-1], strict=True
         ):
@@ -56,7 +60,9 @@ def _padding(conv: nn.Conv2d) -> list[tuple[int, int]]:
     if conv.padding == "same":
         totals = [dilation * (size - 1) for size, dilation in zip(conv.kernel_size, conv.dilation, strict=True)]
         return [(total // 2, total - total // 2) for total in totals]
-    return [(0, 0)] * 2 if conv.padding == "valid" else [(pad, pad) for pad in conv.padding]
+    if isinstance(conv.padding, str):  # "valid"
+        return [(0, 0)] * 2
+    return [(pad, pad) for pad in conv.padding]
 
 
 def build_residual_adapters(
@@ -77,18 +83,19 @@ def build_residual_adapters(
     Raises:
         ConfigError: there is no convolution larger than 1x1.
     """
-    backbone = check_cut(cut).rooted.backbone
-    paths = convolutions(cut, everywhere)
+    opened = check_cut(cut)
+    backbone = opened.rooted.backbone
+    paths = convolutions(opened, everywhere)
     if everywhere:
-        paths = [path for path in paths if max(backbone.get_submodule(path).kernel_size) > 1]
+        paths = [path for path in paths if max(conv2d(backbone, path).kernel_size) > 1]
     if not paths:
         raise ConfigError(f"{type(backbone).__name__} has no convolution larger than 1x1 on the way to its final map.")
-    norms = normalisations(cut, everywhere)
+    norms = normalisations(opened, everywhere)
 
     def adapt(backbone: nn.Module) -> None:
         for path in norms:
             backbone.get_submodule(path).requires_grad_(True)
         for path in paths:
-            backbone.set_submodule(path, ParallelAdapter(backbone.get_submodule(path)))
+            backbone.set_submodule(path, ParallelAdapter(conv2d(backbone, path)))
 
     return Baseline(cut, config, adapt)

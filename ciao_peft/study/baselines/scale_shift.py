@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ...backbone import CutBackbone, HookedBackbone
 from ...config import CIAOConfig
-from .base import Baseline, check_cut, convolutions, normalisations
+from .base import Baseline, check_cut, conv2d, convolutions, normalisations
 
 
 class ScaleAndShift(nn.Module):
@@ -24,6 +24,11 @@ class ScaleAndShift(nn.Module):
         >>> torch.equal(layer(pixels), layer.layer(pixels))
         True
     """
+
+    layer: nn.Module
+    dim: int
+    gain: nn.Parameter
+    shift: nn.Parameter
 
     def __init__(self, layer: nn.Module, channels: int, dim: int = 1):
         super().__init__()
@@ -53,10 +58,11 @@ def build_scale_and_shift(
         everywhere: On the whole way to the final map, from pixels; otherwise in the conv units that CIAO masks, from
             features.
     """
-    backbone = check_cut(cut).rooted.backbone
-    norms = normalisations(cut, everywhere)
-    layers = {path: backbone.get_submodule(path).out_channels for path in convolutions(cut, everywhere)}
-    layers |= {path: backbone.get_submodule(path).weight.numel() for path in norms}
+    opened = check_cut(cut)
+    backbone = opened.rooted.backbone
+    layers = {path: conv2d(backbone, path).out_channels for path in convolutions(opened, everywhere)}
+    for path in normalisations(opened, everywhere):
+        layers[path] = backbone.get_parameter(f"{path}.weight").numel()
 
     def adapt(backbone: nn.Module) -> None:
         for path, channels in layers.items():

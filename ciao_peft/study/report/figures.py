@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def _text(name: str, longest: int = 40) -> str:
     return (" " + name if name.startswith("_") else name).replace("$", r"\$")
 
 
-def _bare(axes: Axes, grid: str | None = None) -> None:
+def _bare(axes: Axes, grid: Literal["both", "x", "y"] | None = None) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if grid is not None:
         axes.grid(axis=grid, color="0.9", linewidth=0.8)
@@ -103,24 +103,23 @@ def scores_figure(study: Study, task: str, encoder: str) -> bytes | None:
 
     metric = study.metric(task, encoder)
     factor = 100 if in_percent(metric) else 1
-    summaries = {name: result.summary(metric) for name, result in study.results(task, encoder).items()}
-    chosen = [result for name, result in study.results(task, encoder).items() if summaries[name] is not None]
+    chosen = [result for result in study.results(task, encoder).values() if result.scores(metric)]
     if not chosen:
         return None
-    chosen.sort(key=lambda result: summaries[result.method].mean)
+    chosen.sort(key=lambda result: result.mean(metric))
     figure = blank_figure(WIDTH, 1.3 + 0.26 * len(chosen))
     axes = figure.add_subplot(xlabel=_axis_name(metric))
     for row, result in enumerate(chosen):
         colour, marker, _ = _style(result)
         scores = [factor * score for score in result.scores(metric).values()]
-        summary = summaries[result.method]
-        if len(scores) > 1:
+        mean, summary = factor * result.mean(metric), result.summary(metric)
+        if summary is not None and summary.interval is not None:
             axes.scatter(scores, [row] * len(scores), s=9, color=_GREY, alpha=0.7, linewidths=0, zorder=2)
             low, high = summary.interval
             axes.plot([factor * low, factor * high], [row, row], color=colour, linewidth=2.2, zorder=3)
-        axes.scatter([factor * summary.mean], [row], s=34, color=colour, marker=marker, zorder=4)
+        axes.scatter([mean], [row], s=34, color=colour, marker=marker, zorder=4)
         if result.method == CIAO:
-            axes.axvline(factor * summary.mean, color=colour, linewidth=0.8, linestyle=":", zorder=1)
+            axes.axvline(mean, color=colour, linewidth=0.8, linestyle=":", zorder=1)
     axes.set_yticks(range(len(chosen)), [_text(result.method) for result in chosen], fontsize=9)
     axes.set_ylim(-0.6, len(chosen) - 0.4)
     axes.tick_params(axis="y", length=0)
@@ -165,7 +164,7 @@ def curves_shown(study: Study, task: str, encoder: str) -> list[str]:
     best = study.best_baseline(task, encoder)
     names += [best] if best is not None and best not in names else []
     metric = study.metric(task, encoder)
-    means = {name: one.summary(metric).mean for name, one in results.items() if one.scores(metric)}
+    means = {name: result.mean(metric) for name, result in results.items() if result.scores(metric)}
     others = [name for name in means if name not in names and results[name].kind != "ablation"]
     others.sort(key=lambda name: -means[name])
     return [*names, *others[: max(0, 4 - len(names))]][:CURVES]
@@ -180,7 +179,7 @@ def curves_figure(study: Study, task: str, encoder: str) -> bytes | None:
     from matplotlib.ticker import MaxNLocator
 
     results = study.results(task, encoder)
-    panels: dict[str, dict[str, tuple]] = {"task_loss": {}, "contrastive_loss": {}}
+    panels: dict[str, dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]] = {"task_loss": {}, "contrastive_loss": {}}
     for name in curves_shown(study, task, encoder):
         task_loss = learning_curve(results[name], "task_loss")
         panels["task_loss"][name] = task_loss if len(task_loss[0]) else learning_curve(results[name], "loss")
@@ -207,7 +206,8 @@ def curves_figure(study: Study, task: str, encoder: str) -> bytes | None:
     from matplotlib.lines import Line2D
 
     names = [name for name in styles if any(name in curves for curves in drawn.values())]
-    handles = [Line2D([], [], color=styles[n][0], linestyle=styles[n][1], label=_text(n)) for n in names]
+    looks: dict[str, Any] = {name: {"color": styles[name][0], "linestyle": styles[name][1]} for name in names}
+    handles = [Line2D([], [], label=_text(name), **looks[name]) for name in names]
     columns = 3 if len(drawn) > 1 else 2
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5)
     return _png(figure)
@@ -242,16 +242,19 @@ def confusion_figure(study: Study, task: str, encoder: str) -> bytes | None:
     Returns:
         A PNG, or `None` where the records have no confusion matrix.
     """
-    results, names = study.results(task, encoder), confusions_shown(study, task, encoder)
-    if not names:
+    results, matrices = study.results(task, encoder), {}
+    for name in confusions_shown(study, task, encoder):
+        if (matrix := results[name].confusion()) is not None:
+            matrices[name] = matrix
+    if not matrices:
         return None
-    size = max(len(results[name].confusion()) for name in names)
-    side = min(max(2.6, 0.48 * size), 9.0)
+    names = list(matrices)
+    side = min(max(2.6, 0.48 * max(map(len, matrices.values()))), 9.0)
     width = side * len(names) + 1.8
     figure = blank_figure(width, side + 1.35)
     fontsize = 8.5 * max(1.0, width / 8.5)  # a wider picture is shown smaller
     for index, (axes, name) in enumerate(zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True)):
-        counts = results[name].confusion()
+        counts = matrices[name]
         seeds = sum(record.confusion is not None for record in results[name].records)
         totals = counts.sum(axis=1, keepdims=True)
         shares = counts / np.maximum(totals, 1)
@@ -290,14 +293,14 @@ def parameters_figure(study: Study, task: str, encoder: str) -> bytes | None:
 
     metric = study.metric(task, encoder)
     factor = 100 if in_percent(metric) else 1
-    chosen = [
-        result
-        for result in study.results(task, encoder).values()
-        if result.kind != "ablation" and result.trained and result.scores(metric)
-    ]
+    chosen: list[Result] = []
+    points: dict[str, tuple[int, float]] = {}
+    for result in study.results(task, encoder).values():
+        if result.kind != "ablation" and result.trained and result.scores(metric):
+            chosen.append(result)
+            points[result.method] = (result.trained, factor * result.mean(metric))
     if len(chosen) < 2:
         return None
-    points = {result.method: (result.trained, factor * result.summary(metric).mean) for result in chosen}
     chosen.sort(key=lambda result: -points[result.method][1])
     height = max(3.4, 1.3 + 0.2 * len(chosen))
     figure = blank_figure(WIDTH, height)

@@ -42,7 +42,7 @@ def _environment() -> Environment:
         return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
     environment = Environment(
-        loader=PackageLoader(__package__),
+        loader=PackageLoader(__name__.rpartition(".")[0]),
         autoescape=True,
         finalize=finalize,
         undefined=StrictUndefined,

@@ -64,8 +64,8 @@ def _score(summary: Summary | None, metric: str, strong: bool = False) -> Cell:
 
 def _interval(summary: Summary | None, metric: str, *, signed: bool = False) -> Cell:
     """Sorted by its lower end."""
-    has_one = summary is not None and summary.interval is not None
-    return Cell(interval(summary, metric, signed=signed), summary.interval[0] if has_one else None)
+    bounds = None if summary is None else summary.interval
+    return Cell(interval(summary, metric, signed=signed), None if bounds is None else bounds[0])
 
 
 def _count(count: float | None) -> Cell:
@@ -152,25 +152,23 @@ def table_one(study: Study) -> Table:
         for metric in scores:
             label = task if metric == main else f"{task}, {score_name(metric)}"
             for scheme in SCHEMES:
-                pair = [results.get(scheme), results.get(scheme + WITH_CIAO)]
-                if not any(pair):
+                names = (scheme, scheme + WITH_CIAO)
+                without, with_ciao = (results[name].summary(metric) if name in results else None for name in names)
+                if without is None and with_ciao is None:
                     continue
-                sums = [one.summary(metric) if one else None for one in pair]
-                theirs = [paper_scores(dataset, encoder, name).get(metric) for name in (scheme, scheme + WITH_CIAO)]
-                if not any(sums):
-                    continue
-                lead = sums[1].mean - sums[0].mean if all(sums) else 0.0
-                seeds = [one.n for one in sums if one]
+                theirs = [paper_scores(dataset, encoder, name).get(metric) for name in names]
+                lead = with_ciao.mean - without.mean if with_ciao is not None and without is not None else 0.0
+                seeds = [summary.n for summary in (without, with_ciao) if summary is not None]
                 rows.append(
                     [
                         Cell(label),
                         Cell(score_name(metric if len(scores) == 1 else main)),
                         Cell(encoder),
                         Cell(scheme),
-                        _score(sums[0], metric, strong=lead < 0),
-                        _score(sums[1], metric, strong=lead > 0),
+                        _score(without, metric, strong=lead < 0),
+                        _score(with_ciao, metric, strong=lead > 0),
                         Cell(str(seeds[0]) if len(set(seeds)) == 1 else "/".join(map(str, seeds)), min(seeds)),
-                        *(Cell(NOTHING if one is None else _printed(one, metric), one) for one in theirs),
+                        *(Cell(NOTHING if score is None else _printed(score, metric), score) for score in theirs),
                     ]
                 )
     header = ("task", "score", "encoder", "trained", "−", "CIAO", "seeds", "paper, −", "paper, CIAO")
@@ -210,6 +208,8 @@ def table_two(study: Study) -> Table | None:
 
 def _beside(study: Study, row: PaperRival) -> Result | None:
     """Our result that belongs beside a number of the paper: with its score, and split like it where there is one."""
+    if row.method is None:
+        return None
     ours = [study.results(task, encoder).get(row.method) for task, encoder in study.pairs if encoder == row.encoder]
     ours = [result for result in ours if result and result.records[0].dataset == row.dataset]
     ours = [result for result in ours if result.scores(row.score)]
@@ -228,12 +228,14 @@ def ranking(study: Study, task: str, encoder: str, kinds: Sequence[str], title: 
     if not any(result.kind in kinds for result in chosen):
         return None
     comparisons = {against.other: against for against in study.comparisons(task, encoder, kinds)}
-    chosen.sort(key=lambda result: -result.summary(main).mean)
+    chosen.sort(key=lambda result: -result.mean(main))
     rows = []
     for result in chosen:
         against = comparisons.get(result.method)
         difference = None if against is None else against.comparison.difference
-        lead = (NOTHING, None) if against is None else (number(difference.mean, main, signed=True), difference.mean)
+        lead = Cell(NOTHING)
+        if difference is not None:
+            lead = Cell(number(difference.mean, main, signed=True), difference.mean)
         p = None if against is None else against.corrected
         rows.append(
             [
@@ -241,7 +243,7 @@ def ranking(study: Study, task: str, encoder: str, kinds: Sequence[str], title: 
                 _score(result.summary(main), main),
                 _interval(result.summary(main), main),
                 *(_score(result.summary(name), name) for name in metrics[1:]),
-                Cell(*lead),
+                lead,
                 _interval(difference, main, signed=True),
                 Cell(p_value(p), p, strong=p is not None and p < LEVEL),
                 _count(result.trained),

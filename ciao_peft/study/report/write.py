@@ -37,7 +37,7 @@ class Report(NamedTuple):
     figures: tuple[Path, ...]
 
 
-def load_study(source: str | os.PathLike | Iterable[Record], *, plan: Plan | None = None) -> Study:
+def load_study(source: str | os.PathLike[str] | Iterable[Record], *, plan: Plan | None = None) -> Study:
     """The study in a folder, in a file of records, or in records at hand.
 
     Args:
@@ -78,8 +78,8 @@ def load_study(source: str | os.PathLike | Iterable[Record], *, plan: Plan | Non
 
 
 def write_report(
-    source: str | os.PathLike | Iterable[Record],
-    output_dir: str | os.PathLike | None = None,
+    source: str | os.PathLike[str] | Iterable[Record],
+    output_dir: str | os.PathLike[str] | None = None,
     *,
     plan: Plan | None = None,
     title: str | None = None,
@@ -136,8 +136,8 @@ def section_markdown(
     encoder: str,
     *,
     level: int = 2,
-    figures_dir: str | os.PathLike | None = None,
-    page_dir: str | os.PathLike | None = None,
+    figures_dir: str | os.PathLike[str] | None = None,
+    page_dir: str | os.PathLike[str] | None = None,
 ) -> str:
     """One task with one encoder as Markdown, for a page of one's own: finding, rankings, tests, searches, pictures.
 

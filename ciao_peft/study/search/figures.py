@@ -9,10 +9,12 @@ import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import matplotlib
 import numpy as np
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from optuna import Study
@@ -37,16 +39,18 @@ def draw_search(study: Study, names: Sequence[str], metric: str, folder: Path) -
     with _drawn_aside():
         history = plots.plot_optimization_history(study, target_name=score)
         history.legend(loc="lower right")  # Optuna's stands beside the axes and takes half the picture
-        _save(history.figure, folder / "history.png")
-        slices = np.ravel(plots.plot_slice(study, params=list(names), target_name=score))
+        _save(history, folder / "history.png")
+        drawn: Any = plots.plot_slice(study, params=list(names), target_name=score)  # one axes, or an array of them
+        slices = np.ravel(drawn)
         for axes in slices:
             axes.xaxis.set_minor_formatter(NullFormatter())  # of less than a decade, one would lie on the other
         slices[0].figure.set_size_inches(2.2 * len(slices) + 1, 4)
-        _save(slices[0].figure, folder / "slices.png")
+        _save(slices[0], folder / "slices.png")
         if len({trial.value for trial in study.get_trials(deepcopy=False) if trial.value is not None}) > 1:
             importances = plots.plot_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
-            importances.get_legend().remove()  # of one entry
-            _save(importances.figure, folder / "importances.png")
+            if (legend := importances.get_legend()) is not None:
+                legend.remove()  # of one entry
+            _save(importances, folder / "importances.png")
 
 
 @contextlib.contextmanager
@@ -66,6 +70,7 @@ def _drawn_aside() -> Iterator[None]:
                 pyplot.switch_backend(backend)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(axes: Axes, path: Path) -> None:
+    figure = cast("Figure", axes.figure)
     figure.set_layout_engine("constrained")
     write_file(path, as_png(figure))

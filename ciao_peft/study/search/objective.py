@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from ...errors import ConfigError, DivergenceError, listed
+from ...features import FeatureDataset
 from ..data import Material, load_study_encoder, load_training_split
 from ..plan import Encoder, Method, Plan, Run, Task, names_in_files
 from ..presets import METHODS
@@ -37,6 +39,19 @@ class Objective:
         ConfigError: the method trains on no stored features, or there is no such metric.
         DataError: the task's data cannot be read.
     """
+
+    task: Task
+    encoder: Encoder
+    method: Method
+    epochs: float
+    fraction: float
+    splits: int
+    seed: int
+    arguments: dict[str, Any]
+    material: Material
+    backbone: nn.Module
+    metric: str
+    features: FeatureDataset
 
     def __init__(
         self,

@@ -22,6 +22,8 @@ from .results import SearchResult, SearchTrial
 from .space import SearchSpace, method_with
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
     from .trials import SharedStudy
 
 BEST_FILE = "best.json"
@@ -31,7 +33,7 @@ TABLE_FILE = "trials.md"
 def search_settings(
     task: Task,
     encoder: Encoder | str,
-    output_dir: str | os.PathLike,
+    output_dir: str | os.PathLike[str],
     *,
     method: Method = METHODS["decision layer + CIAO"],
     trials: int = 40,
@@ -128,10 +130,7 @@ def _work(study: SharedStudy, space: SearchSpace, objective: Objective, total: i
 def _write_result(study: SharedStudy, space: SearchSpace, objective: Objective) -> SearchResult:
     from .figures import draw_search
 
-    trials = [
-        SearchTrial(t.user_attrs["index"], t.params, t.value, (t.datetime_complete - t.datetime_start).total_seconds())
-        for t in study.done()
-    ]
+    trials = [SearchTrial(t.user_attrs["index"], t.params, t.value, _seconds_of(t)) for t in study.done()]
     scored = [trial for trial in trials if trial.score is not None]
     if not scored:
         raise TrainingError(
@@ -153,6 +152,12 @@ def _write_result(study: SharedStudy, space: SearchSpace, objective: Objective) 
         write_file(study.folder / TABLE_FILE, table_of(trials, names, objective.metric))
         draw_search(study.study, names, objective.metric, study.folder)
     return result
+
+
+def _seconds_of(trial: FrozenTrial) -> float:
+    if trial.datetime_start is None or trial.datetime_complete is None:
+        return 0.0
+    return (trial.datetime_complete - trial.datetime_start).total_seconds()
 
 
 def table_of(trials: list[SearchTrial], names: list[str], metric: str) -> str:

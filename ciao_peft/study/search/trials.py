@@ -49,6 +49,10 @@ class SharedStudy:
         ConfigError: the folder holds a search with other settings, or the pruner is unknown.
     """
 
+    folder: Path
+    seed: int
+    study: optuna.Study
+
     def __init__(self, folder: Path, settings: Mapping[str, Any], seed: int, pruner: str = "none"):
         check_choice("pruner", pruner, PRUNERS)
         self.folder, self.seed = folder, seed
