@@ -26,8 +26,13 @@ from .vggface2 import POOL, VGG16, VGGFace2
 if TYPE_CHECKING:
     import numpy as np
 
+__all__ = ["ChannelOrder", "Layout", "convert_encoder"]
+
 Layout = Literal["auto", "torchvision", "vggface", "keras"]
+"""How a file names and orders the weights of VGG16; `"auto"` detects it."""
+
 ChannelOrder = Literal["auto", "rgb", "bgr"]
+"""Order of the colours that a network was fed; `"auto"` takes it from the layout."""
 
 # Means and standard deviations in RGB, of pixels from 0 to 255.
 _IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -51,8 +56,8 @@ class _Source:
 
 
 def convert_encoder(
-    source: str | os.PathLike,
-    folder: str | os.PathLike,
+    source: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
     *,
     layout: Layout = "auto",
     channel_order: ChannelOrder = "auto",
@@ -85,6 +90,16 @@ def convert_encoder(
     Raises:
         ConfigError: the layout is unknown or not the given one, or a setting that the file does not contain is missing.
         AdapterFileError: the file is missing, damaged, or holds no VGG16.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "classifier.pt"
+        >>> torch.save({"linear.weight": torch.zeros(2, 2)}, path)
+        >>> try:
+        ...     convert_encoder(path, "mine")
+        ... except AdapterFileError as error:
+        ...     print("no layout known here" in str(error))
+        True
     """
     from .folder import save_encoder
 
@@ -92,32 +107,32 @@ def convert_encoder(
     check_choice("layout", layout, get_args(Layout))
     check_choice("channel_order", channel_order, get_args(ChannelOrder))
     content = _content(path)
-    found = _parse(_tensors(path, content, layout), path, layout, channel_order, mean, std)
+    parsed = _parse(_tensors(path, content, layout), path, layout, channel_order, mean, std)
     encoder = VGGFace2()
     state = {}
     places = [i for i, module in enumerate(encoder.chain) if isinstance(module, torch.nn.Conv2d)]
-    for place, kernel, bias in zip(places, found.kernels, found.biases, strict=True):
+    for place, kernel, bias in zip(places, parsed.kernels, parsed.biases, strict=True):
         if kernel.ndim != 4:
             raise AdapterFileError(
                 f"'{path}' is no VGG16: chain.{place}.weight would have {kernel.ndim} axes, must have 4."
             )
-        kernel = kernel.permute([found.axes.index(axis) for axis in "OIHW"])
-        if place == 0 and found.channel_order == "bgr":
+        kernel = kernel.permute([parsed.axes.index(axis) for axis in "OIHW"])
+        if place == 0 and parsed.channel_order == "bgr":
             kernel = kernel.flip(1)
         state |= {f"chain.{place}.weight": kernel, f"chain.{place}.bias": bias}
     _check_shapes(state, encoder.state_dict(), path)
     encoder.load_state_dict(state)
     encoder.eval().preprocessing = VGGFace2.preprocessing.replace(
-        mean=tuple(value / 255 for value in found.mean), std=tuple(value / 255 for value in found.std)
+        mean=tuple(value / 255 for value in parsed.mean), std=tuple(value / 255 for value in parsed.std)
     )
-    difference = _difference(encoder, found)
+    difference = _difference(encoder, parsed)
     training = {
         "converted_from": {
             "file": path.name,
             "sha256": hashlib.sha256(content).hexdigest(),
-            "layout": found.layout,
-            "channel_order": found.channel_order,
-            "left_out": found.left_out,
+            "layout": parsed.layout,
+            "channel_order": parsed.channel_order,
+            "left_out": parsed.left_out,
             "largest_difference_of_answers": difference,
         }
     }
@@ -184,9 +199,9 @@ def _from_hdf5(path: Path, content: bytes, layout: str) -> dict[str, torch.Tenso
         import h5py
     except ImportError as error:
         raise ConfigError(f"'{path}' is HDF5, which needs h5py: pip install 'ciao_peft[convert]'.") from error
-    found: dict[str, h5py.Dataset] = {}
+    arrays: dict[str, h5py.Dataset] = {}
 
-    def take(name: str, item: Any) -> None:
+    def collect_floats(name: str, item: Any) -> None:
         if not isinstance(item, h5py.Dataset) or name.startswith("optimizer_weights"):
             return
         if item.is_virtual or item.external:
@@ -195,12 +210,12 @@ def _from_hdf5(path: Path, content: bytes, layout: str) -> dict[str, torch.Tenso
                 "anew, all in one file."
             )
         if item.dtype.kind == "f":
-            found[name] = item
+            arrays[name] = item
 
     def read(name: str) -> torch.Tensor:
-        item = found[name]
+        item = arrays[name]
         # A chunk is decompressed as a whole, and may be larger than the part that is read.
-        if item.shape is None or max(item.size, math.prod(item.chunks or ())) > _LARGEST_KERNEL:
+        if item.shape is None or max(item.size or 0, math.prod(item.chunks or ())) > _LARGEST_KERNEL:
             raise AdapterFileError(
                 f"'{path}' is no VGG16: {name!r} has shape {item.shape}; the largest kernel has {_LARGEST_KERNEL:,} "
                 "numbers."
@@ -209,33 +224,36 @@ def _from_hdf5(path: Path, content: bytes, layout: str) -> dict[str, torch.Tenso
 
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
-            file.visititems(take)
-            _, units = _find(found, path, layout)
+            file.visititems(collect_floats)
+            _, units = _find(arrays, path, layout)
             tensors = {name: read(name) for name in units.values()}
     except AdapterFileError:  # which is an OSError too
         raise
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:
         raise AdapterFileError(f"'{path}' cannot be read as HDF5: {error}.") from error
-    return {name: tensors.get(name, torch.empty(0)) for name in found}
+    return {name: tensors.get(name, torch.empty(0)) for name in arrays}
 
 
 # -- layouts -----------------------------------------------------------------------------------------------------------
 
+_Place = tuple[tuple[int, int], str]  # block and number of a convolution, and "weight" or "bias"
 _UNITS = [(block, i) for block, count in enumerate((2, 2, 3, 3, 3), start=1) for i in range(1, count + 1)]
-_TORCHVISION = dict(zip((0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28), _UNITS, strict=True))
+_TORCHVISION: dict[int, tuple[int, int]] = dict(
+    zip((0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28), _UNITS, strict=True)
+)
 
 
-def _torchvision(name: str) -> tuple[tuple[int, int], str] | None:
+def _torchvision(name: str) -> _Place | None:
     match = re.fullmatch(r"(?:.+\.)?features\.(\d+)\.(weight|bias)", name)
     return (_TORCHVISION[int(match[1])], match[2]) if match and int(match[1]) in _TORCHVISION else None
 
 
-def _vggface(name: str) -> tuple[tuple[int, int], str] | None:
+def _vggface(name: str) -> _Place | None:
     match = re.fullmatch(r"(?:.+\.)?conv_?([1-5])_([1-3])\.(weight|bias)", name)
     return ((int(match[1]), int(match[2])), match[3]) if match else None
 
 
-def _keras(name: str) -> tuple[tuple[int, int], str] | None:
+def _keras(name: str) -> _Place | None:
     # `block1_conv1/block1_conv1/kernel:0`, or `block1_conv1/block1_conv1_W_1:0` as Keras 1 wrote it.
     match = re.search(
         r"(?:^|/)(?:block([1-5])_conv|conv([1-5])_)([1-3])/(?:.*[/_])?(kernel|bias|W|b)(?:_\d+)?(?::0)?$", name
@@ -252,24 +270,24 @@ def _keras(name: str) -> tuple[tuple[int, int], str] | None:
 _NAMES = {"torchvision": _torchvision, "vggface": _vggface, "keras": _keras}
 
 
-def _find(names: Iterable[str], path: Path, layout: str) -> tuple[str, dict[tuple, str]]:
+def _find(names: Iterable[str], path: Path, layout: str) -> tuple[str, dict[_Place, str]]:
     """The layout, and the names of the kernels and biases of its thirteen convolutions."""
     names = list(names)
-    found: dict[str, dict[tuple, str]] = {}
+    matches: dict[str, dict[_Place, str]] = {}
     for candidate in _NAMES if layout == "auto" else [layout]:
-        units: dict[tuple, str] = {}
+        units: dict[_Place, str] = {}
         for name in names:
             if unit := _NAMES[candidate](name):
                 if unit in units:
                     raise AdapterFileError(f"'{path}' holds two networks: both {units[unit]!r} and {name!r} fit.")
                 units[unit] = name
-        found[candidate] = units
-    layout, units = max(found.items(), key=lambda item: len(item[1]))
+        matches[candidate] = units
+    layout, units = max(matches.items(), key=lambda item: len(item[1]))
     missing = [f"conv{b}_{i}.{part}" for b, i in _UNITS for part in ("weight", "bias") if ((b, i), part) not in units]
     if missing:
-        known = "no layout known here" if len(missing) == 26 else f"layout {layout!r}, but lacks {_few(missing)}"
+        problem = "no layout known here" if len(missing) == 26 else f"layout {layout!r}, but lacks {_few(missing)}"
         raise AdapterFileError(
-            f"'{path}' is in {known}. It holds {_few(names)}. Known are VGG16's convolutions as `features.0.weight` "
+            f"'{path}' is in {problem}. It holds {_few(names)}. Known are VGG16's convolutions as `features.0.weight` "
             "(torchvision), `conv1_1.weight` (vggface) and Keras layers `block1_conv1`, `conv1_1` or `layers/conv2d`."
         )
     return layout, units
@@ -338,7 +356,7 @@ def _difference(encoder: VGGFace2, source: _Source) -> float:
     import numpy as np
 
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    preprocessing: Preprocessing = encoder.preprocessing.replace(size=picture.shape[:2])
+    preprocessing: Preprocessing = encoder.preprocessing.replace(size=(32, 32))
     with torch.no_grad():
         answer = encoder(preprocessing(picture))[0].numpy()
     expected = _source_forward(source, picture).transpose(2, 0, 1).ravel()
@@ -355,7 +373,9 @@ def _source_forward(source: _Source, picture: np.ndarray) -> np.ndarray:
     """Runs the source network in NumPy, with its own channel order and with its kernels as the file has them."""
     import numpy as np
 
-    values = (picture.astype(np.float32) - np.float32(source.mean)) / np.float32(source.std)  # (H, W, RGB)
+    values = (picture.astype(np.float32) - np.array(source.mean, np.float32)) / np.array(
+        source.std, np.float32
+    )  # (H, W, RGB)
     if source.channel_order == "bgr":
         values = values[:, :, ::-1]
     convolutions = zip(source.kernels, source.biases, strict=True)

@@ -1,4 +1,4 @@
-"""An encoder as a folder, on disk or on the Hub: config, weights, preprocessing and card."""
+"""Saves and loads encoders as folders, on disk or on the Hub: config, weights, preprocessing and card."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from ..preprocessing import Preprocessing
 from ..saving.adapter_folder import CARD_FILE, PREPROCESSOR_FILE, library_versions
 from ..saving.files import MAX_JSON_BYTES, read_json, to_json, write_folder
 from ..saving.safetensors_file import parse_tensors
-from .with_preprocessing import with_preprocessing
+from .with_preprocessing import set_attributes, with_preprocessing
+
+__all__ = ["CONFIG_FILE", "FORMAT_VERSION", "WEIGHTS_FILE", "load", "load_weights", "save_encoder"]
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT_VERSION = 1
@@ -38,15 +40,17 @@ _FILES = (
 _KEYS = {"ciao_encoder", "format_version", "architecture", "weights_sha256", "versions", "training"}
 
 
-def save_encoder(encoder: nn.Module, folder: str | os.PathLike, *, training: Mapping[str, Any] | None = None) -> Path:
+def save_encoder(
+    encoder: nn.Module, folder: str | os.PathLike[str], *, training: Mapping[str, Any] | None = None
+) -> Path:
     """Writes an encoder that `load_encoder(folder)` reads back bit for bit.
 
-    A reader sees the old folder or the new one, never a mixture. What people wrote on the card stays.
+    A reader sees the old folder or the new one, never a mixture. Text that people wrote on the card stays.
 
     Args:
         encoder: An encoder that `load_encoder` made; its weights may have been trained since.
         folder: The folder; it is created if it does not exist.
-        training: What the encoder was trained on and how, as plain data; stored in `config.json`.
+        training: Data and settings of the encoder's training, as plain data; stored in `config.json`.
 
     Returns:
         The folder.
@@ -102,24 +106,49 @@ def load(source: str, *, pretrained: bool = True, **hub: Any) -> nn.Module:
         pretrained: Whether to load its weights; otherwise they are random.
         hub: `revision`, `token` and the like, as `ciao_peft.hub.read_pretrained` takes them.
 
+    Returns:
+        The encoder, with its `name`, `revision` and `preprocessing`.
+
     Raises:
         AdapterFileError: a file is missing, damaged or not of an encoder.
         HubError: the Hub does not give the files.
+
+    Example:
+        >>> import tempfile
+        >>> from ciao_peft import load_encoder
+        >>> folder = save_encoder(load_encoder("small-face"), tempfile.mkdtemp() + "/mine")
+        >>> load(str(folder), pretrained=False).revision
+        'random'
     """
     encoder, snapshot = read_pretrained(source, lambda folder: _read(folder, pretrained), _FILES, **hub)
-    encoder.name = source
+    set_attributes(encoder, name=source)
     if snapshot.revision and pretrained:
-        encoder.revision = snapshot.revision
+        set_attributes(encoder, revision=snapshot.revision)
     return encoder
 
 
-def load_weights(kind: str, source: str | os.PathLike, **settings: Any) -> nn.Module:
+def load_weights(kind: str, source: str | os.PathLike[str], **settings: Any) -> nn.Module:
     """Loads the encoder in a folder or repository, which must be of this type.
+
+    Args:
+        kind: The type of the encoder: `"vggface2"`, `"prior_knowledge"` or another.
+        source: A folder that `save_encoder` wrote, or `user/name` on the Hub.
+        settings: As for `load`.
+
+    Returns:
+        The encoder.
 
     Raises:
         ConfigError: `source` is neither a folder nor `user/name`.
         AdapterFileError: a file is missing, damaged, or of no encoder or another encoder.
         HubError: the Hub does not give the files.
+
+    Example:
+        >>> import tempfile
+        >>> from ciao_peft import load_encoder
+        >>> folder = save_encoder(load_encoder("small-face"), tempfile.mkdtemp() + "/mine")
+        >>> load_weights("small-face", folder).input_size
+        (3, 64, 64)
     """
     text = os.fspath(source)
     if not os.path.isdir(text) and (os.path.isfile(text) or not is_hub_id(text)):
@@ -175,8 +204,7 @@ def _read(folder: Path, pretrained: bool) -> nn.Module:
         encoder.load_state_dict(parse_tensors(content, path))
     except RuntimeError as error:
         raise AdapterFileError(f"'{path}' does not fit the encoder that its config describes: {error}") from error
-    encoder.revision = digest[:16]
-    return encoder
+    return set_attributes(encoder, revision=digest[:16])
 
 
 def _instead(config: Mapping[str, Any]) -> str:

@@ -15,7 +15,9 @@ from ..saving.adapter_folder import PREPROCESSOR_FILE
 from ..saving.files import MAX_JSON_BYTES, read_json
 from . import folder, from_timm, from_transformers
 from .folder import CONFIG_FILE, WEIGHTS_FILE
-from .with_preprocessing import with_preprocessing
+from .with_preprocessing import set_attributes, with_preprocessing
+
+__all__ = ["load"]
 
 
 def load(source: str, *, pretrained: bool = True, preprocessing: Preprocessing | None = None, **hub: Any) -> nn.Module:
@@ -28,10 +30,21 @@ def load(source: str, *, pretrained: bool = True, preprocessing: Preprocessing |
         preprocessing: Replaces the preprocessing that it comes with.
         hub: `revision`, `token` and the like, as `ciao_peft.hub.read_pretrained` takes them.
 
+    Returns:
+        The encoder, with its `name`, `revision` and, where it is known, `preprocessing`.
+
     Raises:
         AdapterFileError: a file is missing, damaged or not of an encoder.
         ConfigError: the image processor does what `Preprocessing` does not.
         HubError: the Hub does not give the files.
+
+    Example:
+        >>> import tempfile
+        >>> from ciao_peft import load_encoder
+        >>> from ciao_peft.encoders import save_encoder
+        >>> path = save_encoder(load_encoder("small-face"), tempfile.mkdtemp() + "/mine")
+        >>> load(str(path)).preprocessing.size
+        (64, 64)
     """
     config, snapshot = read_pretrained(source, _config, [RepoFile(CONFIG_FILE, MAX_JSON_BYTES)], **hub)
     if snapshot.revision is not None:  # the other files must come from the same commit
@@ -61,5 +74,4 @@ def _foreign(source: str, pretrained: bool, preprocessing: Preprocessing | None,
     files = [RepoFile(PREPROCESSOR_FILE, MAX_JSON_BYTES, required=False), RepoFile(CONFIG_FILE, MAX_JSON_BYTES)]
     files.append(RepoFile(WEIGHTS_FILE, MAX_WEIGHTS_BYTES, required=False))
     (encoder, revision), snapshot = read_pretrained(source, read, files, **hub)
-    encoder.name, encoder.revision = source, (snapshot.revision or revision) if pretrained else revision
-    return encoder
+    return set_attributes(encoder, name=source, revision=(snapshot.revision or revision) if pretrained else revision)

@@ -12,7 +12,9 @@ from ..errors import AdapterFileError, ConfigError, EncoderNotFoundError, listed
 from ..hub.client import as_our_errors, open_client
 from ..preprocessing import Preprocessing
 from ..saving.files import read_json
-from .with_preprocessing import with_preprocessing
+from .with_preprocessing import set_attributes, with_preprocessing
+
+__all__ = ["build", "check_settings", "load", "read"]
 
 # Keys of `pretrained_cfg` that describe the input and the first and last layers of the network. Those that say where
 # weights could be downloaded, and how, are left out.
@@ -32,10 +34,18 @@ def load(name: str, *, pretrained: bool = True, **settings: Any) -> nn.Module:
         pretrained: Whether to load weights from the Hub; otherwise they are random.
         settings: Settings of `timm.create_model`.
 
+    Returns:
+        The model; its `revision` is the tag of its weights.
+
     Raises:
         EncoderNotFoundError: timm has no such model, or no such weights.
         ConfigError: timm cannot make the model with these settings.
         HubError: the Hub does not give the weights.
+
+    Example:
+        >>> encoder = load("resnet10t", pretrained=False)
+        >>> encoder.name, encoder.input_size, encoder.revision
+        ('timm/resnet10t', (3, 176, 176), 'random')
     """
     import timm
 
@@ -44,9 +54,9 @@ def load(name: str, *, pretrained: bool = True, **settings: Any) -> nn.Module:
         close = closest(architecture, timm.list_models(), 3)
         hint = f" Close to it: {', '.join(close)}." if close else ""
         raise EncoderNotFoundError(f"timm has no model {architecture!r}.{hint} `timm.list_models()` has them all.")
-    if tag and name not in (known := timm.list_pretrained(f"{architecture}.*")):
+    if tag and name not in (tagged := timm.list_pretrained(f"{architecture}.*")):
         raise EncoderNotFoundError(
-            f"timm has no weights {tag!r} of {architecture!r}; it has: {', '.join(known) or 'none'}."
+            f"timm has no weights {tag!r} of {architecture!r}; it has: {', '.join(tagged) or 'none'}."
         )
     settings = {"num_classes": 0} | settings
     with as_our_errors(f"'{name}' of timm", open_client(None), f"timm/{name}"):
@@ -56,12 +66,12 @@ def load(name: str, *, pretrained: bool = True, **settings: Any) -> nn.Module:
             if isinstance(error, OSError):  # from the Hub's client
                 raise
             raise ConfigError(f"timm cannot make {name!r} with {settings}: {error}") from error
-    _described(encoder, name, {key: value for key, value in settings.items() if not _brings_weights(key)})
+    _with_attributes(encoder, name, {key: value for key, value in settings.items() if not _brings_weights(key)})
     # The full name of the weights that were chosen: without it, another version of timm may choose others.
-    tag = encoder.pretrained_cfg.get("tag")
-    encoder.name = f"timm/{architecture}.{tag}" if pretrained and tag else f"timm/{architecture}"
-    encoder.revision = tag or "default" if pretrained else "random"
-    return encoder
+    pretrained_cfg: Any = encoder.pretrained_cfg
+    tag = pretrained_cfg.get("tag")
+    full_name = f"timm/{architecture}.{tag}" if pretrained and tag else f"timm/{architecture}"
+    return set_attributes(encoder, name=full_name, revision=tag or "default" if pretrained else "random")
 
 
 def build(name: str, **settings: Any) -> nn.Module:
@@ -69,14 +79,22 @@ def build(name: str, **settings: Any) -> nn.Module:
 
     It has no classifier, unless `num_classes` asks for one.
 
+    Args:
+        name: A name of `timm.list_models()`.
+        settings: Settings of `timm.create_model`.
+
     Raises:
         ConfigError: `check_settings` refuses the settings.
+
+    Example:
+        >>> build("resnet10t").num_classes
+        0
     """
     import timm
 
     check_settings(name, settings)
     settings = {"num_classes": 0} | settings
-    return _described(timm.create_model(name, **settings), name, settings)
+    return _with_attributes(timm.create_model(name, **settings), name, settings)
 
 
 def check_settings(name: Any, settings: dict[str, Any]) -> None:
@@ -115,6 +133,9 @@ def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing 
         pretrained: Whether to load its weights; otherwise they are random.
         preprocessing: Replaces what `config.json` says.
 
+    Returns:
+        The model, with its `preprocessing`.
+
     Raises:
         AdapterFileError: timm does not know the model, or a file is damaged or does not fit.
     """
@@ -137,23 +158,21 @@ def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing 
             kept["input_size"] = (settings["in_chans"], *kept["input_size"][1:])
         if pretrained:
             kept["file"] = str(folder / "model.safetensors")
-        encoder = timm.create_model(config["architecture"], pretrained=pretrained, pretrained_cfg=kept, **settings)
+        encoder: Any = timm.create_model(config["architecture"], pretrained=pretrained, pretrained_cfg=kept, **settings)
         if encoder.num_classes:
             encoder.reset_classifier(0)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise AdapterFileError(f"The model of timm in '{folder}' cannot be loaded: {error}") from error
-    return _described(encoder, config["architecture"], {**settings, "num_classes": 0}, preprocessing)
+    return _with_attributes(encoder, config["architecture"], {**settings, "num_classes": 0}, preprocessing)
 
 
-def _described(
+def _with_attributes(
     encoder: nn.Module, name: str, settings: dict[str, Any], preprocessing: Preprocessing | None = None
 ) -> nn.Module:
-    encoder.encoder_type, encoder.architecture = "timm", {"name": name, **settings}
-    encoder.revision = "random"
+    set_attributes(encoder, encoder_type="timm", architecture={"name": name, **settings}, revision="random")
     preprocessing = preprocessing or Preprocessing.for_backbone(encoder)
     if preprocessing is None:  # neither one channel nor three: no pictures
         from timm.models import get_model_input_config
 
-        encoder.input_size = get_model_input_config(encoder)["input_size"]
-        return encoder
+        return set_attributes(encoder, input_size=get_model_input_config(encoder)["input_size"])
     return with_preprocessing(encoder, preprocessing)

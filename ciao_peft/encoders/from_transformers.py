@@ -13,7 +13,9 @@ from ..preprocessing import Preprocessing
 from ..saving.adapter_folder import PREPROCESSOR_FILE
 from ..saving.files import read_json
 from .from_timm import check_settings
-from .with_preprocessing import with_preprocessing
+from .with_preprocessing import set_attributes, with_preprocessing
+
+__all__ = ["build", "read"]
 
 _BROKEN = (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, AttributeError)
 
@@ -27,6 +29,9 @@ def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing 
         preprocessing: Replaces what `preprocessor_config.json`, or the config of a wrapped model of timm, says. Without
             any of them the preprocessing is unknown.
 
+    Returns:
+        The model in float32.
+
     Raises:
         AdapterFileError: transformers does not know the model, or a file is damaged or incomplete.
         ConfigError: the image processor does what `Preprocessing` does not; give a `preprocessing` of your own.
@@ -39,10 +44,10 @@ def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing 
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         _check_wrapped(config)
         if pretrained:
-            encoder, found = AutoModel.from_pretrained(
+            encoder, report = AutoModel.from_pretrained(
                 folder, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
             )
-            missing = sorted(found["missing_keys"])
+            missing = sorted(report["missing_keys"])
         else:
             encoder = AutoModel.from_config(config, trust_remote_code=False)
     except (*_BROKEN, SafetensorError) as error:
@@ -53,20 +58,31 @@ def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing 
             f"The weights in '{folder}' lack {few}; transformers would fill them with random numbers. Save the model "
             "again with `save_pretrained`."
         )
-    return _described(encoder.float(), preprocessing or _preprocessing_of(folder, encoder))
+    return _with_attributes(encoder.float(), preprocessing or _preprocessing_of(folder, encoder))
 
 
 def build(**architecture: Any) -> nn.Module:
     """Builds the model of a config of transformers, with random weights.
 
+    Args:
+        architecture: The config, with `model_type`.
+
+    Returns:
+        The model; its preprocessing is unknown.
+
     Raises:
         ConfigError: the config wraps a model of timm and takes weights from elsewhere.
+
+    Example:
+        >>> encoder = build(model_type="resnet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+        >>> encoder.encoder_type, encoder.revision
+        ('transformers', 'random')
     """
     from transformers import AutoConfig, AutoModel
 
     config = AutoConfig.for_model(**architecture)
     _check_wrapped(config)
-    return _described(AutoModel.from_config(config, trust_remote_code=False), None)
+    return _with_attributes(AutoModel.from_config(config, trust_remote_code=False), None)
 
 
 def _check_wrapped(config: Any) -> None:
@@ -82,7 +98,7 @@ def _preprocessing_of(folder: Path, encoder: nn.Module) -> Preprocessing | None:
     )
 
 
-def _described(encoder: nn.Module, preprocessing: Preprocessing | None) -> nn.Module:
-    encoder.encoder_type, encoder.architecture = "transformers", json.loads(encoder.config.to_json_string())
-    encoder.revision = "random"
+def _with_attributes(encoder: Any, preprocessing: Preprocessing | None) -> nn.Module:
+    architecture = json.loads(encoder.config.to_json_string())
+    set_attributes(encoder, encoder_type="transformers", architecture=architecture, revision="random")
     return encoder if preprocessing is None else with_preprocessing(encoder, preprocessing)

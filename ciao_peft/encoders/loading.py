@@ -11,6 +11,8 @@ from torch import nn
 from ..errors import EncoderNotFoundError, listed
 from ..hub import is_hub_id
 
+__all__ = ["list_encoders", "load_encoder"]
+
 _ENCODERS = {
     "prior_knowledge": "prior_knowledge:load",
     "small-face": "small_face:load",
@@ -19,7 +21,7 @@ _ENCODERS = {
 
 
 def list_encoders() -> list[str]:
-    """The names that `load_encoder` accepts, in addition to `timm/NAME`, folders and repositories.
+    """The names that `load_encoder` accepts, besides `timm/NAME`, folders and repositories.
 
     Example:
         >>> list_encoders()
@@ -28,7 +30,7 @@ def list_encoders() -> list[str]:
     return sorted(_ENCODERS)
 
 
-def load_encoder(name: str | os.PathLike, *, pretrained: bool = True, **settings: Any) -> nn.Module:
+def load_encoder(name: str | os.PathLike[str], *, pretrained: bool = True, **settings: Any) -> nn.Module:
     """Loads an encoder, in eval mode and float32.
 
     The encoder has these attributes: `preprocessing`, the `Preprocessing` of its pictures; `input_size`, their

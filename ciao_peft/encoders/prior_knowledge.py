@@ -13,12 +13,21 @@ from ..preprocessing import Preprocessing
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
+__all__ = ["PriorKnowledge", "build", "load"]
+
 
 class PriorKnowledge(nn.Module):
-    """5x5 convolutions of stride 2, each with a ReLU; the last map is the representation.
+    """The encoder `prior_knowledge`: 5x5 convolutions of stride 2 with ReLUs; the last map is the representation.
 
     Args:
         channels: Output channels of each convolution.
+
+    Attributes:
+        chain: The convolutions, with their ReLUs.
+        name: `"prior_knowledge"`, or the folder or repository that it was loaded from.
+        revision: Identifies the weights; `"random"` if they are untrained.
+        preprocessing: How its pictures must be prepared.
+        architecture: The settings that build this network again, as plain data.
 
     Shapes:
         pixel_values: `(B, 3, 96, 96)` in [-1, 1]; output: `(B, 18432)`, the map of 512x6x6, flattened.
@@ -29,9 +38,12 @@ class PriorKnowledge(nn.Module):
         torch.Size([2, 1152])
     """
 
-    name = encoder_type = "prior_knowledge"
-    revision = "random"
-    preprocessing = Preprocessing(size=(96, 96), mode="RGB", mean=(0.5,) * 3, std=(0.5,) * 3)
+    name: str = "prior_knowledge"
+    encoder_type: str = "prior_knowledge"
+    revision: str = "random"
+    preprocessing: Preprocessing = Preprocessing(size=(96, 96), mode="RGB", mean=(0.5,) * 3, std=(0.5,) * 3)
+    architecture: dict[str, Any]
+    chain: nn.Sequential
 
     def __init__(self, channels: Sequence[int] = (64, 128, 256, 512)):
         super().__init__()
@@ -39,7 +51,8 @@ class PriorKnowledge(nn.Module):
         for step in channels:
             convolution = nn.Conv2d(last, step, 5, stride=2, padding=2)
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-            nn.init.zeros_(convolution.bias)
+            if convolution.bias is not None:
+                nn.init.zeros_(convolution.bias)
             self.chain.extend([convolution, nn.ReLU()])
             last = step
         self.architecture = {"channels": list(channels)}
@@ -54,7 +67,15 @@ class PriorKnowledge(nn.Module):
         return self.chain(pixel_values).flatten(1)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
-        """Publishes this encoder under `user/name`; see `push_encoder`."""
+        """Publishes this encoder on the Hub.
+
+        Args:
+            repo_id: `user/name`.
+            options: As for `push_encoder`.
+
+        Returns:
+            The commit.
+        """
         from .push import push_encoder
 
         return push_encoder(self, repo_id, **options)
@@ -71,6 +92,10 @@ def load(*, pretrained: bool = True, weights: Any = None, **settings: Any) -> nn
     Raises:
         ConfigError: trained weights are needed and none were given.
         AdapterFileError: the folder or repository has no `prior_knowledge`.
+
+    Example:
+        >>> load(pretrained=False, channels=[4, 8, 16, 32]).input_size
+        (3, 96, 96)
     """
     if weights is not None:
         from .folder import load_weights
@@ -85,3 +110,4 @@ def load(*, pretrained: bool = True, weights: Any = None, **settings: Any) -> nn
 
 
 build = PriorKnowledge
+"""Builds the encoder from the `architecture` in a folder's config."""

@@ -20,6 +20,8 @@ from .folder import CONFIG_FILE, WEIGHTS_FILE, load, save_encoder
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
+__all__ = ["publish_encoder", "push_encoder"]
+
 
 def push_encoder(
     encoder: nn.Module, repo_id: str, *, training: Mapping[str, Any] | None = None, **hub: Any
@@ -29,7 +31,7 @@ def push_encoder(
     Args:
         encoder: An encoder that `load_encoder` made; its weights may have been trained since.
         repo_id: `user/name`; the repository is created if it does not exist.
-        training: What it was trained on and how, as plain data; `adapter_card` says what the card shows of it.
+        training: Data and settings of its training, as plain data; `adapter_card` says what the card shows of it.
         **hub: `private`, `revision`, `create_pr`, `commit_message` and `token`, as `ciao_peft.hub.publish` takes them.
 
     Returns:
@@ -37,7 +39,7 @@ def push_encoder(
 
     Raises:
         ConfigError: the network is no encoder of this library.
-        HubError: a subclass says why the Hub does not take it.
+        HubError: a subclass says why the Hub does not accept it.
     """
     with tempfile.TemporaryDirectory() as aside:
         folder = save_encoder(encoder, Path(aside) / "encoder", training=training)
@@ -45,8 +47,16 @@ def push_encoder(
         return publish_encoder(folder, repo_id, **hub)
 
 
-def publish_encoder(folder: str | os.PathLike, repo_id: str, **hub: Any) -> CommitInfo:
-    """Publishes a folder that `save_encoder` wrote. What is damaged is refused before anything is sent.
+def publish_encoder(folder: str | os.PathLike[str], repo_id: str, **hub: Any) -> CommitInfo:
+    """Publishes a folder that `save_encoder` wrote. A damaged folder is refused before anything is sent.
+
+    Args:
+        folder: The folder.
+        repo_id: `user/name`; the repository is created if it does not exist.
+        hub: As for `push_encoder`.
+
+    Returns:
+        The commit.
 
     Raises:
         AdapterFileError: the folder is damaged or incomplete.

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
@@ -16,12 +16,17 @@ from ..preprocessing import Preprocessing
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
+__all__ = ["POOL", "WEIGHTS", "SmallFace", "build", "load", "training_card"]
+
 POOL = "pool"
+"""Stands for a pooling of 2x2 maxima between convolutions."""
+
 WEIGHTS = Path(__file__).parent / "weights" / "small_face.safetensors"
+"""The bundled weights, in float16."""
 
 
 class SmallFace(nn.Module):
-    """A plain chain: 3x3 convolutions with batch normalisation and ReLU, halved by pooling, then one linear layer.
+    """The encoder `small-face`: 3x3 convolutions with batch normalisation and ReLU, pooling, and one linear layer.
 
     The first convolution has stride 2; otherwise half of all the work would be at the full resolution. The last unit
     gives an 8x8 map, which is pooled to 4x4 as VGG pools conv5_3. The embedding after it is for recognising people;
@@ -29,8 +34,15 @@ class SmallFace(nn.Module):
 
     Args:
         channels: Output channels of each convolution, with `"pool"` between them where 2x2 maxima are taken.
-        embedding_size: Numbers in the embedding.
+        embedding_size: Length of the embedding.
         dropout: Share of the pooled map zeroed in training.
+
+    Attributes:
+        chain: The convolutions, with their ReLUs, batch normalisation and pooling.
+        name: `"small-face"`, or the folder or repository that it was loaded from.
+        revision: Identifies the weights; `"random"` if they are untrained.
+        preprocessing: How its pictures must be prepared.
+        architecture: The settings that build this network again, as plain data.
 
     Shapes:
         pixel_values: `(B, 3, 64, 64)`; output: `(B, embedding_size)`.
@@ -41,9 +53,14 @@ class SmallFace(nn.Module):
         torch.Size([2, 128])
     """
 
-    name = encoder_type = "small-face"
-    revision = "random"
-    preprocessing = Preprocessing(size=(64, 64), mode="RGB", mean=(0.5,) * 3, std=(0.25,) * 3)
+    name: str = "small-face"
+    encoder_type: str = "small-face"
+    revision: str = "random"
+    preprocessing: Preprocessing = Preprocessing(size=(64, 64), mode="RGB", mean=(0.5,) * 3, std=(0.25,) * 3)
+    architecture: dict[str, Any]
+    chain: nn.Sequential
+    pool: nn.Module
+    embedding: nn.Sequential
 
     def __init__(
         self,
@@ -58,10 +75,11 @@ class SmallFace(nn.Module):
                 self.chain.append(nn.MaxPool2d(2))
                 side //= 2
                 continue
-            self.chain.append(nn.Conv2d(last, step, 3, stride=stride, padding=1, bias=False))
-            self.chain.append(nn.BatchNorm2d(step))
+            width = cast("int", step)
+            self.chain.append(nn.Conv2d(last, width, 3, stride=stride, padding=1, bias=False))
+            self.chain.append(nn.BatchNorm2d(width))
             self.chain.append(nn.ReLU())
-            last, stride, side = step, 1, side // stride
+            last, stride, side = width, 1, side // stride
         self.pool = nn.MaxPool2d(2)
         self.embedding = nn.Sequential(
             nn.Flatten(),
@@ -81,14 +99,22 @@ class SmallFace(nn.Module):
         return self.embedding(self.pool(self.chain(pixel_values)))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
-        """Publishes this encoder under `user/name`; see `push_encoder`."""
+        """Publishes this encoder on the Hub.
+
+        Args:
+            repo_id: `user/name`.
+            options: As for `push_encoder`.
+
+        Returns:
+            The commit.
+        """
         from .push import push_encoder
 
         return push_encoder(self, repo_id, **options)
 
 
 def training_card() -> dict[str, Any]:
-    """What the bundled weights were trained on, how, and how well they distinguish unseen people.
+    """Reads how the bundled weights were trained, on which data, and how well they distinguish unseen people.
 
     Raises:
         AdapterFileError: the bundled file is missing or damaged.
@@ -107,9 +133,17 @@ def training_card() -> dict[str, Any]:
 def load(*, pretrained: bool = True, **architecture: Any) -> SmallFace:
     """Loads the bundled encoder; with `pretrained=False`, makes one with random weights and any architecture.
 
+    Args:
+        pretrained: Whether to load the bundled weights.
+        architecture: Settings of `SmallFace`, for random weights only.
+
     Raises:
         ConfigError: the trained weights do not have the architecture that was asked for.
         AdapterFileError: a bundled file is missing or damaged.
+
+    Example:
+        >>> load(pretrained=False, embedding_size=16).architecture["embedding_size"]
+        16
     """
     if not pretrained:
         return SmallFace(**architecture)
@@ -136,3 +170,4 @@ def load(*, pretrained: bool = True, **architecture: Any) -> SmallFace:
 
 
 build = SmallFace
+"""Builds the encoder from the `architecture` in a folder's config."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
@@ -13,17 +13,29 @@ from ..preprocessing import Preprocessing
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
+__all__ = ["POOL", "VGG16", "VGGFace2", "build", "load"]
+
 POOL = "pool"
+"""Stands for a pooling of 2x2 maxima between convolutions."""
+
 VGG16 = (64, 64, POOL, 128, 128, POOL, 256, 256, 256, POOL, 512, 512, 512, POOL, 512, 512, 512)
+"""Output channels of VGG16's thirteen convolutions, with the poolings between them."""
 
 
 class VGGFace2(nn.Module):
-    """VGG16 without its dense layers: 3x3 convolutions with ReLU, halved by pooling, a last pooling after conv5_3.
+    """The encoder `vggface2`: VGG16 without its dense layers, and a last pooling after conv5_3.
 
     The places in `chain` are those of torchvision's `vgg16().features`: conv5_3 is `chain.28`.
 
     Args:
         channels: Output channels of each convolution, with `"pool"` between them where 2x2 maxima are taken.
+
+    Attributes:
+        chain: The convolutions, with their ReLUs and pooling.
+        name: `"vggface2"`, or the folder or repository that it was loaded from.
+        revision: Identifies the weights; `"random"` if they are untrained.
+        preprocessing: How its pictures must be prepared.
+        architecture: The settings that build this network again, as plain data.
 
     Shapes:
         pixel_values: `(B, 3, 96, 96)`; output: `(B, 4608)`, the pooled map of 512x3x3, flattened.
@@ -35,12 +47,16 @@ class VGGFace2(nn.Module):
         torch.Size([2, 288])
     """
 
-    name = encoder_type = "vggface2"
-    revision = "random"
+    name: str = "vggface2"
+    encoder_type: str = "vggface2"
+    revision: str = "random"
     # The mean of VGGFace2. Converted weights come with the values they were trained with.
-    preprocessing = Preprocessing(
+    preprocessing: Preprocessing = Preprocessing(
         size=(96, 96), mode="RGB", mean=(131.0912 / 255, 103.8827 / 255, 91.4953 / 255), std=(0.25,) * 3
     )
+    architecture: dict[str, Any]
+    chain: nn.Sequential
+    pool: nn.Module
 
     def __init__(self, channels: Sequence[int | str] = VGG16):
         super().__init__()
@@ -49,12 +65,14 @@ class VGGFace2(nn.Module):
             if step == POOL:
                 self.chain.append(nn.MaxPool2d(2))
                 continue
-            convolution = nn.Conv2d(last, step, 3, padding=1)
+            width = cast("int", step)
+            convolution = nn.Conv2d(last, width, 3, padding=1)
             # Without normalisation, torch's default initialisation would let the signal fade over thirteen layers.
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-            nn.init.zeros_(convolution.bias)
+            if convolution.bias is not None:
+                nn.init.zeros_(convolution.bias)
             self.chain.extend([convolution, nn.ReLU()])
-            last = step
+            last = width
         self.pool = nn.MaxPool2d(2)
         self.architecture = {"channels": list(channels)}
 
@@ -68,7 +86,15 @@ class VGGFace2(nn.Module):
         return self.pool(self.chain(pixel_values)).flatten(1)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
-        """Publishes this encoder under `user/name`; see `push_encoder`."""
+        """Publishes this encoder on the Hub.
+
+        Args:
+            repo_id: `user/name`.
+            options: As for `push_encoder`.
+
+        Returns:
+            The commit.
+        """
         from .push import push_encoder
 
         return push_encoder(self, repo_id, **options)
@@ -85,6 +111,10 @@ def load(*, pretrained: bool = True, weights: Any = None, **settings: Any) -> nn
     Raises:
         ConfigError: trained weights are needed and none were given.
         AdapterFileError: the folder or repository has no `vggface2`.
+
+    Example:
+        >>> load(pretrained=False, channels=[8, "pool", 16]).architecture
+        {'channels': [8, 'pool', 16]}
     """
     if weights is not None:
         from .folder import load_weights
@@ -100,3 +130,4 @@ def load(*, pretrained: bool = True, weights: Any = None, **settings: Any) -> nn
 
 
 build = VGGFace2
+"""Builds the encoder from the `architecture` in a folder's config."""

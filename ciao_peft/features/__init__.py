@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from .augmentation import Augmentation
 from .cached import FeatureDataset
-from .extraction import SHARE_OF_MEMORY, cache_features, feature_bytes, fingerprint, model_key, store_features
+from .extraction import SHARE_OF_MEMORY, cache_features, store_features
+from .keys import feature_bytes, fingerprint, model_key
+from .layout import FeatureLayout, free_memory, readable_size
 from .processes import Processes, check_launch
 from .samples import ClipSamples, Samples, check_labels_of, samples_of
-from .store import Layout as FeatureLayout
-from .store import free_memory, key_hash, readable_size
+from .store import key_hash
 
 __all__ = [
     "SHARE_OF_MEMORY",

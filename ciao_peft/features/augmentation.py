@@ -1,4 +1,4 @@
-"""Augmented views of pictures, each decided by seed, view and sample alone."""
+"""Augmented views of pictures, decided by seed, view and sample alone."""
 
 from __future__ import annotations
 
@@ -14,18 +14,26 @@ from ..checking import check_number
 from ..errors import ConfigError
 from ..preprocessing import Preprocessing
 
+__all__ = ["Augmentation"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What may differ between the views of one face. View 0 is always the face as it is.
+    """Makes augmented views of pictures. View 0 is always the picture as it is.
 
     Args:
         flip: Share of the views that are mirrored, 0 to 1.
-        crop: Most of a side that a view may leave out, 0 to 0.9; what is left is drawn at full size.
-        brightness: Most that is added to or taken from the pixels, as a share of white, 0 to 1.
-        contrast: Most by which differences from the mean gray grow or shrink, 0 to 1.
-        saturation: The same for differences from gray.
-        seed: Of all of it.
+        crop: Largest share of a side that a view leaves out, 0 to 0.9; the rest is enlarged to full size.
+        brightness: Largest shift of the pixels up or down, as a share of white, 0 to 1.
+        contrast: Largest share by which differences from the mean gray grow or shrink, 0 to 1.
+        saturation: Largest share by which differences from gray grow or shrink, 0 to 1.
+        seed: Another seed gives other views.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Shapes:
+        pixels and output: `(B, C, H, W)`, same dtype.
 
     Example:
         >>> faces = torch.rand(2, 3, 8, 8)
@@ -48,21 +56,24 @@ class Augmentation:
 
     @property
     def changes_colour(self) -> bool:
-        """Whether it touches more than the place of pixels."""
+        """Whether brightness, contrast or saturation may change."""
         return self.brightness > 0 or self.contrast > 0 or self.saturation > 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """All settings as plain data."""
         return asdict(self)
 
     def __call__(self, pixels: Tensor, indices: list[int], *, view: int, preprocessing: Preprocessing | None) -> Tensor:
-        """One view of a batch.
+        """Makes one view of a batch.
 
         Args:
-            pixels: `(B, C, H, W)` as the encoder is fed.
-            indices: Place of each sample in its dataset.
-            view: Number of the view; 0 gives the pixels back.
-            preprocessing: Tells what is black and what is white; needed where colours change.
+            pixels: `(B, C, H, W)`, prepared as for the encoder.
+            indices: Number of each sample in its dataset, `B` numbers.
+            view: Number of the view; 0 returns the pixels unchanged.
+            preprocessing: Tells which values are black and white; needed if colours change.
+
+        Returns:
+            The augmented pixels, `(B, C, H, W)`, in the dtype of `pixels`.
 
         Raises:
             ConfigError: colours are to change and there is no preprocessing.
@@ -77,7 +88,9 @@ class Augmentation:
         draws = np.stack([np.random.default_rng([self.seed, view, int(i)]).random(7) for i in indices])
         draws = torch.from_numpy(draws).to(pixels.device, torch.float32)
         moved = self._move(pixels.float(), draws)
-        return (self._colour(moved, draws, preprocessing) if self.changes_colour else moved).to(pixels.dtype)
+        if preprocessing is not None and self.changes_colour:
+            moved = self._colour(moved, draws, preprocessing)
+        return moved.to(pixels.dtype)
 
     def _move(self, pixels: Tensor, draws: Tensor) -> Tensor:
         scale = 1 - self.crop * draws[:, 1]

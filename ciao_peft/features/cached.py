@@ -1,4 +1,4 @@
-"""Stored features as a dataset."""
+"""Stored features as a map-style dataset."""
 
 from __future__ import annotations
 
@@ -10,30 +10,46 @@ import torch
 from torch import Tensor
 
 from ..errors import FeatureCacheError
-from .store import Layout, key_hash, map_tensors
+from .layout import FeatureLayout, map_tensors
+from .store import key_hash
+
+__all__ = ["FeatureDataset"]
 
 
 class FeatureDataset:
     """A map-style dataset of `{"features": (tensor, ...), "labels": label}`, as `cache_features` returns it.
 
     Args:
-        key: Whose features they are.
-        layout: What is stored of them.
-        labels: A row per sample, or None.
-        tensors: The features in memory, `(views * samples, ...)` each; or
-        folder: where they lie.
-        rows: Numbers of the samples it shows, for a part of what is stored; `(clips, frames)` for clips of them.
-        label_names: Of the classes in the order of their ids, where known.
+        key: Whose features they are, as plain data.
+        layout: Shapes, dtype and number of the stored rows.
+        labels: One row per sample, `(samples, ...)`, or None.
+        tensors: The features in memory, `(views * samples, ...)` each; without them, `folder` is needed.
+        folder: The folder with the features.
+        rows: Numbers of the stored samples that this dataset shows, `(samples,)`, or `(clips, frames)` for clips of
+            them; all samples when left out.
+        label_names: Names of the classes in the order of their ids, where they are known.
 
     Attributes:
-        views: Stored views of each sample; view 0 is the picture as it is, and what indexing gives.
+        views: Stored views of each sample; view 0 is the picture as it is, and indexing returns it.
         has_excitation: Whether u of the frozen conv units is stored behind the features.
+
+    Shapes:
+        A sample's features are one tensor for each tensor that crosses the cut, mostly `(C, H, W)`, in the storage
+        dtype; of clips `(T, C, H, W)`.
+
+    Example:
+        >>> from torch import nn
+        >>> from ciao_peft import cache_features
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU())
+        >>> stored = cache_features(net, [{"pixel_values": torch.rand(3, 32, 32), "labels": n % 2} for n in range(6)])
+        >>> len(stored), stored[5]["features"][0].shape, stored[5]["labels"]
+        (6, torch.Size([8, 30, 30]), tensor(1))
     """
 
     def __init__(
         self,
         key: dict[str, Any],
-        layout: Layout,
+        layout: FeatureLayout,
         labels: Tensor | None,
         tensors: tuple[Tensor, ...] | None = None,
         folder: Path | None = None,
@@ -53,19 +69,21 @@ class FeatureDataset:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Everything that is stored, `(views * samples, ...)` each: in memory, or mapped into it."""
+        """All stored tensors, `(views * samples, ...)` each, in memory or mapped into it."""
         if self._tensors is None:
+            if self.folder is None:
+                raise FeatureCacheError("There are neither tensors nor a folder with them.")
             self._tensors = map_tensors(self.folder, self.layout)
         return self._tensors
 
     @property
     def key_hash(self) -> str:
-        """A short name for whose features they are, with or without u."""
+        """A short name of the key; whether u is stored does not change it."""
         return key_hash(self.key)
 
     @property
     def frames(self) -> int | None:
-        """Frames of each sample, where the samples are clips."""
+        """Number of frames of each sample if the samples are clips, else None."""
         return self._rows.shape[1] if self._rows is not None and self._rows.ndim == 2 else None
 
     def __len__(self) -> int:
@@ -74,15 +92,18 @@ class FeatureDataset:
     def features(
         self, indices: Sequence[int] | Tensor, views: int | Tensor = 0, include_excitation: bool = True
     ) -> tuple[Tensor, ...]:
-        """The features of many samples at once, `(B, ...)` each, of clips `(B, T, ...)`, as they are stored.
+        """Reads the features of many samples at once.
 
         Args:
-            indices: Numbers of the samples.
-            views: Which of the stored views; one for all, or one for each.
-            include_excitation: With u behind them, where it is stored.
+            indices: Numbers of the samples, `(B,)`.
+            views: Number of the stored view, one for all samples or `(B,)`.
+            include_excitation: Return u as well, behind the features, if it is stored.
+
+        Returns:
+            Tensors `(B, ...)`, or `(B, T, ...)` of clips, in the storage dtype.
         """
-        indices = torch.as_tensor(indices, dtype=torch.long)
-        rows = indices if self._rows is None else self._rows[indices]
+        numbers = torch.as_tensor(indices, dtype=torch.long)
+        rows = numbers if self._rows is None else self._rows[numbers]
         if self.frames is not None and isinstance(views, Tensor):
             views = views[:, None]  # all frames of a clip in the same view
         rows = rows + views * self._stored
@@ -105,28 +126,32 @@ class FeatureDataset:
         return self.__getitems__([index % len(self)])[0]
 
     def select(self, indices: Sequence[int]) -> FeatureDataset:
-        """A part of the samples, over the same files: for folds, or a held-out share.
+        """Takes a part of the samples, over the same files: for folds, or a held-out share.
+
+        Args:
+            indices: Numbers of the samples to keep, in the new order.
 
         Example:
             >>> key = {"views": 1, "num_samples": 3}
-            >>> stored = FeatureDataset(key, Layout(((2,),), "float32", 3), None, (torch.eye(3, 2),))
+            >>> stored = FeatureDataset(key, FeatureLayout(((2,),), "float32", 3), None, (torch.eye(3, 2),))
             >>> stored.select([2, 0]).features([1])[0].tolist()
             [[1.0, 0.0]]
         """
-        indices = torch.as_tensor(list(indices), dtype=torch.long)
-        rows = indices if self._rows is None else self._rows[indices]
-        labels = None if self.labels is None else self.labels[indices]
+        numbers = torch.as_tensor(list(indices), dtype=torch.long)
+        rows = numbers if self._rows is None else self._rows[numbers]
+        labels = None if self.labels is None else self.labels[numbers]
         return FeatureDataset(self.key, self.layout, labels, self._tensors, self.folder, rows, self.label_names)
 
     def clips(self, rows: Any) -> FeatureDataset:
-        """Clips of these samples, over the same files, each with the label of its first frame.
+        """Groups samples into clips, over the same files; each clip has the label of its first frame.
 
         Args:
-            rows: `(clips, frames)`, which samples are the frames of each clip, as `Clips` has them.
+            rows: Numbers of the samples that are the frames of each clip, `(clips, frames)`, as `Clips.rows`.
 
         Example:
             >>> key = {"views": 1, "num_samples": 3}
-            >>> stored = FeatureDataset(key, Layout(((1,),), "float32", 3), None, (torch.tensor([[5.0], [6], [7]]),))
+            >>> layout = FeatureLayout(((1,),), "float32", num_rows=3)
+            >>> stored = FeatureDataset(key, layout, None, (torch.tensor([[5.0], [6.0], [7.0]]),))
             >>> stored.clips([[0, 2], [1, 1]]).features([0, 1])[0].squeeze(-1).tolist()
             [[5.0, 7.0], [6.0, 6.0]]
         """
@@ -136,7 +161,16 @@ class FeatureDataset:
         return FeatureDataset(self.key, self.layout, labels, self._tensors, self.folder, numbers, self.label_names)
 
     def with_labels(self, labels: Tensor | None) -> FeatureDataset:
-        """The same features with other labels, a row per sample."""
+        """Returns the same features with other labels.
+
+        Args:
+            labels: One row per sample, or None.
+
+        Example:
+            >>> stored = FeatureDataset({"views": 1, "num_samples": 2}, FeatureLayout((), "float32", 2), None, ())
+            >>> stored.with_labels(torch.tensor([0, 1])).labels
+            tensor([0, 1])
+        """
         return FeatureDataset(self.key, self.layout, labels, self._tensors, self.folder, self._rows, self.label_names)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -146,13 +180,13 @@ class FeatureDataset:
         return state
 
     def check_belongs_to(self, expected: dict[str, Any]) -> None:
-        """Refuses features that a model does not make.
+        """Refuses features that another model made.
 
         Args:
             expected: The part of a key that says which model, as `model_key` gives it.
 
         Raises:
-            FeatureCacheError: they are of another backbone, cut or preprocessing; says which.
+            FeatureCacheError: they belong to another backbone, cut or preprocessing; says to which.
         """
         changed = [name for name, value in expected.items() if self.key.get(name) != value]
         if changed:

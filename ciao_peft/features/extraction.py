@@ -1,4 +1,4 @@
-"""Pictures through the frozen trunk, once: to a folder or into memory."""
+"""Runs the frozen trunk once over pictures, and keeps its features in a folder or in memory."""
 
 from __future__ import annotations
 
@@ -6,39 +6,72 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import blake2b
 from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
 from torch import Tensor, nn
 
 from ..checking import all_finite, check_choice, check_number
-from ..errors import CIAOError, ConfigError, FeatureCacheError, UntraceableBackboneError
+from ..errors import CIAOError, ConfigError, FeatureCacheError
 from ..model import CIAOModel
 from ..preprocessing import Preprocessing
 from .augmentation import Augmentation
 from .cached import FeatureDataset
+from .keys import features_layout, fingerprint, model_key, storage_dtype
+from .layout import DTYPES, FeatureLayout, free_disk, free_memory, readable_size
 from .processes import Processes
 from .samples import ClipSamples, Samples, samples_of
-from .store import DTYPES, FeatureFiles, Layout, free_disk, free_memory, readable_size, runs
+from .store import FeatureFiles, consecutive_runs
 from .streams import StreamSamples, is_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+__all__ = ["SHARE_OF_DISK", "SHARE_OF_MEMORY", "cache_features", "store_features"]
+
 SHARE_OF_MEMORY = 0.25
-"""Features that nobody asked for in words take no more of the free memory than this."""
+"""Features that are kept by default, not on request, take at most this share of the free memory."""
 
 SHARE_OF_DISK = 0.5
-"""u that nobody asked for in words is stored where features and u take no more of the free disk than this."""
+"""u is stored by default, not on request, if features and u take at most this share of the free disk."""
+
+
+@overload
+def cache_features(  # pyright: ignore[reportOverlappingOverload] - only a mapping is several splits
+    model_or_encoder: CIAOModel | nn.Module,
+    dataset: Mapping[Any, Any],
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    views: int = 1,
+    dtype: str | None = None,
+    augment: Augmentation | None = None,
+    include_excitation: bool = False,
+    batch_size: int = 64,
+    disable_tqdm: bool | None = None,
+) -> dict[str, FeatureDataset]: ...
+
+
+@overload
+def cache_features(
+    model_or_encoder: CIAOModel | nn.Module,
+    dataset: Any,
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    views: int = 1,
+    dtype: str | None = None,
+    augment: Augmentation | None = None,
+    include_excitation: bool = False,
+    batch_size: int = 64,
+    disable_tqdm: bool | None = None,
+) -> FeatureDataset: ...
 
 
 def cache_features(
     model_or_encoder: CIAOModel | nn.Module,
     dataset: Any,
-    folder: str | os.PathLike | None = None,
+    folder: str | os.PathLike[str] | None = None,
     *,
     views: int = 1,
     dtype: str | None = None,
@@ -47,43 +80,43 @@ def cache_features(
     batch_size: int = 64,
     disable_tqdm: bool | None = None,
 ) -> FeatureDataset | dict[str, FeatureDataset]:
-    """Runs the frozen trunk once over a dataset and keeps what crosses the cut, for `CIAOTrainer` to train from.
+    """Runs the frozen trunk once over a dataset and keeps the tensors that cross the cut, for `CIAOTrainer`.
 
-    On disk, features are flat files that are mapped into memory. What is there already is used; what was interrupted is
-    taken up where it stopped; under `torchrun`, the processes share the work, and of those that were started apart one
-    stores while the others wait for it. Whose features they are is told by content: weights and dtype of the backbone,
-    place of the cut, preprocessing, views, storage dtype and the pictures. No path, time, batch size or number of
-    processes matters (kernels may round differently for other batch sizes and devices; stored features are then those
-    of whoever computed them first). Labels are not stored: they come from the dataset.
+    On disk, features are flat files that are mapped into memory. Features that exist already are used, and an
+    interrupted pass continues where it stopped. Under `torchrun`, the processes share the work; processes that were
+    started separately wait while one of them stores. Features belong to the content they were made of: weights and
+    dtype of the backbone, place of the cut, preprocessing, views, storage dtype and the pictures. Paths, times, batch
+    size and number of processes do not matter (kernels may round differently for other batch sizes and devices; the
+    features that were computed first are kept). Labels are not stored: they come from the dataset.
 
-    A stream (`streaming=True`) is read to its end twice, once for what it shows and once through the trunk, and stands
-    for the table with the same pictures: `take` bounds an endless one. Each process reads the shards that
-    `split_dataset_by_node` gives it. What is trained from is then no stream any more.
+    A stream (`streaming=True`) is read to its end twice, once for a fingerprint and once through the trunk, and its
+    features equal those of the table with the same pictures; bound an endless stream with `take`. Each process reads
+    the shards that `split_dataset_by_node` gives it. The result is a map-style dataset, no stream.
 
     Args:
         model_or_encoder: A model, whose active adapter says where to cut; or a bare backbone.
         dataset: A `datasets.Dataset` with `image`, a map-style dataset of `pixel_values`, the `clips` of either, a
             stream (`datasets.IterableDataset`) of `image` or `pixel_values`, or a dict of several splits.
-        folder: Where to keep them, with a folder for each split of a dict; in memory only, if left out.
-        views: Stored views of each picture: the picture as it is, and `views - 1` augmented ones.
+        folder: The folder to keep them in, with a folder for each split of a dict; in memory only, if left out.
+        views: Stored views of each picture, 1 or more: the picture as it is, and `views - 1` augmented ones.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`. The backbone's own when left out: nothing is lost. Half
             precision takes half the room and rounds.
         augment: How views differ; `Augmentation()` when left out.
-        include_excitation: Keep u, the answers of the frozen conv units, as well: more room for faster training, in
-            which no frozen convolution is left. What is stored with u serves those who do not need it
-            (`tuning="last_conv"`); what is stored without is refused where u is asked for.
-        batch_size: Pictures that go through the trunk at once.
-        disable_tqdm: No progress bar and no message; when left out, none unless a terminal is there to show it, but for
-            the word that another process is waited for.
+        include_excitation: Keep u, the output of the frozen conv units, as well: it takes more room, and training is
+            faster, since no frozen convolution is left to run. Features with u also serve adapters that do not need it
+            (`tuning="last_conv"`); a folder without u is refused if u is asked for.
+        batch_size: Number of pictures that go through the trunk at once, 1 or more.
+        disable_tqdm: Whether to hide the progress bar and messages; when left out, they are shown in a terminal only,
+            except for the message that another process is waited for.
 
     Returns:
         A `FeatureDataset`, or a dict of one for each split.
 
     Raises:
         UntraceableBackboneError: the backbone could not be cut.
-        FeatureCacheError: the folder holds features of something else, damaged ones or other files; the disk is too
-            full; or the dataset augments on the fly, which stored features would silently undo.
-        ConfigError: an unknown dtype, or views and augmentation that do not go together.
+        FeatureCacheError: the folder holds features of something else, damaged features or other files; the disk is
+            too full; or the dataset augments on the fly, which stored features would silently undo.
+        ConfigError: the dtype is unknown, or views and augmentation do not go together.
         DataError: the dataset is empty or holds no pictures.
 
     Example:
@@ -94,7 +127,7 @@ def cache_features(
         ([(2, 8, 30, 30)], tensor(0))
     """
     if isinstance(dataset, Mapping):
-        settings = {"views": views, "dtype": dtype, "augment": augment, "batch_size": batch_size}
+        settings: dict[str, Any] = {"views": views, "dtype": dtype, "augment": augment, "batch_size": batch_size}
         settings["include_excitation"] = include_excitation
         return {
             name: cache_features(
@@ -137,19 +170,37 @@ def store_features(
     batch_size: int = 64,
     disable_tqdm: bool | None = None,
 ) -> FeatureDataset:
-    """`cache_features` for one split, in a folder that may depend on the key.
+    """Does the work of `cache_features` for one split, in a folder that may depend on the key.
 
     Args:
         model: Its active adapter says where to cut.
-        samples: The split; of clips the frames are stored, and shown as clips.
-        folder_of: From the key to the folder, or None for memory.
-        include_excitation: As for `cache_features`; `None`: as the folder has it, and in a new one where there is ample
-            room.
-        views, dtype, augment, batch_size, disable_tqdm: As for `cache_features`.
+        samples: The split; the frames of clips are stored once each, and shown as clips.
+        folder_of: Takes the key and returns the folder, or None to keep the features in memory.
+        views: As for `cache_features`.
+        dtype: As for `cache_features`.
+        augment: As for `cache_features`.
+        include_excitation: As for `cache_features`. `None` uses an existing folder as it is, and stores u in a new one
+            if there is ample room.
+        batch_size: As for `cache_features`.
+        disable_tqdm: As for `cache_features`.
+
+    Returns:
+        The features of the split.
+
+    Raises:
+        UntraceableBackboneError: the backbone could not be cut.
+        FeatureCacheError: as for `cache_features`; or the samples are clips of pixels.
+
+    Example:
+        >>> model = CIAOModel(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), input_size=(3, 8, 8))
+        >>> samples = Samples([{"pixel_values": torch.rand(3, 8, 8), "labels": n} for n in range(2)], None)
+        >>> stored = store_features(model, samples, lambda key: None)
+        >>> stored.views, stored.tensors[0].shape
+        (1, torch.Size([2, 3, 8, 8]))
     """
     if isinstance(samples, ClipSamples):
         rows, samples = samples.rows, samples.frames
-        settings = {"views": views, "dtype": dtype, "augment": augment, "batch_size": batch_size}
+        settings: dict[str, Any] = {"views": views, "dtype": dtype, "augment": augment, "batch_size": batch_size}
         settings |= {"include_excitation": include_excitation, "disable_tqdm": disable_tqdm}
         return store_features(model, samples, folder_of, **settings).clips(rows)
     if isinstance(samples, Samples) and samples.source == "pixel_values" and samples.pixels([0]).ndim == 5:
@@ -165,7 +216,7 @@ def store_features(
         )
     processes = Processes()
     key = model_key(model) | {
-        "dtype": dtype or _name_of(next(model.backbone.parameters()).dtype),
+        "dtype": dtype or storage_dtype(next(model.backbone.parameters()).dtype),
         "views": views,
         "augmentation": None if augment is None else augment.to_dict(),
         "excitation": bool(include_excitation),
@@ -177,52 +228,22 @@ def store_features(
         if include_excitation is None:
             key["excitation"] = _has_ample_room(model, key, folder, processes)
         extract = _extractor(model, samples, augment, key)
-        return _in_memory(key, _layout(model, key), samples, extract, batch_size, disable_tqdm)
+        return _in_memory(key, features_layout(model, key), samples, extract, batch_size, disable_tqdm)
     files = FeatureFiles(folder, key)
     if not all(processes.collect([files.complete])):
-        with processes.alone(files.lock_file, lambda: _tell_of_others(folder, disable_tqdm)):
+        with processes.exclusively(files.lock_file, lambda: _say_that_it_waits(folder, disable_tqdm)):
             files = FeatureFiles(folder, key)  # others may have stored them meanwhile
             processes.wait_for_everyone()  # nobody writes before all have looked
             if include_excitation is None and files.layout is None:
                 key["excitation"] = _has_ample_room(model, key, folder, processes)
             if not files.complete:
                 extract = _extractor(model, samples, augment, files.key)
-                files = _fill(files, _layout(model, files.key), samples, extract, batch_size, processes, disable_tqdm)
+                files = _fill(
+                    files, features_layout(model, files.key), samples, extract, batch_size, processes, disable_tqdm
+                )
     return FeatureDataset(
-        files.key, files.layout, samples.labels(), folder=files.folder, label_names=samples.label_names
+        files.key, files.stored_layout, samples.labels(), folder=files.folder, label_names=samples.label_names
     )
-
-
-def model_key(model: CIAOModel) -> dict[str, Any]:
-    """The part of a key that says which model made features: backbone, cut (of the active adapter) and preprocessing.
-
-    Raises:
-        UntraceableBackboneError: the backbone could not be cut.
-    """
-    opened = model.opened
-    if not opened.traceable:
-        raise UntraceableBackboneError(
-            f"{type(model.backbone).__name__} could not be cut in two, so there are no features to keep "
-            f"({opened.reason}). Train with `feature_cache='never'`."
-        )
-    return {
-        "backbone": model.backbone_signature(),
-        "backbone_dtype": str(next(model.backbone.parameters()).dtype).removeprefix("torch."),
-        "targets": list(opened.targets),
-        "preprocessing": None if model.preprocessing is None else model.preprocessing.to_dict(),
-        "input_size": list(model.input_size),
-    }
-
-
-def feature_bytes(model: CIAOModel, include_excitation: bool = False) -> int:
-    """Bytes that the features of one picture take, in the backbone's dtype.
-
-    Args:
-        model: Its active adapter says where to cut.
-        include_excitation: With u.
-    """
-    key = {"excitation": include_excitation, "dtype": _name_of(next(model.backbone.parameters()).dtype)}
-    return _layout(model, key | {"num_samples": 1, "views": 1}).row_bytes()
 
 
 def _checked_settings(
@@ -239,11 +260,6 @@ def _checked_settings(
     return Augmentation() if augment is None and views > 1 else augment
 
 
-def _name_of(dtype: torch.dtype) -> str:
-    name = str(dtype).removeprefix("torch.")
-    return name if name in DTYPES else "float32"
-
-
 @contextmanager
 def _as_model(model_or_encoder: CIAOModel | nn.Module, dataset: Any) -> Iterator[CIAOModel]:
     if isinstance(model_or_encoder, CIAOModel):
@@ -256,7 +272,9 @@ def _as_model(model_or_encoder: CIAOModel | nn.Module, dataset: Any) -> Iterator
     pixels = first.get("pixel_values") if isinstance(first, Mapping) else None
     preprocessing = Preprocessing.for_backbone(model_or_encoder)
     size = preprocessing.input_size if preprocessing is not None else None
-    model = CIAOModel(model_or_encoder, input_size=size if pixels is None else tuple(torch.as_tensor(pixels).shape))
+    if pixels is not None:
+        size = cast("tuple[int, int, int]", tuple(torch.as_tensor(pixels).shape))
+    model = CIAOModel(model_or_encoder, input_size=size)
     try:
         yield model
     finally:
@@ -265,19 +283,13 @@ def _as_model(model_or_encoder: CIAOModel | nn.Module, dataset: Any) -> Iterator
 
 def _has_ample_room(model: CIAOModel, key: dict[str, Any], folder: Path | None, processes: Processes) -> bool:
     """Whether features and u take no more than a share of what is free, wherever there is a process."""
-    layout = _layout(model, key | {"excitation": True})
+    layout = features_layout(model, key | {"excitation": True})
     needed = layout.row_bytes() * layout.num_rows
     if folder is None:
         ample = needed * processes.count <= SHARE_OF_MEMORY * free_memory()
     else:
         ample = needed <= SHARE_OF_DISK * free_disk(folder)
     return all(processes.collect([ample]))
-
-
-def fingerprint(samples: Samples | StreamSamples, processes: Processes) -> str:
-    """What changes with the pictures and their order, and with nothing else. Every process reads its share."""
-    digests = processes.collect([samples.digest(index) for index in processes.share(len(samples))])
-    return blake2b(b"".join(digests), digest_size=16).hexdigest()
 
 
 def _extractor(
@@ -287,26 +299,21 @@ def _extractor(
 
     def extract(view: int, indices: list[int]) -> tuple[Tensor, ...]:
         pixels = samples.pixels(indices).to(device)
-        if view:
+        if view and augment is not None:
             pixels = augment(pixels, indices, view=view, preprocessing=model.preprocessing)
         features = model.extract_features(pixels, key["excitation"])
         stored = tuple(tensor.to("cpu", DTYPES[key["dtype"]]) for tensor in features)
-        for one, other in zip(features, stored, strict=True):
-            if not all_finite(other):
-                row = indices[int((~other.isfinite()).flatten(1).any(dim=1).nonzero()[0, 0])]
+        for computed, rounded in zip(features, stored, strict=True):
+            if not all_finite(rounded):
+                row = indices[int((~rounded.isfinite()).flatten(1).any(dim=1).nonzero()[0, 0])]
                 what = f"do not fit into {key['dtype']}; store them in bfloat16 or float32"
                 raise FeatureCacheError(
                     f"The features of sample {row} of {samples.name} "
-                    f"{what if all_finite(one) else 'are NaN or infinite: check the weights of the backbone'}."
+                    f"{what if all_finite(computed) else 'are NaN or infinite: check the weights of the backbone'}."
                 )
         return stored
 
     return extract
-
-
-def _layout(model: CIAOModel, key: dict[str, Any]) -> Layout:
-    shapes = (*model.opened.feature_shapes, *(model.opened.excitation_shapes if key["excitation"] else ()))
-    return Layout(shapes, key["dtype"], key["num_samples"] * key["views"])
 
 
 def _batches(rows: list[int], batch_size: int, num_samples: int) -> Iterator[list[int]]:
@@ -316,8 +323,8 @@ def _batches(rows: list[int], batch_size: int, num_samples: int) -> Iterator[lis
             yield batch
 
 
-def _tell(layout: Layout, where: str, processes: Processes | None, disable_tqdm: bool | None) -> Any:
-    """A progress bar over the rows that are left; the size is told first."""
+def _progress_bars(layout: FeatureLayout, where: str, processes: Processes | None, disable_tqdm: bool | None) -> Any:
+    """Prints the size of the features and returns a function that opens a progress bar over a number of rows."""
     from tqdm.auto import tqdm
 
     quiet = disable_tqdm if disable_tqdm is not None else not sys.stderr.isatty()
@@ -328,16 +335,16 @@ def _tell(layout: Layout, where: str, processes: Processes | None, disable_tqdm:
     return lambda total: tqdm(total=total, desc="features", unit="row", disable=quiet, leave=False)
 
 
-def _tell_of_others(folder: Path, disable_tqdm: bool | None) -> None:
+def _say_that_it_waits(folder: Path, disable_tqdm: bool | None) -> None:
     from tqdm.auto import tqdm
 
-    if not disable_tqdm:  # also where there is no terminal: who waits in silence seems to hang
+    if not disable_tqdm:  # also without a terminal: a process that waits in silence seems to hang
         tqdm.write(f"Another process stores features in '{folder}'; waiting for it.", file=sys.stderr)
 
 
 def _fill(
     files: FeatureFiles,
-    layout: Layout,
+    layout: FeatureLayout,
     samples: Samples | StreamSamples,
     extract: Callable[[int, list[int]], tuple[Tensor, ...]],
     batch_size: int,
@@ -348,7 +355,7 @@ def _fill(
     problem = None
     if processes.is_main:
         try:
-            files.create(layout) if files.layout is None else files.go_on()
+            files.create(layout) if files.layout is None else files.resume()
         except FeatureCacheError as error:
             problem = str(error)
     problems = [text for text in processes.collect([problem]) if text]
@@ -356,32 +363,32 @@ def _fill(
         raise FeatureCacheError(problems[0])
     if files.layout is None:  # made by another process just now
         files = FeatureFiles(files.folder, files.key)
-    left = files.rows_left().tolist()
-    progress = _tell(files.layout, f"in '{files.folder}'", processes, disable_tqdm)
+    left: list[int] = files.rows_left().tolist()
+    progress = _progress_bars(files.stored_layout, f"in '{files.folder}'", processes, disable_tqdm)
     share = processes.share(len(left))
-    own = samples.own(left) if isinstance(samples, StreamSamples) else left[share.start : share.stop]
+    own = samples.rows_of_this_process(left) if isinstance(samples, StreamSamples) else left[share.start : share.stop]
     processes.wait_for_everyone()  # nobody marks a row before all know what is left
     try:
         with files.writer() as writer, progress(len(own)) as bar:
             for rows in _batches(own, batch_size, num_samples):
                 view = rows[0] // num_samples
                 tensors = extract(view, [row % num_samples for row in rows])
-                for run in runs(rows):
+                for run in consecutive_runs(rows):
                     writer.put(rows[run.start], tuple(tensor[run] for tensor in tensors))
                 bar.update(len(rows))
     except CIAOError as error:
-        files.fail(str(error))
+        files.mark_failed(str(error))
         raise
     processes.wait_for_everyone()
     if processes.is_main:
-        files.finish()
+        files.mark_complete()
     processes.wait_for_everyone()
     return files
 
 
 def _in_memory(
     key: dict[str, Any],
-    layout: Layout,
+    layout: FeatureLayout,
     samples: Samples | StreamSamples,
     extract: Callable[[int, list[int]], tuple[Tensor, ...]],
     batch_size: int,
@@ -394,7 +401,7 @@ def _in_memory(
             "free. Give a `folder`, or store them in dtype='bfloat16'."
         )
     stored = tuple(torch.empty((layout.num_rows, *shape), dtype=DTYPES[layout.dtype]) for shape in layout.shapes)
-    with _tell(layout, "in memory", None, disable_tqdm)(layout.num_rows) as bar:
+    with _progress_bars(layout, "in memory", None, disable_tqdm)(layout.num_rows) as bar:
         for rows in _batches(list(range(layout.num_rows)), batch_size, len(samples)):
             view = rows[0] // len(samples)
             for tensor, part in zip(stored, extract(view, [row % len(samples) for row in rows]), strict=True):

@@ -1,4 +1,4 @@
-"""The processes that work together, as Accelerate sees them."""
+"""The processes that work together, as Accelerate counts them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,22 @@ from ..errors import FeatureCacheError, LaunchError
 if TYPE_CHECKING:
     from filelock import FileLock
 
-_SECONDS_BETWEEN_SIGNS = 30.0  # of those who wait with the main process; without one they would give up after minutes
+__all__ = ["Processes", "check_launch"]
+
+# Processes that wait together exchange a sign this often; without it they would give up after minutes.
+_SECONDS_BETWEEN_SIGNS = 30.0
 
 
 class Processes:
-    """Which process this is and how many there are; loads Accelerate only where there are several.
+    """Knows which process this is and how many there are; loads Accelerate only if there are several.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        count: Number of processes.
 
     Raises:
-        LaunchError: several were started that do not see one another: each would do all the work, over the others'
-            files.
+        LaunchError: several processes were started that do not see one another; each would do all the work, over the
+            others' files.
 
     Example:
         >>> processes = Processes()
@@ -42,16 +49,16 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes and prints."""
+        """Whether this is the process that writes and prints, number 0."""
         return self.rank == 0
 
     @contextmanager
-    def alone(self, path: Path, waiting: Callable[[], object]) -> Iterator[None]:
-        """These processes together, and none that was started apart from them, which waits or is waited for.
+    def exclusively(self, path: Path, waiting: Callable[[], object]) -> Iterator[None]:
+        """Lets these processes work together while processes that were started separately wait, or waits for them.
 
         Args:
-            path: The lock file; the main process holds it, and a kill lets go of it.
-            waiting: Called once by the main process, if others are to be waited for.
+            path: The lock file; the main process holds it, and loses it when it is killed.
+            waiting: Called once by the main process if it has to wait.
 
         Raises:
             FeatureCacheError: the lock file cannot be written.
@@ -89,16 +96,35 @@ class Processes:
         return held
 
     def wait_for_everyone(self) -> None:
-        """Returns when every process got here."""
+        """Blocks until every process has called this method."""
         if self._state is not None:
             self._state.wait_for_everyone()
 
     def share(self, count: int) -> range:
-        """This process's part of so many things in a row."""
+        """The part of `count` items that this process takes.
+
+        Args:
+            count: Number of items, 0 or more.
+
+        Example:
+            >>> Processes().share(5)
+            range(0, 5)
+        """
         return range(count * self.rank // self.count, count * (self.rank + 1) // self.count)
 
     def collect(self, values: list[Any]) -> list[Any]:
-        """The lists of all processes, one after the other."""
+        """Joins the lists of all processes, in the order of their ranks.
+
+        Args:
+            values: The list of this process; its items must be picklable.
+
+        Returns:
+            The same list in every process.
+
+        Example:
+            >>> Processes().collect(["mine"])
+            ['mine']
+        """
         if self._state is None:
             return values
         from accelerate.utils import gather_object
@@ -107,10 +133,16 @@ class Processes:
 
 
 def check_launch(num_processes: int) -> None:
-    """Refuses a launch that started several processes, each of which believes to be alone.
+    """Refuses a launch that started several processes, each of which believes that it is the only one.
+
+    Args:
+        num_processes: The number of processes that Accelerate counts.
 
     Raises:
         LaunchError: `WORLD_SIZE` says more than one, and Accelerate counts one.
+
+    Example:
+        >>> check_launch(num_processes=1)  # fine, unless WORLD_SIZE says otherwise
     """
     started = os.environ.get("WORLD_SIZE", "1")
     if num_processes == 1 and started.isdigit() and int(started) > 1:

@@ -1,11 +1,8 @@
-"""A dataset as the library reads it: labels all at once, pixels by batch, and a fingerprint of what it shows."""
+"""Reads datasets for training: labels all at once, pixels by batch, and a digest of each picture."""
 
 from __future__ import annotations
 
-import hashlib
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +15,17 @@ from ..data.clip_rows import Clips
 from ..errors import CIAOError, DataError, TrainingError, listed
 from ..labels import check_labels
 from ..preprocessing import Preprocessing
-from ..preprocessing.pictures import open_picture
+from .digests import digest_of, picture_digest
+
+__all__ = [
+    "ClipSamples",
+    "Samples",
+    "check_labels_of",
+    "keys_of",
+    "labels_as_tensor",
+    "samples_of",
+    "stack_pixels",
+]
 
 _LABEL_KEYS = ("labels", "label")
 
@@ -27,13 +34,20 @@ class Samples:
     """Reads a `datasets.Dataset` with `image` and `label`, or a map-style dataset of `pixel_values` and `labels`.
 
     Args:
-        dataset: One split. A `labels` attribute of a map-style dataset, a row per sample, spares reading every sample
-            for its label.
-        preprocessing: For the pictures of an `image` column.
-        name: What to call it in messages.
+        dataset: One split. If a map-style dataset has an attribute `labels`, one row per sample, the samples are not
+            read for their labels.
+        preprocessing: Prepares the pictures of an `image` column.
+        name: Name of the dataset in messages.
+
+    Attributes:
+        source: The key of the pictures in a sample: `"image"` or `"pixel_values"`.
+        label_key: The key of the labels: `"labels"`, `"label"`, or None without labels.
 
     Raises:
-        DataError: it is empty, no single split, or its samples have neither pictures nor pixels.
+        DataError: the dataset is empty, consists of several splits, or its samples have neither pictures nor pixels.
+
+    Shapes:
+        `pixels` returns `(B, C, H, W)` floats; `labels` returns `(N,)` or `(N, L)`.
 
     Example:
         >>> faces = [{"pixel_values": torch.full((3, 8, 8), n / 2), "labels": n} for n in range(2)]
@@ -70,7 +84,7 @@ class Samples:
 
     @property
     def frames(self) -> Samples:
-        """What the trunk runs over: these samples themselves; of `ClipSamples` their frames."""
+        """The samples that go through the trunk: these samples themselves (for `ClipSamples`, their frames)."""
         return self
 
     def _batch(self, indices: Sequence[int], key: str) -> list[Any]:
@@ -88,18 +102,28 @@ class Samples:
         return self._columns[key]
 
     def pixels(self, indices: Sequence[int]) -> Tensor:
-        """`(B, C, H, W)` as the encoder is fed.
+        """Reads the pixels of a batch, prepared for the encoder.
+
+        Args:
+            indices: Numbers of the samples.
+
+        Returns:
+            `(B, C, H, W)`.
 
         Raises:
             DataError: a picture cannot be read, or pixel values differ in shape or are not finite; names the sample.
         """
         values = self._batch(indices, self.source)
-        if self.source == "image":
+        if self.source == "image" and self.preprocessing is not None:
             return self.preprocessing(values)
-        return stacked(values, indices, self.name)
+        return stack_pixels(values, indices, self.name)
 
     def labels(self) -> Tensor | None:
-        """Labels of all samples, a row each; None where there are none."""
+        """Reads the labels of all samples, `(N,)` or `(N, L)`; None if there are none.
+
+        Raises:
+            DataError: they are no numbers of one shape.
+        """
         if self.label_key is None:
             return None
         own = getattr(self.dataset, "labels", None)
@@ -109,20 +133,27 @@ class Samples:
             values = own
         else:
             values = self._batch(range(len(self)), self.label_key)
-        return as_tensor(values, self.name)
+        return labels_as_tensor(values, self.name)
 
     @property
     def is_fixed(self) -> bool:
-        """Whether it is a table, which nobody changes in place; a list or a dataset of one's own may be."""
+        """Whether the dataset is a table, which nobody changes in place, unlike a list or a dataset of your own."""
         return self._is_plain
 
     @property
     def label_names(self) -> list[str] | None:
-        """Names of the classes in the order of their ids, where the dataset has any."""
+        """Names of the classes in the order of their ids, or None."""
         return getattr(self.dataset.features.get(self.label_key), "names", None) if self._is_table else None
 
     def digest(self, index: int) -> bytes:
-        """16 bytes that change with what the sample shows; its label does not count."""
+        """Hashes the picture of a sample; its label does not count.
+
+        Args:
+            index: Number of the sample.
+
+        Returns:
+            16 bytes.
+        """
         if self._is_plain and self.source == "image":
             value = self._undecoded()[index]["image"]
             mode = getattr(self.dataset.features["image"], "mode", None)
@@ -141,7 +172,7 @@ class Samples:
         return self._raw
 
     def shows_the_same_twice(self) -> bool:
-        """Whether a sample asked for again is the same: no, where the dataset augments on the fly, even if seldom.
+        """Whether a sample that is read again is the same; False if the dataset augments on the fly, even if seldom.
 
         Samples from all over the dataset are compared, 64 times in all: a few of them are easily the same by chance.
         """
@@ -154,15 +185,29 @@ class Samples:
 
 
 class ClipSamples:
-    """`Clips` as the library reads them: what is stored and told apart are the frames, once each.
+    """Reads `Clips` as `Samples` reads pictures; features are stored once for each frame, not for each clip.
 
     Args:
-        clips: Of one split.
-        preprocessing, name: As for `Samples`.
+        clips: The clips of one split.
+        preprocessing: As for `Samples`.
+        name: As for `Samples`.
 
     Attributes:
-        frames: The rows of frames.
-        rows: `(clips, frames)`, which of them are whose.
+        frames: The rows of frames as `Samples`.
+        rows: Numbers of the frames of each clip, `(clips, frames)`.
+
+    Raises:
+        DataError: there is no clip; or as for `Samples`.
+
+    Shapes:
+        `pixels` returns `(B, T, C, H, W)` floats; `labels` returns `(N,)` or `(N, L)`.
+
+    Example:
+        >>> from ciao_peft.data import clips
+        >>> faces = [{"pixel_values": torch.rand(3, 8, 8), "label": 1, "clip": n // 2} for n in range(4)]
+        >>> samples = ClipSamples(clips(faces, frames=2), None)
+        >>> samples.pixels([1]).shape, samples.labels()
+        (torch.Size([1, 2, 3, 8, 8]), tensor([1, 1]))
     """
 
     def __init__(self, clips: Clips, preprocessing: Preprocessing | None, name: str = "the dataset"):
@@ -176,43 +221,75 @@ class ClipSamples:
         return len(self.rows)
 
     def pixels(self, indices: Sequence[int]) -> Tensor:
-        """`(B, T, C, H, W)`; errors as for `Samples`."""
+        """Reads the pixels of a batch of clips.
+
+        Args:
+            indices: Numbers of the clips.
+
+        Returns:
+            `(B, T, C, H, W)`.
+
+        Raises:
+            DataError: as for `Samples`.
+        """
         rows = self.rows[np.asarray(indices, dtype=np.int64)]
-        return self.frames.pixels(rows.flatten()).unflatten(0, rows.shape)
+        return self.frames.pixels(rows.flatten().tolist()).unflatten(0, rows.shape)
 
     def labels(self) -> Tensor | None:
-        """Labels of all clips, a row each; None where there are none."""
+        """Reads the labels of all clips, one row each; None if there are none."""
         labels = self.frames.labels()
         return None if labels is None else labels[torch.from_numpy(self.rows[:, 0])]
 
     @property
     def is_fixed(self) -> bool:
-        """As for `Samples`."""
+        """Whether the rows of frames are a table; see `Samples.is_fixed`."""
         return self.frames.is_fixed
 
     def shows_the_same_twice(self) -> bool:
-        """As for `Samples`."""
+        """Whether a frame that is read again is the same; see `Samples.shows_the_same_twice`."""
         return self.frames.shows_the_same_twice()
 
 
 def samples_of(dataset: Any, preprocessing: Preprocessing | None, name: str = "the dataset") -> Samples | ClipSamples:
-    """A dataset as the library reads it; errors as for `Samples`."""
+    """Wraps a dataset to read it: `ClipSamples` for `Clips`, `Samples` for anything else.
+
+    Args:
+        dataset: One split.
+        preprocessing: As for `Samples`.
+        name: Name of the dataset in messages.
+
+    Raises:
+        DataError: as for `Samples`.
+
+    Example:
+        >>> len(samples_of([{"pixel_values": torch.rand(3, 8, 8)}], None))
+        1
+    """
     return (ClipSamples if isinstance(dataset, Clips) else Samples)(dataset, preprocessing, name)
 
 
 def check_labels_of(data: Any, config: CIAOConfig, name: str) -> Tensor:
-    """Labels of all samples, if an adapter with this config can learn them.
+    """Reads the labels of a dataset and checks that an adapter with this config can learn them.
 
     Args:
         data: `Samples` or a `FeatureDataset`.
-        config: Of the adapter.
-        name: What to call the dataset in messages.
+        config: The config of the adapter.
+        name: Name of the dataset in messages.
+
+    Returns:
+        One row per sample: `(N,)` class ids, or `(N, L)` values, labels or distributions.
 
     Raises:
-        TrainingError: there are none, or their names come in another order than the config's.
-        InputError: one of them is out of range or not finite; says which row.
+        TrainingError: there are no labels, or their names come in another order than the config's.
+        InputError: a label is out of range or not finite; says in which row.
+
+    Example:
+        >>> faces = [{"pixel_values": torch.rand(3, 8, 8), "labels": n} for n in range(2)]
+        >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=2)
+        >>> check_labels_of(Samples(faces, None), config, "the faces")
+        tensor([0, 1])
     """
-    labels, names, expected = data.labels, data.label_names, list(config.id2label.values())
+    labels, names, expected = data.labels, data.label_names, list((config.id2label or {}).values())
     labels = labels() if callable(labels) else labels
     if labels is None:
         raise TrainingError(f"{name} has no labels: a sample needs 'labels' or 'label' beside its pixels.")
@@ -228,10 +305,22 @@ def check_labels_of(data: Any, config: CIAOConfig, name: str) -> Tensor:
 
 
 def keys_of(first: Any, preprocessing: Preprocessing | None, name: str) -> tuple[str, str | None]:
-    """Under which keys a sample has its picture and its label, None for no label.
+    """Finds the keys under which a sample has its picture and its label.
+
+    Args:
+        first: A sample.
+        preprocessing: Needed for pictures that are not prepared yet.
+        name: Name of the dataset in messages.
+
+    Returns:
+        `"pixel_values"` or `"image"`, and `"labels"`, `"label"` or None.
 
     Raises:
-        DataError: it has neither picture nor pixels, or a picture that nobody knows how to prepare.
+        DataError: the sample has neither picture nor pixels, or a picture without a preprocessing.
+
+    Example:
+        >>> keys_of({"pixel_values": 0.5, "label": 1}, None, "the faces")
+        ('pixel_values', 'label')
     """
     keys = set(first) if isinstance(first, Mapping) else set()
     source = next((key for key in ("pixel_values", "image") if key in keys), None)
@@ -246,11 +335,23 @@ def keys_of(first: Any, preprocessing: Preprocessing | None, name: str) -> tuple
     return source, next((key for key in _LABEL_KEYS if key in keys), None)
 
 
-def stacked(values: Sequence[Any], indices: Sequence[int], name: str) -> Tensor:
-    """`pixel_values` of these samples as one tensor.
+def stack_pixels(values: Sequence[Any], indices: Sequence[int], name: str) -> Tensor:
+    """Stacks the `pixel_values` of samples into one tensor.
+
+    Args:
+        values: Pixels of each sample, `(C, H, W)`: tensors, arrays or nested lists.
+        indices: Numbers of the samples, for messages.
+        name: Name of the dataset in messages.
+
+    Returns:
+        `(B, C, H, W)`.
 
     Raises:
-        DataError: they differ in shape or are not finite; names the sample.
+        DataError: the pixels differ in shape or are not finite; names the sample.
+
+    Example:
+        >>> stack_pixels([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)], [0, 1], "the faces").shape
+        torch.Size([2, 3, 8, 8])
     """
     values = [torch.as_tensor(value) for value in values]
     if len(shapes := {tuple(value.shape) for value in values}) > 1:
@@ -264,25 +365,23 @@ def stacked(values: Sequence[Any], indices: Sequence[int], name: str) -> Tensor:
     return torch.stack(values)
 
 
-def picture_bytes(value: Mapping[str, Any]) -> bytes:
-    """The file of a picture that was not decoded, wherever it lies."""
-    if value.get("bytes") is not None:
-        return value["bytes"]
-    if "://" not in value["path"]:
-        return Path(value["path"]).read_bytes()
-    from datasets.utils.file_utils import xopen  # in an archive, or far away
+def labels_as_tensor(values: Any, name: str) -> Tensor:
+    """Turns the labels of all samples into a tensor.
 
-    with xopen(value["path"], "rb") as file:
-        return file.read()
+    Args:
+        values: A tensor, an array, or a list of numbers, lists, arrays or tensors, one per sample.
+        name: Name of the dataset in messages.
 
+    Returns:
+        `(N,)` or `(N, L)`.
 
-def picture_digest(value: Mapping[str, Any], mode: str | None) -> bytes:
-    """16 bytes that change with the file of a picture and with the mode it is turned into."""
-    return hashlib.blake2b(f"{mode}\0".encode() + picture_bytes(value), digest_size=16).digest()
+    Raises:
+        DataError: they are no numbers of one shape.
 
-
-def as_tensor(values: Any, name: str) -> Tensor:
-    """Labels of all samples, a row each."""
+    Example:
+        >>> labels_as_tensor([[0.5, 0.1], [0.2, -0.3]], "the faces").shape
+        torch.Size([2, 2])
+    """
     if isinstance(values, Tensor):
         return values
     try:
@@ -294,20 +393,3 @@ def as_tensor(values: Any, name: str) -> Tensor:
         return torch.as_tensor(array)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"The labels of {name} are no numbers of one shape: {error}.") from None
-
-
-def digest_of(value: Any) -> bytes:
-    """16 bytes that change with an array, a tensor, a file at a path, or what a picture shows once it is prepared."""
-    if isinstance(value, (str, Path)):
-        return hashlib.blake2b(Path(value).read_bytes(), digest_size=16).digest()
-    pillow = sys.modules.get("PIL.Image")  # nobody has a picture who did not import it
-    if pillow is not None and isinstance(value, pillow.Image):
-        value = open_picture(value)
-        if value.mode in ("P", "PA") or ("transparency" in value.info and value.mode in ("1", "L", "RGB")):
-            value = value.convert("RGBA")  # the same numbers mean something else with another palette
-    kind = getattr(value, "mode", "")
-    if isinstance(value, Tensor):
-        kind, value = str(value.dtype), value.detach().cpu().contiguous().view(torch.uint8).numpy()
-    array = np.ascontiguousarray(value)
-    header = f"{kind}\0{array.dtype.str}\0{array.shape}\0".encode()
-    return hashlib.blake2b(header + array.tobytes(), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""Rows of tensors in flat files that are mapped into memory, and what says whose they are."""
+"""Rows of tensors in flat files that are mapped into memory, with an index that says whose features they are."""
 
 from __future__ import annotations
 
@@ -6,27 +6,35 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from ..errors import FeatureCacheError, listed
 from ..saving.files import write_file
+from .layout import DTYPES, FeatureLayout, free_disk, map_tensors, readable_size, tensor_file
+
+__all__ = [
+    "DONE_FILE",
+    "FORMAT_VERSION",
+    "INDEX_FILE",
+    "FeatureFiles",
+    "FeatureWriter",
+    "consecutive_runs",
+    "key_hash",
+]
 
 FORMAT_VERSION = 1
 INDEX_FILE = "index.json"
 DONE_FILE = "done.bin"
 _ASIDE = f".{INDEX_FILE}*.tmp"  # an index while it is written; a kill may leave one behind
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SECONDS_BETWEEN_SYNCS = 0.5
 _SPOTS = 64
 _KEY_NAMES = {
@@ -45,7 +53,13 @@ _KEY_NAMES = {
 
 
 def key_hash(key: dict[str, Any]) -> str:
-    """A short name for a key, the same wherever and whenever it is computed, with u or without.
+    """A short name for a key, the same on every machine; whether u is stored does not change it.
+
+    Args:
+        key: Whose features they are, as plain data.
+
+    Returns:
+        16 hexadecimal digits.
 
     Example:
         >>> key_hash({"views": 1, "data": "0f"}) == key_hash({"data": "0f", "views": 1})
@@ -55,97 +69,59 @@ def key_hash(key: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(whose, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def readable_size(num_bytes: float) -> str:
-    """Bytes in the unit that fits.
-
-    Example:
-        >>> readable_size(1_234_000_000)
-        '1.23 GB'
-    """
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if num_bytes < 999.5 or unit == "TB":
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    raise AssertionError
-
-
-def free_memory() -> float:
-    """Bytes of main memory that can be had without swapping; infinite where the system does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return float("inf")
-
-
-def free_disk(folder: Path) -> int:
-    """Bytes that are free where a folder is, or will be."""
-    there = folder.resolve()
-    while not there.exists():
-        there = there.parent
-    return shutil.disk_usage(there).free
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What the files hold: `num_rows` rows of several tensors.
-
-    Args:
-        shapes: Of one row of each tensor.
-        dtype: Of all of them: `"float32"`, `"bfloat16"` or `"float16"`.
-        num_rows: Samples times views; view v of sample i is row `v * samples + i`.
-    """
-
-    shapes: tuple[tuple[int, ...], ...]
-    dtype: str
-    num_rows: int
-
-    def row_bytes(self) -> int:
-        """Bytes of one row of all tensors together."""
-        return sum(torch.Size(shape).numel() for shape in self.shapes) * DTYPES[self.dtype].itemsize
-
-    def file_bytes(self, index: int) -> int:
-        """Bytes of the file of one tensor."""
-        return torch.Size(self.shapes[index]).numel() * DTYPES[self.dtype].itemsize * self.num_rows
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {"shapes": [list(shape) for shape in self.shapes], "dtype": self.dtype, "num_rows": self.num_rows}
-
-
-def tensor_file(folder: Path, index: int) -> Path:
-    """Where tensor number `index` lies."""
-    return folder / f"features.{index}.bin"
-
-
 class FeatureFiles:
-    """A folder of features while it is filled and when it is read.
+    """A folder of features, while it is filled and when it is read.
 
     Args:
         folder: Holds `index.json`, `features.<n>.bin` and, until it is complete, `done.bin` with a byte per row.
-        key: Whose features they are. A folder with u serves a key without; the key is then the folder's.
+        key: Whose features they are. A folder with u serves a key without u; `key` is then the folder's.
+
+    Attributes:
+        layout: Shapes, dtype and number of the rows; None before `create`.
+        complete: Whether every row is written.
 
     Raises:
         FeatureCacheError: the folder holds something else, or features of something else; names what differs.
+
+    Shapes:
+        Tensor n is `(num_rows, ...)`, with the rest of its shape from the layout.
+
+    Example:
+        >>> import tempfile
+        >>> files = FeatureFiles(tempfile.mkdtemp(), {"views": 1, "excitation": False})
+        >>> files.create(FeatureLayout(((2,),), "float32", num_rows=3))
+        >>> with files.writer() as writer:
+        ...     writer.put(0, (torch.tensor([[1.0, 2.0], [3.0, 4.0]]),))
+        >>> files.rows_left().tolist()
+        [2]
     """
 
-    def __init__(self, folder: str | os.PathLike, key: dict[str, Any]):
+    def __init__(self, folder: str | os.PathLike[str], key: dict[str, Any]):
         self.folder = Path(folder)
         self.key = key
-        self.layout: Layout | None = None
+        self.layout: FeatureLayout | None = None
         self.complete = False
         self._failed = False
         self._read_index()
 
     @property
     def lock_file(self) -> Path:
-        """What those who store here hold, one after the other: beside the folder, which holds nothing but features."""
+        """The lock that a process holds while it stores here; next to the folder, which holds features alone."""
         folder = self.folder.resolve()
         return folder.parent / f".{folder.name}.lock"
 
-    def _refuse(self, what: str) -> None:
+    @property
+    def stored_layout(self) -> FeatureLayout:
+        """The layout of a folder that has been created.
+
+        Raises:
+            FeatureCacheError: there are no files yet.
+        """
+        if self.layout is None:
+            self._refuse("are not there yet")
+        return self.layout
+
+    def _refuse(self, what: str) -> NoReturn:
         raise FeatureCacheError(
             f"The stored features in '{self.folder}' {what}. Delete that folder, or give another one."
         )
@@ -156,7 +132,7 @@ class FeatureFiles:
             version, key, layout, complete = (index[name] for name in ("format_version", "key", "layout", "complete"))
             key = {"excitation": False} | key  # as it was before u could be stored
             shapes = tuple(tuple(shape) for shape in layout["shapes"])
-            self.layout = Layout(shapes, layout["dtype"], layout["num_rows"])
+            stored = self.layout = FeatureLayout(shapes, layout["dtype"], layout["num_rows"])
             spots, self._failed = index.get("spots"), bool(index.get("failed"))
         except (FileNotFoundError, NotADirectoryError):
             return
@@ -175,7 +151,7 @@ class FeatureFiles:
                 self._refuse("are without u, for which `include_excitation=True` asks")
             self._refuse(f"belong to {'; '.join(_KEY_NAMES.get(n, n) for n in changed) or 'something else'}")
         for index in range(len(shapes)):
-            path, expected = tensor_file(self.folder, index), self.layout.file_bytes(index)
+            path, expected = tensor_file(self.folder, index), stored.file_bytes(index)
             size = path.stat().st_size if path.exists() else None
             if size != expected:
                 self._refuse(f"are damaged: '{path.name}' has {size} bytes where {expected} were written")
@@ -185,8 +161,11 @@ class FeatureFiles:
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
-    def create(self, layout: Layout) -> None:
+    def create(self, layout: FeatureLayout) -> None:
         """Makes empty files for all rows.
+
+        Args:
+            layout: Shapes, dtype and number of the rows.
 
         Raises:
             FeatureCacheError: the disk has no room for them, or the folder holds other things.
@@ -195,9 +174,9 @@ class FeatureFiles:
             for path in (self.folder / INDEX_FILE, self.folder / DONE_FILE, *self.folder.glob("features.*.bin")):
                 path.unlink(missing_ok=True)
         if self.folder.exists():
-            there = {p.name for p in self.folder.iterdir()} if self.folder.is_dir() else {self.folder.name}
+            names = {p.name for p in self.folder.iterdir()} if self.folder.is_dir() else {self.folder.name}
             ours = {DONE_FILE, *(tensor_file(self.folder, i).name for i in range(len(layout.shapes)))}
-            foreign = {name for name in there - ours if not fnmatchcase(name, _ASIDE)}
+            foreign = {name for name in names - ours if not fnmatchcase(name, _ASIDE)}
             if foreign:
                 self._refuse(f"are none: {listed(foreign)} lies there")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -214,36 +193,43 @@ class FeatureFiles:
         self.layout = layout
         self._write_index({"complete": False})
 
-    def go_on(self) -> None:
-        """Takes up an interrupted pass; that an earlier one failed is forgotten."""
+    def resume(self) -> None:
+        """Continues an interrupted pass, and forgets that an earlier one failed."""
         if self._failed:
             self._write_index({"complete": False})
             self._failed = False
 
     def _write_index(self, more: dict[str, Any]) -> None:
-        content = {"format_version": FORMAT_VERSION, "key": self.key, "layout": self.layout.to_dict(), **more}
+        content = {"format_version": FORMAT_VERSION, "key": self.key, "layout": self.stored_layout.to_dict(), **more}
         write_file(self.folder / INDEX_FILE, json.dumps(content, indent=2))
 
     def rows_left(self) -> Tensor:
-        """Numbers of the rows that are not written yet, in order."""
+        """Numbers of the rows that are not written yet, in ascending order, `(rows,)` int64.
+
+        Raises:
+            FeatureCacheError: the file that marks written rows is damaged.
+        """
+        num_rows = self.stored_layout.num_rows
         path = self.folder / DONE_FILE
         content = path.read_bytes() if path.exists() else b""
-        if len(content) != self.layout.num_rows:
-            self._refuse(
-                f"are damaged: '{DONE_FILE}' has {len(content)} bytes where {self.layout.num_rows} were written"
-            )
+        if len(content) != num_rows:
+            self._refuse(f"are damaged: '{DONE_FILE}' has {len(content)} bytes where {num_rows} were written")
         return (torch.frombuffer(bytearray(content), dtype=torch.uint8) == 0).nonzero().flatten()
 
     def writer(self) -> FeatureWriter:
-        """For filling in rows, in any order and from several processes."""
-        return FeatureWriter(self.folder, self.layout)
+        """Opens the files to fill in rows, in any order and from several processes; use it in a `with` block."""
+        return FeatureWriter(self.folder, self.stored_layout)
 
-    def fail(self, reason: str) -> None:
-        """Notes that the samples could not be read to their end: the folder may be filled anew from mended ones."""
+    def mark_failed(self, reason: str) -> None:
+        """Notes that the samples could not be read to their end; the folder may be filled anew from mended samples.
+
+        Args:
+            reason: The message of the error.
+        """
         with contextlib.suppress(OSError):  # of a note that another process makes as well
             self._write_index({"complete": False, "failed": reason})
 
-    def finish(self) -> None:
+    def mark_complete(self) -> None:
         """Marks the folder as complete."""
         self._write_index({"complete": True, "spots": self._spots()})
         for path in (self.folder / DONE_FILE, *self.folder.glob(_ASIDE)):
@@ -252,10 +238,11 @@ class FeatureFiles:
 
     def _spots(self) -> list[int]:
         """Checksums of some rows of every tensor: cheap, and no other file of this size has them."""
-        rows = sorted({round(i * (self.layout.num_rows - 1) / (_SPOTS - 1)) for i in range(_SPOTS)})
+        layout = self.stored_layout
+        rows = sorted({round(i * (layout.num_rows - 1) / (_SPOTS - 1)) for i in range(_SPOTS)})
         sums = []
-        for index in range(len(self.layout.shapes)):
-            size = self.layout.file_bytes(index) // self.layout.num_rows
+        for index in range(len(layout.shapes)):
+            size = layout.file_bytes(index) // layout.num_rows
             checksum = 0
             with tensor_file(self.folder, index).open("rb") as file:
                 for row in rows:
@@ -267,25 +254,21 @@ class FeatureFiles:
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Each tensor `(num_rows, ...)`, mapped into memory: nothing is read before it is used."""
-        return map_tensors(self.folder, self.layout)
+        """All tensors, `(num_rows, ...)` each, mapped into memory: nothing is read before it is used."""
+        return map_tensors(self.folder, self.stored_layout)
 
 
-def map_tensors(folder: Path, layout: Layout) -> tuple[Tensor, ...]:
-    """The tensors of a complete folder, mapped into memory. Writing to them changes no file."""
-    found = []
-    for index, shape in enumerate(layout.shapes):
-        count = layout.num_rows * torch.Size(shape).numel()
-        flat = torch.from_file(str(tensor_file(folder, index)), shared=False, size=count, dtype=DTYPES[layout.dtype])
-        found.append(flat.view(layout.num_rows, *shape))
-    return tuple(found)
+def consecutive_runs(rows: Sequence[int]) -> Iterator[slice]:
+    """Finds the parts of a batch whose row numbers follow one another.
 
+    Args:
+        rows: Numbers of rows, in ascending order.
 
-def runs(rows: Sequence[int]) -> Iterator[slice]:
-    """Where in a batch rows follow one another.
+    Yields:
+        Slices into `rows`, each as long as possible.
 
     Example:
-        >>> list(runs([3, 4, 7]))
+        >>> list(consecutive_runs([3, 4, 7]))
         [slice(0, 2, None), slice(2, 3, None)]
     """
     breaks = [0, *(place for place in range(1, len(rows)) if rows[place] != rows[place - 1] + 1), len(rows)]
@@ -293,12 +276,19 @@ def runs(rows: Sequence[int]) -> Iterator[slice]:
 
 
 class FeatureWriter:
-    """Fills rows of a folder; after a kill, what it marked as done is on the disk.
+    """Fills in rows of a folder; after a kill, every row that is marked as done is on the disk.
 
-    Use it as a context manager. Rows count as done at most half a second after they were put.
+    Use it as a context manager. Rows are marked as done at most half a second after they were put.
+
+    Args:
+        folder: The folder, with files of the right size.
+        layout: Shapes, dtype and number of the rows.
+
+    Shapes:
+        Tensors are put as `(rows, ...)`, with the rest of their shapes from the layout.
     """
 
-    def __init__(self, folder: Path, layout: Layout):
+    def __init__(self, folder: Path, layout: FeatureLayout):
         self.layout = layout
         self._files = [tensor_file(folder, index).open("r+b") for index in range(len(layout.shapes))]
         self._done = (folder / DONE_FILE).open("r+b")
@@ -319,8 +309,11 @@ class FeatureWriter:
         """Writes rows that follow one another.
 
         Args:
-            first_row: Number of the first.
-            tensors: What crosses the cut, `(rows, ...)` each.
+            first_row: Number of the first row.
+            tensors: The tensors that cross the cut, `(rows, ...)` each, any floating dtype on any device.
+
+        Raises:
+            FeatureCacheError: a tensor has another shape than the layout says.
         """
         for file, shape, tensor in zip(self._files, self.layout.shapes, tensors, strict=True):
             stored = tensor.detach().to("cpu", DTYPES[self.layout.dtype]).contiguous()
@@ -333,7 +326,7 @@ class FeatureWriter:
             self.sync()
 
     def sync(self) -> None:
-        """Brings what was put to the disk, then marks it as done: never the other way round."""
+        """Flushes the rows to the disk and then marks them as done, never the other way round."""
         for file in self._files:
             file.flush()
             os.fsync(file.fileno())

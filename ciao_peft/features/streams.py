@@ -1,4 +1,4 @@
-"""A stream of `datasets` as the library reads it: once for what it shows, then once for every view that is stored."""
+"""Reads a stream of `datasets`: once for digests and labels, then once for every view that is stored."""
 
 from __future__ import annotations
 
@@ -12,18 +12,28 @@ from torch import Tensor
 
 from ..errors import DataError, FeatureCacheError
 from ..preprocessing import Preprocessing
+from .digests import digest_of, picture_bytes, picture_digest
 from .processes import Processes
-from .samples import as_tensor, digest_of, keys_of, picture_bytes, picture_digest, stacked
+from .samples import keys_of, labels_as_tensor, stack_pixels
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
+
+__all__ = ["StreamSamples", "is_stream"]
 
 # Streams whose shards one after the other are the whole; those of `take` or `shuffle` need not be.
 _IN_ORDER = ("ArrowExamplesIterable", "ExamplesIterable")
 
 
 def is_stream(dataset: Any) -> bool:
-    """Whether it is an `IterableDataset` of `datasets`, which gives its samples one after the other only."""
+    """Whether a dataset is an `IterableDataset` of `datasets`, which can only be read from its start.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> table = Dataset.from_dict({"labels": [0, 1]})
+        >>> is_stream(table), is_stream(table.to_iterable_dataset())
+        (False, True)
+    """
     library = sys.modules.get("datasets")  # nobody has a stream who did not import it
     return library is not None and isinstance(dataset, library.IterableDataset)
 
@@ -31,18 +41,26 @@ def is_stream(dataset: Any) -> bool:
 class StreamSamples:
     """Reads an `IterableDataset` with `image` and `label`, or `pixel_values` and `labels`, as `Samples` reads a table.
 
-    Its length, labels and fingerprint come from a first pass in which no picture is decoded. Of several processes each
-    reads some of the shards, those that `split_dataset_by_node` gives it, if there are enough and the stream is as it
-    was loaded; of any other stream each reads everything and prepares its share.
+    Its length, labels and fingerprint come from a first pass in which no picture is decoded. If there are several
+    processes, enough shards, and the stream is as it was loaded, each process reads the shards that
+    `split_dataset_by_node` gives it; of any other stream, each process reads everything and prepares its share.
 
     Args:
-        stream: One split. Where it is split by node already, the whole is meant.
-        preprocessing: For the pictures of an `image` column.
-        processes: Those that share the work; this one alone, when left out.
-        name: What to call it in messages.
+        stream: One split. If it is split by node already, the whole stream is read.
+        preprocessing: Prepares the pictures of an `image` column.
+        processes: The processes that share the work; this one alone when left out.
+        name: Name of the dataset in messages.
+
+    Attributes:
+        source: The key of the pictures in a sample: `"image"` or `"pixel_values"`.
+        label_key: The key of the labels: `"labels"`, `"label"`, or None without labels.
+        label_names: Names of the classes in the order of their ids, or None.
 
     Raises:
-        DataError: it is empty, or its samples have neither pictures nor pixels.
+        DataError: the stream is empty, or its samples have neither pictures nor pixels.
+
+    Shapes:
+        `pixels` returns `(B, C, H, W)` floats; `labels` returns `(N,)` or `(N, L)`.
 
     Example:
         >>> from datasets import Dataset
@@ -101,8 +119,15 @@ class StreamSamples:
     def __len__(self) -> int:
         return len(self._digests)
 
-    def own(self, rows: Iterable[int]) -> list[int]:
-        """Those of some rows, views counted through, that this process reads."""
+    def rows_of_this_process(self, rows: Iterable[int]) -> list[int]:
+        """Selects the rows that this process reads.
+
+        Args:
+            rows: Numbers of stored rows; view v of sample i is row `v * samples + i`.
+
+        Returns:
+            Those of the rows whose sample this process reads, in the same order.
+        """
         mine = {row for number in self._parts for row in self._rows[number]}
         return [row for row in rows if row % len(self) in mine]
 
@@ -112,14 +137,22 @@ class StreamSamples:
                 yield row, sample[self.source]
 
     def pixels(self, indices: Sequence[int]) -> Tensor:
-        """`(B, C, H, W)` as the encoder is fed, of rows that this process reads; quick in their order.
+        """Reads the pixels of a batch, prepared for the encoder.
+
+        Args:
+            indices: Numbers of samples that this process reads; ascending numbers are read fastest.
+
+        Returns:
+            `(B, C, H, W)`.
 
         Raises:
             DataError: as for `Samples`.
-            FeatureCacheError: the stream does not show what it showed before.
+            FeatureCacheError: the stream shows other pictures than in the first pass.
         """
         values = [self._value(int(index)) for index in indices]
-        return self.preprocessing(values) if self.source == "image" else stacked(values, indices, self.name)
+        if self.source == "image" and self.preprocessing is not None:
+            return self.preprocessing(values)
+        return stack_pixels(values, indices, self.name)
 
     def _value(self, index: int) -> Any:
         if index <= self._at:
@@ -127,7 +160,7 @@ class StreamSamples:
         self._at, value = next((entry for entry in self._reader if entry[0] == index), (-1, None))
         if self._at < 0:
             self._refuse(index)
-        if self._picture is None:
+        if self._picture is None or value is None:
             if digest_of(value) != self._digests[index]:
                 self._refuse(index)
             return value
@@ -144,31 +177,35 @@ class StreamSamples:
         )
 
     def labels(self) -> Tensor | None:
-        """Labels of all samples, a row each; None where there are none."""
-        return None if self.label_key is None else as_tensor(self._labels, self.name)
+        """The labels of all samples, `(N,)` or `(N, L)`; None if there are none."""
+        return None if self.label_key is None else labels_as_tensor(self._labels, self.name)
 
     def digest(self, index: int) -> bytes:
-        """As for `Samples`: that of a table with the same pictures."""
+        """The hash of the picture of a sample; the same as `Samples` gives for a table with the same pictures.
+
+        Args:
+            index: Number of the sample.
+        """
         return self._digests[index]
 
     def shows_the_same_twice(self) -> bool:
-        """Seen while it is read again."""
+        """True; every sample is compared with the first pass while it is read again."""
         return True
 
 
 def _parts_of(stream: IterableDataset, processes: Processes | None) -> tuple[dict[int, Iterable[Any]], bool]:
-    """What this process reads, by number, and whether these are shards or every so-manieth row of the whole."""
+    """The parts that this process reads, by number, and whether they are shards or every n-th row of the whole."""
     rank, count = (0, 1) if processes is None else (processes.rank, processes.count)
     if count == 1:
         return {0: stream}, True
     shards = stream.num_shards
     if shards >= count and type(getattr(stream, "_ex_iterable", None)).__name__ in _IN_ORDER:
         return {number: stream.shard(shards, number) for number in range(rank, shards, count)}, True
-    return {rank: _EveryOther(stream, rank, count)}, False
+    return {rank: _EveryNth(stream, rank, count)}, False
 
 
-class _EveryOther:
-    """Every so-manieth sample, as often as one iterates."""
+class _EveryNth:
+    """Every n-th sample, from its start whenever it is iterated."""
 
     def __init__(self, stream: Iterable[Any], first: int, step: int):
         self.stream, self.first, self.step = stream, first, step

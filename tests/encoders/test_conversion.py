@@ -32,7 +32,7 @@ def network():
 
     torch.manual_seed(1)
     features = vgg16(weights=None).features.eval()
-    for layer in features:
+    for layer in features.children():
         if isinstance(layer, nn.Conv2d):
             nn.init.uniform_(layer.bias, -0.1, 0.1)
     return features

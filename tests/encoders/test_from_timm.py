@@ -32,7 +32,7 @@ def test_a_repository_of_timm_comes_without_classifier_and_with_its_preprocessin
     encoder = load_encoder(source)
     assert encoder.name == str(source)
     assert encoder.preprocessing.mean == (0.1, 0.2, 0.3)
-    pixel_values = torch.rand(2, *encoder.input_size)
+    pixel_values = torch.rand((2, *tuple(encoder.input_size)))
     theirs.reset_classifier(0)
     with torch.no_grad():
         assert torch.equal(encoder(pixel_values), theirs(pixel_values))

@@ -12,7 +12,8 @@ import torch
 
 from ciao_peft import cache_features
 from ciao_peft.errors import FeatureCacheError
-from ciao_peft.features.store import FeatureFiles, Layout
+from ciao_peft.features import FeatureLayout
+from ciao_peft.features.store import FeatureFiles
 from helpers.fakes import tiny_backbone
 from helpers.features import counting
 from helpers.killed import faces
@@ -83,17 +84,17 @@ def test_nothing_is_written_and_nobody_waited_for_where_everything_is_stored(tmp
 def test_two_that_write_the_index_at_once_do_not_take_it_from_each_other(tmp_path, monkeypatch):
     key = {"num_samples": 3, "excitation": False}
     one = FeatureFiles(tmp_path / "stored", key)
-    one.create(Layout(((2,),), "float32", 3))
+    one.create(FeatureLayout(((2,),), "float32", 3))
     two, synced, sync = FeatureFiles(tmp_path / "stored", key), [], os.fsync
 
     def and_the_other_writes(number):
         sync(number)
         synced.append(number)
         if len(synced) == 1:
-            two.fail("it could not read a picture")
+            two.mark_failed("it could not read a picture")
 
     monkeypatch.setattr(os, "fsync", and_the_other_writes)
-    one.finish()
+    one.mark_complete()
     assert len(synced) > 1
     assert FeatureFiles(tmp_path / "stored", key).complete
 

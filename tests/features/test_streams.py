@@ -95,7 +95,7 @@ def test_each_process_reads_the_shards_that_its_node_is_given(shards, count):
         processes = of_rank(rank, count)
         processes.collect = lambda values: everything
         samples = StreamSamples(stream, SQUARE, processes)
-        own = samples.own(range(12))
+        own = samples.rows_of_this_process(range(12))
         numbers += own
         assert samples.labels().tolist() == table["label"]
         assert torch.equal(samples.pixels(own), SQUARE([table[row]["image"] for row in own]))

@@ -37,7 +37,8 @@ def model_of():
 def main(folder: Path, num_shards: int) -> None:
     stream, model, processes = table().to_iterable_dataset(num_shards=num_shards), model_of(), Processes()
     stored = cache_features(model, stream, folder / "stored", batch_size=4)
-    own = processes.collect([StreamSamples(stream, model.preprocessing, processes).own(range(len(stored)))])
+    samples = StreamSamples(stream, model.preprocessing, processes)
+    own = processes.collect([samples.rows_of_this_process(range(len(stored)))])
     if processes.is_main:
         result = {"num_processes": processes.count, "labels": stored.labels.tolist(), "own": own}
         (folder / "result.json").write_text(json.dumps(result))

@@ -15,25 +15,50 @@ from ...saving.files import move_into_place, write_file
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+__all__ = [
+    "DESCRIPTION_FILE",
+    "HISTORY_FILE",
+    "describe_training",
+    "digest",
+    "newest_checkpoint",
+    "resume_training",
+    "save_training_checkpoint",
+]
+
 HISTORY_FILE, DESCRIPTION_FILE = "history.json", "ingredients.json"
 # Settings that may change when a training is resumed: its length and its device.
 _FREE = {"num_train_epochs", "cpu"}
 
 
 def describe_training(accelerator: Accelerator, settings: Mapping[str, Any], **data: Any) -> dict[str, Any]:
-    """The settings and data that decide a training's result. A resumed training must have the same.
+    """Describes the settings and data that decide the result of a training; a resumed training must have the same.
 
     Args:
         accelerator: Knows the number of processes.
         settings: Settings of the script. Folders, the number of epochs and `cpu` are left out.
         data: A description of the faces, as plain data.
+
+    Returns:
+        Plain data with the keys `settings`, `data` and `num_processes`.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> alone = SimpleNamespace(num_processes=1)  # in a script, the Accelerator
+        >>> describe_training(alone, {"seed": 3, "output_dir": "runs/a"}, num_faces=10)
+        {'settings': {'seed': 3}, 'data': {'num_faces': 10}, 'num_processes': 1}
     """
     kept = {name: value for name, value in settings.items() if name not in _FREE and not name.endswith("_dir")}
     return {"settings": kept, "data": data, "num_processes": accelerator.num_processes}
 
 
 def digest(values: Iterable[object]) -> str:
-    """A hash of sixteen characters of a list of texts and numbers; the order counts.
+    """Hashes a list of texts and numbers; the order counts.
+
+    Args:
+        values: Texts and numbers.
+
+    Returns:
+        16 hexadecimal digits.
 
     Example:
         >>> digest(["ann", "bea"]) == digest(["bea", "ann"])
@@ -43,7 +68,22 @@ def digest(values: Iterable[object]) -> str:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The `checkpoint-<epochs>` with the most epochs, or None."""
+    """Finds the `checkpoint-<epochs>` with the most epochs.
+
+    Args:
+        folder: The folder of the training.
+
+    Returns:
+        The folder of the checkpoint, or None if there is none.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for epochs in (9, 10):
+        ...     (folder / f"checkpoint-{epochs}").mkdir()
+        >>> newest_checkpoint(folder).name
+        'checkpoint-10'
+    """
     return max(_checkpoints(folder), key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
 
 
@@ -57,8 +97,8 @@ def save_training_checkpoint(
     """Saves the accelerator's state. The checkpoint gets its name once it is complete; older ones are deleted then.
 
     Args:
-        accelerator: Has prepared or registered everything that is to be saved.
-        folder: The training's folder. The history is copied to `history.json` in it.
+        accelerator: Everything to be saved must have been prepared by it or registered with it.
+        folder: The folder of the training. The history is copied to `history.json` in it.
         history: One record per epoch so far, plain data; its length is the checkpoint's number.
         description: What `describe_training` returned.
     """
@@ -77,16 +117,19 @@ def save_training_checkpoint(
     accelerator.wait_for_everyone()
 
 
-def resume(accelerator: Accelerator, folder: Path, description: Mapping[str, Any]) -> list[dict[str, Any]]:
+def resume_training(accelerator: Accelerator, folder: Path, description: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Restores the newest checkpoint and returns its history; an empty list where there is no checkpoint.
 
     Args:
-        accelerator: Gets the state.
-        folder: The training's folder.
+        accelerator: Receives the state.
+        folder: The folder of the training.
         description: What `describe_training` returned; it must equal the checkpoint's.
 
+    Returns:
+        One record per epoch so far.
+
     Raises:
-        TrainingError: the descriptions differ. Nothing was loaded.
+        TrainingError: the descriptions differ. Nothing is loaded then.
     """
     checkpoint = newest_checkpoint(folder)
     if checkpoint is None:
@@ -101,8 +144,8 @@ def resume(accelerator: Accelerator, folder: Path, description: Mapping[str, Any
     return json.loads((checkpoint / HISTORY_FILE).read_text(encoding="utf-8"))
 
 
-def _check_same(there: dict[str, Any], here: dict[str, Any], checkpoint: Path) -> None:
-    was, now = ({**one.pop("settings"), **one.pop("data"), **one} for one in (there, here))
+def _check_same(saved: dict[str, Any], current: dict[str, Any], checkpoint: Path) -> None:
+    was, now = ({**part.pop("settings"), **part.pop("data"), **part} for part in (saved, current))
     names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
     if names:
         changed = "; ".join(f"{name!r} was {was.get(name)!r} and is {now.get(name)!r}" for name in names)

@@ -1,4 +1,4 @@
-"""How well an encoder distinguishes people it was not trained on."""
+"""Measures how well an encoder distinguishes people on whom it was not trained."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
+
+__all__ = ["verification_auc"]
 
 # The last digits of a cosine depend on the order of the sum. Pairs that are equally similar must compare equal.
 _DECIMALS = 12
@@ -17,8 +19,11 @@ def verification_auc(embeddings: Tensor, people: Sequence[Hashable]) -> float:
     This is the area under the ROC curve of the cosines of all pairs; ties count half.
 
     Args:
-        embeddings: `(N, D)`, each of unit length.
-        people: The person on each of the N pictures. Somebody is on two of them, and there are at least two people.
+        embeddings: One embedding of unit length per picture, `(N, D)`.
+        people: The person on each of the N pictures. At least two people, one of them on two pictures, are needed.
+
+    Returns:
+        A number from 0 to 1; 0.5 is chance.
 
     Example:
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
@@ -33,4 +38,4 @@ def verification_auc(embeddings: Tensor, people: Sequence[Hashable]) -> float:
     _, place, count = likeness.unique(return_inverse=True, return_counts=True)
     rank = (count.cumsum(0) - (count - 1).double() / 2)[place]  # ties share their mean rank
     wins = rank[same].sum() - same.sum() * (same.sum() + 1) / 2
-    return (wins / (same.sum() * (~same).sum())).item()
+    return float(wins / (same.sum() * (~same).sum()))

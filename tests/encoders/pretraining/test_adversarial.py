@@ -96,7 +96,7 @@ def test_identity_is_compared_at_five_depths_and_the_network_stays_frozen():
         one, two = torch.rand(2, 2, 3, 64, 64)
     two.requires_grad_()
     seen = []
-    relus = [layer for layer in network.chain if isinstance(layer, nn.ReLU)]
+    relus = [layer for layer in network.chain.children() if isinstance(layer, nn.ReLU)]
     for relu in [relus[i] for i in (0, 1, 3, 4, 6)]:  # seven of them, at fifths of the way
         relu.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
     answer = distance.train()(one, two)

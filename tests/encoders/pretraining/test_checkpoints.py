@@ -16,7 +16,7 @@ from torch import nn
 from ciao_peft.encoders.pretraining.checkpoints import (
     describe_training,
     newest_checkpoint,
-    resume,
+    resume_training,
     save_training_checkpoint,
 )
 from ciao_peft.errors import TrainingError
@@ -60,11 +60,11 @@ def test_only_the_newest_checkpoint_is_kept_and_its_history_lies_beside_it(train
 
 def test_a_run_goes_on_from_weights_and_history_of_the_newest_checkpoint(trained, tmp_path, capsys):
     accelerator, layer = trained
-    assert resume(accelerator, tmp_path, description(trained)) == []
+    assert resume_training(accelerator, tmp_path, description(trained)) == []
     assert newest_checkpoint(tmp_path) is None
     at_epoch(trained, tmp_path, 2)
     nn.init.constant_(layer.weight, 77)
-    assert resume(accelerator, tmp_path, description(trained)) == history(2)
+    assert resume_training(accelerator, tmp_path, description(trained)) == history(2)
     assert layer.weight.item() == 2
     told = capsys.readouterr().out
     assert "resumed from" in told
@@ -86,7 +86,7 @@ def test_a_run_of_other_settings_or_faces_is_not_gone_on_with(changes, message, 
     at_epoch(trained, tmp_path, 2)
     nn.init.constant_(layer.weight, 77)
     with pytest.raises(TrainingError, match=rf"cannot go on: {message} it as it was .* another --output_dir"):
-        resume(accelerator, tmp_path, description(trained, **changes))
+        resume_training(accelerator, tmp_path, description(trained, **changes))
     assert layer.weight.item() == 77
     assert names(tmp_path) == ["checkpoint-2", "history.json"]
 
@@ -94,20 +94,20 @@ def test_a_run_of_other_settings_or_faces_is_not_gone_on_with(changes, message, 
 def test_a_run_of_another_number_of_processes_is_not_gone_on_with(trained, tmp_path):
     at_epoch(trained, tmp_path, 2)
     with pytest.raises(TrainingError, match="'num_processes' was 1 and is 2"):
-        resume(trained[0], tmp_path, description(trained) | {"num_processes": 2})
+        resume_training(trained[0], tmp_path, description(trained) | {"num_processes": 2})
 
 
 def test_more_epochs_another_device_and_other_folders_do_not_stop_a_run_from_going_on(trained, tmp_path):
     at_epoch(trained, tmp_path, 2)
     changed = description(trained, num_train_epochs=9, cpu=False, output_dir="there")
-    assert resume(trained[0], tmp_path, changed) == history(2)
+    assert resume_training(trained[0], tmp_path, changed) == history(2)
 
 
 def test_a_checkpoint_that_does_not_say_what_it_was_made_of_goes_on_and_says_so(trained, tmp_path, capsys):
     """As they were written before checkpoints said it."""
     at_epoch(trained, tmp_path, 2)
     (tmp_path / "checkpoint-2" / "ingredients.json").unlink()
-    assert resume(trained[0], tmp_path, description(trained, learning_rate=0.5)) == history(2)
+    assert resume_training(trained[0], tmp_path, description(trained, learning_rate=0.5)) == history(2)
     told = capsys.readouterr().out
     assert "checkpoint-2' does not say what it was made of: settings and faces cannot be compared" in told
 
@@ -132,7 +132,7 @@ def test_a_history_that_is_no_json_leaves_the_checkpoint_before(trained, tmp_pat
     with pytest.raises(ValueError, match="not JSON compliant"):
         save_training_checkpoint(accelerator, tmp_path, [*history(1), {"loss": float("nan")}], description(trained))
     assert newest_checkpoint(tmp_path).name == "checkpoint-1"
-    assert resume(accelerator, tmp_path, description(trained)) == history(1)
+    assert resume_training(accelerator, tmp_path, description(trained)) == history(1)
 
 
 KILLED = """
@@ -159,10 +159,10 @@ def test_a_run_killed_before_its_checkpoint_has_a_name_goes_on_from_the_one_befo
     assert subprocess.run(command, env=environment, check=False).returncode == -9
     assert names(tmp_path) == ["checkpoint-1", "checkpoint-unfinished", "history.json"]
     accelerator, layer = trained
-    assert resume(accelerator, tmp_path, describe_training(accelerator, {})) == [{"epoch": 1}]
+    assert resume_training(accelerator, tmp_path, describe_training(accelerator, {})) == [{"epoch": 1}]
     assert layer.weight.item() == 1
     at_epoch(trained, tmp_path, 2)  # over what lies unfinished
     torch.nn.init.zeros_(layer.weight)
-    assert resume(accelerator, tmp_path, description(trained)) == history(2)
+    assert resume_training(accelerator, tmp_path, description(trained)) == history(2)
     assert layer.weight.item() == 2
     assert names(tmp_path) == ["checkpoint-2", "history.json"]
