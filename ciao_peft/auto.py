@@ -1,4 +1,4 @@
-"""A model from an adapter alone: its backbone is had by the name the adapter gives."""
+"""Makes a model from an adapter alone, on the backbone that the adapter names."""
 
 from __future__ import annotations
 
@@ -23,12 +23,23 @@ from .preprocessing import Preprocessing
 from .saving.adapter_folder import SavedAdapter
 from .saving.files import MAX_JSON_BYTES, read_json
 
+__all__ = ["AutoCIAOModel"]
+
 
 class AutoCIAOModel:
     """Makes a `CIAOModel` from an adapter alone.
 
     The backbone is one of this library's encoders, an encoder in a repository or folder, a model of timm (`timm/NAME`)
-    or one of transformers, by its repository. No code of a repository is ever run, and no name in a config imported.
+    or one of transformers, by its repository. No code of a repository is ever run, and no name in a config is imported.
+
+    Raises:
+        TypeError: it is called itself; the model comes from `from_pretrained`.
+
+    Example:
+        >>> AutoCIAOModel()
+        Traceback (most recent call last):
+        ...
+        TypeError: Call `AutoCIAOModel.from_pretrained(source)`; it makes a CIAOModel.
     """
 
     def __init__(self) -> None:
@@ -37,7 +48,7 @@ class AutoCIAOModel:
     @classmethod
     def from_pretrained(
         cls,
-        source: str | os.PathLike,
+        source: str | os.PathLike[str],
         adapter_name: str | None = None,
         *,
         preprocessing: Preprocessing | None = None,
@@ -56,7 +67,7 @@ class AutoCIAOModel:
                 backbone's too.
 
         Raises:
-            BackboneError: the adapter names a backbone that cannot be had by name; give it to
+            BackboneError: the adapter names a backbone that cannot be loaded by name; give it to
                 `CIAOModel.from_pretrained`.
             BackboneMismatchError: what goes by that name today is not what the adapter was trained on.
             AdapterFileError, HubError: as `CIAOModel.load_adapter`.
@@ -122,7 +133,7 @@ def _from_timm(saved: SavedAdapter) -> nn.Module:
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """What other libraries raise, as an error that says which backbone it is about."""
+    """Raises the errors of other libraries as one that says which backbone it is about."""
     try:
         yield
     except CIAOError:
@@ -157,8 +168,8 @@ def _from_repository(saved: SavedAdapter, preprocessing: Preprocessing | None, o
 
 def _same_architecture(saved: SavedAdapter, make: Callable[[bool, Any], nn.Module], choices: list[Any]) -> nn.Module:
     """The first choice whose tensors have the names and shapes that the adapter knows, else the first."""
-    wanted = saved.backbone_signature["architecture"]
-    fitting = (choice for choice in choices if _empty_architecture(make, choice) == wanted)
+    architecture = saved.backbone_signature["architecture"]
+    fitting = (choice for choice in choices if _empty_architecture(make, choice) == architecture)
     return make(True, next(fitting, choices[0]))
 
 

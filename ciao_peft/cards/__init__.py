@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .contents import adapter_card, collection_card, encoder_card
+from .contents import adapter_card, card_without_record, collection_card, encoder_card, text_reader
+from .page import merge_cards
 
-__all__ = ["adapter_card", "collection_card", "encoder_card"]
+__all__ = ["adapter_card", "card_without_record", "collection_card", "encoder_card", "merge_cards", "text_reader"]

@@ -15,6 +15,8 @@ from .page import merged_page, page_of, split_page
 from .rendering import render
 from .scores import SCORE, dataset_of, scores_of, seeds_of
 
+__all__ = ["adapter_card", "card_without_record", "collection_card", "encoder_card", "text_reader"]
+
 _DIGEST = re.compile("[0-9a-f]{16}")  # the revision of weights that lay in a folder, or came with this library
 _PROBLEMS = {
     "single_label_classification": "one of {} classes",
@@ -32,7 +34,7 @@ def adapter_card(
     picture: bool = False,
     prepares: bool = True,
 ) -> str:
-    """The card of one adapter.
+    """Writes the card of one adapter.
 
     Args:
         record: The content of its `adapter_config.json`. Under `"training"` it understands `dataset` (a name, or a dict
@@ -83,27 +85,59 @@ def adapter_card(
 def encoder_card(
     record: Mapping[str, Any], name: str, *, existing: str | None = None, num_parameters: int | None = None
 ) -> str:
-    """The card of an encoder, the frozen network under adapters.
+    """Writes the card of an encoder, the frozen network under adapters.
 
     Args:
         record: The content of its `config.json`; `"training"` is understood as in `adapter_card`.
         name: The repository or folder to load it from.
         existing: The present card, as `card_without_record` returns it.
         num_parameters: The number of its parameters.
+
+    Returns:
+        Markdown under a front matter of YAML.
+
+    Example:
+        >>> card = encoder_card({"license": "mit"}, "user/encoder", num_parameters=1000)
+        >>> [line for line in card.splitlines() if line.startswith("#")][0]
+        '# encoder'
     """
     facts = render("encoder.md.jinja", name=name, num_parameters=num_parameters, **_about_training(record, name))
     return merged_page(encoder_metadata(record, name), {"facts": facts}, existing)
 
 
 def collection_card(record: Mapping[str, Any], name: str, subfolders: list[str], existing: str | None = None) -> str:
-    """The card at the root of a repository that holds several adapters, each in a folder with a card of its own."""
+    """Writes the card at the root of a repository that holds several adapters, each in a folder with its own card.
+
+    Args:
+        record: The content of the `adapter_config.json` of one of them.
+        name: The repository.
+        subfolders: The folders of all adapters.
+        existing: The present card; its prose stays.
+
+    Returns:
+        Markdown under a front matter of YAML.
+
+    Example:
+        >>> card = collection_card({"base_model_name_or_path": "small-face"}, "user/worlds", ["jaffe", "fer"])
+        >>> [line for line in card.splitlines() if line.startswith("- [")]
+        ["- [`fer`](fer/README.md): `subfolder='fer'`", "- [`jaffe`](jaffe/README.md): `subfolder='jaffe'`"]
+    """
     folders = sorted(subfolders)
     facts = render("collection.md.jinja", title=title_of(name), subfolders=folders, card_file=CARD_FILE)
     return merged_page(collection_metadata(record), {"facts": facts}, existing)
 
 
-def text_reader(folder: str | os.PathLike) -> Callable[[str], str | None]:
-    """A function that returns the text of a file in the folder, or None if there is no such file."""
+def text_reader(folder: str | os.PathLike[str]) -> Callable[[str], str | None]:
+    """A function that returns the text of a file in the folder, or None if there is no such file.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "README.md").write_text("# A world")
+        9
+        >>> text_reader(folder)("README.md"), text_reader(folder)("LICENSE")
+        ('# A world', None)
+    """
 
     def read(name: str) -> str | None:
         path = Path(folder) / name
@@ -121,6 +155,16 @@ def card_without_record(read: Callable[[str], str | None], record_file: str) -> 
 
     Returns:
         The card with its marked parts unchanged; empty if there is no card.
+
+    Example:
+        >>> files = {"README.md": "---\\nlibrary_name: ciao_peft\\nlicense: mit\\n---\\n# A world",
+        ...          "config.json": '{"ciao_encoder": 1}'}
+        >>> print(card_without_record(files.get, "config.json"))
+        ---
+        license: mit
+        ---
+        <BLANKLINE>
+        # A world
     """
     card = read(CARD_FILE) or ""
     metadata, text = split_page(card)

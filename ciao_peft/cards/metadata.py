@@ -9,15 +9,39 @@ from typing import Any
 
 from .scores import dataset_of, scores_of, seeds_of
 
+__all__ = [
+    "COMMIT",
+    "LIBRARY",
+    "adapter_metadata",
+    "collection_metadata",
+    "encoder_metadata",
+    "recorded_metadata",
+    "title_of",
+]
+
 LIBRARY = "ciao_peft"
+"""The name under which the Hub lists what this library made."""
+
 COMMIT = re.compile("[0-9a-f]{40}")
-"""The revision of what came from a repository."""
+"""The form of the revision of what came from a repository."""
 
 _ADAPTER_TAGS = ["ciao", "adapter", "facial-expression-recognition"]
 
 
 def adapter_metadata(record: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The front matter of an adapter's card; the arguments are those of `adapter_card`."""
+    """The front matter of an adapter's card.
+
+    Args:
+        record: As for `adapter_card`.
+        name: As for `adapter_card`.
+
+    Example:
+        >>> config = {"problem_type": "single_label_classification"}
+        >>> record = {"config": config, "base_model_name_or_path": "timm/resnet18", "revision": "a1_in1k"}
+        >>> metadata = adapter_metadata(record, "user/ciao-fer")
+        >>> metadata["base_model"], metadata["pipeline_tag"], metadata["tags"][0]
+        ('timm/resnet18', 'image-classification', 'ciao')
+    """
     problem = record["config"]["problem_type"]
     pipeline = None if problem == "regression" else "image-classification"
     training, known = record.get("training") or {}, _base_model(record)
@@ -25,7 +49,17 @@ def adapter_metadata(record: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def encoder_metadata(record: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The front matter of an encoder's card; the arguments are those of `encoder_card`."""
+    """The front matter of an encoder's card.
+
+    Args:
+        record: As for `encoder_card`.
+        name: As for `encoder_card`.
+
+    Example:
+        >>> metadata = encoder_metadata({"license": "mit"}, "user/encoder")
+        >>> metadata["license"], metadata["tags"]
+        ('mit', ['ciao', 'face-encoder'])
+    """
     training, task = record.get("training") or {}, "image-feature-extraction"
     if "license" in record:
         training = {"license": record["license"], **training}
@@ -33,12 +67,28 @@ def encoder_metadata(record: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def collection_metadata(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The front matter of a repository with several adapters, by the record of one of them."""
+    """The front matter of a repository with several adapters, by the record of one of them.
+
+    Example:
+        >>> collection_metadata({"base_model_name_or_path": "user/encoder"})["library_name"]
+        'ciao_peft'
+    """
     return _metadata({}, "", "", tags=_ADAPTER_TAGS, **_base_model(record))
 
 
 def recorded_metadata(text: str | None) -> dict[str, Any]:
-    """The front matter that a save wrote, by the text of its record; empty if that is no record."""
+    """The front matter that a save wrote.
+
+    Args:
+        text: The text of the file with its record; None if there is no such file.
+
+    Returns:
+        The metadata; empty if the text is no record.
+
+    Example:
+        >>> recorded_metadata(None), recorded_metadata('{"ciao_encoder": 1}')["library_name"]
+        ({}, 'ciao_peft')
+    """
     try:
         record = json.loads(text or "")
         if "ciao_encoder" in record:
@@ -51,7 +101,7 @@ def recorded_metadata(text: str | None) -> dict[str, Any]:
 
 
 def title_of(name: str) -> str:
-    """The last part of what an adapter or encoder is loaded by.
+    """The title of a card: the last part of what its adapter or encoder is loaded by.
 
     Example:
         >>> title_of("user/ciao-fer"), title_of('user/worlds", subfolder="fer')

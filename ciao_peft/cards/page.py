@@ -10,9 +10,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+__all__ = ["merge_cards", "merged_page", "page_of", "prose", "split_page"]
+
 
 def prose(card: str) -> str:
-    """What people wrote: the card without its front matter and its marked parts."""
+    """What people wrote: the card without its front matter and its marked parts.
+
+    Example:
+        >>> card = merged_page({"tags": []}, {"facts": "# A world"}, None)
+        >>> prose(card + "Labelled by children.")
+        'Labelled by children.'
+    """
     text = split_page(card)[1]
     for part in ("facts", "use"):
         text = _pattern(part).sub("", text)
@@ -20,11 +28,20 @@ def prose(card: str) -> str:
 
 
 def merge_cards(folder_card: str, repository_card: str) -> str:
-    """The card that a push starts from. Where both cards have prose or a metadata key, the folder's wins.
+    """Merges the two cards that a push starts from. Where both have prose or a metadata key, the folder's wins.
 
     Args:
         folder_card: The folder's card, as `card_without_record` returns it.
         repository_card: The repository's card, likewise.
+
+    Returns:
+        The merged card; tags are those of both.
+
+    Example:
+        >>> theirs = page_of({"license": "mit", "tags": ["faces"]}, "By somebody.")
+        >>> metadata, text = split_page(merge_cards(page_of({"license": "apache-2.0"}, "By us."), theirs))
+        >>> metadata, text.strip()
+        ({'license': 'apache-2.0', 'tags': ['faces']}, 'By us.')
     """
     if not folder_card.strip() or not repository_card.strip():
         return folder_card if folder_card.strip() else repository_card
@@ -35,26 +52,40 @@ def merge_cards(folder_card: str, repository_card: str) -> str:
 
 
 def split_page(card: str) -> tuple[dict[str, Any], str]:
-    """The metadata and the text of a card; a front matter that is no YAML counts as empty."""
+    """Splits a card into its metadata and its text; a front matter that is no YAML counts as empty.
+
+    Example:
+        >>> split_page("---\\nlicense: mit\\n---\\n# A world")
+        ({'license': 'mit'}, '# A world')
+    """
     import yaml
 
-    found = re.match(r"\s*---\r?\n(.*?)(?:^|\n)---[ \t]*(?:\r?\n|\Z)", card, re.DOTALL)
-    if found is None:
+    front = re.match(r"\s*---\r?\n(.*?)(?:^|\n)---[ \t]*(?:\r?\n|\Z)", card, re.DOTALL)
+    if front is None:
         return {}, card
     try:
-        metadata = yaml.safe_load(found[1])
+        metadata = yaml.safe_load(front[1])
     except yaml.YAMLError:
         metadata = None
-    return (metadata if isinstance(metadata, dict) else {}), card[found.end() :]
+    return (metadata if isinstance(metadata, dict) else {}), card[front.end() :]
 
 
 def merged_page(metadata: dict[str, Any], parts: Mapping[str, str], existing: str | None) -> str:
-    """A page with our metadata and marked parts, merged into the present page.
+    """Merges our metadata and marked parts into the present page.
 
     Args:
         metadata: Our metadata, with `tags`. The present page keeps its licence and the keys that are not ours.
         parts: The text of each marked part, by the part's name.
         existing: The present page; everything outside the marked parts stays. A new page is made if there is none.
+
+    Returns:
+        The page, with all marked parts written anew.
+
+    Example:
+        >>> old = merged_page({"tags": ["ciao"]}, {"facts": "accuracy 0.5"}, None) + "Labelled by children."
+        >>> new = merged_page({"tags": ["ciao"]}, {"facts": "accuracy 0.7"}, old)
+        >>> "0.5" in new, "0.7" in new, prose(new)
+        (False, True, 'Labelled by children.')
     """
     if existing is None or not existing.strip():
         text = "\n\n".join(_marked(part, content) for part, content in parts.items()) + "\n"
@@ -63,7 +94,8 @@ def merged_page(metadata: dict[str, Any], parts: Mapping[str, str], existing: st
         for part, content in parts.items():
             marked = _marked(part, content)
             text = _pattern(part).sub(lambda _, new=marked: new, text)
-        tags = [*(old.get("tags") if isinstance(old.get("tags"), list) else []), *metadata["tags"]]
+        kept_tags = old.get("tags")
+        tags = [*(kept_tags if isinstance(kept_tags, list) else []), *metadata["tags"]]
         stale = {"model-index", "metrics"} if "model-index" not in metadata else set()
         kept = {key: value for key, value in old.items() if key not in {*stale, *metadata}}
         metadata = {**metadata, **kept, "tags": list(dict.fromkeys(tags))}
@@ -73,7 +105,11 @@ def merged_page(metadata: dict[str, Any], parts: Mapping[str, str], existing: st
 
 
 def page_of(metadata: Mapping[str, Any], text: str) -> str:
-    """Text under its front matter.
+    """Puts text under its front matter.
+
+    Args:
+        metadata: The front matter; without any, the text stays as it is.
+        text: The page.
 
     Example:
         >>> print(page_of({"license": "mit"}, "# A card"))

@@ -9,9 +9,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+__all__ = ["escape_markdown", "render"]
+
 
 def render(template: str, **values: Any) -> str:
-    """The Markdown of a template of this folder, with these values.
+    """Fills a template of this package.
+
+    Args:
+        template: Its file name.
+        **values: Its values; every one is needed.
+
+    Returns:
+        Markdown.
+
+    Raises:
+        jinja2.UndefinedError: a value is missing.
 
     Example:
         >>> render("collection.md.jinja", title="worlds", card_file="README.md", subfolders=["fer"]).splitlines()[-1]
@@ -21,7 +33,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def escape_markdown(value: Any) -> str:
-    """The value as one line that can start neither a table cell nor HTML nor a mark around one of our parts.
+    """Turns a value into one line that can start neither a table cell nor HTML nor a mark around one of our parts.
 
     Example:
         >>> escape_markdown("a | b <!-- c")

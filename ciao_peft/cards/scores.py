@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+__all__ = ["SCORE", "Score", "dataset_of", "scores_of", "seeds_of"]
+
 SCORE = re.compile("eval_|test_")
 """How a trainer starts the names of its scores."""
 
@@ -23,6 +25,11 @@ class Score:
         value: Its value, or its mean over several runs.
         split: The split it was measured on, if that is known.
         details: Everything else that was recorded with it, such as `sd`, `interval` and `values`.
+
+    Example:
+        >>> score = Score("accuracy", 0.75, "test", {"sd": 0.05, "interval": [0.7, 0.8], "values": [0.7, 0.8]})
+        >>> score.text, score.interval, score.runs
+        ('0.75 ± 0.05', '[0.7, 0.8]', '2')
     """
 
     name: str
@@ -40,8 +47,9 @@ class Score:
     def interval(self) -> str:
         """The interval of confidence; empty if there is none."""
         bounds = self.details.get("interval")
-        is_interval = isinstance(bounds, (list, tuple)) and len(bounds) == 2 and all(map(_is_number, bounds))
-        return "[{:.4g}, {:.4g}]".format(*bounds) if is_interval else ""
+        if not isinstance(bounds, (list, tuple)) or len(bounds) != 2 or not all(map(_is_number, bounds)):
+            return ""
+        return "[{:.4g}, {:.4g}]".format(*bounds)
 
     @property
     def runs(self) -> str:
@@ -51,7 +59,12 @@ class Score:
 
 
 def scores_of(training: Mapping[str, Any]) -> Iterator[Score]:
-    """Every score in a record of a training. What is no number, or is about the training's progress, is passed over.
+    """Finds every score in a record of a training.
+
+    Entries that are no numbers, or that are about the training's progress, are passed over.
+
+    Args:
+        training: The record, as `adapter_card` describes it.
 
     Example:
         >>> training = {"metrics": {"accuracy": {"mean": 0.75, "sd": 0.1}, "train_loss": 1.0}, "eval_macro_f1": 0.5}
@@ -73,14 +86,24 @@ def scores_of(training: Mapping[str, Any]) -> Iterator[Score]:
 
 
 def seeds_of(training: Mapping[str, Any]) -> Any:
-    """The seeds of a training, however they were recorded; None if they were not."""
+    """The seeds of a training, wherever they were recorded; None if they were not.
+
+    Example:
+        >>> seeds_of({"seeds": [0, 1]}), seeds_of({"arguments": {"seed": 3}}), seeds_of({})
+        ([0, 1], 3, None)
+    """
     arguments = training.get("arguments")
     seed = arguments.get("seed") if isinstance(arguments, Mapping) else None
     return training.get("seeds", training.get("seed", seed))
 
 
 def dataset_of(training: Mapping[str, Any]) -> dict[str, Any]:
-    """The dataset of a training with its `name`, `id`, `license` and `url`, as far as they were recorded."""
+    """The dataset of a training with its `name`, `id`, `license` and `url`, as far as they were recorded.
+
+    Example:
+        >>> dataset_of({"dataset": "FER2013"}), dataset_of({})
+        ({'name': 'FER2013'}, {})
+    """
     data = training.get("dataset")
     if isinstance(data, Mapping):
         return dict(data)

@@ -21,3 +21,4 @@ __all__ = [
 ]
 
 MAX_WEIGHTS_BYTES = 4 * 2**30
+"""The largest file of weights that is downloaded, 4 GiB."""

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cards.contents import adapter_card, card_without_record, collection_card, text_reader
-from ..cards.page import merge_cards
+from ..cards import adapter_card, card_without_record, collection_card, merge_cards, text_reader
 from ..errors import AdapterFileError
 from ..saving.adapter_folder import (
     CARD_FILE,
@@ -26,17 +25,24 @@ from . import MAX_WEIGHTS_BYTES, RepoFile, RepoHead, Snapshot, prefix_of, publis
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
-# The weights come last: a folder that has them has the other files, too.
+__all__ = ["ADAPTER_FILES", "name_from", "publish_adapter", "read_adapter", "save_with_card"]
+
 ADAPTER_FILES = (
     RepoFile(PREPROCESSOR_FILE, MAX_JSON_BYTES, required=False),
     RepoFile(CONFIG_FILE, MAX_JSON_BYTES),
     RepoFile(WEIGHTS_FILE, MAX_WEIGHTS_BYTES),
 )
+"""The files of an adapter. The weights come last: a folder that has them has the other files, too."""
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def name_from(source: str | os.PathLike, subfolder: str | None = None) -> str:
-    """The adapter's name when none is given: the last part of its folder or repository.
+def name_from(source: str | os.PathLike[str], subfolder: str | None = None) -> str:
+    """The name of an adapter that is loaded without one: the last part of its folder or repository.
+
+    Args:
+        source: A folder, or `user/name` on the Hub.
+        subfolder: The folder inside it, if any.
 
     Example:
         >>> name_from("user/ciao-fer"), name_from("user/worlds", subfolder="fer")
@@ -45,13 +51,34 @@ def name_from(source: str | os.PathLike, subfolder: str | None = None) -> str:
     return Path(subfolder or source).name
 
 
-def read_adapter(source: str | os.PathLike, **hub: Any) -> tuple[SavedAdapter, Snapshot]:
-    """Reads an adapter from a folder or from the Hub. Arguments and errors are those of `read_pretrained`."""
+def read_adapter(source: str | os.PathLike[str], **hub: Any) -> tuple[SavedAdapter, Snapshot]:
+    """Reads an adapter from a folder or from the Hub.
+
+    Args:
+        source: A folder that `save_pretrained` wrote, or `user/name` on the Hub.
+        **hub: `subfolder`, `revision`, `token`, `cache_dir`, `local_files_only` and `force_download`, as
+            `read_pretrained` takes them.
+
+    Returns:
+        The adapter, and the folder that it was read from.
+
+    Raises:
+        AdapterFileError, AdapterConfigError: the folder is damaged, incomplete or foreign.
+        HubError: a subclass says why the Hub does not give the files.
+
+    Example:
+        >>> import tempfile
+        >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
+        >>> model = get_ciao_model(load_encoder("small-face"), CIAOConfig(problem_type="regression", num_labels=2))
+        >>> saved, snapshot = read_adapter(model.save_pretrained(Path(tempfile.mkdtemp(), "fer")))
+        >>> saved.config.num_labels, snapshot.folder.name, snapshot.repo_id is None
+        (2, 'fer', True)
+    """
     return read_pretrained(source, load_adapter, ADAPTER_FILES, **hub)
 
 
 def save_with_card(
-    folder: str | os.PathLike, adapter: SavedAdapter, picture: bytes | None = None, *, name: str | None = None
+    folder: str | os.PathLike[str], adapter: SavedAdapter, picture: bytes | None = None, *, name: str | None = None
 ) -> Path:
     """Writes an adapter's folder with its model card; what people wrote on the present card stays.
 
@@ -61,8 +88,19 @@ def save_with_card(
         picture: A PNG of what the mask lets through, for the card.
         name: The repository or folder that the card's code loads; `folder` when left out.
 
+    Returns:
+        The folder.
+
     Raises:
         AdapterFileError: it cannot be written, or `picture` is no PNG.
+
+    Example:
+        >>> import tempfile
+        >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
+        >>> model = get_ciao_model(load_encoder("small-face"), CIAOConfig(problem_type="regression", num_labels=2))
+        >>> folder = save_with_card(Path(tempfile.mkdtemp(), "fer"), model.saved_adapter(), name="user/ciao-fer")
+        >>> 'from_pretrained("user/ciao-fer"' in (folder / "README.md").read_text()
+        True
     """
     if picture is not None and not picture.startswith(_PNG):
         raise AdapterFileError("`picture` is no PNG file's content; give the bytes of one.")
@@ -76,7 +114,9 @@ def save_with_card(
     return save_adapter(folder, adapter, extra_files)
 
 
-def publish_adapter(folder: str | os.PathLike, repo_id: str, *, subfolder: str | None = None, **hub: Any) -> CommitInfo:
+def publish_adapter(
+    folder: str | os.PathLike[str], repo_id: str, *, subfolder: str | None = None, **hub: Any
+) -> CommitInfo:
     """Publishes a saved adapter in one commit. What is damaged is refused before anything is sent.
 
     What people wrote on the card stays. Where both the folder's and the repository's card have prose or a metadata key,
@@ -94,6 +134,12 @@ def publish_adapter(folder: str | os.PathLike, repo_id: str, *, subfolder: str |
     Raises:
         AdapterFileError: the folder is damaged or incomplete.
         HubError: a subclass says why the Hub does not take it.
+
+    Example:
+        >>> publish_adapter("no/such/folder", "user/ciao-fer")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.AdapterFileError: No adapter folder at 'no/such/folder'. ...
     """
     folder, prefix = Path(folder), prefix_of(subfolder)
     load_adapter(folder)

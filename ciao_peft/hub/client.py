@@ -24,16 +24,31 @@ from ..errors import (
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+__all__ = ["as_our_errors", "must_stay_offline", "open_client"]
+
 
 def must_stay_offline(local_files_only: bool) -> bool:
-    """Whether the network must not be used: by the argument, or by HF_HUB_OFFLINE."""
+    """Whether the network must not be used: by the argument, or by HF_HUB_OFFLINE.
+
+    Example:
+        >>> must_stay_offline(local_files_only=True)
+        True
+    """
     from huggingface_hub import constants
 
     return local_files_only or constants.HF_HUB_OFFLINE
 
 
 def open_client(token: str | bool | None) -> HfApi:
-    """A client that tells the Hub which library it belongs to."""
+    """A client that tells the Hub which library it belongs to.
+
+    Args:
+        token: A token; that of `hf auth login` for None or True, none for False.
+
+    Example:
+        >>> open_client(None).library_name
+        'ciao_peft'
+    """
     from huggingface_hub import HfApi
 
     return HfApi(token=token, library_name="ciao_peft", library_version=__version__)
@@ -41,12 +56,22 @@ def open_client(token: str | bool | None) -> HfApi:
 
 @contextmanager
 def as_our_errors(what: str, api: HfApi, repo_id: str) -> Iterator[None]:
-    """Raises the client's errors as `HubError`s.
+    """Raises the client's errors inside a `with` block as `HubError`s.
 
     Args:
         what: What was asked for, as the message names it.
         api: The client.
         repo_id: The repository.
+
+    Raises:
+        HubError: a subclass says what went wrong.
+
+    Example:
+        >>> with as_our_errors("'user/ciao-fer'", open_client(None), "user/ciao-fer"):
+        ...     raise OSError("The disk is full.")
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.HubServerError: 'user/ciao-fer': The disk is full
     """
     from huggingface_hub.utils import httpx
 

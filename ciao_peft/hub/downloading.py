@@ -17,6 +17,16 @@ from .client import as_our_errors, must_stay_offline, open_client
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+__all__ = [
+    "RepoFile",
+    "Snapshot",
+    "download",
+    "fetch_sizes_and_commit",
+    "is_hub_id",
+    "prefix_of",
+    "read_pretrained",
+]
+
 T = TypeVar("T")
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -32,6 +42,10 @@ class RepoFile:
         name: Its name, without a folder.
         max_bytes: Its largest allowed size, which is checked before the first byte is downloaded.
         required: Whether the file must exist.
+
+    Example:
+        >>> RepoFile("config.json", max_bytes=4 * 2**20).required
+        True
     """
 
     name: str
@@ -46,7 +60,11 @@ class Snapshot:
     Args:
         folder: The folder. It is in the cache if the files came from the Hub, and must not be written to then.
         repo_id: The repository, or None for a folder of the user's.
-        revision: The commit, 40 hexadecimal digits.
+        revision: The commit, 40 hexadecimal digits, or None for a folder of the user's.
+
+    Example:
+        >>> str(Snapshot(Path("runs/fer"))), str(Snapshot(Path("cache"), "user/ciao-fer", "0123456789" * 4))
+        ('runs/fer', 'user/ciao-fer@01234567')
     """
 
     folder: Path
@@ -54,11 +72,11 @@ class Snapshot:
     revision: str | None = None
 
     def __str__(self) -> str:
-        return str(self.folder) if self.repo_id is None else f"{self.repo_id}@{self.revision[:8]}"
+        return str(self.folder) if self.repo_id is None else f"{self.repo_id}@{(self.revision or '')[:8]}"
 
 
 def is_hub_id(source: object) -> bool:
-    """Whether this has the form of `user/name` on the Hub.
+    """Whether a source has the form of `user/name` on the Hub.
 
     Example:
         >>> [is_hub_id(source) for source in ("user/ciao-fer", "runs/a/b", "./fer", "fer", "../fer")]
@@ -69,14 +87,14 @@ def is_hub_id(source: object) -> bool:
 
 
 def read_pretrained(
-    source: str | os.PathLike,
+    source: str | os.PathLike[str],
     read: Callable[[Path], T],
     files: Sequence[RepoFile],
     *,
     subfolder: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
 ) -> tuple[T, Snapshot]:
@@ -101,6 +119,16 @@ def read_pretrained(
     Raises:
         HubError: a subclass says why the Hub does not give the files.
         AdapterNameError: `subfolder` leaves the repository.
+
+    Example:
+        >>> import tempfile
+        >>> from ciao_peft.saving import read_json, write_file
+        >>> folder = tempfile.mkdtemp()
+        >>> path = write_file(Path(folder, "fer", "config.json"), '{"frames": 10}')
+        >>> def read_config(folder):
+        ...     return read_json(folder / "config.json")
+        >>> read_pretrained(folder, read_config, [RepoFile("config.json", 1000)], subfolder="fer")[0]
+        {'frames': 10}
     """
     prefix = prefix_of(subfolder)
     if Path(source).is_dir() or not is_hub_id(source):
@@ -132,17 +160,37 @@ def download(
     subfolder: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
 ) -> Snapshot:
-    """Downloads files of one commit, unless they are cached. Arguments and errors are those of `read_pretrained`."""
+    """Downloads files of one commit, unless they are cached.
+
+    Args:
+        repo_id: `user/name`.
+        files, subfolder, revision, token, cache_dir, local_files_only, force_download: As for `read_pretrained`.
+
+    Returns:
+        The folder in the cache that holds the files.
+
+    Raises:
+        HubError: a subclass says why the Hub does not give the files.
+        AdapterNameError: `subfolder` leaves the repository.
+
+    Example:
+        >>> download("user/ciao-fer", [RepoFile("config.json", 1000)], local_files_only=True)
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.HubOfflineError: 'user/ciao-fer' is not in the cache, and `local_files_only` was given. \
+Load it once with the network on (`ciao pull user/ciao-fer`).
+    """
     from huggingface_hub import _CACHED_NO_EXIST
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     prefix = prefix_of(subfolder)
     names = {prefix + file.name: file for file in files}
-    request = _Request(repo_id, revision, cache_dir, names)
+    cache = None if cache_dir is None else os.fspath(cache_dir)
+    request = _Request(repo_id, revision, cache, names)
     if must_stay_offline(local_files_only):
         if (cached := request.in_cache(complete=False)) is None:
             how = "`local_files_only` was given" if local_files_only else "HF_HUB_OFFLINE is set"
@@ -170,29 +218,42 @@ def download(
                 continue
             try:
                 path = api.hf_hub_download(
-                    repo_id, name, revision=commit, cache_dir=cache_dir, force_download=force_download
+                    repo_id, name, revision=commit, cache_dir=cache, force_download=force_download
                 )
                 folder = _snapshot_folder(path, name)
-            except (
-                RemoteEntryNotFoundError
-            ):  # it is requested nevertheless, so that the cache notes that it does not exist
+            except RemoteEntryNotFoundError:  # it was requested so that the cache notes that it does not exist
                 if file.required:
                     raise
+    if folder is None:
+        raise HubFileError(f"{request} has none of {listed(names)}. It has {listed(sizes)}.")
     _remember_ref(folder, revision or "main", commit)
     return Snapshot(folder / prefix, repo_id, commit)
 
 
 def fetch_sizes_and_commit(api: HfApi, repo_id: str, revision: str | None) -> tuple[dict[str, int | None], str]:
-    """The size of each file by its path, and the commit that the revision stands for."""
+    """Asks the Hub for the files of a revision.
+
+    Args:
+        api: The client.
+        repo_id: `user/name`.
+        revision: Branch, tag or commit; the main branch for None.
+
+    Returns:
+        The size of each file in bytes by its path (None where the Hub does not say), and the commit that the revision
+        stands for.
+
+    Raises:
+        HubServerError: the answer is not that of a Hub.
+    """
     from huggingface_hub import constants
 
     timeout = constants.HF_HUB_ETAG_TIMEOUT
     try:
         info = api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout)
         sizes = {file.rfilename: file.size for file in info.siblings or []}
-        commit = info.sha if _COMMIT.fullmatch(info.sha) else None
+        commit = info.sha if info.sha and _COMMIT.fullmatch(info.sha) else None
     except (AttributeError, KeyError, TypeError):
-        commit = None
+        sizes, commit = {}, None
     if commit is None:
         raise HubServerError(f"What {api.endpoint} answers about '{repo_id}' is no answer of a Hub. Check HF_ENDPOINT.")
     return sizes, commit
@@ -204,7 +265,7 @@ class _Request:
 
     repo_id: str
     revision: str | None
-    cache_dir: str | os.PathLike | None
+    cache_dir: str | None
     names: dict[str, RepoFile]
 
     def __str__(self) -> str:
@@ -215,9 +276,9 @@ class _Request:
             if name not in sizes:
                 if file.required:
                     raise HubFileError(f"{self} has no '{name}'. It has {listed(sizes)}.{_instead(sizes, name)}")
-            elif not isinstance(sizes[name], int) or not 0 <= sizes[name] <= file.max_bytes:
+            elif not isinstance(size := sizes[name], int) or not 0 <= size <= file.max_bytes:
                 raise HubFileError(
-                    f"'{name}' in {self} has {sizes[name]} bytes; at most {file.max_bytes} are fetched. If it is what "
+                    f"'{name}' in {self} has {size} bytes; at most {file.max_bytes} are fetched. If it is what "
                     "you want, download it yourself and load the folder."
                 )
 
@@ -271,7 +332,18 @@ def _instead(sizes: Mapping[str, Any], name: str) -> str:
 
 
 def prefix_of(subfolder: str | None) -> str:
-    """`"fer/"` for `"fer"`."""
+    """The start of the paths of all files in a folder of a repository; empty for the repository itself.
+
+    Args:
+        subfolder: The folder, or None.
+
+    Raises:
+        AdapterNameError: it is no path inside the repository.
+
+    Example:
+        >>> prefix_of("worlds/fer"), prefix_of(None)
+        ('worlds/fer/', '')
+    """
     if not subfolder:
         return ""
     parts = subfolder.strip("/").split("/") if isinstance(subfolder, str) and not subfolder.startswith("/") else [""]

@@ -14,6 +14,8 @@ from .downloading import fetch_sizes_and_commit, is_hub_id
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
 
+__all__ = ["RepoHead", "publish"]
+
 _MAX_TRIES = 4  # when somebody else's commit comes first
 
 
@@ -24,6 +26,12 @@ class RepoHead:
     Args:
         files: The paths of its files.
         read: Returns the text of a file, or None if there is no such file.
+
+    Example:
+        >>> texts = {"README.md": "# Worlds"}
+        >>> head = RepoHead(frozenset(texts), texts.get)
+        >>> head.read("README.md"), head.read("LICENSE")
+        ('# Worlds', None)
     """
 
     files: frozenset[str]
@@ -59,6 +67,12 @@ def publish(
     Raises:
         HubTokenError, HubNotFoundError, HubOfflineError, HubServerError: the Hub did not take it. Nothing has changed.
         HubConflictError: others published in between, again and again.
+
+    Example:
+        >>> publish("ciao-fer", lambda head: {"README.md": b"# A world"})
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.HubNotFoundError: 'ciao-fer' is no name of a repository; give `user/name`.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
     from huggingface_hub.errors import HfHubHTTPError

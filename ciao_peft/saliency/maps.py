@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,43 +13,55 @@ from ..adapters import Adapter
 from ..checking import is_number
 from ..config import CIAOConfig
 from ..errors import InputError
+from ..inhibition import InhibitoryLayer
 from ..model import CIAOModel
+from ..prediction import label_names
+
+__all__ = ["Target", "gradcam_plus_plus", "mask_strength"]
 
 Target = int | str | Sequence[int | str] | Tensor | Callable[[Tensor], Tensor]
-"""What is asked about: a label for all rows, one for each, or a function from logits `(B, K)` to scores `(B,)`."""
+"""What a map is to explain: a label for all rows, one for each, or a function from logits `(B, K)` to scores `(B,)`."""
+
+
+class _Batch(TypedDict):
+    pixel_values: Tensor | None
+    features: Tensor | Sequence[Tensor] | None
 
 
 def gradcam_plus_plus(
     model: CIAOModel,
     pixel_values: Tensor | None = None,
     *,
-    features: Sequence[Tensor] | None = None,
+    features: Tensor | Sequence[Tensor] | None = None,
     adapter_name: str | None = None,
     target: Target | None = None,
     scaled: bool = True,
 ) -> Tensor:
-    r"""Where on a face lies what the mask lets through and the answer rests on (GradCAM++ of M; Fig. 3).
+    r"""Maps where on a face the mask lets through what the answer rests on (GradCAM++ of M; Fig. 3).
 
     $$S^{xy} = \mathrm{ReLU} \sum_c w_c M_c^{xy} \qquad
       w_c = \sum_{xy} \frac{g^2}{2 g^2 + g^3 \sum_{xy} M_c} \, \mathrm{ReLU}(g) \qquad
       g = \partial s / \partial M_c^{xy}$$
 
-    s is the score asked about, before any softmax. The fraction is computed as `1 / (2 + g sum(M))`, so that small
-    gradients count as large ones do. It is derived for answers of a ReLU; where those of a backbone are signed, a sum
-    below zero counts as zero. Maps of several masked convolutions are added after they were brought to the size of the
-    pixels. The model is not changed by looking at it, and is looked at as in eval mode.
+    - s is the score of the target, before any softmax.
+    - M is the mask of Eq. 1, c its channels, and (x, y) its positions.
+    - g is the gradient of the score, and `w_c` the weight of a channel.
+
+    The fraction is computed as `1 / (2 + g sum(M))`, so that small gradients count as large ones do. It is derived for
+    answers of a ReLU; where those of a backbone are signed, a sum below zero counts as zero. The maps of several masked
+    convolutions are brought to the size of the pixels and added. A copy of the adapter in eval mode is used, and the
+    model is not changed.
 
     Args:
-        model: With an adapter.
+        model: A model with an adapter.
         pixel_values: `(B, C, H, W)`; of clips `(B, T, C, H, W)`.
         features: What `extract_features` gave, or stored features of many faces, in place of the pixels.
         adapter_name: The world to look into; the active adapter when left out.
-        target: What is asked about: a label's name or index, one of them per row, or a function from logits
+        target: What the map is to explain: a label's name or index, one of them per row, or a function from logits
             `(B, num_labels)` to scores `(B,)`. When left out, what the adapter says: the likeliest label, or for
-            regression the value furthest from zero, downwards where it is negative. A named value is asked about
-            upwards.
-        scaled: Each face's map (each clip's maps together) from 0 to 1, a constant one 0; `False` gives S itself, in
-            units of the score.
+            regression the value furthest from zero, negated where it is negative. A named value is never negated.
+        scaled: Scale each face's map (each clip's maps together) to 0 to 1, a constant map to 0; `False` gives S
+            itself, in units of the score.
 
     Returns:
         `(B, H, W)` in float32 or wider, H and W those of the pixels; of clips `(B, T, H, W)`.
@@ -80,14 +92,14 @@ def gradcam_plus_plus(
 
         logits = model.read_with_mask(watch, **source, adapter_name=name)
         scores = _scores(logits, target, model.adapters[name].config)
-        found = list(masks.values())
-        gradients = torch.autograd.grad(scores.sum(), found, materialize_grads=True)
+        seen = list(masks.values())
+        gradients = torch.autograd.grad(scores.sum(), seen, materialize_grads=True)
         rows = len(logits) * (model.adapters[name].config.frames or 1)
         contributions = [
             _contribution(_by_row(mask.detach(), rows), _by_row(gradient, rows))
-            for mask, gradient in zip(found, gradients, strict=True)
+            for mask, gradient in zip(seen, gradients, strict=True)
         ]
-    saliency = torch.stack([_upsampled(one, model.input_size[1:]) for one in contributions]).sum(dim=0)
+    saliency = torch.stack([_upsampled(each, model.input_size[1:]) for each in contributions]).sum(dim=0)
     saliency = _by_clip(saliency, model.adapters[name].config)
     return _scaled(saliency) if scaled else saliency
 
@@ -97,16 +109,20 @@ def mask_strength(
     model: CIAOModel,
     pixel_values: Tensor | None = None,
     *,
-    features: Sequence[Tensor] | None = None,
+    features: Tensor | Sequence[Tensor] | None = None,
     adapter_name: str | None = None,
 ) -> Tensor:
-    """How much an adapter lets through, whatever there is: the mean of `1 / (a + I)` over the channels.
+    r"""Maps how much an adapter lets through, whatever the backbone answers.
+
+    $$\bar{m}^{xy} = \frac{1}{C'} \sum_c \frac{1}{a_c + I_c^{xy}}$$
+
+    This is M of Eq. 1 for u = 1, averaged over the C' channels: a is the decay of a channel, I its inhibition.
 
     Args:
-        model: With an adapter.
+        model: A model with an adapter.
         pixel_values: `(B, C, H, W)`; of clips `(B, T, C, H, W)`.
         features: What `extract_features` gave, or stored features of many faces, in place of the pixels.
-        adapter_name: Which adapter's; the active one's when left out.
+        adapter_name: The world to look into; the active adapter when left out.
 
     Returns:
         `(B, H, W)` in float32 or wider, H and W those of the pixels; above 0, in units of one over the activation. With
@@ -132,25 +148,26 @@ def mask_strength(
     gates: dict[int, Tensor] = {}
 
     def watch(adapter: Adapter, index: int, inputs: Tensor, excitation: Callable[[], Tensor]) -> Tensor:
-        gates[index] = adapter.inhibition[index].gate(inputs)
+        gates[index] = cast(InhibitoryLayer, adapter.inhibition[index]).gate(inputs)
         return adapter.mask(index, inputs, excitation)
 
     source = _as_data(pixel_values, features)
     config = model.adapters[name].config
     rows = len(model.read_with_mask(watch, **source, adapter_name=name)) * (config.frames or 1)
-    found = [_by_row(gate, rows) for gate in gates.values()]
-    size, channels = model.input_size[1:], sum(gate.shape[1] for gate in found)
-    return _by_clip(torch.stack([_upsampled(gate.sum(dim=1), size) for gate in found]).sum(dim=0) / channels, config)
+    strengths = [_by_row(gate, rows) for gate in gates.values()]
+    size, channels = model.input_size[1:], sum(strength.shape[1] for strength in strengths)
+    total = torch.stack([_upsampled(strength.sum(dim=1), size) for strength in strengths]).sum(dim=0)
+    return _by_clip(total / channels, config)
 
 
-def _as_data(pixel_values: Tensor | None, features: Sequence[Tensor] | None) -> dict[str, Any]:
-    def data(given: Any) -> Any:  # what inference mode made takes no part in gradients
-        if not isinstance(given, Tensor):
-            return given
-        return given.clone() if given.is_inference() else given.detach()
+def _as_data(pixel_values: Tensor | None, features: Tensor | Sequence[Tensor] | None) -> _Batch:
+    def data(value: Any) -> Any:  # what inference mode made takes no part in gradients
+        if not isinstance(value, Tensor):
+            return value
+        return value.clone() if value.is_inference() else value.detach()
 
     if isinstance(features, (list, tuple)):
-        return {"pixel_values": data(pixel_values), "features": [data(one) for one in features]}
+        return {"pixel_values": data(pixel_values), "features": [data(tensor) for tensor in features]}
     return {"pixel_values": data(pixel_values), "features": data(features)}
 
 
@@ -158,7 +175,7 @@ def _as_data(pixel_values: Tensor | None, features: Sequence[Tensor] | None) -> 
 
 
 def _scores(logits: Tensor, target: Target | None, config: CIAOConfig) -> Tensor:
-    """What is asked about, one number per row."""
+    """The score to explain, one number per row."""
     if target is None:
         if config.problem_type != "regression":
             return logits.amax(dim=1)
@@ -176,16 +193,16 @@ def _scores(logits: Tensor, target: Target | None, config: CIAOConfig) -> Tensor
     targets = [target] * len(logits) if isinstance(target, (int, str)) else list(target)
     if len(targets) != len(logits):
         raise InputError(f"`target` must be one label, or one for each of the {len(logits)} rows; got {len(targets)}.")
-    indices = torch.tensor([_index(one, config) for one in targets], device=logits.device)
+    indices = torch.tensor([_index(label, config) for label in targets], device=logits.device)
     return logits.gather(1, indices[:, None]).squeeze(1)
 
 
 def _index(label: Any, config: CIAOConfig) -> int:
-    for index, name in config.id2label.items():
+    for index, name in enumerate(label_names(config)):
         if label == name or (label == index and is_number(label, int)):
             return index
     raise InputError(
-        f"There is no label {label!r}. Labels: {', '.join(map(repr, config.id2label.values()))}, or their indices from "
+        f"There is no label {label!r}. Labels: {', '.join(map(repr, label_names(config)))}, or their indices from "
         f"0 to {config.num_labels - 1}."
     )
 

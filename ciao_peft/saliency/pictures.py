@@ -1,9 +1,9 @@
-"""Faces as rows, worlds or networks as columns."""
+"""Pictures of saliency: faces as rows, worlds or networks as columns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
@@ -13,13 +13,18 @@ from ..drawing import as_png, blank_figure
 from ..errors import ConfigError, InputError, listed
 from ..model import CIAOModel
 from ..prediction import named_answers
+from ..preprocessing import Preprocessing
 from ..preprocessing.pictures import as_mode, open_picture
 from .maps import gradcam_plus_plus, mask_strength
 
+__all__ = ["VIEWS", "draw_saliency", "saliency_picture"]
+
 if TYPE_CHECKING:
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from PIL.Image import Image
 
 VIEWS = ("saliency", "mask")
+"""What `saliency_picture` can show: GradCAM++ of M, and the mean of `1 / (a + I)`."""
 
 
 def saliency_picture(
@@ -28,22 +33,23 @@ def saliency_picture(
     adapter_names: Sequence[str] | Mapping[str, str] | None = None,
     *,
     views: Sequence[str] = ("saliency",),
-    features: Sequence[Tensor] | None = None,
+    features: Tensor | Sequence[Tensor] | None = None,
     names: Sequence[str] | None = None,
 ) -> bytes:
-    """Faces as an encoder sees them, and beside each where every world or network looks and what it says.
+    """Draws faces as an encoder sees them, and next to each where every world looks and what it says.
 
-    The six networks of the paper are adapters of one model: its Fig. 3 is a picture of all of them. It shows the faces
-    themselves: ask the people before it is published.
+    The six networks of the paper are adapters of one model, and its Fig. 3 is a picture of all of them. The picture
+    shows the faces themselves: ask the people before it is published.
 
     Args:
-        model: With a preprocessing.
+        model: A model that has a preprocessing.
         images: Paths, PIL images or arrays, as `model.predict` takes them; one row each.
         adapter_names: The worlds, or their names by the titles of their columns; all when left out.
         views: `"saliency"` (GradCAM++ of M), `"mask"` (the mean of `1 / (a + I)`), or both. Worlds without inhibition
             have no mask to show.
-        features: Of these images, as `extract_features` gives them or as they are stored. The frozen trunk then does
-            not run again; adapters with an encoder of their own (`tuning="full"`) still read the images.
+        features: The features of these images, as `extract_features` gives them or as they are stored. The frozen
+            trunk then does not run again; adapters with an encoder of their own (`tuning="full"`) still read the
+            images.
         names: One text for each image, to stand under it.
 
     Returns:
@@ -55,6 +61,14 @@ def saliency_picture(
             draw.
         DataError: a picture cannot be read.
         AdapterNotFoundError: a name is not loaded.
+        ModuleNotFoundError: matplotlib is missing; `pip install 'ciao_peft[plots]'` brings it.
+
+    Example:
+        >>> import numpy as np
+        >>> from ciao_peft import get_ciao_model, load_encoder
+        >>> model = get_ciao_model(load_encoder("small-face"), CIAOConfig(problem_type="regression", num_labels=2))
+        >>> saliency_picture(model, [np.zeros((64, 64, 3), dtype=np.uint8)], views=("saliency", "mask"))[1:4]
+        b'PNG'
     """
     if unknown := set(views) - set(VIEWS):
         raise ConfigError(f"`views` knows {listed(VIEWS)}; got {listed(unknown)}.")
@@ -67,34 +81,34 @@ def saliency_picture(
     titles = {title: model.resolve_adapter(name) for title, name in titles.items()}
     images = list(images)
     stored = [features] if isinstance(features, Tensor) else features
-    if stored is not None and any(len(one) != len(images) for one in stored):
+    if stored is not None and any(len(tensor) != len(images) for tensor in stored):
         raise InputError(f"`features` must have a row for each of the {len(images)} images; got {len(stored[0])}.")
     pixels = None
     maps: dict[str, Tensor] = {}
     captions: dict[str, list[str]] = {}
     for title, name in titles.items():
         config = model.adapters[name].config
-        if stored is not None and model.adapters[name].encoder is None:
-            source = {"features": stored}
-        else:
+        source: Tensor | None = None
+        from_features = stored if model.adapters[name].encoder is None else None
+        if from_features is None:
             if pixels is None:
                 pixels = model.preprocessing(images).to(next(model.backbone.parameters()).device)
-            source = {"pixel_values": pixels}
+            source = pixels
         if "saliency" in views:
             column = title if len(views) == 1 else f"{title}: saliency"
-            maps[column] = gradcam_plus_plus(model, **source, adapter_name=name)
-            logits = model.read_with_mask(Adapter.mask, **source, adapter_name=name).detach()
+            maps[column] = gradcam_plus_plus(model, source, features=from_features, adapter_name=name)
+            logits = model.read_with_mask(Adapter.mask, source, features=from_features, adapter_name=name).detach()
             captions[column] = [_said(answer, config) for answer in named_answers(logits, config)]
         if "mask" in views and config.inhibition:
             column = title if len(views) == 1 else f"{title}: mask"
-            maps[column] = mask_strength(model, **source, adapter_name=name)
-    faces = [_fitted(model, image) for image in images]
+            maps[column] = mask_strength(model, source, features=from_features, adapter_name=name)
+    faces = [_fitted(model.preprocessing, image) for image in images]
     return draw_saliency(faces, maps, captions=captions, names=names)
 
 
-def _fitted(model: CIAOModel, image: Any) -> Any:
-    pixels = model.preprocessing.fit(open_picture(image))
-    return pixels[:, :, ::-1] if model.preprocessing.mode == "BGR" else pixels
+def _fitted(preprocessing: Preprocessing, image: Any) -> Any:
+    pixels = preprocessing.fit(open_picture(image))
+    return pixels[:, :, ::-1] if preprocessing.mode == "BGR" else pixels
 
 
 def _said(answer: Mapping[str, float], config: CIAOConfig) -> str:
@@ -114,9 +128,9 @@ def draw_saliency(
     captions: Mapping[str, Sequence[str]] | None = None,
     names: Sequence[str] | None = None,
 ) -> bytes:
-    """Faces as rows, worlds or networks as columns, each map laid over its face.
+    """Draws faces as rows and worlds or networks as columns, with each map laid over its face.
 
-    The colours of a column go from its smallest value to its largest, over all faces, as the bar below says.
+    The colours of a column run from its smallest value over all faces to its largest, as the bar below them says.
 
     Args:
         faces: B pictures: arrays `(h, w)`, `(h, w, 1)` or `(h, w, 3)` of uint8, or PIL images, which are drawn upright
@@ -133,6 +147,13 @@ def draw_saliency(
         InputError: no face, no map, or maps, captions and names that are not one for each face.
         DataError: a PIL image cannot be decoded.
         ModuleNotFoundError: matplotlib is missing; `pip install 'ciao_peft[plots]'` brings it.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> faces = [np.zeros((64, 64, 3), dtype=np.uint8)] * 2
+        >>> draw_saliency(faces, {"adults": torch.rand(2, 64, 64)}, names=["Ada", "Bo"])[1:4]
+        b'PNG'
     """
     captions = captions or {}
     if len(faces) == 0 or not maps:
@@ -173,7 +194,8 @@ def _draw(
     above = 0.15 + 0.15 * max(title.count("\n") + 1 for title in titles.values())
     columns = 1 + len(maps)
     figure = blank_figure(1.4 * columns, (1.4 + 0.15 * lines) * len(faces) + above + 0.3)
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
+    layout = cast("ConstrainedLayoutEngine", figure.get_layout_engine())
+    layout.set(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
     grid = figure.subplots(len(faces), columns, squeeze=False)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
@@ -199,7 +221,7 @@ def _draw(
             if row == 0:
                 axes.set_title(titles[title], fontsize=9, pad=4)
     width, height = figure.get_size_inches()
-    figure.get_layout_engine().set(rect=(0, 0.3 / height, 1, 1 - 0.3 / height))  # the bar stands below the rest
+    layout.set(rect=(0, 0.3 / height, 1, 1 - 0.3 / height))  # the bar stands below the rest
     length = min(2.0, width - 1.9)
     left = (width - length - 1.5) / 2 + 0.4  # inches; the words take 0.4 before it and 1.1 behind it
     bar = figure.add_axes((left / width, 0.12 / height, length / width, 0.08 / height), in_layout=False)

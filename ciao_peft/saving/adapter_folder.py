@@ -1,4 +1,4 @@
-"""Folder <-> (config, tensors): written whole or not at all, read with suspicion."""
+"""An adapter's folder: written whole or not at all, and read with suspicion."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -18,12 +18,38 @@ from ..errors import AdapterConfigError, AdapterFileError, ConfigError, listed
 from .files import read_json, to_json, write_folder
 from .safetensors_file import parse_tensors, read_weights
 
+__all__ = [
+    "CARD_FILE",
+    "CONFIG_FILE",
+    "FORMAT_VERSION",
+    "PICTURE_FILE",
+    "PREPROCESSOR_FILE",
+    "WEIGHTS_FILE",
+    "SavedAdapter",
+    "check_tensors",
+    "library_versions",
+    "load_adapter",
+    "save_adapter",
+]
+
 FORMAT_VERSION = 1
+"""The version of the folder's format that is written; folders up to this version are read."""
+
 CONFIG_FILE = "adapter_config.json"
+"""The file of the config, and of everything else that is plain data."""
+
 WEIGHTS_FILE = "adapter_model.safetensors"
+"""The file of the adapter's tensors."""
+
 PREPROCESSOR_FILE = "preprocessor_config.json"
+"""The file of what the encoder must be fed, where that is known."""
+
 CARD_FILE = "README.md"
+"""The file of the model card."""
+
 PICTURE_FILE = "saliency.png"
+"""The file of the picture on the model card, where there is one."""
+
 _PATIENCE = 100  # times a folder is read that is saved again and again meanwhile
 
 _REQUIRED = {
@@ -42,20 +68,27 @@ _OPTIONAL = {"revision": (str, type(None)), "versions": dict, "training": dict, 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedAdapter:
-    """One adapter as it lies in a folder.
+    """One adapter as its folder holds it.
 
     Args:
         config: Its settings, with `target_modules` filled in.
-        backbone_name: Where the backbone it was trained on can be had.
-        backbone_revision: Which revision of it.
-        backbone_signature: What `backbone_signature` said of it.
+        backbone_name: The name by which the backbone it was trained on can be loaded.
+        backbone_revision: The revision of that backbone, or None.
+        backbone_signature: What `ciao_peft.backbone.backbone_signature` returned for it.
         input_size: `(C, H, W)` of the pixels.
         convolutions: Geometry of each masked convolution.
-        tensors: Everything the adapter owns, by flat key.
+        tensors: Everything the adapter owns, by flat key, such as `inhibition.0.raw_decay`.
         preprocessing: Content of `preprocessor_config.json`, or None.
-        training: Whatever is known of how it was made: dataset, seed, metrics. Plain data.
-        trained_parameters: How many numbers its training changed.
-        versions: Of the libraries that wrote it.
+        training: What was recorded of how it was made: dataset, seed, metrics. Plain data.
+        trained_parameters: The number of values that its training changed.
+        versions: Versions of the libraries that wrote it, by name.
+
+    Example:
+        >>> from ciao_peft import get_ciao_model, load_encoder
+        >>> config = CIAOConfig(problem_type="regression", num_labels=2)
+        >>> saved = get_ciao_model(load_encoder("small-face"), config).saved_adapter(training={"seed": 0})
+        >>> saved.backbone_name, saved.training, saved.config.num_labels
+        ('small-face', {'seed': 0}, 2)
     """
 
     config: CIAOConfig
@@ -72,7 +105,7 @@ class SavedAdapter:
 
 
 def save_adapter(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     adapter: SavedAdapter,
     extra_files: Callable[[dict[str, Any]], Mapping[str, bytes]] | None = None,
 ) -> Path:
@@ -89,6 +122,15 @@ def save_adapter(
     Raises:
         AdapterFileError: a value is not finite, the folder is a file, the disk refuses, or `training` is no plain data;
             what was there stays.
+
+    Example:
+        >>> import tempfile
+        >>> from ciao_peft import get_ciao_model, load_encoder
+        >>> config = CIAOConfig(problem_type="regression", num_labels=2)
+        >>> saved = get_ciao_model(load_encoder("small-face"), config).saved_adapter()
+        >>> folder = save_adapter(Path(tempfile.mkdtemp(), "fer"), saved)
+        >>> load_adapter(folder).config == saved.config
+        True
     """
     from safetensors.torch import save
 
@@ -127,12 +169,25 @@ def save_adapter(
     return write_folder(folder, files, replacing=(PREPROCESSOR_FILE, PICTURE_FILE))
 
 
-def load_adapter(folder: str | os.PathLike) -> SavedAdapter:
+def load_adapter(folder: str | os.PathLike[str]) -> SavedAdapter:
     """Reads an adapter's folder; nothing in it is executed, unpickled or imported.
+
+    Args:
+        folder: A folder that `save_adapter` wrote.
+
+    Returns:
+        The adapter. Its tensors are mapped from the file.
 
     Raises:
         AdapterFileError: a file is missing, truncated, altered, or of another kind.
         AdapterConfigError: `adapter_config.json` is not one this version can read.
+
+    Example:
+        >>> load_adapter("no/such/folder")
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.AdapterFileError: No adapter folder at 'no/such/folder'. Give a folder that \
+`save_pretrained` wrote.
     """
     folder = Path(folder)
     for _ in range(_PATIENCE):
@@ -153,10 +208,10 @@ def load_adapter(folder: str | os.PathLike) -> SavedAdapter:
 def _generation(folder: Path) -> tuple[int, ...] | None:
     """What changes when another save takes the folder's place; files of two saves must not be read together."""
     try:
-        found = folder.stat()
+        status = folder.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _load(folder: Path) -> SavedAdapter:
@@ -183,7 +238,7 @@ def _load(folder: Path) -> SavedAdapter:
 
 
 def _check_record(record: dict[str, Any], path: Path) -> CIAOConfig:
-    def refuse(what: str) -> None:
+    def refuse(what: str) -> NoReturn:
         raise AdapterConfigError(f"'{path}' {what}")
 
     if record.get("peft_type") != "CIAO":
@@ -224,10 +279,22 @@ def _check_record(record: dict[str, Any], path: Path) -> CIAOConfig:
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
     """Refuses tensors that are not exactly the expected ones, in name, shape and kind of number.
 
+    Args:
+        tensors: Tensors from a folder.
+        expected: The tensors that an adapter with the folder's config has.
+        where: The folder, for the message.
+
     Raises:
         AdapterFileError: lists what is missing, what is more, and what has another shape.
+
+    Example:
+        >>> check_tensors({"head.0.bias": torch.zeros(3)}, {"head.0.bias": torch.zeros(2)}, "runs/fer")
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.AdapterFileError: The adapter in 'runs/fer' has 'head.0.bias' of shape (3,) for (2,). \
+Nothing was loaded.
     """
-    problems = []
+    problems: list[str] = []
     if missing := set(expected) - set(tensors):
         problems.append(f"lacks {listed(missing)}")
     if more := set(tensors) - set(expected):
@@ -248,7 +315,12 @@ def _same_kind(one: torch.dtype, other: torch.dtype) -> bool:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions to record beside what they made."""
+    """Versions of Python, torch, this library and safetensors, to be recorded with what they wrote.
+
+    Example:
+        >>> sorted(library_versions())
+        ['ciao_peft', 'python', 'safetensors', 'torch']
+    """
     import platform
     from importlib.metadata import PackageNotFoundError, version
 

@@ -15,10 +15,13 @@ from typing import Any
 from ..errors import AdapterConfigError, AdapterFileError, listed
 from .safetensors_file import kind_of, pickled_instead
 
+__all__ = ["MAX_JSON_BYTES", "move_into_place", "read_json", "to_json", "write_file", "write_folder"]
+
 MAX_JSON_BYTES = 4 * 2**20
+"""The largest JSON file that is read or fetched."""
 
 
-def write_file(path: str | os.PathLike, content: bytes | str) -> Path:
+def write_file(path: str | os.PathLike[str], content: bytes | str) -> Path:
     """Writes a file aside, syncs it and moves it into place: whoever reads meanwhile sees the old one or the new one.
 
     Args:
@@ -51,14 +54,23 @@ def write_file(path: str | os.PathLike, content: bytes | str) -> Path:
 
 
 def move_into_place(aside: Path, target: Path) -> None:
-    """A file or folder written beside its place takes it once all of it is on the disk; what was there goes.
+    """Syncs a file or folder that was written aside, then moves it into place; what was there is removed.
 
     Args:
-        aside: Beside the target, so that moving it copies nothing.
-        target: Its place.
+        aside: A path on the disk of the target, so that moving it copies nothing.
+        target: The place.
 
     Raises:
         OSError: the disk refuses; what was there stays.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "new.tmp").write_text("new"), (folder / "notes.txt").write_text("old")
+        (3, 3)
+        >>> move_into_place(folder / "new.tmp", folder / "notes.txt")
+        >>> [path.read_text() for path in folder.iterdir()]
+        ['new']
     """
     for path in [aside, *aside.rglob("*")]:
         if path.is_dir():
@@ -74,7 +86,7 @@ def move_into_place(aside: Path, target: Path) -> None:
     _sync(target.parent)
 
 
-def write_folder(folder: str | os.PathLike, files: Mapping[str, bytes], replacing: Iterable[str] = ()) -> Path:
+def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes], replacing: Iterable[str] = ()) -> Path:
     """Puts files into a folder all at once: written aside, synced, and moved into place.
 
     Args:
@@ -82,8 +94,17 @@ def write_folder(folder: str | os.PathLike, files: Mapping[str, bytes], replacin
         files: Content by plain file name.
         replacing: Names of files that do not stay when `files` lacks them.
 
+    Returns:
+        The folder.
+
     Raises:
         AdapterFileError: the folder is a file, or the disk refuses; what was there stays.
+
+    Example:
+        >>> import tempfile
+        >>> folder = write_folder(Path(tempfile.mkdtemp(), "fer"), {"a.txt": b"1", "b.txt": b"2"})
+        >>> sorted(path.name for path in write_folder(folder, {"a.txt": b"3"}, replacing=["b.txt"]).iterdir())
+        ['a.txt']
     """
     folder = Path(folder)
     for name in files:
@@ -125,9 +146,9 @@ def write_folder(folder: str | os.PathLike, files: Mapping[str, bytes], replacin
 
 
 def _take_place(aside: Path, target: Path, ours: set[str]) -> None:
-    """The folder aside becomes the target, and the target's files that are not ours go on living in it; or nothing."""
+    """Puts the folder aside in the target's place and keeps the target's files that are not ours; all or nothing."""
     _exchange(aside, target)
-    moved = []
+    moved: list[str] = []
     try:
         for entry in [*aside.iterdir()]:  # the old folder now
             if entry.name not in ours:
@@ -174,24 +195,38 @@ def _exchange(one: Path, other: Path) -> None:
 
 
 def to_json(value: Any) -> bytes:
-    """Readable JSON with a last newline; NaN and infinities are refused."""
+    r"""Writes readable JSON with a last newline.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+        TypeError: the value is no plain data.
+
+    Example:
+        >>> to_json({"temperature": 0.1})
+        b'{\n  "temperature": 0.1\n}\n'
+    """
     return (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Reads the object in a JSON file.
 
     Raises:
         AdapterFileError: the file is missing or cannot be read.
         AdapterConfigError: it is too large, no JSON, or no object.
+
+    Example:
+        >>> import tempfile
+        >>> read_json(write_file(Path(tempfile.mkdtemp(), "config.json"), '{"frames": 10}'))
+        {'frames': 10}
     """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_JSON_BYTES + 1)
     except FileNotFoundError:
-        there = listed(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else "none"
+        present = listed(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else "none"
         raise AdapterFileError(
-            f"'{path}' is missing. Files in the folder: {there}.{pickled_instead(path.parent)}"
+            f"'{path}' is missing. Files in the folder: {present}.{pickled_instead(path.parent)}"
         ) from None
     except OSError as error:
         raise AdapterFileError(f"'{path}' cannot be read: {error}.") from error

@@ -1,4 +1,4 @@
-"""The tensors of a safetensors file: mapped into memory, hashed where they lie, and looked through."""
+"""The tensors of a safetensors file: mapped into memory, hashed where they lie, and checked."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +15,11 @@ from torch import Tensor
 from ..checking import all_finite
 from ..errors import AdapterFileError, listed
 
+__all__ = ["MAX_HEADER_BYTES", "kind_of", "parse_tensors", "pickled_instead", "read_weights"]
+
 MAX_HEADER_BYTES = 16 * 2**20
+"""The longest header of a safetensors file that is read."""
+
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -32,14 +35,30 @@ _DTYPES = {
 
 
 def read_weights(path: Path, num_bytes: int, sha256: str) -> Tensor:
-    """The bytes of a file of known size and checksum, as uint8.
+    """Maps a file of known size and checksum into memory.
 
-    They are mapped: nothing is copied, processes that hold the same file share its pages, and whoever writes into
-    them gets pages of its own, never the file. That holds as long as the file is replaced by moving another one into
-    its place, as `write_folder` and the Hub's cache do, and not written over where it lies.
+    Nothing is copied, processes that hold the same file share its pages, and whoever writes into them gets pages of its
+    own, never the file. This holds as long as the file is replaced by moving another one into its place, as
+    `write_folder` and the Hub's cache do, and is not written over where it lies.
+
+    Args:
+        path: The file.
+        num_bytes: Its size.
+        sha256: Its SHA-256, 64 hexadecimal digits.
+
+    Returns:
+        Its bytes, `(num_bytes,)` in uint8.
 
     Raises:
         AdapterFileError: it is missing, cannot be read, or is not the file that was promised.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "adapter_model.safetensors")
+        >>> path.write_bytes(b"weights")
+        7
+        >>> read_weights(path, 7, hashlib.sha256(b"weights").hexdigest()).shape
+        torch.Size([7])
     """
     again = "Save the adapter again, or download it anew."
     if not path.is_file():
@@ -50,7 +69,8 @@ def read_weights(path: Path, num_bytes: int, sha256: str) -> Tensor:
             f"'{path}' has {size} bytes where its config promises {num_bytes}{kind_of(path)}. {again}"
         )
     content = _mapped(path, size)
-    if hashlib.sha256(content.numpy()).hexdigest() != sha256:
+    buffer = cast(Any, content.numpy())  # an array is a buffer, which Python 3.10 has no type for
+    if hashlib.sha256(buffer).hexdigest() != sha256:
         raise AdapterFileError(
             f"'{path}' does not have the checksum its config promises{kind_of(path)}: it was damaged or replaced. "
             f"{again}"
@@ -69,7 +89,16 @@ def _mapped(path: Path, size: int) -> Tensor:
 
 
 def kind_of(path: Path) -> str:
-    """What a file that should be safetensors looks like, in parentheses; nothing where that is unknown."""
+    """Says in parentheses what a file that should be safetensors looks like; an empty text where that is unknown.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "adapter_model.safetensors")
+        >>> path.write_text("<!doctype html>")
+        15
+        >>> kind_of(path)
+        ' (it is a web page)'
+    """
     with path.open("rb") as file:
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
@@ -82,21 +111,32 @@ def kind_of(path: Path) -> str:
 
 
 def pickled_instead(folder: Path) -> str:
-    """What to say where weights are missing and pickled ones lie there."""
+    """The hint for a folder that lacks weights but holds pickled ones; an empty text where it holds none.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "pytorch_model.bin").touch()
+        >>> pickled_instead(folder)
+        ' Pickled weights (.bin) are never read: they can run code. Convert them to safetensors.'
+    """
     if any((folder / name).exists() for name in ("adapter_model.bin", "pytorch_model.bin")):
         return " Pickled weights (.bin) are never read: they can run code. Convert them to safetensors."
     return ""
 
 
 def parse_tensors(content: bytes | Tensor, path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file's bytes, by name, each with a storage of its own.
+    """Finds the tensors in the bytes of a safetensors file, each with a storage of its own.
 
     Args:
-        content: What is in the file: bytes, of which a copy is made, or uint8 in which the tensors then lie.
-        path: Of the file, for the messages.
+        content: What is in the file: bytes, of which a copy is made, or a uint8 tensor, in which the tensors then lie.
+        path: Path of the file, for the messages.
+
+    Returns:
+        The tensors by name.
 
     Raises:
-        AdapterFileError: they are none, or a value is not finite.
+        AdapterFileError: it is no safetensors file, or a value is not finite.
 
     Example:
         >>> from safetensors.torch import save
@@ -126,7 +166,7 @@ def parse_tensors(content: bytes | Tensor, path: Path) -> dict[str, Tensor]:
 
 
 def _places(header: bytes, num_bytes: int) -> dict[str, tuple[torch.dtype, list[int], int]]:
-    """Dtype, shape and first byte of each tensor; together they are all of the data, and no byte belongs to two."""
+    """Dtype, shape and first byte of each tensor. Together they fill the data, and no byte belongs to two."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) < len(pairs):
@@ -134,10 +174,11 @@ def _places(header: bytes, num_bytes: int) -> dict[str, tuple[torch.dtype, list[
         return dict(pairs)
 
     entries = json.loads(header, object_pairs_hook=once)
-    if not isinstance(entries, Mapping):
+    if not isinstance(entries, dict):
         raise ValueError(f"its header is a {type(entries).__name__} where an object was expected")
     entries.pop("__metadata__", None)
-    found, end = {}, 0
+    places: dict[str, tuple[torch.dtype, list[int], int]] = {}
+    end = 0
     for name, entry in sorted(entries.items(), key=lambda item: tuple(item[1]["data_offsets"])):
         if entry["dtype"] not in _DTYPES:
             raise ValueError(f"{name!r} is of dtype {entry['dtype']!r}; known are {listed(_DTYPES)}")
@@ -146,7 +187,7 @@ def _places(header: bytes, num_bytes: int) -> dict[str, tuple[torch.dtype, list[
             raise ValueError(f"{name!r} has a shape or place that is no whole number")
         if start != end or stop != start + dtype.itemsize * math.prod(shape) or stop > num_bytes:
             raise ValueError(f"{name!r} is not where its dtype, its shape and the tensors before it put it")
-        found[name], end = (dtype, shape, start), stop
+        places[name], end = (dtype, shape, start), stop
     if end != num_bytes:
         raise ValueError(f"its tensors take {end} bytes where {num_bytes} follow the header")
-    return found
+    return places
