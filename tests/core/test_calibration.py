@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -211,7 +212,7 @@ def test_the_start_depends_neither_on_the_seed_nor_on_the_batches():
 class Adversarial(list):
     """Pictures that are made by a gradient and leave torch on their way, as those of an augmentation may."""
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         face = super().__getitem__(index)
         x = face["pixel_values"].clone().requires_grad_()
         (gradient,) = torch.autograd.grad((x**2).sum(), x)

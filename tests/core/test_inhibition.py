@@ -288,7 +288,7 @@ def test_a_random_start_depends_on_its_generator_alone():
 
 
 def test_a_random_start_leaves_what_has_no_fresh_values():
-    from timm.layers import ScaledStdConv2d
+    from timm.layers.std_conv import ScaledStdConv2d
     from torchvision.ops import FrozenBatchNorm2d
 
     conv_unit = nn.Sequential()

@@ -145,7 +145,7 @@ def test_every_kind_of_convolution_carries_a_mask(conv, tmp_path):  # promise 22
 def test_a_backbone_or_target_that_carries_no_mask_is_refused_before_anything_changes(
     backbone, targets, error, message
 ):  # promise 22
-    is_module = isinstance(backbone, nn.Module)
+    is_module, before = isinstance(backbone, nn.Module), {}
     if is_module:
         backbone.train()
         before = bits(backbone)

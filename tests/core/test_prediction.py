@@ -41,6 +41,7 @@ def folder(tmp_path):
 
 def test_probabilities_are_those_of_the_logits_likeliest_first():
     model, (picture,) = prepared(), pictures(1)
+    assert model.preprocessing is not None
     answer = model.predict(picture)
     expected = model(model.preprocessing(picture)).logits[0].softmax(0)
     assert list(answer) == [LABELS[i] for i in expected.argsort(descending=True).tolist()]

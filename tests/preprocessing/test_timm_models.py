@@ -14,11 +14,12 @@ def test_a_timm_model_is_fed_as_timms_own_transform_feeds_it(name):
     import timm
 
     model = timm.create_model(name, pretrained=False)
+    preprocessing = Preprocessing.for_backbone(model)
+    assert preprocessing is not None
     transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model), is_training=False)
     for source in ((300, 200), (100, 130)):
         picture = noise(*source)
-        values = Preprocessing.for_backbone(model)(picture)[0]
-        torch.testing.assert_close(values, transform(picture), rtol=0, atol=1e-5)
+        torch.testing.assert_close(preprocessing(picture)[0], transform(picture), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,8 @@ def test_a_timm_model_is_fed_as_timms_own_transform_feeds_it(name):
 )
 @pytest.mark.parametrize("source", [(300, 200), (57, 130)])
 def test_every_crop_of_timm_is_done(changes, source):
-    from timm.data import create_transform, resolve_data_config
+    from timm.data.config import resolve_data_config
+    from timm.data.transforms_factory import create_transform
 
     config = resolve_data_config({"input_size": (3, 64, 64)} | changes)
     picture = noise(*source)
