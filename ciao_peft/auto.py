@@ -16,12 +16,10 @@ from .backbone import backbone_signature
 from .config import check_adapter_name
 from .encoders import list_encoders, load_encoder
 from .errors import BackboneError, CIAOError, listed
-from .hub import RepoFile, is_hub_id, read_pretrained
-from .hub.adapters import name_from, read_adapter
+from .hub import RepoFile, is_hub_id, name_from, read_adapter, read_pretrained
 from .model import CIAOModel
 from .preprocessing import Preprocessing
-from .saving.adapter_folder import SavedAdapter
-from .saving.files import MAX_JSON_BYTES, read_json
+from .saving import MAX_JSON_BYTES, SavedAdapter, read_json
 
 __all__ = ["AutoCIAOModel"]
 

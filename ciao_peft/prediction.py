@@ -115,7 +115,7 @@ def clip_pixels(clip: Any, frames: int, preprocessing: Preprocessing) -> Tensor:
 
     Args:
         clip: A list of pictures, in order; `frame_places` says which are taken, and what becomes of a shorter clip.
-        frames: How many are wanted.
+        frames: The number of frames to take.
         preprocessing: Makes them pixels.
 
     Returns:

@@ -12,7 +12,7 @@ from ..backbone import FrozenBackbone, OpenedBackbone, check_same_backbone
 from ..errors import AdapterFileError, BackboneMismatchError, TargetModulesError
 from ..heads import pool_map
 from ..preprocessing import Preprocessing
-from ..saving.adapter_folder import SavedAdapter, check_tensors
+from ..saving import SavedAdapter, check_tensors
 from .adapter import Adapter
 
 __all__ = ["restore_adapter"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HubFileError
-from ..saving.adapter_folder import CARD_FILE, PICTURE_FILE
+from ..saving import CARD_FILE, PICTURE_FILE
 from .metadata import COMMIT, adapter_metadata, collection_metadata, encoder_metadata, recorded_metadata, title_of
 from .page import merged_page, page_of, split_page
 from .rendering import render

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from ..cards import adapter_card, card_without_record, collection_card, merge_cards, text_reader
 from ..errors import AdapterFileError
-from ..saving.adapter_folder import (
+from ..saving import (
     CARD_FILE,
     CONFIG_FILE,
+    MAX_JSON_BYTES,
     PICTURE_FILE,
     PREPROCESSOR_FILE,
     WEIGHTS_FILE,
     SavedAdapter,
     load_adapter,
+    read_json,
     save_adapter,
 )
-from ..saving.files import MAX_JSON_BYTES, read_json
-from . import MAX_WEIGHTS_BYTES, RepoFile, RepoHead, Snapshot, prefix_of, publish, read_pretrained
+from .downloading import MAX_WEIGHTS_BYTES, RepoFile, Snapshot, prefix_of, read_pretrained
+from .publishing import RepoHead, publish
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo

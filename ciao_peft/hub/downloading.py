@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import AdapterFileError, AdapterNameError, HubFileError, HubOfflineError, HubServerError, listed
-from ..saving.files import write_file
+from ..saving import write_file
 from .client import as_our_errors, must_stay_offline, open_client
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 __all__ = [
+    "MAX_WEIGHTS_BYTES",
     "RepoFile",
     "Snapshot",
     "download",
@@ -26,6 +27,9 @@ __all__ = [
     "prefix_of",
     "read_pretrained",
 ]
+
+MAX_WEIGHTS_BYTES = 4 * 2**30
+"""The largest file of weights that is downloaded, 4 GiB."""
 
 T = TypeVar("T")
 

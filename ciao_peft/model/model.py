@@ -13,7 +13,7 @@ from ..adapters import restore_adapter
 from ..backbone import backbone_name, backbone_revision, backbone_signature
 from ..config import CIAOConfig, check_adapter_name
 from ..errors import BackboneMismatchError
-from ..hub.adapters import name_from, publish_adapter, read_adapter, save_with_card
+from ..hub import name_from, publish_adapter, read_adapter, save_with_card
 from ..preprocessing import Preprocessing
 from ..saving import SavedAdapter, library_versions
 from .reading import ReadingModel

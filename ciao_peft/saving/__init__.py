@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from .adapter_folder import SavedAdapter, library_versions, load_adapter, save_adapter
-from .files import move_into_place, read_json, write_file, write_folder
+from .adapter_folder import (
+    CARD_FILE,
+    CONFIG_FILE,
+    PICTURE_FILE,
+    PREPROCESSOR_FILE,
+    WEIGHTS_FILE,
+    SavedAdapter,
+    check_tensors,
+    library_versions,
+    load_adapter,
+    save_adapter,
+)
+from .files import MAX_JSON_BYTES, move_into_place, read_json, to_json, write_file, write_folder
+from .safetensors_file import parse_tensors
 
 __all__ = [
+    "CARD_FILE",
+    "CONFIG_FILE",
+    "MAX_JSON_BYTES",
+    "PICTURE_FILE",
+    "PREPROCESSOR_FILE",
+    "WEIGHTS_FILE",
     "SavedAdapter",
+    "check_tensors",
     "library_versions",
     "load_adapter",
     "move_into_place",
+    "parse_tensors",
     "read_json",
     "save_adapter",
+    "to_json",
     "write_file",
     "write_folder",
 ]
