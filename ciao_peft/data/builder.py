@@ -33,7 +33,7 @@ __all__ = [
     "walk",
 ]
 
-logger = logging.getLogger("ciao_peft.data")
+logger: logging.Logger = logging.getLogger("ciao_peft.data")
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm")
 HIDDEN = (".", "__MACOSX")  # beginnings of the names of files and folders that are not looked at

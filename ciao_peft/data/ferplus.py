@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import datasets
 import numpy as np
@@ -103,8 +103,8 @@ class FerPlus(FacesBuilder):
 
     BUILDER_CONFIG_CLASS = FerPlusConfig
     config: FerPlusConfig
-    HOW_TO_OBTAIN = _HOW
-    KEEPS_PICTURES = True
+    HOW_TO_OBTAIN: ClassVar[str] = _HOW
+    KEEPS_PICTURES: ClassVar[bool] = True
 
     @classmethod
     def settings_for(cls, protocol: str) -> dict[str, Any]:
