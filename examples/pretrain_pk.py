@@ -4,7 +4,7 @@
         --data_dir ../shared/faces/train --output_dir runs/pk --num_train_epochs 2 --mixed_precision bf16
 
 No label is needed. With a metadata.csv that has the columns `file_name`, `arousal` and `valence` (both in [-1, 1]),
-`--conditional` draws faces that are to show them. Pictures beside what became of them are in `reconstructions/`; the
+`--conditional` draws faces that are to show them. Pictures next to their reconstructions are in `reconstructions/`; the
 trained encoder is the folder `encoder/`, for `load_encoder`. Given again, a command that was cut off goes on where it
 was; with other settings or faces it refuses to. `--start_dir` begins with the weights of an earlier, finished training,
 and may train them with other settings.

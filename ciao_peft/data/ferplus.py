@@ -146,7 +146,7 @@ class FerPlus(FacesBuilder):
         }
 
     def _prepared(self) -> dict[str, Path]:
-        """Folders by split that hold a `label.csv`; none where no picture lies beside any, as in FER+'s repository."""
+        """Folders by split that hold a `label.csv`; none if no picture lies next to any, as in FER+'s repository."""
         folder = self.folder
         folders: dict[str, Path] = {}
         any_picture = False

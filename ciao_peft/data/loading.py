@@ -54,9 +54,9 @@ def dataset_builder(name: str) -> type[FacesBuilder]:
         'PaintedFaces'
     """
     if name not in _BUILDERS:
-        known = ", ".join(map(repr, list_faces()))
+        names = ", ".join(map(repr, list_faces()))
         raise DataError(
-            f"No dataset is named {name!r}. Datasets: {known}. For pictures of your own use "
+            f"No dataset is named {name!r}. Datasets: {names}. For pictures of your own use "
             "`load_faces('imagefolder', folder)`."
         )
     module, class_name = _BUILDERS[name].split(":")
