@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -38,7 +39,12 @@ from tqdm import tqdm
 from ciao_peft import Preprocessing, load_encoder, load_faces
 from ciao_peft.encoders import save_encoder
 from ciao_peft.encoders.pretraining.batch_norm import add_batch_norm, fold_batch_norm
-from ciao_peft.encoders.pretraining.checkpoints import describe_training, digest, resume, save_training_checkpoint
+from ciao_peft.encoders.pretraining.checkpoints import (
+    describe_training,
+    digest,
+    resume_training,
+    save_training_checkpoint,
+)
 from ciao_peft.encoders.pretraining.verification import verification_auc
 
 
@@ -118,7 +124,7 @@ def normalise(values: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def augment(pixels: Tensor, preprocessing: Preprocessing, generator: torch.Generator) -> Tensor:
-    """Pixel values of `(B, C, H, W)` uint8, each face looked at and lit in another way."""
+    """Pixel values of `(B, C, H, W)` uint8, each face with another pose and light."""
     batch, device = len(pixels), pixels.device
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -133,7 +139,7 @@ def augment(pixels: Tensor, preprocessing: Preprocessing, generator: torch.Gener
         torch.stack([flip * zoom * angle.sin(), zoom / stretch * angle.cos(), uniform(-0.1, 0.1)], dim=1),
     ]
     values = pixels.float() / 255
-    grid = F.affine_grid(torch.stack(rows, dim=1), (batch, 1, *preprocessing.size), align_corners=False)
+    grid = F.affine_grid(torch.stack(rows, dim=1), [batch, 1, *preprocessing.size], align_corners=False)
     values = F.grid_sample(values, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
     if batch > 1:  # half of the faces are a little blurred
@@ -171,12 +177,12 @@ def embed(encoder: nn.Module, pixels: Tensor, preprocessing: Preprocessing, devi
     return torch.cat(parts)
 
 
-def split_people(args: argparse.Namespace) -> tuple[Dataset, Dataset, dict]:
+def split_people(args: argparse.Namespace) -> tuple[Dataset, Dataset, dict[str, int]]:
     """Faces to train on; faces of people to verify on, each with two pictures or more and none in training; counts."""
-    settings = {}
+    settings: dict[str, Any] = {}
     if args.dataset == "imagefolder":
         settings = {"label_column": args.identity_column, "label_type": "class", "min_images_per_class": 0}
-    faces = load_faces(args.dataset, args.data_dir, **settings)
+    faces = load_faces(args.dataset, args.data_dir, streaming=False, **settings)
     who = "identity" if "identity" in faces["train"].column_names else "label"
     faces = faces.select_columns(["image", who]).rename_column(who, "person")
     train, verification = faces["train"], faces.get("test")
@@ -185,16 +191,16 @@ def split_people(args: argparse.Namespace) -> tuple[Dataset, Dataset, dict]:
         chosen = {*sorted((person for person, count in counts.items() if count > 1), key=str)[::10]}
         verification = train.select([i for i, person in enumerate(train["person"]) if person in chosen])
         train = train.select([i for i, person in enumerate(train["person"]) if person not in chosen])
-    known, counts = {*train["person"]}, Counter(verification["person"])
-    keep = [i for i, person in enumerate(verification["person"]) if counts[person] > 1 and person not in known]
+    trained, counts = {*train["person"]}, Counter(verification["person"])
+    keep = [i for i, person in enumerate(verification["person"]) if counts[person] > 1 and person not in trained]
     if not keep:
         raise SystemExit("Nobody to verify on: no person outside the training split has two pictures.")
     people = {
         "training_faces": len(train),
-        "training_people": len(known),
+        "training_people": len(trained),
         "verification_faces": len(keep),
         "verification_people": len({verification["person"][i] for i in keep}),
-        "people_left_out_because_in_both_splits": len(known & {*counts}),
+        "people_left_out_because_in_both_splits": len(trained & {*counts}),
     }
     return train, verification.select(keep), people
 
@@ -205,8 +211,8 @@ def names_of_people(faces: Dataset) -> list[str]:
     return [feature.int2str(person) if hasattr(feature, "int2str") else str(person) for person in faces["person"]]
 
 
-def save_weights(encoder: nn.Module, card: dict, folder: Path) -> Path:
-    """Float16 safetensors, and beside them what they are, as JSON."""
+def save_weights(encoder: nn.Module, card: dict[str, Any], folder: Path) -> Path:
+    """Writes the weights as float16 safetensors, and the card of the training as JSON."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     path = folder / f"{card['name'].replace('/', '_').replace('-', '_')}.safetensors"
@@ -226,7 +232,8 @@ def main(args: argparse.Namespace) -> None:
     output.mkdir(parents=True, exist_ok=True)
     encoder = load_encoder(args.encoder, pretrained=False)
     # It learns from whole faces, and is to be fed whole faces afterwards: timm's networks would see their middle only.
-    encoder.preprocessing = preprocessing = encoder.preprocessing.replace(crop_pct=1.0)
+    preprocessing = cast(Preprocessing, encoder.preprocessing).replace(crop_pct=1.0)
+    setattr(encoder, "preprocessing", preprocessing)  # noqa: B010
 
     with accelerator.main_process_first():
         train, verification, people = split_people(args)
@@ -243,7 +250,7 @@ def main(args: argparse.Namespace) -> None:
         with without_last_pooling(network, small):
             return verification_auc(embed(network, shown, fed, accelerator.device), verification["person"])
 
-    encoder.to(accelerator.device, memory_format=torch.channels_last)
+    encoder.to(accelerator.device).to(memory_format=torch.channels_last)
     untrained_auc = auc_of(encoder)
     if args.batch_norm:
         add_batch_norm(encoder)
@@ -267,7 +274,7 @@ def main(args: argparse.Namespace) -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_the_rate)
     encoder, head, optimizer = accelerator.prepare(encoder, head, optimizer)
     accelerator.register_for_checkpointing(schedule)
-    history = resume(accelerator, output, description)
+    history = resume_training(accelerator, output, description)
     for epoch in range(len(history), args.num_train_epochs):
         small = epoch < args.half_size_epochs
         fed = halved(preprocessing) if small else preprocessing

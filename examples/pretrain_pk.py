@@ -4,7 +4,7 @@
         --data_dir ../shared/faces/train --output_dir runs/pk --num_train_epochs 2 --mixed_precision bf16
 
 No label is needed. With a metadata.csv that has the columns `file_name`, `arousal` and `valence` (both in [-1, 1]),
-`--conditional` draws faces that are to show them. Pictures beside what became of them are in `reconstructions/`; the
+`--conditional` draws faces that are to show them. Pictures next to their reconstructions are in `reconstructions/`; the
 trained encoder is the folder `encoder/`, for `load_encoder`. Given again, a command that was cut off goes on where it
 was; with other settings or faces it refuses to. `--start_dir` begins with the weights of an earlier, finished training,
 and may train them with other settings.
@@ -18,6 +18,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -29,7 +30,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ciao_peft import Preprocessing, load_encoder
-from ciao_peft.encoders import save_encoder
+from ciao_peft.encoders import PriorKnowledge, save_encoder
 from ciao_peft.encoders.pretraining.adversarial import (
     Autoencoder,
     IdentityDistance,
@@ -42,7 +43,7 @@ from ciao_peft.encoders.pretraining.checkpoints import (
     describe_training,
     digest,
     newest_checkpoint,
-    resume,
+    resume_training,
     save_training_checkpoint,
 )
 
@@ -103,6 +104,8 @@ def earlier_training(folder: Path) -> dict:
 def start_from(folder: Path, network: Autoencoder, judges: Judges) -> None:
     """Gives both sides the weights that they had at the end of an earlier training."""
     checkpoint = newest_checkpoint(folder)
+    if checkpoint is None:
+        raise SystemExit(f"There is no checkpoint in '{folder}'.")
     for module, name in ((network, "model.safetensors"), (judges, "model_1.safetensors")):
         weights = {key.removeprefix("module."): value for key, value in load_file(checkpoint / name).items()}
         try:
@@ -120,7 +123,7 @@ def main(args: argparse.Namespace) -> None:
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     settings = {"channels": args.channels} if args.channels else {}
-    encoder = load_encoder("prior_knowledge", pretrained=False, **settings)
+    encoder = cast(PriorKnowledge, load_encoder("prior_knowledge", pretrained=False, **settings))
     paths, conditions = find_faces(Path(args.data_dir), args.conditional)
     paths = paths[: args.max_faces]
     pixels = load_pixels(paths, encoder.preprocessing)
@@ -157,7 +160,7 @@ def main(args: argparse.Namespace) -> None:
     schedules = [torch.optim.lr_scheduler.LambdaLR(one, share_of_the_rate) for one in (optimizer, judges_optimizer)]
     accelerator.register_for_checkpointing(*schedules)
     network, judges, optimizer, judges_optimizer = accelerator.prepare(network, judges, optimizer, judges_optimizer)
-    judge, history = accelerator.unwrap_model(judges), resume(accelerator, output, description)
+    judge, history = accelerator.unwrap_model(judges), resume_training(accelerator, output, description)
     for epoch in range(len(history), args.num_train_epochs):
         start = time.perf_counter()
         network.train(), judges.train()

@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from datasets import DatasetDict
 
 from ciao_peft import (
     CIAOConfig,
@@ -30,8 +32,10 @@ from ciao_peft.metrics import main_metric
 WORLDS = ("eight", "seven", "affect", "signals")
 
 
-def train_one(world: str, faces, inhibition: bool, args: argparse.Namespace) -> tuple[Path, dict]:
-    """Trains one adapter, saves it, and says what it is worth."""
+def train_one(
+    world: str, faces: DatasetDict, inhibition: bool, args: argparse.Namespace
+) -> tuple[Path, dict[str, Any]]:
+    """Trains and saves one adapter, and returns its folder and scores."""
     config = CIAOConfig(**labels_of(faces["train"]).as_config(), inhibition=inhibition, init_seed=args.seed)
     model = get_ciao_model(load_encoder("small-face"), config, adapter_name=world)
     # The trunk never changes: each face goes through it once, and every epoch reads the stored features.
@@ -58,10 +62,13 @@ def train_one(world: str, faces, inhibition: bool, args: argparse.Namespace) -> 
 
 
 def main(args: argparse.Namespace) -> None:
-    sizes = {"num_train": args.num_train, "num_validation": 0, "num_test": args.num_test}
-    folders, lines = {}, [f"{'world':8} {'trained':10} {'metric':12} {'score':>6} {'params':>11} {'MB':>5} {'s':>5}"]
-    for world in WORLDS:
-        faces = load_faces("painted_faces", world=world, seed=args.seed, **sizes)
+    sizes: dict[str, Any] = {"num_train": args.num_train, "num_validation": 0, "num_test": args.num_test}
+    folders: dict[str, Path] = {}
+    lines = [f"{'world':8} {'trained':10} {'metric':12} {'score':>6} {'params':>11} {'MB':>5} {'s':>5}"]
+    faces_of = {
+        world: load_faces("painted_faces", world=world, seed=args.seed, streaming=False, **sizes) for world in WORLDS
+    }
+    for world, faces in faces_of.items():
         for name, inhibition in (("head only", False), ("with CIAO", True)):
             folders[world], row = train_one(world, faces, inhibition, args)
             lines.append(
@@ -76,7 +83,7 @@ def main(args: argparse.Namespace) -> None:
     model = CIAOModel.from_pretrained(load_encoder("small-face"), folders[WORLDS[0]])
     for world in WORLDS[1:]:
         model.load_adapter(folders[world])
-    face = faces["test"][0]["image"]
+    face = faces_of[WORLDS[0]]["test"][0]["image"]
     print(f"\nOne face, read in every world with one trunk pass (adapters in {Path(args.output_dir) / 'ciao'}):\n")
     with torch.inference_mode():
         reading = model.eval().predict(face, adapter_names=list(WORLDS))

@@ -35,7 +35,7 @@ OF_DATASETS = {
 def main(args: argparse.Namespace) -> None:
     # A setting that was not given stays away: the defaults are the library's.
     settings = {name: getattr(args, name) for name in OF_DATASETS if getattr(args, name) is not None}
-    faces = load_faces(args.dataset, args.data_dir, **settings)
+    faces = load_faces(args.dataset, args.data_dir, streaming=False, **settings)
     if missing := {"train", "test"} - set(faces):
         raise SystemExit(f"{args.data_dir or args.dataset} has no {' and no '.join(sorted(missing))} split.")
     arguments = settings_from(args, CIAOTrainingArguments)
@@ -70,14 +70,15 @@ def main(args: argparse.Namespace) -> None:
 
 
 def draw_confusions(output, config: CIAOConfig, path: Path) -> None:
-    """For each class, the shares of its faces that were taken for each class."""
+    """Draws, for each class, the shares of its faces that were read as each class."""
     from matplotlib.figure import Figure
 
     labels = output.labels if output.labels.ndim == 1 else output.labels.argmax(dim=1)
     counts = confusion_matrix(output.logits.argmax(dim=1), labels, config.num_labels)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
-    names = list(config.id2label.values())
-    figure = Figure(figsize=(2 + 0.7 * len(names),) * 2, layout="constrained")
+    names = list((config.id2label or {}).values())
+    side = 2 + 0.7 * len(names)
+    figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot(xlabel="read as", ylabel="is")
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")

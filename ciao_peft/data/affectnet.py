@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import datasets
 
@@ -112,7 +112,7 @@ class AffectNet(FacesBuilder):
 
     BUILDER_CONFIG_CLASS = AffectNetConfig
     config: AffectNetConfig
-    HOW_TO_OBTAIN = _HOW
+    HOW_TO_OBTAIN: ClassVar[str] = _HOW
 
     def _info(self) -> datasets.DatasetInfo:
         config = self.config

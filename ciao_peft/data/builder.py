@@ -33,7 +33,7 @@ __all__ = [
     "walk",
 ]
 
-logger = logging.getLogger("ciao_peft.data")
+logger: logging.Logger = logging.getLogger("ciao_peft.data")
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm")
 HIDDEN = (".", "__MACOSX")  # beginnings of the names of files and folders that are not looked at
@@ -134,8 +134,9 @@ class FacesBuilder(datasets.GeneratorBasedBuilder):
             data_dir = self._checked_folder(data_dir)
         folder = None if data_dir is None else os.fspath(data_dir)
         config_class = self.BUILDER_CONFIG_CLASS
-        known = {*inspect.signature(config_class).parameters, *inspect.signature(datasets.DatasetBuilder).parameters}
-        if unknown := sorted(set(kwargs) - known):
+        settings = inspect.signature(config_class).parameters
+        accepted = {*settings, *inspect.signature(datasets.DatasetBuilder).parameters}
+        if unknown := sorted(set(kwargs) - accepted):
             own = sorted(
                 set(inspect.signature(config_class).parameters)
                 - {"name", "version", "data_dir", "data_files", "description"}
@@ -190,7 +191,7 @@ class FacesBuilder(datasets.GeneratorBasedBuilder):
         return ()
 
     def _report(self, left_out: LeftOut) -> None:
-        """Keeps what was left out beside the rows, where it outlives worker processes and the cache hit."""
+        """Keeps the report next to the rows, where it outlives worker processes and is read on a cache hit."""
         if not left_out.counts:
             return
         if self._preparing and self._output_dir is not None:

@@ -37,6 +37,11 @@ class Clips:
         (2, 2, {'image': [2, 3], 'label': 1, 'clip': 'b'})
     """
 
+    faces: Any
+    rows: np.ndarray
+    names: list[Any]
+    column: str
+
     def __init__(self, faces: Any, rows: np.ndarray, names: list[Any], column: str = "clip"):
         self.faces, self.rows, self.names, self.column = faces, rows, names, column
 

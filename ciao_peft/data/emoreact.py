@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import datasets
 import numpy as np
@@ -115,7 +115,7 @@ class EmoReact(FacesBuilder):
 
     BUILDER_CONFIG_CLASS = EmoReactConfig
     config: EmoReactConfig
-    HOW_TO_OBTAIN = _HOW
+    HOW_TO_OBTAIN: ClassVar[str] = _HOW
     DEFAULT_WRITER_BATCH_SIZE = 200
 
     def _code(self) -> tuple[str, ...]:

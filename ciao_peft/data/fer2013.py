@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import datasets
 import numpy as np
@@ -86,8 +86,8 @@ class Fer2013(FacesBuilder):
 
     BUILDER_CONFIG_CLASS = Fer2013Config
     config: Fer2013Config
-    HOW_TO_OBTAIN = _HOW
-    KEEPS_PICTURES = True
+    HOW_TO_OBTAIN: ClassVar[str] = _HOW
+    KEEPS_PICTURES: ClassVar[bool] = True
 
     def _info(self) -> datasets.DatasetInfo:
         features = {

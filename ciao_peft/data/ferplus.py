@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import datasets
 import numpy as np
@@ -103,8 +103,8 @@ class FerPlus(FacesBuilder):
 
     BUILDER_CONFIG_CLASS = FerPlusConfig
     config: FerPlusConfig
-    HOW_TO_OBTAIN = _HOW
-    KEEPS_PICTURES = True
+    HOW_TO_OBTAIN: ClassVar[str] = _HOW
+    KEEPS_PICTURES: ClassVar[bool] = True
 
     @classmethod
     def settings_for(cls, protocol: str) -> dict[str, Any]:
@@ -146,7 +146,7 @@ class FerPlus(FacesBuilder):
         }
 
     def _prepared(self) -> dict[str, Path]:
-        """Folders by split that hold a `label.csv`; none where no picture lies beside any, as in FER+'s repository."""
+        """Folders by split that hold a `label.csv`; none if no picture lies next to any, as in FER+'s repository."""
         folder = self.folder
         folders: dict[str, Path] = {}
         any_picture = False

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 
@@ -46,7 +46,7 @@ class Jaffe(FacesBuilder):
 
     BUILDER_CONFIG_CLASS = JaffeConfig
     config: JaffeConfig
-    HOW_TO_OBTAIN = (
+    HOW_TO_OBTAIN: ClassVar[str] = (
         "JAFFE is given to researchers on request, for non-commercial use: ask for record 3451524 on Zenodo, unpack "
         "it and point `data_dir` at the folder with the 213 .tiff files."
     )

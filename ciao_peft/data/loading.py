@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from ..errors import DataError
 
@@ -54,13 +54,43 @@ def dataset_builder(name: str) -> type[FacesBuilder]:
         'PaintedFaces'
     """
     if name not in _BUILDERS:
-        known = ", ".join(map(repr, list_faces()))
+        names = ", ".join(map(repr, list_faces()))
         raise DataError(
-            f"No dataset is named {name!r}. Datasets: {known}. For pictures of your own use "
+            f"No dataset is named {name!r}. Datasets: {names}. For pictures of your own use "
             "`load_faces('imagefolder', folder)`."
         )
     module, class_name = _BUILDERS[name].split(":")
     return getattr(importlib.import_module(f".{module}", __package__), class_name)
+
+
+@overload
+def load_faces(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    protocol: str | None = "default",
+    fold: int | str = 0,
+    drop_duplicates: bool = False,
+    streaming: Literal[False] = False,
+    num_proc: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    **settings: Any,
+) -> DatasetDict: ...
+
+
+@overload
+def load_faces(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    protocol: str | None = "default",
+    fold: int | str = 0,
+    drop_duplicates: bool = False,
+    streaming: bool,
+    num_proc: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    **settings: Any,
+) -> DatasetDict | IterableDatasetDict: ...
 
 
 def load_faces(

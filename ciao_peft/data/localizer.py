@@ -165,6 +165,11 @@ class FaceLocalizer:
         (30, 30)
     """
 
+    detect: Detector
+    margin: float
+    max_side: int
+    size: int | None
+
     def __init__(
         self,
         detector: str | os.PathLike[str] | Detector = "haar",

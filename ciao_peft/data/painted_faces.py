@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
@@ -216,7 +216,7 @@ class PaintedFaces(FacesBuilder):
 
     BUILDER_CONFIG_CLASS = PaintedFacesConfig
     config: PaintedFacesConfig
-    NEEDS_DATA_DIR = False
+    NEEDS_DATA_DIR: ClassVar[bool] = False
 
     def _code(self) -> tuple[str, ...]:
         return (paint_face.__module__, Person.__module__)

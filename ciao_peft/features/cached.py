@@ -46,6 +46,14 @@ class FeatureDataset:
         (6, torch.Size([8, 30, 30]), tensor(1))
     """
 
+    key: dict[str, Any]
+    layout: FeatureLayout
+    labels: Tensor | None
+    folder: Path | None
+    label_names: list[str] | None
+    views: int
+    has_excitation: bool
+
     def __init__(
         self,
         key: dict[str, Any],
@@ -61,8 +69,8 @@ class FeatureDataset:
         self.labels = labels
         self.folder = folder
         self.label_names = label_names
-        self.views: int = key["views"]
-        self.has_excitation: bool = key.get("excitation", False)
+        self.views = key["views"]
+        self.has_excitation = key.get("excitation", False)
         self._stored: int = key["num_samples"]
         self._rows = rows
         self._tensors = tensors

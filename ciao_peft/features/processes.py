@@ -36,9 +36,12 @@ class Processes:
         (0, 1)
     """
 
+    rank: int
+    count: int
+
     def __init__(self) -> None:
         self.rank, self.count = 0, 1
-        self._state = None
+        self._state: Any = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import PartialState
             from accelerate.utils import parse_flag_from_env

@@ -56,6 +56,12 @@ class Samples:
         ([0, 1], torch.Size([2, 3, 8, 8]))
     """
 
+    name: str
+    preprocessing: Preprocessing | None
+    dataset: Any
+    source: str
+    label_key: str | None
+
     def __init__(self, dataset: Any, preprocessing: Preprocessing | None, name: str = "the dataset"):
         self.name = name
         self.preprocessing = preprocessing
@@ -209,6 +215,12 @@ class ClipSamples:
         >>> samples.pixels([1]).shape, samples.labels()
         (torch.Size([1, 2, 3, 8, 8]), tensor([1, 1]))
     """
+
+    name: str
+    frames: Samples
+    rows: np.ndarray
+    label_key: str | None
+    label_names: list[str] | None
 
     def __init__(self, clips: Clips, preprocessing: Preprocessing | None, name: str = "the dataset"):
         if len(clips) == 0:

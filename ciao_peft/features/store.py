@@ -96,10 +96,15 @@ class FeatureFiles:
         [2]
     """
 
+    folder: Path
+    key: dict[str, Any]
+    layout: FeatureLayout | None
+    complete: bool
+
     def __init__(self, folder: str | os.PathLike[str], key: dict[str, Any]):
         self.folder = Path(folder)
         self.key = key
-        self.layout: FeatureLayout | None = None
+        self.layout = None
         self.complete = False
         self._failed = False
         self._read_index()
@@ -287,6 +292,8 @@ class FeatureWriter:
     Shapes:
         Tensors are put as `(rows, ...)`, with the rest of their shapes from the layout.
     """
+
+    layout: FeatureLayout
 
     def __init__(self, folder: Path, layout: FeatureLayout):
         self.layout = layout

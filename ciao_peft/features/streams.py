@@ -70,6 +70,12 @@ class StreamSamples:
         (3, [0, 1, 0], torch.Size([2, 3, 8, 8]))
     """
 
+    name: str
+    preprocessing: Preprocessing | None
+    source: str
+    label_key: str | None
+    label_names: list[str] | None
+
     def __init__(
         self,
         stream: IterableDataset,
@@ -86,7 +92,7 @@ class StreamSamples:
             raise DataError(f"{name} is empty.")
         self.source, self.label_key = keys_of(first, preprocessing, name)
         columns = stream.features or {}
-        self.label_names: list[str] | None = getattr(columns.get(self.label_key), "names", None)
+        self.label_names = getattr(columns.get(self.label_key), "names", None)
         self._picture = columns.get(self.source) if self.source == "image" else None
         if self._picture is not None:
             from datasets import Image
