@@ -219,10 +219,10 @@ def parse_yaml(
                 raise ValueError("aliases (`*name`) are not read; write the value out")
             return super().compose_node(parent, index)
 
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        def construct_map(self, node: Any) -> dict[Any, Any]:
             return _once([(self.construct_object(k, True), self.construct_object(v, True)) for k, v in node.value])
 
-    Loader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: loader.construct_mapping(node))
+    Loader.add_constructor("tag:yaml.org,2002:map", Loader.construct_map)
     Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: node.value)
     for tag in ("binary", "set", "omap", "pairs"):
         Loader.add_constructor(f"tag:yaml.org,2002:{tag}", Loader.construct_undefined)

@@ -141,7 +141,8 @@ def _key(name):
 def test_nothing_that_trains_is_left_without_a_gradient_in_data_parallel_training(changes):
     import torch.distributed as dist
 
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage] - torch documents it there
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         model = wrap(**changes).train()
         wrapped = torch.nn.parallel.DistributedDataParallel(LogitsAndEmbeddings(model))

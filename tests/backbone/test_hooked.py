@@ -63,7 +63,8 @@ class NormAndAct(nn.BatchNorm2d):
         super().__init__(channels)
         self.act = nn.ReLU()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input
         return self.act(super().forward(x) / (1 + x.square().mean(dim=1, keepdim=True)))
 
 

@@ -74,6 +74,11 @@ def takes_tensors(node: ast.ClassDef) -> bool:
     return False
 
 
+def is_overload(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether it only tells a type checker what comes back for which arguments."""
+    return any(ast.unparse(decorator).rpartition(".")[2] == "overload" for decorator in node.decorator_list)
+
+
 def members_of(node: ast.ClassDef, name: str) -> Iterator[Public]:
     for member in node.body:
         if not isinstance(member, FUNCTIONS) or not is_public(member.name) or member.name in OVERRIDDEN:
@@ -96,7 +101,7 @@ def public_names(package: Path = PACKAGE) -> Iterator[Public]:
                 name = f"{module}.{node.name}"
                 yield Public(name, "class", ast.get_docstring(node) or "", takes_tensors(node))
                 yield from members_of(node, name)
-            elif isinstance(node, FUNCTIONS) and is_public(node.name):
+            elif isinstance(node, FUNCTIONS) and is_public(node.name) and not is_overload(node):
                 yield Public(f"{module}.{node.name}", "function", ast.get_docstring(node) or "")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 
 import numpy as np
 import pytest
@@ -182,7 +183,7 @@ def test_maps_of_several_masked_convolutions_are_added_at_the_size_of_the_pixels
 
 def test_the_grad_cam_package_gives_the_same_on_a_plain_network():
     grad_cam = pytest.importorskip("pytorch_grad_cam", reason="the extra `bench` has it")
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    targets = importlib.import_module("pytorch_grad_cam.utils.model_targets")
 
     # Without inhibition M is u, and the adapter a plain network.
     model = wrap(inhibition=False, pooling="flatten", hidden_sizes=()).eval()
@@ -202,7 +203,7 @@ def test_the_grad_cam_package_gives_the_same_on_a_plain_network():
     plain, x = Plain().eval(), pixels(3)
     torch.testing.assert_close(plain(x), model(x).logits)
     for target in (None, 0, 2):
-        theirs_asked = None if target is None else [ClassifierOutputTarget(target)] * 3
+        theirs_asked = None if target is None else [targets.ClassifierOutputTarget(target)] * 3
         with grad_cam.GradCAMPlusPlus(model=plain, target_layers=[plain.net[5]]) as package:
             theirs = torch.from_numpy(package(input_tensor=x, targets=theirs_asked))
         torch.testing.assert_close(gradcam_plus_plus(model, x, target=target), theirs, rtol=0, atol=1e-3)
