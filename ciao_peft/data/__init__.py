@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from .._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .builder import FacesBuilder as FacesBuilder
     from .clip_rows import Clips as Clips
     from .clip_rows import clips as clips
     from .duplicates import drop_duplicate_pictures as drop_duplicate_pictures
@@ -50,7 +49,6 @@ __all__ = [
     "Clips",
     "Expression",
     "FaceLocalizer",
-    "FacesBuilder",
     "Fold",
     "Inspection",
     "LabelSet",
@@ -87,7 +85,6 @@ _MODULE_OF = {
     "EXPRESSIONS": "expressions",
     "Expression": "people",
     "FaceLocalizer": "localizer",
-    "FacesBuilder": "builder",
     "Fold": "protocols",
     "Inspection": "inspect",
     "LabelSet": "labels",

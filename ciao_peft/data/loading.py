@@ -37,7 +37,7 @@ def list_faces() -> list[str]:
     return sorted(_BUILDERS)
 
 
-def dataset_builder(name: str) -> type[FacesBuilder]:
+def dataset_builder(name: str) -> type[Any]:
     """The class that reads the dataset with this name.
 
     Args:

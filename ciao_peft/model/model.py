@@ -104,6 +104,8 @@ class CIAOModel(ReadingModel):
         ['arousal', 'fer']
     """
 
+    preprocessing: Preprocessing | None
+
     def load_adapter(
         self,
         source: str | os.PathLike[str],

@@ -36,7 +36,7 @@ class Best:
     """
 
     def __init__(self, args: CIAOTrainingArguments, problem_type: str):
-        self.metric = (args.metric_for_best_model or main_metric(problem_type)).removeprefix("eval_")
+        self.metric: str = (args.metric_for_best_model or main_metric(problem_type)).removeprefix("eval_")
         greater_is_better = args.greater_is_better
         if greater_is_better is None:
             greater_is_better = higher_is_better(self.metric)
