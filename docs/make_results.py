@@ -186,7 +186,7 @@ did best in a search of its own on held-out training people; all searches of a s
 {budgets()}
 
 The networks without CIAO and the baselines train by their task loss alone, like the "-" columns of the paper's Table I.
-`ciao_peft/study/presets.py` says how each method is set, and [experiments.md](../experiments.md) how to run a study of
+`ciao_peft/study/presets/` says how each method is set, and [experiments.md](../experiments.md) how to run a study of
 your own. [encoders.md](../encoders.md) describes the weights of the three encoders.
 
 ## An earlier run: whole encoders, ten epochs, float32
