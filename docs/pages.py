@@ -6,8 +6,8 @@ import dataclasses
 import textwrap
 from collections.abc import Iterable
 
+from ciao_peft.study.report import Table
 from ciao_peft.study.report.contents import Section
-from ciao_peft.study.report.tables import Table
 
 WIDTH = 120  # of a line of text
 SCREEN = 110  # of a row of a table

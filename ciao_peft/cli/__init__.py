@@ -37,7 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of `ciao` with all its commands."""
+    """The parser of `ciao` with all its commands.
+
+    Example:
+        >>> options = make_parser().parse_args(["inspect", "user/ciao-jaffe", "--json"])
+        >>> options.source, options.json
+        ('user/ciao-jaffe', True)
+    """
     parser = argparse.ArgumentParser(prog="ciao", description="Many affective worlds on one frozen face encoder.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

@@ -85,6 +85,11 @@ def settings_from(options: argparse.Namespace, settings: type[T], **others: Any)
 
     Raises:
         ConfigError: the dataclass refuses a value.
+
+    Example:
+        >>> from ciao_peft import CIAOTrainingArguments
+        >>> settings_from(argparse.Namespace(seed=3), CIAOTrainingArguments, learning_rate=0.1).learning_rate
+        0.1
     """
     hints = get_type_hints(settings)
     names = [field.name for field in dataclasses.fields(cast("Any", settings)) if hasattr(options, field.name)]

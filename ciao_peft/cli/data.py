@@ -69,7 +69,18 @@ def _check_picture(path: Path) -> None:
 
 
 def setting_of(text: str) -> tuple[str, Any]:
-    """Name and value of `NAME=VALUE`; numbers, true and false are read as such."""
+    """Name and value of `NAME=VALUE`; numbers, true and false are read as such.
+
+    Args:
+        text: A word of the command line.
+
+    Raises:
+        ConfigError: it has no name or no `=`.
+
+    Example:
+        >>> setting_of("fold=0"), setting_of("label_column=mood")
+        (('fold', 0), ('label_column', 'mood'))
+    """
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise ConfigError(f"A setting is written NAME=VALUE, such as label_column=expression; got {text!r}.")

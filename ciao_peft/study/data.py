@@ -30,7 +30,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FoldFaces:
-    """One training split and the test split that goes with it, as `datasets.Dataset`; a search has no test split."""
+    """One training split and the test split that goes with it.
+
+    Args:
+        name: Of the fold; empty where there is one alone.
+        train: The training split, a `datasets.Dataset`.
+        test: The test split; None in a search.
+
+    Example:
+        >>> FoldFaces("", train=["a", "b"], test=None).splits
+        {'train': ['a', 'b']}
+    """
 
     name: str
     train: Any
@@ -68,7 +78,13 @@ class LoadedTask:
         return len(self.folds) > 1
 
     def held_out(self, fold: FoldFaces, fraction: float, seed: int) -> tuple[list[int], list[int]]:
-        """Row numbers of a fold's training split: those that stay, and those of other people, to choose by."""
+        """Row numbers of a fold's training split: those that stay, and those of other people, to choose by.
+
+        Args:
+            fold: One of `folds`.
+            fraction: Share of the rows that is held out, above 0 and below 1.
+            seed: Decides who is held out.
+        """
         from datasets import Dataset
 
         group_by = self.task.group_by or self.task.average_by  # the frames of a clip stay together, whoever is in it
@@ -80,12 +96,22 @@ class LoadedTask:
 
 
 def load_task(task: Task) -> LoadedTask:
-    """Loads a task's faces; who is in the training split is left out of the test split.
+    """Loads a task's faces; whoever is in the training split is left out of the test split.
+
+    Args:
+        task: Names the dataset, its folder, its options, and the column that tells people apart.
 
     Raises:
         DataNotFoundError: its folder is not there.
         DataError: the dataset or the task's settings cannot be used.
         ConfigError: its options do not fit the dataset, or its metric does not fit the problem.
+
+    Example:
+        >>> few = {"num_train": 24, "num_validation": 8, "num_test": 8, "size": 16}
+        >>> task = Task(name="painted", dataset="painted_faces", options=few, group_by="identity")
+        >>> loaded = load_task(task)
+        >>> loaded.metric, loaded.has_folds, [*loaded.folds[0].splits]
+        ('accuracy', False, ['train', 'test'])
     """
     folds, notes = [], []
     for name, splits in _folds(task):
@@ -104,9 +130,18 @@ def load_task(task: Task) -> LoadedTask:
 def load_training_split(task: Task) -> LoadedTask:
     """Loads a task's training split alone, for a search that must not look at the test split.
 
+    Args:
+        task: As for `load_task`.
+
     Raises:
         DataNotFoundError, DataError: as for `load_task`.
         ConfigError: as for `load_task`; or the task is tested fold by fold.
+
+    Example:
+        >>> few = {"num_train": 24, "num_validation": 8, "num_test": 8, "size": 16}
+        >>> task = Task(name="painted", dataset="painted_faces", options=few, group_by="identity")
+        >>> [*load_training_split(task).folds[0].splits]
+        ['train']
     """
     if task.options.get("fold") == "all":
         raise ConfigError(
@@ -213,8 +248,16 @@ class PixelSplit:
 
     Args:
         pixels: `(N, C, H, W)` in half precision, in memory or mapped into it.
-        labels: A row each.
+        labels: `(N,)` or `(N, num_labels)`: a row for each.
         rows: Which of them, or which are the frames of each clip; all when left out.
+
+    Shapes:
+        A sample holds `pixel_values` `(C, H, W)`, or `(T, C, H, W)` for clips, in float32.
+
+    Example:
+        >>> split = PixelSplit(np.zeros((4, 3, 8, 8), np.float16), torch.tensor([0, 1, 0, 1]))
+        >>> len(split), split[1]["pixel_values"].shape, split.select([3, 0]).labels
+        (4, torch.Size([3, 8, 8]), tensor([1, 0]))
     """
 
     labels: Tensor
@@ -264,8 +307,16 @@ class LoadedEncoder:
 def load_study_encoder(encoder: Encoder) -> LoadedEncoder:
     """Loads an encoder and says which weights it has.
 
+    Args:
+        encoder: Its source is a name or a folder that `load_encoder` knows.
+
     Raises:
-        EncoderNotFoundError, ConfigError, AdapterFileError: it cannot be had.
+        EncoderNotFoundError, ConfigError, AdapterFileError: it cannot be loaded.
+
+    Example:
+        >>> loaded = load_study_encoder(Encoder(name="small-face"))
+        >>> loaded.asked.name, loaded.module.input_size
+        ('small-face', (3, 64, 64))
     """
     module = load_encoder(encoder.source or encoder.name)
     preprocessing = Preprocessing.for_backbone(module)

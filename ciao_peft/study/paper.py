@@ -32,6 +32,10 @@ class PaperScore:
         encoder: As `load_encoder` calls it.
         method: One of the six networks.
         printed: The number as printed: percent for accuracy, a fraction for the others.
+
+    Example:
+        >>> TABLE_I[0].task, TABLE_I[0].method, TABLE_I[0].value
+        ('AffectNet, arousal', 'full', 0.46)
     """
 
     task: str
@@ -48,8 +52,21 @@ class PaperScore:
 
 
 @dataclass(frozen=True)
-class PaperRival:
-    """One number of Table II: a published model, or one of the paper's own (`method` is then given)."""
+class PublishedScore:
+    """One number of Table II.
+
+    Args:
+        task: As the paper calls it.
+        dataset: As `load_faces` calls it.
+        score: Key of our scores.
+        model: The published model, or one of the paper's own.
+        printed: The number as printed: percent for accuracy, a fraction for the others.
+        encoder, method: Which of the paper's own; `None` for a model of others.
+
+    Example:
+        >>> TABLE_II[0].model, TABLE_II[0].value
+        ('AlexNet', 0.34)
+    """
 
     task: str
     dataset: str
@@ -111,7 +128,7 @@ _PK_FULL = ("prior_knowledge", "full + CIAO")
 _PK_HEAD = ("prior_knowledge", "decision layer + CIAO")
 
 TABLE_II = tuple(
-    PaperRival(task, dataset, score, *row)
+    PublishedScore(task, dataset, score, *row)
     for (task, dataset, score), rows in {
         ("AffectNet, arousal", "affectnet", "concordance_arousal"): [
             ("AlexNet", 0.34),
@@ -204,8 +221,8 @@ def paper_protocol(dataset: str) -> str | None:
     return _WORDED.get(dataset, PROTOCOLS.get(dataset, (None,))[0])
 
 
-def trained_beside_head(encoder: str, method: str) -> int | None:
-    """How many numbers one of the six networks trains beside its decision layer, on an encoder of the paper (Fig. 4).
+def trained_outside_head(encoder: str, method: str) -> int | None:
+    """How many numbers one of the six networks trains outside its decision layer, on an encoder of the paper (Fig. 4).
 
     CIAO adds a copy of the last convolution and one `a` per channel.
 
@@ -213,7 +230,7 @@ def trained_beside_head(encoder: str, method: str) -> int | None:
         The count, or `None` for an encoder or a method that the paper did not run.
 
     Example:
-        >>> [trained_beside_head("vggface2", name) for name in ("last convolution", "decision layer + CIAO")]
+        >>> [trained_outside_head("vggface2", name) for name in ("last convolution", "decision layer + CIAO")]
         [2359808, 2360320]
     """
     scheme = method.removesuffix(WITH_CIAO)

@@ -69,7 +69,19 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
-    """A frozen encoder: its name in tables and records, and what `load_encoder` is given (the name when left out)."""
+    """A frozen encoder.
+
+    Args:
+        name: In tables and records.
+        source: A name or folder that `load_encoder` knows; the name when left out.
+
+    Raises:
+        ConfigError: the name is empty or has spaces around it.
+
+    Example:
+        >>> Encoder(name="mine", source="runs/mine").source, Encoder(name="small-face").source
+        ('runs/mine', 'small-face')
+    """
 
     name: str
     source: str | None = None
@@ -94,6 +106,10 @@ class Method:
         baseline: Name of a builder in `ciao_peft.study.baselines`; `None` for adapters of this library.
         settings: Further arguments of that builder.
         needs: What it trains from: the stored `"features"` of the frozen trunk, or `"pixels"`.
+
+    Example:
+        >>> Method(name="hot", config={"temperature": 1.0}, rates=(0.001, 0.01)).kind
+        'network'
     """
 
     name: str
@@ -141,7 +157,12 @@ def names_in_files(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def names_in_code(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `names_in_files`."""
+    """The inverse of `names_in_files`.
+
+    Example:
+        >>> names_in_code({"rival": "lora"})
+        {'baseline': 'lora'}
+    """
     by_name_in_file = {in_file: name for name, in_file in _NAMES_IN_FILES.items()}
     return {by_name_in_file.get(name, name): value for name, value in values.items()}
 
@@ -151,8 +172,18 @@ class Run:
     """One training: of the learning-rate search (`split="validation"`, with the rate it tries) or for the table.
 
     Args:
+        task, encoder, method: What is trained.
+        seed: Of initial values, order of samples and dropout.
+        split: On what it is scored: `"test"`, or `"validation"`, people held out of the training split.
         rate: The learning rate that the method's search moves; `None` leaves it at the method's own.
         fold_rates: That rate for each fold of a task that has several, in place of `rate`.
+
+    Example:
+        >>> faces = Task(name="faces", dataset="imagefolder", config={"temperature": 0.1})
+        >>> method = Method(name="hot", config={"temperature": 0.5})
+        >>> run = Run(task=faces, encoder=Encoder(name="small-face"), method=method, seed=0, rate=0.01)
+        >>> run.arguments(), run.config()
+        ({'learning_rate': 0.01}, {'temperature': 0.5})
     """
 
     task: Task
@@ -187,6 +218,11 @@ class Plan:
         search_epochs: Passes over the training data in a search; as many as `epochs` when left out.
         search_fraction: Share of the training split that is held out for the search.
         feature_dtype: In which features are stored, as for `cache_features`; the encoder's own when left out.
+
+    Example:
+        >>> task, encoder = Task(name="faces", dataset="painted_faces"), Encoder(name="small-face")
+        >>> Plan(tasks=(task,), encoders=(encoder,), methods=(Method(name="plain"),), seeds=3).seeds
+        (0, 1, 2)
     """
 
     tasks: tuple[Task, ...]

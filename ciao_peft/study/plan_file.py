@@ -43,6 +43,12 @@ def plan_from_dict(values: Mapping[str, Any]) -> Plan:
 
     Raises:
         ConfigError: an unknown key, name or value.
+
+    Example:
+        >>> values = {"tasks": {"fer": "data/fer"}, "encoders": ["small-face"], "methods": ["networks"], "seeds": 2}
+        >>> plan = plan_from_dict(values)
+        >>> len(plan.methods), plan.seeds
+        (6, (0, 1))
     """
     values = checked_keys("a plan", values, [part.name for part in fields(Plan)])
     for name in ("tasks", "methods", "encoders"):
@@ -92,7 +98,16 @@ def read_plan(path: str | Path) -> Plan:
 
 
 def write_plan(plan: Plan, path: str | Path) -> None:
-    """Writes a plan as YAML; whoever reads meanwhile sees the old file or the new one."""
+    """Writes a plan as YAML; whoever reads meanwhile sees the old file or the new one.
+
+    Example:
+        >>> import tempfile
+        >>> plan = plan_from_flags(["fer=data/fer"], ["small-face"], ["decision layer"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_plan(plan, Path(folder) / "plan.yaml")
+        ...     read_plan(Path(folder) / "plan.yaml") == plan
+        True
+    """
     import yaml
 
     text = yaml.safe_dump(plan_to_dict(plan), sort_keys=False, allow_unicode=True, width=120)
@@ -112,6 +127,14 @@ def load_plan(folder: Path) -> Plan:
 
     Raises:
         ConfigError: there is none.
+
+    Example:
+        >>> import tempfile
+        >>> plan = plan_from_flags(["fer=data/fer"], ["small-face"], ["decision layer"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_plan(plan, Path(folder))
+        ...     load_plan(Path(folder)) == plan
+        True
     """
     if not (folder / PLAN_FILE).is_file():
         raise ConfigError(

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RESULTS_FILE = "results.jsonl"
+"""A study's records, in its folder."""
+
 FORMAT_VERSION = 1
+"""Of a line of the results; another version is refused."""
+
 PROTOCOL_VERSION = 2
 """How trainings are made: raised when a default or the way of training changes, so that old results are not taken for
 new ones. 2: where it is left open, `a` starts by the spread of u, and no longer always at 3."""
@@ -43,7 +47,7 @@ class Record:
         labels: Names of the classes, values or labels.
         confusion: Counts, row = true class, column = answer; `None` for a problem without classes.
         history: Per epoch the mean losses of training.
-        parameters: `"trained"`, and `"adapter_total"`: all that is stored for the task beside the encoder.
+        parameters: `"trained"`, and `"adapter_total"`: all that is stored for the task in addition to the encoder.
         samples: Number of samples by split; `"scored"`: of what was scored, clips where their answers are averaged.
         seconds: Of training alone.
         versions: Of the libraries.
@@ -53,6 +57,12 @@ class Record:
         decay_starts: Where `a` of Eq. 1 started, fold by fold; empty without a mask.
         protocol: The `PROTOCOL_VERSION` it was made by.
         error: Why there are no scores: with the learning rate that a search tried, training diverged.
+
+    Example:
+        >>> from ciao_peft.study.example import example_records
+        >>> record = example_records()[-1]
+        >>> record.method, record.kind, record.score, Record.from_dict(record.to_dict()) == record
+        ('MLP head', 'rival', 0.7, True)
     """
 
     key: str
@@ -90,7 +100,7 @@ class Record:
         return -math.inf if self.error is not None else self.scores[self.metric]
 
     def to_dict(self) -> dict[str, Any]:
-        """As a line of the results has it."""
+        """Plain data for JSON: what a line of the results holds, with `format_version`."""
         return {"format_version": FORMAT_VERSION, **{part.name: getattr(self, part.name) for part in fields(self)}}
 
     @classmethod
@@ -121,6 +131,9 @@ def key_of(content: Mapping[str, Any]) -> str:
 
     Numbers are equal by their value: 1 and 1.0 are.
 
+    Args:
+        content: Plain data without NaN and infinity; the order of its keys does not matter.
+
     Example:
         >>> key_of({"seed": 1, "config": {}}) == key_of({"config": {}, "seed": 1}) != key_of({"config": {}, "seed": 2})
         True
@@ -141,10 +154,25 @@ def _plain_numbers(content: Any) -> Any:
 
 
 def append_record(path: str | os.PathLike[str], record: Record) -> None:
-    """Adds a line; processes that add at the same time wait for one another, and a torn last line is closed first.
+    """Adds a line to a file of results. Processes that add at the same time wait for one another.
+
+    A last line that a killed writer left unfinished is closed first, so that it spoils no other.
+
+    Args:
+        path: The file; it and its folder are made where they are missing.
+        record: What to add.
 
     Raises:
         RecordError: a score is not finite; nothing is written.
+
+    Example:
+        >>> import tempfile
+        >>> from ciao_peft.study.example import example_records
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for record in example_records()[:2]:
+        ...         append_record(Path(folder) / RESULTS_FILE, record)
+        ...     len(read_records(folder))
+        2
     """
     from filelock import FileLock
 
@@ -172,6 +200,16 @@ class Results:
 
     Attributes:
         records: What was read so far.
+
+    Example:
+        >>> import tempfile
+        >>> from ciao_peft.study.example import example_records
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     results = Results(Path(folder) / RESULTS_FILE)
+        ...     before = len(results.update())
+        ...     append_record(results.path, example_records()[0])
+        ...     before, len(results.update()), len(results.records)
+        (0, 1, 1)
     """
 
     path: Path
@@ -183,7 +221,7 @@ class Results:
         self._read, self._lines = 0, 0
 
     def update(self) -> list[Record]:
-        """Reads whole lines that were added since, and returns their records.
+        """Reads the whole lines that were added since the last call, and returns their records.
 
         Raises:
             RecordError: a line is JSON, but no record of this format.
@@ -206,8 +244,15 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
 
     A line that is no JSON was torn when its writer was killed: it counts as not written.
 
+    Args:
+        path: The file, or the folder of a study.
+
     Raises:
         RecordError: a line is JSON, but no record of this format.
+
+    Example:
+        >>> read_records("no such folder")
+        []
     """
     path = Path(path)
     path = path / RESULTS_FILE if path.is_dir() else path

@@ -24,6 +24,10 @@ def leave_launcher() -> tuple[int, int]:
     """Rank and number of the processes that `torchrun` started; from here on each works for itself.
 
     The processes of a study share its folder, not a training, so nothing below may take them for one group.
+
+    Example:
+        >>> leave_launcher()  # nothing launched this process
+        (0, 1)
     """
     rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     for name in [*os.environ]:
@@ -33,7 +37,12 @@ def leave_launcher() -> tuple[int, int]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Cores that this process may use.
+
+    Example:
+        >>> usable_cores() >= 1
+        True
+    """
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 

@@ -62,7 +62,7 @@ class Training:
 
     @property
     def key(self) -> str:
-        """The same for two runs exactly where all that decides the result is, and the names it is reported under."""
+        """Equal for two runs exactly where all that decides the result is equal, and the names it is reported under."""
         config, arguments = self.config, self.arguments()
         content = {
             "protocol": PROTOCOL_VERSION,

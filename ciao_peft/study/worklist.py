@@ -35,6 +35,11 @@ class Progress:
         done: Those with a record.
         skipped: Tasks and encoders that are not there, as "task NAME" or "encoder NAME", and why.
         failed: Trainings that could not be done, and why.
+
+    Example:
+        >>> progress = Progress(total=10, done=4)
+        >>> progress.done / progress.total
+        0.4
     """
 
     total: int = 0
@@ -75,6 +80,14 @@ class Worklist:
         plan: What to train.
         folder: For `results.jsonl`, stored features and claims.
         say: Called with every line for people.
+
+    Example:
+        >>> import tempfile
+        >>> from ciao_peft.study import plan_from_flags
+        >>> plan = plan_from_flags(["painted_faces"], ["small-face"], ["decision layer"], seeds=2, search_rates=3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Worklist(plan, Path(folder)).look()  # 3 trainings of the search, 2 that are scored
+        Progress(total=5, done=0, skipped={}, failed={})
     """
 
     plan: Plan
@@ -279,7 +292,12 @@ def _part(item: Task | Encoder) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """Why something could not be done; an error that is none of this library's comes with its type."""
+    """Why something could not be done; an error that is none of this library's comes with its type.
+
+    Example:
+        >>> reason_of(TrainingError("Too few faces.")), reason_of(ZeroDivisionError("division by zero"))
+        ('Too few faces.', 'ZeroDivisionError: division by zero')
+    """
     return str(error) if isinstance(error, CIAOError) else f"{type(error).__name__}: {error}"
 
 

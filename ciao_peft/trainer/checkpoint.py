@@ -1,4 +1,4 @@
-"""Checkpoints: an adapter's folder with the optimiser's state and the place in training beside it."""
+"""Checkpoints: an adapter's folder that also holds the optimiser's state and the place in training."""
 
 from __future__ import annotations
 

@@ -131,8 +131,8 @@ def test_code_and_tables_are_not_wrapped(script):
 
 
 def test_a_wide_table_is_taken_apart_and_names_its_rows_again(script):
+    from ciao_peft.study.report import Cell, Table
     from ciao_peft.study.report.contents import Section
-    from ciao_peft.study.report.tables import Cell, Table
 
     header = ("task", "encoder", *(f"score {n}" for n in range(20)))
     rows = tuple((Cell("faces"), Cell(name), *(Cell(f"{n}.0", n) for n in range(20))) for name in ("one", "two"))

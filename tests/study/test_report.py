@@ -18,11 +18,10 @@ from ciao_peft.cli import main
 from ciao_peft.errors import ConfigError, MissingExtraError, RecordError
 from ciao_peft.study import Encoder, Plan, Record, Task, append_record, methods_named, write_plan
 from ciao_peft.study.analysis.study import CIAO, Study
-from ciao_peft.study.report import load_study, section_markdown, write_report
+from ciao_peft.study.report import Cell, Table, load_study, section_markdown, write_report
 from ciao_peft.study.report.contents import Listing, Picture, Section
 from ciao_peft.study.report.html import as_page, size_of
 from ciao_peft.study.report.markdown import as_markdown, escaped
-from ciao_peft.study.report.tables import Cell, Table
 from helpers.studies import HEAD, painted_study, record, records, searched
 
 pytest.importorskip("matplotlib")

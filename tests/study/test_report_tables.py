@@ -8,17 +8,8 @@ import pytest
 
 from ciao_peft.study import Encoder, Plan, Task, methods_named
 from ciao_peft.study.analysis.study import CIAO, Study
-from ciao_peft.study.report.tables import (
-    Table,
-    headlines,
-    methods,
-    paired_tests,
-    parameters,
-    ranking,
-    searches,
-    table_one,
-    table_two,
-)
+from ciao_peft.study.report import Table, headlines, parameters, ranking, table_one, table_two
+from ciao_peft.study.report.tables import methods, paired_tests, searches
 from helpers.studies import HEAD, SIZES, record, records, searched
 
 PAIR = ("faces", "small-face")

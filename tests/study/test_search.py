@@ -427,7 +427,7 @@ def test_the_command_searches_and_says_what_it_found(tmp_path, capsys):
     assert "Unknown key 'hidden_sizes' in a search space; did you mean 'hidden_size'?" in capsys.readouterr().err
 
 
-def test_a_search_calls_a_baseline_a_rival_in_its_files(found):
+def test_the_files_of_a_search_keep_the_old_name_of_a_baseline(found):
     """The settings are compared with those of the search that a folder holds, which may be of an earlier release."""
     import optuna
 

@@ -138,7 +138,7 @@ def test_the_frames_of_a_clip_are_held_out_together_where_nobody_says_who_it_is(
     ],
 )
 def test_results_of_earlier_releases_keep_their_keys(method, keys, tmp_path):
-    """Computed by the release that called a baseline a rival; with other keys everything would be trained again."""
+    """Computed by the release whose files named `rival`; with other keys everything would be trained again."""
     task, encoder = Task(name="faces", dataset="imagefolder"), Encoder(name="tiny")
     labels = LabelSet("single_label_classification", ("a", "b"))
     loaded = LoadedTask(task, (), labels, "accuracy", fingerprint="pictures")
@@ -148,7 +148,7 @@ def test_results_of_earlier_releases_keep_their_keys(method, keys, tmp_path):
     assert [Training(replace(run, split=split), plan, material).key for split in ("test", "validation")] == keys
 
 
-def test_files_call_a_baseline_a_rival(tmp_path):
+def test_files_keep_the_old_name_of_a_baseline(tmp_path):
     plan = plan_from_flags(["fer=x"], ["small-face"], ["rivals", "decision layer"], seeds=1)
     assert plan.methods == plan_from_flags(["fer=x"], ["small-face"], ["baselines", "decision layer"], seeds=1).methods
     assert {method.kind for method in plan.methods} == {"network", "rival"}

@@ -24,6 +24,10 @@ class Summary:
         mean: Their mean.
         sd: Standard deviation with n - 1, `None` for one seed: it says nothing about the spread.
         interval: 95 % bootstrap interval of the mean, `None` for one seed.
+
+    Example:
+        >>> summarize([0.5, 0.5, 0.5])
+        Summary(n=3, mean=0.5, sd=0.0, interval=(0.5, 0.5))
     """
 
     n: int
@@ -44,6 +48,10 @@ class Comparison:
         sign_flip: p of the sign-flip permutation test.
         effect_size: Cohen's d of the differences (mean over sd), `None` for one pair; infinite where
             all n are the same and not zero.
+
+    Example:
+        >>> compare([0.8, 0.9], [0.7, 0.8]).effect_size  # both differences are the same
+        inf
     """
 
     difference: Summary

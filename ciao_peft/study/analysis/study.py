@@ -1,4 +1,4 @@
-"""The records of a study in order: results by task, encoder and method, paired comparisons, and what they support."""
+"""The records of a study in order: results by task, encoder and method, and paired comparisons."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .statistics import Comparison, Summary, compare, holm, summarize, t_test
 CIAO = "decision layer + CIAO"
 NETWORKS = tuple(name + mark for name in reversed(SCHEMES) for mark in ("", WITH_CIAO))
 BASELINE = "rival"  # the kind of a baseline, as records and plans name it
-COMPARED = ("network", BASELINE)  # kinds that stand beside CIAO, unlike its own ablations
+COMPARED = ("network", BASELINE)  # kinds that are compared with CIAO, unlike its own ablations
 LEVEL = 0.05
 MARGIN = 0.01  # one point of a score that is given in percent
 AS_MANY = 1.01  # a baseline with as many parameters may train one in a hundred more
@@ -29,7 +29,22 @@ AS_MANY = 1.01  # a baseline with as many parameters may train one in a hundred 
 
 @dataclass(frozen=True)
 class Result:
-    """What one method reached on one task with one encoder: its records of the test split, in the order of seeds."""
+    """What one method reached on one task with one encoder.
+
+    Args:
+        task, encoder, method: Their names.
+        records: Its records of the test split, one per seed, in the order of seeds.
+        rate: Name and value of the learning rate that its search chose, where one can be told.
+
+    Example:
+        >>> from ciao_peft.study.example import ENCODER, TASK, example_study
+        >>> result = example_study().results(TASK, ENCODER)["decision layer + CIAO"]
+        >>> result.scores(), round(result.mean(), 3), result.trained, result.rate
+        ({0: 0.8, 1: 0.8, 2: 0.9, 3: 0.9}, 0.85, 4000, ('learning_rate', 0.01))
+        >>> result.confusion()
+        array([[14,  6],
+               [ 0, 20]])
+    """
 
     task: str
     encoder: str
@@ -39,14 +54,17 @@ class Result:
 
     @property
     def kind(self) -> str:
+        """`"network"`, `"ablation"` or `"rival"`, a baseline."""
         return self.records[0].kind
 
     @property
     def metric(self) -> str:
+        """Name of the score that counts."""
         return self.records[-1].metric
 
     @property
     def seeds(self) -> tuple[int, ...]:
+        """Seeds that have a record, from low to high."""
         return tuple(record.seed for record in self.records)
 
     @property
@@ -66,21 +84,32 @@ class Result:
 
     @property
     def seconds(self) -> float:
-        """Median of the trainings."""
+        """Median of the seconds that one training took."""
         return float(np.median([record.seconds for record in self.records]))
 
     def scores(self, metric: str | None = None) -> dict[int, float]:
-        """By seed, of those records that have this score; the main metric when left out."""
+        """Scores by seed, of those records that have this score.
+
+        Args:
+            metric: Name of the score; the main one when left out.
+        """
         metric = metric or self.metric
         return {record.seed: record.scores[metric] for record in self.records if metric in record.scores}
 
     def summary(self, metric: str | None = None) -> Summary | None:
-        """`None` where no record has this score."""
+        """Mean, standard deviation and interval over seeds; `None` where no record has this score.
+
+        Args:
+            metric: Name of the score; the main one when left out.
+        """
         scores = self.scores(metric)
         return summarize(list(scores.values())) if scores else None
 
     def mean(self, metric: str | None = None) -> float:
-        """Mean over seeds of a score that some record has; the main metric when left out.
+        """Mean over seeds of a score that some record has.
+
+        Args:
+            metric: Name of the score; the main one when left out.
 
         Raises:
             RecordError: no record has this score.
@@ -100,7 +129,20 @@ class Result:
 
 @dataclass(frozen=True)
 class RateTrial:
-    """One rate of a learning-rate search: its mean score on held-out people."""
+    """One rate of a learning-rate search.
+
+    Args:
+        name: Which of the learning rates was searched, such as `"mask_learning_rate"`.
+        rate: Its value.
+        mean: Mean score on held-out people; minus infinity where training diverged.
+        n: Trainings behind the mean.
+
+    Example:
+        >>> from ciao_peft.study.example import ENCODER, TASK, example_study
+        >>> study = example_study()
+        >>> study.searches(TASK, ENCODER)["decision layer"][1]
+        RateTrial(name='learning_rate', rate=0.01, mean=0.6, n=1)
+    """
 
     name: str
     rate: float
@@ -110,7 +152,23 @@ class RateTrial:
 
 @dataclass(frozen=True)
 class Against:
-    """`CIAO` minus another method on one score, over the seeds they share."""
+    """`CIAO` minus another method on one score, over the seeds they share.
+
+    Args:
+        other: Name of the other method.
+        metric: Name of the score.
+        comparison: The paired tests.
+        differences: One per seed.
+        corrected: p of the paired t-test after Holm, among its family; `None` for one seed.
+        family: How many p-values were corrected together.
+
+    Example:
+        >>> from ciao_peft.study.example import ENCODER, TASK, example_study
+        >>> study = example_study()
+        >>> against = study.comparisons(TASK, ENCODER, ["rival"])[0]
+        >>> against.other, [round(difference, 1) for difference in against.differences], against.family
+        ('MLP head', [0.1, 0.0, 0.1, 0.2], 1)
+    """
 
     other: str
     metric: str
@@ -208,6 +266,7 @@ class Study:
         return self.searches_by.get((task, encoder), {})
 
     def metric(self, task: str, encoder: str) -> str:
+        """Name of the score that counts for one of `pairs`."""
         return next(iter(self.results(task, encoder).values())).metric
 
     def metrics(self, task: str, encoder: str) -> list[str]:
@@ -218,7 +277,20 @@ class Study:
         return [main, *(name for name in others if name in scores and name != main)]
 
     def comparisons(self, task: str, encoder: str, kinds: Iterable[str], metric: str | None = None) -> list[Against]:
-        """CIAO against every method of these kinds, corrected together after Holm; from its largest lead down."""
+        """CIAO against every method of these kinds, from its largest lead down.
+
+        Args:
+            task, encoder: One of `pairs`.
+            kinds: Kinds of methods; their p-values are corrected together after Holm.
+            metric: Name of the score; the main one when left out.
+
+        Example:
+            >>> from ciao_peft.study.example import ENCODER, TASK, example_study
+            >>> study = example_study()
+            >>> comparisons = study.comparisons(TASK, ENCODER, ["network", "rival"])
+            >>> [(against.other, round(against.comparison.difference.mean, 2)) for against in comparisons]
+            [('decision layer', 0.2), ('MLP head', 0.1)]
+        """
         results, metric = self.results(task, encoder), metric or self.metric(task, encoder)
         comparisons: list[Against] = []
         mine = results[CIAO].scores(metric) if CIAO in results else {}
@@ -240,6 +312,12 @@ class Study:
 
         Returns:
             The one furthest ahead of CIAO (or least behind it) first.
+
+        Example:
+            >>> from ciao_peft.study.example import ENCODER, TASK, example_study
+            >>> study = example_study()
+            >>> [against.other for against in study.baselines(TASK, ENCODER)]
+            ['MLP head', 'decision layer']
         """
         results = self.results(task, encoder)
         trained = results[CIAO].trained if CIAO in results else None
@@ -265,6 +343,10 @@ class Within(NamedTuple):
         inside: `True` (it is), `False` (it is further behind) or `None` (the seeds cannot tell).
         p: Of the one-sided test of the side that the mean is on; `None` for one difference.
         times: What p was multiplied by, because the other method was the best of so many.
+
+    Example:
+        >>> within_margin([0.0, 0.001, 0.0]).inside
+        True
     """
 
     inside: bool | None
@@ -300,12 +382,35 @@ def within_margin(differences: Iterable[float], margin: float = MARGIN, *, candi
 
 
 def scored(record: Record) -> int | None:
-    """Things that a record's scores are of: clips where the answers to their frames are averaged, else test rows."""
+    """Things that a record's scores are of: clips where the answers to their frames are averaged, else test rows.
+
+    Example:
+        >>> from ciao_peft.study.example import example_records
+        >>> scored(example_records()[-1])
+        10
+    """
     return record.samples.get("scored", record.samples.get("test"))
 
 
 def sampling_error(result: Result) -> float | None:
-    """Standard error of an accuracy from the number of things scored alone, which no number of seeds makes smaller."""
+    r"""Standard error of an accuracy from the number of things scored alone, which no number of seeds makes smaller.
+
+    $$\\sqrt{p (1 - p) / n}$$
+
+    `p` is the mean accuracy over seeds and `n` the number of things scored.
+
+    Args:
+        result: Of one method.
+
+    Returns:
+        A fraction; `None` for other scores, and where the records do not say how many things were scored.
+
+    Example:
+        >>> from ciao_peft.study.example import ENCODER, TASK, example_study
+        >>> result = example_study().results(TASK, ENCODER)["decision layer + CIAO"]  # 85 % of 10 faces
+        >>> round(sampling_error(result), 3)
+        0.113
+    """
     if not result.scored or result.metric != "accuracy":
         return None
     accuracy = result.mean()

@@ -33,6 +33,20 @@ class Trainee(nn.Module):
 
     Attributes:
         config: Kind of problem and settings of the head.
+
+    Shapes:
+        Takes `pixel_values` `(B, C, H, W)` or `features`; returns logits `(B, num_labels)`.
+
+    Example:
+        >>> class Mean(Trainee):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.head = nn.Linear(3, 1)
+        ...
+        ...     def forward(self, pixel_values):
+        ...         return self.head(pixel_values.mean(dim=(2, 3)))
+        >>> Mean().num_trained, [*Mean().parts()]
+        (4, ['encoder', 'head'])
     """
 
     config: CIAOConfig
@@ -52,7 +66,7 @@ class Trainee(nn.Module):
 
     @property
     def num_stored(self) -> int:
-        """Numbers to be stored beside the encoder, so that the module answers as it does now."""
+        """Numbers to be stored in addition to the encoder, so that the module answers as it does now."""
         return self.num_trained
 
     @property
@@ -66,7 +80,7 @@ class Trainee(nn.Module):
         return None
 
     def add_penalty(self) -> None:
-        """Adds to the gradients those of a penalty on the weights; called once before each update."""
+        """Adds the gradients of a penalty on the weights to those of the loss; called once before each update."""
 
     def stages(self) -> Iterator[Trainee]:
         """The modules to train one after another; each takes the whole budget."""
@@ -155,7 +169,13 @@ class Baseline(Trainee):
 
 
 def task_loss_alone(config: CIAOConfig) -> CIAOConfig:
-    """The settings of an adapter without a mask, for what learns from the task loss and nothing else."""
+    """The settings of an adapter without a mask, for what learns from the task loss and nothing else.
+
+    Example:
+        >>> config = CIAOConfig(problem_type="regression", num_labels=1)
+        >>> task_loss_alone(config).inhibition, task_loss_alone(config).contrastive_weight
+        (False, 0.0)
+    """
     return replace(config, inhibition=False, contrastive_weight=0.0, tuning="decision_layer", task_loss_trains="all")
 
 
@@ -164,6 +184,13 @@ def check_cut(cut: CutBackbone | HookedBackbone) -> CutBackbone:
 
     Raises:
         UntraceableBackboneError: it could not be cut.
+
+    Example:
+        >>> from ciao_peft.backbone import open_backbone
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()).eval()
+        >>> cut = open_backbone(net, (3, 16, 16))
+        >>> check_cut(cut) is cut
+        True
     """
     if not isinstance(cut, CutBackbone):
         raise UntraceableBackboneError(
@@ -174,12 +201,28 @@ def check_cut(cut: CutBackbone | HookedBackbone) -> CutBackbone:
 
 
 def reached_parameters(cut: CutBackbone) -> frozenset[str]:
-    """Paths, within the encoder, of the parameters that the final map depends on; the encoder stays as it is."""
+    """Paths, within the encoder, of the parameters that the final map depends on; the encoder stays as it is.
+
+    Example:
+        >>> from ciao_peft.backbone import open_backbone
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()).eval()
+        >>> cut = open_backbone(net, (3, 16, 16))
+        >>> sorted(reached_parameters(cut))
+        ['0.bias', '0.weight', '2.bias', '2.weight']
+    """
     return parameters_reaching_the_map(cut, copy.deepcopy(cut.rooted.backbone).float().eval())
 
 
 def convolutions(cut: CutBackbone, everywhere: bool) -> list[str]:
-    """Paths of the convolutions that CIAO masks, or of all on the way to the final map."""
+    """Paths of the convolutions that CIAO masks, or of all on the way to the final map.
+
+    Example:
+        >>> from ciao_peft.backbone import open_backbone
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()).eval()
+        >>> cut = open_backbone(net, (3, 16, 16))
+        >>> convolutions(cut, everywhere=False), convolutions(cut, everywhere=True)
+        (['2'], ['0', '2'])
+    """
     if not everywhere:
         return list(cut.targets)
     reached = reached_parameters(cut)
@@ -188,7 +231,15 @@ def convolutions(cut: CutBackbone, everywhere: bool) -> list[str]:
 
 
 def normalisations(cut: CutBackbone, everywhere: bool) -> list[str]:
-    """Paths of the normalisations with a gain, in the conv units that CIAO masks or on the way to the final map."""
+    """Paths of the normalisations with a gain, in the conv units that CIAO masks or on the way to the final map.
+
+    Example:
+        >>> from ciao_peft.backbone import open_backbone
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 16, 3), nn.BatchNorm2d(16)).eval()
+        >>> cut = open_backbone(net, (3, 16, 16))
+        >>> normalisations(cut, everywhere=False), normalisations(cut, everywhere=True)
+        (['3'], ['1', '3'])
+    """
     if not everywhere:
         steps = [step for spec in cut.units_spec for name, step in spec.steps if name == "norm"]
         paths = [step for step in steps if isinstance(step, str)]

@@ -53,7 +53,7 @@ class _LogitsAlone(nn.Module):
 def fit(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> FitOutput:
     """Trains a baseline on the task loss; for the same seed it sees the same batches as `CIAOTrainer`'s adapter.
 
-    It ends in eval mode. The global random state stays where it was. One process trains.
+    The module ends in eval mode. The global random state stays where it was. One process trains.
 
     Args:
         module: As a builder makes it.
@@ -64,6 +64,17 @@ def fit(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> FitOutput
     Raises:
         TrainingError: the arguments need evaluations on the way, there are several processes, or training diverges.
         InputError, DataError: labels or inputs do not fit.
+
+    Example:
+        >>> from ciao_peft import CIAOConfig
+        >>> from ciao_peft.study.baselines import build_baseline
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU())
+        >>> net.input_size = (3, 8, 8)
+        >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=2, hidden_sizes=())
+        >>> baseline = build_baseline("residual_adapters", net, config)
+        >>> faces = [{"pixel_values": torch.rand(3, 8, 8), "labels": n % 2} for n in range(8)]
+        >>> fit(baseline, faces, CIAOTrainingArguments(max_steps=2, disable_tqdm=True)).global_step
+        2
     """
     if args.load_best_model_at_end or args.early_stopping_patience is not None:
         raise TrainingError(
@@ -113,6 +124,17 @@ def predict(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> Tenso
         module: In eval mode afterwards.
         dataset: As for `fit`; needs no labels.
         args: `bf16`, `fp16`, `per_device_eval_batch_size` and `dataloader_num_workers` count.
+
+    Example:
+        >>> from ciao_peft import CIAOConfig
+        >>> from ciao_peft.study.baselines import build_baseline
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU())
+        >>> net.input_size = (3, 8, 8)
+        >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=2, hidden_sizes=())
+        >>> baseline = build_baseline("residual_adapters", net, config)
+        >>> faces = [{"pixel_values": torch.rand(3, 8, 8), "labels": n % 2} for n in range(8)]
+        >>> predict(baseline, faces, CIAOTrainingArguments()).shape
+        torch.Size([8, 2])
     """
     accelerator = make_accelerator(replace(args, report_to="none"))
     module.to(accelerator.device).eval()
@@ -122,8 +144,8 @@ def predict(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> Tenso
     )
     batches = BatchLoader(source, 0, 1, args.dataloader_num_workers, accelerator.device)
     with accelerator.autocast():
-        found = [module(**batch.inputs).float() for batch in batches.read(plan, [None] * len(plan))]
-    return torch.cat(found).cpu()
+        logits = [module(**batch.inputs).float() for batch in batches.read(plan, [None] * len(plan))]
+    return torch.cat(logits).cpu()
 
 
 def _source(module: Trainee, dataset: Any, name: str, needs_labels: bool = True) -> BatchDataset:

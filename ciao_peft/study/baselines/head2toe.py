@@ -124,6 +124,15 @@ class LinearOnLayers(Trainee):
         config: Kind of problem.
         rows: For each layer, which of its numbers; positions in the answer of `Layers`.
         group_lasso: Factor of the sum of the lengths of the weights of each number, `sum_i ||w_i||`.
+
+    Shapes:
+        features: one tensor `(B, sum(sizes))`, the answer of `Layers`; returns logits `(B, num_labels)`.
+
+    Example:
+        >>> config = CIAOConfig(problem_type="regression", num_labels=1)
+        >>> layer = LinearOnLayers(config, [torch.tensor([0, 2]), torch.tensor([5])])  # of two layers
+        >>> layer(features=[torch.rand(4, 6)]).shape, layer.num_stored  # 3 weights, 1 bias, 3 positions
+        (torch.Size([4, 1]), 7)
     """
 
     group_lasso: float
@@ -145,7 +154,7 @@ class LinearOnLayers(Trainee):
         return self.num_trained + len(self.rows)
 
     def add_penalty(self) -> None:
-        """That of the group lasso: w_i over its length, for the weights w_i of number i."""
+        """Adds the gradients of the group lasso: w_i over its length, for the weights w_i of number i."""
         weight = getattr(self.head, "0").weight
         if self.group_lasso:
             weight.grad.add_(F.normalize(weight.detach(), dim=0), alpha=self.group_lasso)
@@ -172,6 +181,19 @@ class Head2Toe(Trainee):
         size: Numbers that are kept of each layer.
         fraction: Share of all numbers that stay, above 0 to 1.
         group_lasso: Factor of the group lasso in the first step, at least 0.
+
+    Shapes:
+        pixel_values: `(B, C, H, W)`, or features: one tensor `(B, sum(layers.sizes))`; returns logits
+        `(B, num_labels)`.
+
+    Example:
+        >>> from ciao_peft.backbone import open_backbone
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()).eval()
+        >>> cut = open_backbone(net, (3, 16, 16))
+        >>> config = CIAOConfig(problem_type="regression", num_labels=1, hidden_sizes=())
+        >>> module = Head2Toe(cut, config, size=64, fraction=0.25, group_lasso=0.0)
+        >>> module.layers.sizes, module.num_kept, module(pixel_values=torch.rand(2, 3, 16, 16)).shape
+        ([32, 64], 24, torch.Size([2, 1]))
     """
 
     fraction: float
@@ -260,6 +282,14 @@ def build_head2toe(
 
     Raises:
         ConfigError: a setting is out of its range.
+
+    Example:
+        >>> from ciao_peft.backbone import open_backbone
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()).eval()
+        >>> cut = open_backbone(net, (3, 16, 16))
+        >>> config = CIAOConfig(problem_type="regression", num_labels=1, hidden_sizes=())
+        >>> build_head2toe(cut, config, size=64, fraction=0.5).num_kept
+        48
     """
     check_number("size", size, int, 1)
     if not 0 < fraction <= 1:

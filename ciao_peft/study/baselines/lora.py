@@ -35,6 +35,15 @@ def build_lora(
     Raises:
         ConfigError: a rank below 1, or no convolution that can be adapted.
         MissingExtraError: peft is not installed.
+
+    Example:
+        >>> from ciao_peft.backbone import open_backbone
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()).eval()
+        >>> cut = open_backbone(net, (3, 16, 16))
+        >>> config = CIAOConfig(problem_type="regression", num_labels=1, hidden_sizes=())
+        >>> baseline = build_lora(cut, config, rank=2)
+        >>> sum(p.numel() for p in baseline.parts()["encoder"])  # A: 2 x 8 x 3 x 3; B: 16 x 2
+        176
     """
     check_number("rank", rank, int, 1)
     opened = check_cut(cut)

@@ -23,6 +23,15 @@ def build_norm_and_bias(cut: CutBackbone | HookedBackbone, config: CIAOConfig) -
 
     Raises:
         ConfigError: there are no normalisations and no biases.
+
+    Example:
+        >>> from ciao_peft.backbone import open_backbone
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()).eval()
+        >>> cut = open_backbone(net, (3, 16, 16))
+        >>> config = CIAOConfig(problem_type="regression", num_labels=1, hidden_sizes=())
+        >>> baseline = build_norm_and_bias(cut, config)
+        >>> sum(p.numel() for p in baseline.parts()["encoder"])  # 8 and 16 biases
+        24
     """
     opened = check_cut(cut)
     reached = reached_parameters(opened)

@@ -1,4 +1,4 @@
-"""Residual adapters in parallel (Rebuffi et al. 2018): a 1x1 convolution beside each spatial one."""
+"""Residual adapters in parallel (Rebuffi et al. 2018): a 1x1 convolution in parallel to each spatial one."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ class ParallelAdapter(nn.Module):
 
     Args:
         conv: Stays as it is.
+
+    Shapes:
+        maps: `(B, C, H, W)`; returns `(B, C', H', W')`, as `conv` does.
+
+    Raises:
+        TrainingError: when called, if the convolution pads its input by other rules than its `padding` says.
 
     Example:
         >>> layer = ParallelAdapter(nn.Conv2d(3, 8, 5, stride=2, padding=1))
@@ -46,13 +52,13 @@ class ParallelAdapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         answer = self.conv(x)
-        beside = F.conv2d(F.pad(x, self.margins), self.weight, stride=self.conv.stride, groups=self.conv.groups)
-        if beside.shape != answer.shape:
+        added = F.conv2d(F.pad(x, self.margins), self.weight, stride=self.conv.stride, groups=self.conv.groups)
+        if added.shape != answer.shape:
             raise TrainingError(
                 f"A {type(self.conv).__name__} pads its input by other rules than its `padding` says, so no 1x1 "
                 "convolution can be put beside it."
             )
-        return answer + beside
+        return answer + added
 
 
 def _padding(conv: nn.Conv2d) -> list[tuple[int, int]]:
@@ -68,7 +74,7 @@ def _padding(conv: nn.Conv2d) -> list[tuple[int, int]]:
 def build_residual_adapters(
     cut: CutBackbone | HookedBackbone, config: CIAOConfig, *, everywhere: bool = False
 ) -> Baseline:
-    """1x1 convolutions beside the spatial ones, under CIAO's decision head.
+    """1x1 convolutions in parallel to the spatial ones, under CIAO's decision head.
 
     As in the paper, the gains and biases of the normalisations on the way are trained as well (there each domain has
     its own batch norm; here its statistics stay the encoder's). The 1x1 convolutions start at zero, so that training
@@ -77,11 +83,20 @@ def build_residual_adapters(
     Args:
         cut: The encoder, opened where CIAO masks it.
         config: Kind of problem and settings of the head.
-        everywhere: Beside all convolutions larger than 1x1 on the way to the final map, from pixels; otherwise beside
-            those that CIAO masks, from features.
+        everywhere: In parallel to all convolutions larger than 1x1 on the way to the final map, from pixels; otherwise
+            to those that CIAO masks, from features.
 
     Raises:
         ConfigError: there is no convolution larger than 1x1.
+
+    Example:
+        >>> from ciao_peft.backbone import open_backbone
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()).eval()
+        >>> cut = open_backbone(net, (3, 16, 16))
+        >>> config = CIAOConfig(problem_type="regression", num_labels=1, hidden_sizes=())
+        >>> baseline = build_residual_adapters(cut, config, everywhere=True)
+        >>> sum(p.numel() for p in baseline.parts()["encoder"])  # 8 x 3 and 16 x 8
+        152
     """
     opened = check_cut(cut)
     backbone = opened.rooted.backbone

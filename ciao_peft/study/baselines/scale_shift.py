@@ -18,6 +18,9 @@ class ScaleAndShift(nn.Module):
         channels: Of its answer.
         dim: Dimension of the channels.
 
+    Shapes:
+        Takes what the layer takes and returns the shape that it returns; gain and shift: `(channels,)`.
+
     Example:
         >>> layer = ScaleAndShift(nn.Conv2d(3, 8, 3), 8)
         >>> pixels = torch.rand(2, 3, 6, 6)
@@ -57,6 +60,15 @@ def build_scale_and_shift(
         config: Kind of problem and settings of the head.
         everywhere: On the whole way to the final map, from pixels; otherwise in the conv units that CIAO masks, from
             features.
+
+    Example:
+        >>> from ciao_peft.backbone import open_backbone
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()).eval()
+        >>> cut = open_backbone(net, (3, 16, 16))
+        >>> config = CIAOConfig(problem_type="regression", num_labels=1, hidden_sizes=())
+        >>> baseline = build_scale_and_shift(cut, config, everywhere=True)
+        >>> sum(p.numel() for p in baseline.parts()["encoder"])  # gain and shift of 8 and of 16 channels
+        48
     """
     opened = check_cut(cut)
     backbone = opened.rooted.backbone

@@ -125,7 +125,12 @@ _OLD_GROUPS = {"rivals": "baselines"}
 
 
 def preset_method(name: str) -> Method:
-    """The method that a plan starts from when it names one: the preset, or an empty ablation."""
+    """The method that a plan starts from when it names one: the preset, or an empty ablation.
+
+    Example:
+        >>> preset_method("full").config["tuning"], preset_method("mine").kind
+        ('full', 'ablation')
+    """
     return METHODS.get(name) or Method(name=name, kind="ablation")
 
 
@@ -166,6 +171,14 @@ def method_from_file(path: str | os.PathLike[str]) -> Method:
 
     Raises:
         ConfigError: there is no such file, it is no JSON, or has keys that are unknown.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "best.json"
+        ...     _ = path.write_text('{"name": "hot", "config": {"temperature": 1.0}}')
+        ...     method_from_file(path).config
+        {'temperature': 1.0}
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))

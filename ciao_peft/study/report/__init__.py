@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from .cells import Cell, Table
 from .contents import Listing, Picture, Section, about, contents
 from .html import as_page
 from .markdown import as_markdown
-from .tables import Cell, Table, headlines, parameters, ranking, table_one, table_two
+from .paper_tables import parameters, table_one, table_two
+from .tables import headlines, ranking
 from .text import finding, missing, spread
 from .write import Report, load_study, section_markdown, write_report
 

@@ -8,14 +8,22 @@ from dataclasses import dataclass
 
 from ..analysis.study import CIAO, COMPARED, Study
 from ..records import Record
+from .cells import Table
 from .figures import confusion_figure, confusions_shown, curves_figure, parameters_figure, scores_figure
-from .tables import Table, headlines, methods, paired_tests, parameters, ranking, searches, table_one, table_two
+from .paper_tables import parameters, table_one, table_two
+from .tables import headlines, methods, paired_tests, ranking, searches
 from .text import finding, missing, score_name
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: its file's name, what it shows in words, and the PNG itself."""
+    """A figure.
+
+    Args:
+        name: Of its file.
+        alt: What it shows, in words.
+        png: The PNG itself.
+    """
 
     name: str
     alt: str
@@ -24,7 +32,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Listing:
-    """Points, one sentence or so each."""
+    """Points, one sentence or so each.
+
+    Example:
+        >>> len(Listing(("one point", "another")).items)
+        2
+    """
 
     items: tuple[str, ...]
 
@@ -37,6 +50,11 @@ class Section:
         title: Of the part.
         parts: Paragraphs (text), tables, pictures, lists and further sections, in their order.
         folded: A page may show the title alone until it is asked for more.
+
+    Example:
+        >>> inner = Section("Details", (Picture("a.png", "a curve", b""),), folded=True)
+        >>> [picture.name for picture in Section("All", ("Text.", inner)).pictures()]
+        ['a.png']
     """
 
     title: str
@@ -62,6 +80,12 @@ def contents(study: Study, title: str, *, figures: bool = True) -> Section:
         study: With at least one result.
         title: Of the report.
         figures: Whether to draw.
+
+    Example:
+        >>> from ciao_peft.study.example import example_study
+        >>> report = contents(example_study(), "A small study", figures=False)
+        >>> [part.title for part in report.parts if isinstance(part, Section)]
+        ['faces, small-face', 'What is missing', 'How it was made']
     """
     stems = picture_stems(study)
     short = headlines(study)
@@ -80,6 +104,13 @@ def about(study: Study, task: str, encoder: str, *, stem: str | None = None) -> 
         study: With a result of this pair.
         task, encoder: Which.
         stem: What the names of the pictures' files begin with; `None` for no pictures.
+
+    Example:
+        >>> from ciao_peft.study.example import ENCODER, TASK, example_study
+        >>> study = example_study()
+        >>> section = about(study, TASK, ENCODER)
+        >>> [part.title for part in section.parts if isinstance(part, Table)]
+        ['Networks and baselines', 'Learning-rate searches']
     """
     networks = ranking(study, task, encoder, COMPARED, "Networks and baselines")
     ablations = ranking(study, task, encoder, ("ablation",), "CIAO and its ablations")

@@ -42,6 +42,9 @@ def check_plots() -> None:
 
     Raises:
         MissingExtraError: matplotlib is missing.
+
+    Example:
+        >>> check_plots()  # says nothing: matplotlib is here
     """
     if find_spec("matplotlib") is None:
         raise MissingExtraError("matplotlib", "A report with figures", "study")
@@ -98,6 +101,12 @@ def scores_figure(study: Study, task: str, encoder: str) -> bytes | None:
 
     Returns:
         A PNG, or `None` where nothing has a score.
+
+    Example:
+        >>> from ciao_peft.study.example import ENCODER, TASK, example_study
+        >>> study = example_study()
+        >>> scores_figure(study, TASK, ENCODER)[:4]
+        b'\x89PNG'
     """
     from matplotlib.lines import Line2D
 
@@ -143,6 +152,13 @@ def learning_curve(result: Result, loss: str) -> tuple[np.ndarray, np.ndarray, n
     Returns:
         Epochs, mean over seeds, and standard deviation with n - 1 (0 for one seed); each `(E,)`, empty where the
         records have no such loss.
+
+    Example:
+        >>> from ciao_peft.study.example import ENCODER, TASK, example_study
+        >>> result = example_study().results(TASK, ENCODER)["decision layer"]
+        >>> epochs, mean, sd = learning_curve(result, "task_loss")
+        >>> epochs.tolist(), mean.round(2).tolist(), sd.tolist()
+        ([1.0, 2.0, 3.0], [1.0, 0.5, 0.33], [0.0, 0.0, 0.0])
     """
     by_seed = [{row["epoch"]: row[loss] for row in record.history if loss in row} for record in result.records]
     by_seed = [curve for curve in by_seed if curve]
@@ -158,6 +174,12 @@ def curves_shown(study: Study, task: str, encoder: str) -> list[str]:
     """Methods whose learning curves are drawn.
 
     The networks, the best baseline of CIAO's size, and where there is room the best of the others.
+
+    Example:
+        >>> from ciao_peft.study.example import ENCODER, TASK, example_study
+        >>> study = example_study()
+        >>> curves_shown(study, TASK, ENCODER)
+        ['decision layer', 'decision layer + CIAO', 'MLP head']
     """
     results = study.results(task, encoder)
     names = [name for name in NETWORKS if name in results]
@@ -229,7 +251,14 @@ def _curve_styles(names: list[str]) -> dict[str, tuple[str, str]]:
 
 
 def confusions_shown(study: Study, task: str, encoder: str) -> list[str]:
-    """CIAO beside the best baseline of its size, or beside the same head without it; whatever there is of these."""
+    """Methods whose confusion matrices are drawn: CIAO and the best baseline of its size, or the same head without it.
+
+    Example:
+        >>> from ciao_peft.study.example import ENCODER, TASK, example_study
+        >>> study = example_study()
+        >>> confusions_shown(study, TASK, ENCODER)
+        ['decision layer + CIAO', 'MLP head']
+    """
     results = study.results(task, encoder)
     names = [CIAO, study.best_baseline(task, encoder), CIAO.removesuffix(WITH_CIAO), *results]
     drawn = [name for name in dict.fromkeys(names) if name in results and results[name].confusion() is not None]
@@ -284,7 +313,7 @@ def confusion_figure(study: Study, task: str, encoder: str) -> bytes | None:
 
 
 def parameters_figure(study: Study, task: str, encoder: str) -> bytes | None:
-    """Trained parameters against the main score of networks and baselines: what the score costs (beside Fig. 4).
+    """Trained parameters against the main score of networks and baselines: what the score costs (compare Fig. 4).
 
     Returns:
         A PNG, or `None` where fewer than two methods have both.

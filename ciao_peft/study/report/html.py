@@ -8,8 +8,8 @@ import struct
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from .cells import Table
 from .contents import Listing, Picture, Section
-from .tables import Table
 from .text import printable
 
 if TYPE_CHECKING:
@@ -61,5 +61,11 @@ def _environment() -> Environment:
 
 
 def size_of(png: bytes) -> tuple[int, int]:
-    """Width and height out of a PNG's first chunk."""
+    """Width and height out of a PNG's first chunk.
+
+    Example:
+        >>> from ciao_peft.drawing import as_png, blank_figure
+        >>> size_of(as_png(blank_figure(2, 1), 100))
+        (200, 100)
+    """
     return struct.unpack(">II", png[16:24])

@@ -1,12 +1,12 @@
-"""A report as Markdown, with its pictures in files beside it."""
+"""A report as Markdown, with its pictures in files of their own."""
 
 from __future__ import annotations
 
 import re
 
 from ...markdown import markdown_table
+from .cells import Cell, Table
 from .contents import Listing, Part, Picture, Section
-from .tables import Cell, Table
 from .text import printable
 
 _MEANT = re.compile(r"[\\`*\[\]|]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<!\w)_|_(?!\w)|~")
@@ -20,7 +20,7 @@ def escaped(text: str) -> str:
         >>> escaped("a|b *c* <script> p < 0.001, painted_faces")
         'a\\|b \\*c\\* \\<script> p < 0.001, painted_faces'
     """
-    text = _MEANT.sub(lambda found: "\\" + found.group(), printable(text))
+    text = _MEANT.sub(lambda sign: "\\" + sign.group(), printable(text))
     return _AT_THE_START.sub(r"\1\\\2", text)  # a heading, a quotation, a point or a numbered one
 
 
@@ -50,7 +50,7 @@ def as_markdown(section: Section, *, level: int = 1, figures: str | None = "figu
 
 def _blocks(part: Part, level: int, figures: str | None) -> list[str]:
     if isinstance(part, Section):
-        inside = [block for one in part.parts for block in _blocks(one, level + 1, figures)]
+        inside = [block for inner in part.parts for block in _blocks(inner, level + 1, figures)]
         return [f"{'#' * min(level, 6)} {escaped(part.title)}", *inside]
     if isinstance(part, Table):
         return [f"**{escaped(part.title)}**", _table(part), *([escaped(part.note)] if part.note else [])]

@@ -67,7 +67,12 @@ def printable(name: str) -> str:
 
 
 def in_percent(metric: str) -> bool:
-    """Whether a score is shown in percent; concordances and errors are shown as they are."""
+    """Whether a score is shown in percent; concordances and errors are shown as they are.
+
+    Example:
+        >>> in_percent("accuracy"), in_percent("concordance_arousal")
+        (True, False)
+    """
     return not metric.startswith(("concordance", "rmse"))
 
 
@@ -86,7 +91,14 @@ def number(value: float, metric: str, *, signed: bool = False) -> str:
 
 
 def spread(summary: Summary | None, metric: str) -> str:
-    """`80.5 ± 0.4`, or the mean alone of one seed."""
+    """Mean and standard deviation as text; the mean alone of one seed, and a dash for `None`.
+
+    Example:
+        >>> spread(Summary(3, 0.805, 0.004, (0.801, 0.808)), "accuracy")
+        '80.5 ± 0.4'
+        >>> spread(Summary(1, 0.471, None, None), "concordance")
+        '0.471'
+    """
     if summary is None:
         return NOTHING
     sd = "" if summary.sd is None else f" ± {number(summary.sd, metric)}"
@@ -94,7 +106,12 @@ def spread(summary: Summary | None, metric: str) -> str:
 
 
 def interval(summary: Summary | None, metric: str, *, signed: bool = False) -> str:
-    """`80.1 to 80.8`."""
+    """The 95 % interval as text; a dash where there is none.
+
+    Example:
+        >>> interval(Summary(3, 0.805, 0.004, (0.801, 0.808)), "accuracy")
+        '80.1 to 80.8'
+    """
     if summary is None or summary.interval is None:
         return NOTHING
     return " to ".join(number(bound, metric, signed=signed) for bound in summary.interval)
@@ -120,6 +137,12 @@ def finding(study: Study, task: str, encoder: str) -> str:
 
     It calls a difference one only where the paired t-test does, after Holm's correction, and says that it cannot tell
     where the seeds cannot.
+
+    Example:
+        >>> from ciao_peft.study.example import ENCODER, TASK, example_study
+        >>> study = example_study()
+        >>> finding(study, TASK, ENCODER).split(".")[0]
+        'With the encoder frozen, “decision layer + CIAO” reaches 85'
     """
     results, metric = study.results(task, encoder), study.metric(task, encoder)
     if CIAO not in results:
@@ -130,7 +153,8 @@ def finding(study: Study, task: str, encoder: str) -> str:
         f"With the encoder frozen, “{CIAO}” reaches {spread(mine.summary(), metric)} {_unit(metric)}{name} "
         f"{_over(mine)}."
     ]
-    against = {one.other: one for one in study.comparisons(task, encoder, COMPARED)}
+    comparisons = study.comparisons(task, encoder, COMPARED)
+    against = {comparison.other: comparison for comparison in comparisons}
     baselines = study.baselines(task, encoder)
     if "decision layer" in against:
         text.append(f"Against the same head without it: {_gap(against['decision layer'])}.")
@@ -145,12 +169,12 @@ def finding(study: Study, task: str, encoder: str) -> str:
             f"The best baseline that trains no more parameters ({baseline.trained:,} against {mine.trained:,}) is "
             f"“{best}” with {spread(baseline.summary(), metric)}: {_gap(against[best])}. {_verdict(baselines)}"
         )
-    for beside in study.metrics(task, encoder)[1:]:
-        if best is None or beside != "balanced_accuracy":
+    for further in study.metrics(task, encoder)[1:]:
+        if best is None or further != "balanced_accuracy":
             continue
-        other = {one.other: one for one in study.comparisons(task, encoder, COMPARED, beside)}
+        other = {against.other: against for against in study.comparisons(task, encoder, COMPARED, further)}
         if best in other:
-            text.append(f"In {score_name(beside)}, against the same baseline: {_gap(other[best])}.")
+            text.append(f"In {score_name(further)}, against the same baseline: {_gap(other[best])}.")
     error = sampling_error(mine)
     if error is not None:
         averaged = mine.scored != mine.records[-1].samples.get("test")
@@ -206,7 +230,16 @@ def _verdict(baselines: list[Against]) -> str:
 
 
 def missing(study: Study) -> list[str]:
-    """In sentences: what was planned or is there elsewhere and has no record, and what does not compare."""
+    """What a study lacks, in sentences: planned trainings without a record, and records that do not compare.
+
+    Args:
+        study: With its plan, or without one: each method is then expected to have all seeds that there are.
+
+    Example:
+        >>> from ciao_peft.study.example import example_records
+        >>> missing(Study(example_records()[:-1]))[0]  # without the last training
+        'faces, small-face: MLP head has 3 of 4 seeds (3 missing).'
+    """
     lines = []
     if study.plan is None:
         seeds = sorted({r.seed for results in study.results_by.values() for o in results.values() for r in o.records})

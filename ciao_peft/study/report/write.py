@@ -42,18 +42,23 @@ def load_study(source: str | os.PathLike[str] | Iterable[Record], *, plan: Plan 
 
     Args:
         source: A folder of `ciao reproduce`, a `results.jsonl`, or records.
-        plan: What was to be trained; that beside the records where it is left out and there is one.
+        plan: What was to be trained; when left out, the `plan.yaml` next to the records, if there is one.
 
     Raises:
         RecordError: there are no records, or none of a test split yet, or one cannot be read.
         ConfigError: the plan cannot be read.
+
+    Example:
+        >>> from ciao_peft.study.example import example_records
+        >>> load_study(example_records()).pairs
+        [('faces', 'small-face')]
     """
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         records = read_records(path)
-        beside = (path if path.is_dir() else path.parent) / PLAN_FILE
-        if plan is None and beside.is_file():
-            plan = read_plan(beside)
+        plan_file = (path if path.is_dir() else path.parent) / PLAN_FILE
+        if plan is None and plan_file.is_file():
+            plan = read_plan(plan_file)
         where = repr(str(path))
     else:
         records, where = list(source), "the records given"
@@ -92,7 +97,7 @@ def write_report(
     Args:
         source: A folder of `ciao reproduce`, a `results.jsonl`, or records.
         output_dir: Where to; `report/` in the study's folder when left out.
-        plan: What was to be trained; that beside the records where it is left out and there is one.
+        plan: What was to be trained; when left out, the `plan.yaml` next to the records, if there is one.
         title: Of the report.
         figures: `False` leaves the pictures out, and matplotlib is not needed.
 
@@ -151,15 +156,21 @@ def section_markdown(
     Raises:
         RecordError: the study has no result of this pair.
         MissingExtraError: pictures are asked for, and matplotlib is missing.
+
+    Example:
+        >>> from ciao_peft.study.example import ENCODER, TASK, example_study
+        >>> study = example_study()
+        >>> print(section_markdown(study, TASK, ENCODER).splitlines()[0])
+        ## faces, small-face
     """
     if (task, encoder) not in study.pairs:
-        there = "; ".join(f"{one} with {other}" for one, other in study.pairs)
-        raise RecordError(f"The study has no result of {task!r} with {encoder!r}. It has: {there}.")
+        pairs = "; ".join(f"{name} with {other}" for name, other in study.pairs)
+        raise RecordError(f"The study has no result of {task!r} with {encoder!r}. It has: {pairs}.")
     if figures_dir is None:
         return as_markdown(about(study, task, encoder), level=level, figures=None)
     check_plots()
     section = about(study, task, encoder, stem=picture_stems(study)[task, encoder])
     for picture in section.pictures():
         write_file(Path(figures_dir) / picture.name, picture.png)
-    beside = Path(os.path.relpath(figures_dir, page_dir or figures_dir)).as_posix()
-    return as_markdown(section, level=level, figures=beside)
+    seen_from_page = Path(os.path.relpath(figures_dir, page_dir or figures_dir)).as_posix()
+    return as_markdown(section, level=level, figures=seen_from_page)

@@ -19,6 +19,10 @@ class SearchTrial:
         values: What it tried, by the names in `SearchSpace`.
         score: On the held-out part, by the task's metric; None where it was given up on the way or diverged.
         seconds: It took.
+
+    Example:
+        >>> SearchTrial(index=0, values={"dropout": 0.5}, score=0.8, seconds=2.0).values["dropout"]
+        0.5
     """
 
     index: int

@@ -80,7 +80,12 @@ class SearchSpace:
         return [part.name for part in fields(self) if part.name not in absent]
 
     def is_logarithmic(self, name: str) -> bool:
-        """On which scale a setting is searched, and drawn."""
+        """On which scale a setting is searched, and drawn.
+
+        Example:
+            >>> SearchSpace().is_logarithmic("learning_rate"), SearchSpace().is_logarithmic("dropout")
+            (True, False)
+        """
         return name not in (*_FROM_ZERO, "batch_size")
 
     def distributions(self, method: Method) -> dict[str, Any]:
