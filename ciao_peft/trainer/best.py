@@ -40,14 +40,14 @@ class Best:
         greater_is_better = args.greater_is_better
         if greater_is_better is None:
             greater_is_better = higher_is_better(self.metric)
-        self._sign = 1 if greater_is_better else -1
+        self._sign: int = 1 if greater_is_better else -1
         self._threshold, self._patience = args.early_stopping_threshold, args.early_stopping_patience
         self._is_returned_to = args.load_best_model_at_end
         self.value: float | None = None
         self.step: int | None = None
         self.tensors: dict[str, Tensor] | None = None
-        self.is_on_disk = False
-        self.ends_training = False
+        self.is_on_disk: bool = False
+        self.ends_training: bool = False
         self._evaluations_without_gain = 0
 
     @property
