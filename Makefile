@@ -26,7 +26,7 @@ lint:  ## what ruff says of code and format, and the type checker of code and pu
 	@.ci/environment $(VENV) dev
 	$(PYTHON_IN) -m ruff check
 	$(PYTHON_IN) -m ruff format --check
-	$(PYTHON_IN) -m basedpyright --pythonpath $(PYTHON_IN)
+	$(PYTHON_IN) -m basedpyright --project pyproject.toml --pythonpath $(PYTHON_IN)
 	$(PYTHON_IN) .ci/public_types.py
 
 format:  ## let ruff mend both
