@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["check_types", "open_file", "parse_json", "parse_yaml", "read_file", "read_json", "read_member", "read_yaml"]
 
 MAX_TEXT_BYTES = 4 * 2**20
-"""Of a JSON or YAML file that holds settings; none of ours is a tenth of that."""
+"""The largest JSON or YAML file of settings that is read; ours are less than a tenth of it."""
 
 MAX_DEPTH = 64
 """How deep settings may be nested."""
 
 MAX_DIGITS = 400
-"""Of one number in a file."""
+"""The longest number that a file may hold."""
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),

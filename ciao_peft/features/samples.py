@@ -304,7 +304,7 @@ def check_labels_of(data: Any, config: CIAOConfig, name: str) -> Tensor:
     labels, names, expected = data.labels, data.label_names, list((config.id2label or {}).values())
     labels = labels() if callable(labels) else labels
     if labels is None:
-        raise TrainingError(f"{name} has no labels: a sample needs 'labels' or 'label' beside its pixels.")
+        raise TrainingError(f"{name} has no labels: a sample needs 'labels' or 'label' with its pixels.")
     if names is not None and names != expected and sorted(names) == sorted(expected):
         raise TrainingError(
             f"{name} numbers its classes in another order ({', '.join(names)}) than the adapter "

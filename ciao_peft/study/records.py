@@ -21,7 +21,7 @@ RESULTS_FILE = "results.jsonl"
 """A study's records, in its folder."""
 
 FORMAT_VERSION = 1
-"""Of a line of the results; another version is refused."""
+"""The version of a line of the results; another one is refused."""
 
 PROTOCOL_VERSION = 2
 """How trainings are made: raised when a default or the way of training changes, so that old results are not taken for

@@ -234,7 +234,7 @@ def mean_answers(logits: Tensor, labels: Tensor, things: Sequence[Any]) -> tuple
 
 
 def _mean_history(folds: list[list[dict[str, float]]]) -> list[dict[str, float]]:
-    """Of several folds, the mean of every entry that all of them have."""
+    """The mean over folds of every entry that all of them have."""
     together = zip(*folds, strict=False)
     return [{name: sum(entry[name] for entry in entries) / len(entries) for name in entries[0]} for entries in together]
 
