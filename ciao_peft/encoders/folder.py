@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from ..errors import AdapterConfigError, AdapterFileError, ConfigError, listed
 from ..hub import MAX_WEIGHTS_BYTES, RepoFile, is_hub_id, read_pretrained
 from ..preprocessing import Preprocessing
 from ..saving.adapter_folder import CARD_FILE, PREPROCESSOR_FILE, library_versions
+from ..saving.digest import DIGEST, check_digest, read_covered, sha256_of, with_digest
 from ..saving.files import MAX_JSON_BYTES, read_json, to_json, write_folder
 from ..saving.safetensors_file import parse_tensors
 from .with_preprocessing import set_attributes, with_preprocessing
@@ -23,7 +23,8 @@ from .with_preprocessing import set_attributes, with_preprocessing
 __all__ = ["CONFIG_FILE", "FORMAT_VERSION", "WEIGHTS_FILE", "load", "load_weights", "save_encoder"]
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_WITHOUT_DIGEST = 1  # the last version whose folders have none
 # The function that builds each type of encoder. No name in a config is ever imported.
 _TYPES = {
     "prior_knowledge": "prior_knowledge:build",
@@ -80,21 +81,19 @@ def save_encoder(
         "ciao_encoder": kind,
         "format_version": FORMAT_VERSION,
         "architecture": encoder.architecture,
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "weights_sha256": sha256_of(weights),
         "versions": library_versions(),
         "training": dict(training or {}),
     }
     try:
-        files = {
-            CONFIG_FILE: to_json(config),
-            WEIGHTS_FILE: weights,
-            PREPROCESSOR_FILE: to_json(preprocessing.to_dict()),
-        }
+        files = {WEIGHTS_FILE: weights, PREPROCESSOR_FILE: to_json(preprocessing.to_dict())}
+        described = with_digest(config, {name: sha256_of(content) for name, content in files.items()})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"The encoder's settings cannot be written as JSON: {error}") from error
     existing = card_without_record(text_reader(folder), CONFIG_FILE)
     size = sum(parameter.numel() for parameter in encoder.parameters())
     files[CARD_FILE] = encoder_card(config, os.fspath(folder), existing=existing, num_parameters=size).encode()
+    files[CONFIG_FILE] = described  # the last one to be written
     return write_folder(folder, files)
 
 
@@ -178,13 +177,19 @@ def _read(folder: Path, pretrained: bool) -> nn.Module:
             f"'{path}' is of an encoder of type {kind!r} in format {version!r}; this version reads {listed(_TYPES)} "
             f"up to format {FORMAT_VERSION}. Upgrade: pip install -U ciao_peft."
         )
-    if set(config) != _KEYS or not isinstance(config["architecture"], dict):
-        raise AdapterConfigError(f"'{path}' must have exactly {listed(_KEYS)}; it has {listed(config)}.")
+    keys = _KEYS | ({DIGEST} if version > _WITHOUT_DIGEST else set())
+    if set(config) != keys or not isinstance(config["architecture"], dict):
+        raise AdapterConfigError(f"'{path}' must have exactly {listed(keys)}; it has {listed(config)}.")
+    preprocessing, preprocessing_sha256 = read_covered(folder / PREPROCESSOR_FILE)
+    if version > _WITHOUT_DIGEST:
+        # The weights by what the config says of them: they are compared with that below, when they are read.
+        covered = {WEIGHTS_FILE: config["weights_sha256"], PREPROCESSOR_FILE: preprocessing_sha256}
+        check_digest(config, covered, path, version=_WITHOUT_DIGEST)
     module, function = _TYPES[kind].split(":")
     build = getattr(importlib.import_module(f".{module}", __package__), function)
     try:
         encoder = build(**config["architecture"])
-        with_preprocessing(encoder, Preprocessing.from_dict(read_json(folder / PREPROCESSOR_FILE)))
+        with_preprocessing(encoder, Preprocessing.from_dict(preprocessing))
     except (ConfigError, TypeError, ValueError, RuntimeError) as error:
         raise AdapterConfigError(f"No encoder can be built from '{path}': {error}") from error
     if not pretrained:
@@ -194,7 +199,7 @@ def _read(folder: Path, pretrained: bool) -> nn.Module:
         content = path.read_bytes()
     except OSError as error:
         raise AdapterFileError(f"'{path}' cannot be read: {error}.") from error
-    digest = hashlib.sha256(content).hexdigest()
+    digest = sha256_of(content)
     if digest != config["weights_sha256"]:
         raise AdapterFileError(
             f"'{path}' does not have the checksum in its config: it was damaged or replaced. Save the encoder "

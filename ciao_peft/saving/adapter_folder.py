@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from torch import Tensor
 from ..checking import all_finite
 from ..config import CIAOConfig
 from ..errors import AdapterConfigError, AdapterFileError, ConfigError, listed
+from .digest import DIGEST, check_digest, read_covered, sha256_of, with_digest
 from .files import read_json, to_json, write_folder
 from .safetensors_file import parse_tensors, read_weights
 
@@ -32,8 +32,10 @@ __all__ = [
     "save_adapter",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """The version of the folder's format that is written; folders up to this version are read."""
+
+_WITHOUT_DIGEST = 1  # the last version whose folders have none
 
 CONFIG_FILE = "adapter_config.json"
 """The file of the config, and of everything else that is plain data."""
@@ -150,22 +152,25 @@ def save_adapter(
         "input_size": list(adapter.input_size),
         "convolutions": adapter.convolutions,
         "config": adapter.config.to_dict(),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "weights_sha256": sha256_of(weights),
         "weights_bytes": len(weights),
         "trained_parameters": adapter.trained_parameters,
         "versions": adapter.versions,
         "training": adapter.training,
     }
+    covered = {WEIGHTS_FILE: record["weights_sha256"]}
+    files = {WEIGHTS_FILE: weights}
     try:
-        config = to_json(record)
+        if adapter.preprocessing is not None:
+            files[PREPROCESSOR_FILE] = to_json(adapter.preprocessing)
+            covered[PREPROCESSOR_FILE] = sha256_of(files[PREPROCESSOR_FILE])
+        files[CONFIG_FILE] = with_digest(record, covered)
     except (TypeError, ValueError, RecursionError) as error:
         raise AdapterFileError(
             f"What is to be recorded of the adapter is no plain data: {error}. Nothing was saved; `training` "
             "takes finite numbers, text, true, false, None, lists and dicts."
         ) from None
-    files = {CONFIG_FILE: config, WEIGHTS_FILE: weights, **(extra_files(record) if extra_files else {})}
-    if adapter.preprocessing is not None:
-        files[PREPROCESSOR_FILE] = to_json(adapter.preprocessing)
+    files = {**(extra_files(record) if extra_files else {}), **files}  # the config comes last
     return write_folder(folder, files, replacing=(PREPROCESSOR_FILE, PICTURE_FILE))
 
 
@@ -221,7 +226,12 @@ def _load(folder: Path) -> SavedAdapter:
     record = read_json(path)
     config = _check_record(record, path)
     weights = read_weights(folder / WEIGHTS_FILE, record["weights_bytes"], record["weights_sha256"])
+    covered, preprocessing = {WEIGHTS_FILE: record["weights_sha256"]}, None
     preprocessor = folder / PREPROCESSOR_FILE
+    if os.path.lexists(preprocessor):  # a link that leads nowhere is an error, not "none"
+        preprocessing, covered[PREPROCESSOR_FILE] = read_covered(preprocessor)
+    if record["format_version"] > _WITHOUT_DIGEST:
+        check_digest(record, covered, path, version=_WITHOUT_DIGEST)
     return SavedAdapter(
         config=config,
         backbone_name=record["base_model_name_or_path"],
@@ -230,7 +240,7 @@ def _load(folder: Path) -> SavedAdapter:
         input_size=tuple(record["input_size"]),
         convolutions=record["convolutions"],
         tensors=parse_tensors(weights, folder / WEIGHTS_FILE),
-        preprocessing=read_json(preprocessor) if preprocessor.exists() else None,
+        preprocessing=preprocessing,
         training=record.get("training", {}),
         trained_parameters=record.get("trained_parameters"),
         versions=record.get("versions", {}),
@@ -251,11 +261,12 @@ def _check_record(record: dict[str, Any], path: Path) -> CIAOConfig:
             f"has format_version {version}; this version reads up to {FORMAT_VERSION}. Upgrade: pip install -U "
             "ciao_peft."
         )
-    if unknown := set(record) - set(_REQUIRED) - set(_OPTIONAL):
+    required = _REQUIRED | ({DIGEST: str} if version > _WITHOUT_DIGEST else {})
+    if unknown := set(record) - set(required) - set(_OPTIONAL):
         refuse(f"has unknown entries {listed(unknown)}; none is ignored, as it could change the mathematics.")
-    if missing := set(_REQUIRED) - set(record):
+    if missing := set(required) - set(record):
         refuse(f"lacks {listed(missing)}.")
-    for name, kind in (_REQUIRED | _OPTIONAL).items():
+    for name, kind in (required | _OPTIONAL).items():
         if name in record and (not isinstance(record[name], kind) or isinstance(record[name], bool)):
             refuse(f"has {record[name]!r} for {name!r}, which is of the wrong type.")
     size, signature = record["input_size"], record["backbone_signature"]

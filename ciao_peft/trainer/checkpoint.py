@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 import shutil
@@ -17,11 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ..door import read_file
 from ..errors import TrainingError, listed
 from ..hub.adapters import save_with_card
 from ..model import CIAOModel
-from ..saving.adapter_folder import check_tensors, load_adapter
-from ..saving.files import move_into_place
+from ..saving.adapter_folder import CONFIG_FILE, check_tensors, load_adapter
+from ..saving.digest import DIGEST, check_digest, sha256_of, with_digest
+from ..saving.files import MAX_JSON_BYTES, move_into_place
 
 STATE_FILE = "trainer_state.json"
 """The place in training, in a checkpoint's folder. It is written last: a folder without it is no checkpoint."""
@@ -35,8 +36,10 @@ BEST_FILE = "best.safetensors"
 BEST_FOLDER = "best"
 """The best adapter so far, in `output_dir`."""
 
-FORMAT_VERSION = 1
-"""Of `trainer_state.json`; another version is refused."""
+FORMAT_VERSION = 2
+"""Of `trainer_state.json`; a newer version is refused."""
+
+_WITHOUT_DIGEST = 1  # the last version whose checkpoints have none
 
 _FOLDER = re.compile(r"checkpoint-(\d+)")
 
@@ -190,14 +193,14 @@ class AdapterCheckpoints:
         shutil.rmtree(aside, ignore_errors=True)
         saved = self.model.saved_adapter(self.adapter_name, training={"global_step": state["global_step"]})
         save_with_card(aside, saved, name=str(folder))
-        files = {}
+        files = {CONFIG_FILE: sha256_of((aside / CONFIG_FILE).read_bytes())}  # it covers the adapter's other files
         for name, tensors in ((OPTIMIZER_FILE, optimizer), (BEST_FILE, best)):
             if tensors is not None:
                 content = save({key: tensor.contiguous() for key, tensor in tensors.items()})
-                files[name] = hashlib.sha256(content).hexdigest()
+                files[name] = sha256_of(content)
                 (aside / name).write_bytes(content)
         record = {"format_version": FORMAT_VERSION, **state, "files": files}
-        (aside / STATE_FILE).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        (aside / STATE_FILE).write_bytes(with_digest(record, files))
         move_into_place(aside, folder)
 
     def save_best(self, output_dir: Path, record: dict[str, Any]) -> None:
@@ -238,8 +241,9 @@ class AdapterCheckpoints:
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
             version, files = state["format_version"], state["files"]
-            if version != FORMAT_VERSION:
+            if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
                 raise TrainingError(f"'{path}' has format version {version!r}; this version reads {FORMAT_VERSION}.")
+            _check_files(folder, state)
             tensors = _tensors_in(folder / OPTIMIZER_FILE, files)
             best = _tensors_in(folder / BEST_FILE, files) if BEST_FILE in files else None
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -279,9 +283,22 @@ class AdapterCheckpoints:
         return state, tensors, best
 
 
+def _check_files(folder: Path, state: dict[str, Any]) -> None:
+    """Refuses a checkpoint of which anything was altered; tensors and adapter are compared where they are read."""
+    if state["format_version"] == _WITHOUT_DIGEST and DIGEST not in state:
+        return
+    path, files = folder / STATE_FILE, dict(state["files"])
+    check_digest(state, files, path, version=_WITHOUT_DIGEST, error=TrainingError)
+    if sha256_of(read_file(folder / CONFIG_FILE, MAX_JSON_BYTES, error=TrainingError)) != files.get(CONFIG_FILE):
+        raise TrainingError(
+            f"'{folder / CONFIG_FILE}' is not the one that this checkpoint was saved with. Resume from another "
+            "checkpoint."
+        )
+
+
 def _tensors_in(path: Path, checksums: dict[str, str]) -> dict[str, Tensor]:
     content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != checksums[path.name]:
+    if sha256_of(content) != checksums[path.name]:
         raise TrainingError(f"'{path}' does not have the checksum its state promises: it is damaged.")
     return load(content)
 

@@ -22,6 +22,7 @@ from ciao_peft.errors import (
     HubNotFoundError,
     HubOfflineError,
 )
+from helpers.fakes import sealed
 
 
 @pytest.fixture(scope="module")
@@ -293,9 +294,13 @@ def test_a_network_that_no_name_builds_again_is_not_saved(encoder, tmp_path):
     assert not (tmp_path / "mine").exists()
 
 
+COVERED = ("model.safetensors", "preprocessor_config.json")
+
+
 def changed(folder, **changes):
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    record = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(sealed(record, folder, COVERED)))
 
 
 @pytest.mark.parametrize(
@@ -306,13 +311,13 @@ def changed(folder, **changes):
         ({"ciao_encoder": None, "architecture": "resnet18"}, "It is a model of timm"),
         (
             {"ciao_encoder": "os:system"},
-            r"an encoder of type 'os:system' in format 1; this version reads 'prior_knowledge', 'small-face', 'timm'",
+            r"an encoder of type 'os:system' in format 2; this version reads 'prior_knowledge', 'small-face', 'timm'",
         ),
-        ({"format_version": 2}, "in format 2; .* up to format 1"),
+        ({"format_version": 3}, "in format 3; .* up to format 2"),
         ({"colour": "red"}, "must have exactly 'architecture'.* it has .*'colour'"),
         ({"architecture": {"depth": 3}}, "No encoder can be built from"),
         ({"architecture": {"embedding_size": 17}}, "does not fit the encoder that its config describes"),
-        ({"weights_sha256": "0"}, "does not have the checksum in its config"),
+        ({"weights_sha256": "0"}, "not as it was saved: the digest of the folder is another one"),
     ],
 )
 def test_a_config_that_cannot_be_right_is_refused(changes, message, tmp_path):
@@ -334,6 +339,7 @@ def test_a_preprocessing_with_an_unknown_key_is_refused(tmp_path):
     folder = save_encoder(random_encoder("small-face"), tmp_path / "mine")
     path = folder / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"do_flip": True}))
+    changed(folder)
     with pytest.raises(AdapterConfigError, match="unknown keys 'do_flip'"):
         load_encoder(folder)
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ciao_peft.config import CIAOConfig
 from ciao_peft.model import CIAOModel, get_ciao_model
-from ciao_peft.saving.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
+from ciao_peft.saving.adapter_folder import CONFIG_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE
+from ciao_peft.saving.digest import DIGEST, digest_of_folder, sha256_of
 
 SIZE = (3, 16, 16)
 """`(C, H, W)` of the pixels that the backbones here take."""
@@ -170,14 +171,20 @@ NETWORKS = pytest.mark.parametrize(
 
 
 def forge(folder: Path, tensors: dict[str, Tensor] | bytes | None = None, **entries: object) -> None:
-    """Puts other tensors or config entries into a saved adapter, and the checksum that belongs to them."""
+    """Puts other tensors or config entries into a saved adapter, and the checksum and digest that belong to them."""
     record = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
     if tensors is not None:
         weights = tensors if isinstance(tensors, bytes) else save(tensors)
         (folder / WEIGHTS_FILE).write_bytes(weights)
         record |= {"weights_sha256": hashlib.sha256(weights).hexdigest(), "weights_bytes": len(weights)}
     record = {name: value for name, value in (record | entries).items() if value is not ...}
-    (folder / CONFIG_FILE).write_text(json.dumps(record), encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(json.dumps(sealed(record, folder)), encoding="utf-8")
+
+
+def sealed(record: dict, folder: Path, covered: tuple[str, ...] = (WEIGHTS_FILE, PREPROCESSOR_FILE)) -> dict:
+    """A record with the digest that belongs to it and to the files in the folder."""
+    files = {name: sha256_of((folder / name).read_bytes()) for name in covered if (folder / name).is_file()}
+    return record | {DIGEST: digest_of_folder(record, files)}
 
 
 class Branches(nn.Module):

@@ -20,6 +20,7 @@ from ciao_peft.errors import (
     HubOfflineError,
 )
 from ciao_peft.hub import RepoFile, download
+from ciao_peft.saving.digest import digest_of_folder, sha256_of
 from helpers.fakes import tiny_backbone
 from helpers.published import CONFIG, PIXELS, WEIGHTS, assert_unchanged, flip, fresh_model, state_of
 
@@ -173,6 +174,9 @@ def hostile(files, change):
     change(record, tensors)
     weights = save(tensors, metadata={"format": "pt"})
     record |= {"weights_sha256": hashlib.sha256(weights).hexdigest(), "weights_bytes": len(weights)}
+    covered = {WEIGHTS: sha256_of(weights)}
+    covered |= {name: sha256_of(files[name]) for name in files if name == "preprocessor_config.json"}
+    record |= {"digest": digest_of_folder(record, covered)}
     return {CONFIG: json.dumps(record).encode(), WEIGHTS: weights}
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ciao_peft.errors import CIAOError
 from ciao_peft.saving.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
-from helpers.fakes import bits, forge, same_bits, wrap
+from helpers.fakes import bits, forge, same_bits, sealed, wrap
 
 FEW = settings(max_examples=60, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 JSON_VALUES = st.recursive(
@@ -83,5 +83,6 @@ def test_any_value_in_the_config_raises_our_errors_or_loads_the_same_numbers(who
             break
         place = place[key]
     place[key] = value
+    record = sealed(record, copy)  # as if whoever wrote it had meant it
     (copy / CONFIG_FILE).write_text(json.dumps(record), encoding="utf-8")
     loads_the_same_or_raises_ours(model, copy)

@@ -14,7 +14,7 @@ from ciao_peft import CIAOModel, CIAOTrainer, CIAOTrainingArguments
 from ciao_peft.errors import (
     TrainingError,
 )
-from ciao_peft.saving.adapter_folder import load_adapter
+from ciao_peft.saving.adapter_folder import CONFIG_FILE, load_adapter
 from ciao_peft.trainer.checkpoint import BEST_FILE, STATE_FILE, checkpoint_folders
 from helpers import killed
 from helpers.fakes import tiny_backbone
@@ -84,7 +84,8 @@ def without_its_best(whole, tmp_path):
     checkpoint = tmp_path / "run" / "checkpoint-6"
     (checkpoint / BEST_FILE).unlink()
     state = json.loads((checkpoint / STATE_FILE).read_text())
-    del state["files"][BEST_FILE], state["place_in_order"]
+    del state["files"][BEST_FILE], state["files"][CONFIG_FILE], state["place_in_order"], state["digest"]
+    state["format_version"] = 1
     (checkpoint / STATE_FILE).write_text(json.dumps(state))
     return checkpoint
 
