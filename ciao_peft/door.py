@@ -106,7 +106,10 @@ def read_file(path: str | os.PathLike[str], max_bytes: int, *, error: type[CIAOE
     """
     with open_file(path, max_bytes, error=error) as file:
         try:
-            content = file.read(max_bytes + 1)
+            # Not `read(max_bytes)`, which takes that much memory however short the file is.
+            content = file.read(min(os.fstat(file.fileno()).st_size, max_bytes) + 1)
+            while len(content) <= max_bytes and (more := file.read(2**20)):
+                content += more
         except (OSError, MemoryError) as problem:
             raise error(f"'{os.fspath(path)}' cannot be read: {_reason(problem)}.") from None
     if len(content) > max_bytes:  # it grew, or does not say its size
@@ -222,7 +225,7 @@ def parse_yaml(
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             return _once([(self.construct_object(k, True), self.construct_object(v, True)) for k, v in node.value])
 
-    Loader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: loader.construct_mapping(node))
+    Loader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: loader.construct_mapping(node))  # pyright: ignore[reportArgumentType] - a map's node
     Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: node.value)
     for tag in ("binary", "set", "omap", "pairs"):
         Loader.add_constructor(f"tag:yaml.org,2002:{tag}", Loader.construct_undefined)
