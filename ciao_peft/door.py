@@ -106,7 +106,10 @@ def read_file(path: str | os.PathLike[str], max_bytes: int, *, error: type[CIAOE
     """
     with open_file(path, max_bytes, error=error) as file:
         try:
-            content = file.read(max_bytes + 1)
+            # Not `read(max_bytes)`, which takes that much memory however short the file is.
+            content = file.read(min(os.fstat(file.fileno()).st_size, max_bytes) + 1)
+            while len(content) <= max_bytes and (more := file.read(2**20)):
+                content += more
         except (OSError, MemoryError) as problem:
             raise error(f"'{os.fspath(path)}' cannot be read: {_reason(problem)}.") from None
     if len(content) > max_bytes:  # it grew, or does not say its size

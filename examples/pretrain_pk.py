@@ -147,7 +147,8 @@ def main(args: argparse.Namespace) -> None:
     if started is not None:
         start_from(Path(args.start_dir), network, judges)
     identity = IdentityDistance(load_encoder(args.face_network), encoder.preprocessing).to(accelerator.device)
-    network.to(memory_format=torch.channels_last), judges.to(memory_format=torch.channels_last)  # faster on a CPU
+    for module in (network, judges):
+        module.to(memory_format=torch.channels_last)  # faster on a CPU
     encoder_rate = args.learning_rate if args.encoder_learning_rate is None else args.encoder_learning_rate
     others = [parameter for name, parameter in network.named_parameters() if not name.startswith("encoder.")]
     groups = [{"params": [*encoder.parameters()], "lr": encoder_rate}, {"params": others}]
@@ -163,7 +164,8 @@ def main(args: argparse.Namespace) -> None:
     judge, history = accelerator.unwrap_model(judges), resume_training(accelerator, output, description)
     for epoch in range(len(history), args.num_train_epochs):
         start = time.perf_counter()
-        network.train(), judges.train()
+        network.train()
+        judges.train()
         # All that is drawn depends on seed, epoch and process alone: a resumed run goes on as the first would have.
         order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(1000 * args.seed + epoch))
         batches = order[accelerator.process_index :: accelerator.num_processes].split(args.batch_size)[:steps_per_epoch]

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import math
 import os
-import struct
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ..errors import DataError, DataNotFoundError
+from ..door import open_file
+from ..errors import DataError, DataNotFoundError, FileReadError, shortened
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-__all__ = ["RESAMPLES", "Resample", "as_mode", "open_picture"]
+__all__ = [
+    "MAX_PICTURE_BYTES",
+    "MAX_PIXELS",
+    "MAX_RATIO",
+    "RESAMPLES",
+    "Resample",
+    "as_mode",
+    "check_picture_size",
+    "open_picture",
+    "resized_to",
+]
 
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 
 RESAMPLES: tuple[Resample, ...] = get_args(Resample)
 """Names of Pillow's filters in the order of their numbers, which `preprocessor_config.json` holds."""
+
+MAX_PIXELS = 64 * 10**6
+"""Of one picture; a camera's largest have 61 million."""
+
+MAX_RATIO = 2000
+"""Of a picture's longer side to its shorter one."""
+
+MAX_PICTURE_BYTES = 2**30
+"""Of a picture's file."""
 
 
 def open_picture(image: Any) -> Image:
@@ -39,26 +59,62 @@ def open_picture(image: Any) -> Image:
         >>> open_picture(np.zeros((4, 6, 3), dtype=np.uint8)).size
         (6, 4)
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
-    broken = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError)
-    broken += (struct.error, TypeError)  # raised where an EXIF tag's value is not of the type it claims
     if isinstance(image, Image.Image):
         try:
+            check_picture_size(*image.size)
             # A copy even where nothing is turned: the caller's picture stays as it is.
             return ImageOps.exif_transpose(image)
-        except broken as error:
-            raise DataError(f"The picture cannot be decoded: {error}") from error
+        except DataError as error:
+            raise DataError(f"The picture {error}") from None
+        except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
+            raise DataError(f"The picture cannot be decoded: {_said(error)}") from error
     if not isinstance(image, str | os.PathLike):
         return _from_array(image)
-    where = f"{os.fspath(image)!r}"
+    where = shortened(repr(os.fspath(image)), 1000)
+    if not os.path.exists(image):
+        raise DataNotFoundError(f"There is no picture at {where}.")
     try:
-        with Image.open(image) as picture:
-            return ImageOps.exif_transpose(picture)
-    except FileNotFoundError:
-        raise DataNotFoundError(f"There is no picture at {where}.") from None
-    except broken as error:
-        raise DataError(f"{where} cannot be read as a picture: {error}") from error
+        file = open_file(image, MAX_PICTURE_BYTES)
+    except FileReadError as error:
+        raise DataError(f"{where} cannot be read as a picture: {error}") from None
+    with file:
+        try:
+            with Image.open(file) as picture:
+                if picture.format == "EPS":
+                    raise DataError("is a program in PostScript, which is not run. Convert it to PNG.")
+                check_picture_size(*picture.size)
+                return ImageOps.exif_transpose(picture)
+        except DataError as error:
+            raise DataError(f"{where} {error}") from None
+        except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
+            raise DataError(f"{where} cannot be read as a picture: {_said(error)}") from error
+
+
+def check_picture_size(width: int, height: int) -> None:
+    """Refuses a picture that would fill the memory once it is decoded; a few bytes can claim billions of pixels.
+
+    Args:
+        width, height: In pixels, as the file's header says.
+
+    Raises:
+        DataError: it has more than `MAX_PIXELS` pixels, or a side that is `MAX_RATIO` times the other one.
+
+    Example:
+        >>> check_picture_size(1, 10_000_000)
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.DataError: has 1 x 10,000,000 pixels; one side may be at most 2,000 times the other.
+    """
+    if width * height > MAX_PIXELS:
+        raise DataError(f"has {width:,} x {height:,} pixels; at most {MAX_PIXELS:,} are read. Make it smaller.")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise DataError(f"has {width:,} x {height:,} pixels; one side may be at most {MAX_RATIO:,} times the other.")
+
+
+def _said(error: Exception) -> str:
+    return shortened(" ".join(str(error).split())) or type(error).__name__
 
 
 def _from_array(array: Any) -> Image:
@@ -82,6 +138,10 @@ def _from_array(array: Any) -> Image:
     if array.ndim not in (2, 3) or 0 in array.shape or (array.ndim == 3 and array.shape[2] not in (2, 3, 4)):
         hint = " Channels come last: pass `array.transpose(1, 2, 0)`." if array.ndim == 3 and len(array) <= 4 else ""
         raise DataError(f"A picture's array must be (H, W) or (H, W, 1 to 4); got shape {array.shape}.{hint}")
+    try:
+        check_picture_size(array.shape[1], array.shape[0])
+    except DataError as error:
+        raise DataError(f"A picture's array {error}") from None
     if array.dtype == np.uint16:
         array = _sixteen_to_eight(array)
     return Image.fromarray(np.ascontiguousarray(array))
@@ -139,3 +199,45 @@ def as_mode(picture: Image, mode: str) -> Image:
     if picture.mode not in ("L", "RGB"):
         picture = picture.convert("RGB")
     return picture.convert(mode)
+
+
+def resized_to(picture: Image, size: tuple[int, int], crop: tuple[int, int], resample: Resample) -> Image:
+    """Resizes a picture of which the middle will be cut out.
+
+    Args:
+        picture: Of any size.
+        size: Width and height that it gets.
+        crop: Width and height of the middle.
+        resample: Pillow's filter.
+
+    Returns:
+        A picture of this size; of a long, thin one, whose size would be a multiple of its own, the middle alone.
+
+    Raises:
+        DataError: there is no memory for it.
+
+    Example:
+        >>> from PIL import Image
+        >>> resized_to(Image.new("L", (1, 1000)), (64, 64000), (64, 64), "bilinear").size
+        (64, 64)
+    """
+    from PIL import Image
+
+    filter_, box = Image.Resampling(RESAMPLES.index(resample)), None
+    most = max(math.prod(picture.size), math.prod(crop))
+    if math.prod(size) > max(4 * most, min(16 * most, 2**24)):
+        # What is cut off is not made first. The numbers differ by a hair of rounding from the way above.
+        kept = [_middle(*sides) for sides in zip(picture.size, size, crop, strict=True)]
+        box, size = (kept[0][0], kept[1][0], kept[0][1], kept[1][1]), (kept[0][2], kept[1][2])
+    try:
+        return picture.resize(size, filter_, box=box)
+    except (MemoryError, OverflowError, ValueError) as error:
+        raise DataError(f"A picture of {picture.size} cannot be resized to {size}: {_said(error)}") from error
+
+
+def _middle(side: int, resized: int, crop: int) -> tuple[float, float, int]:
+    """Where the part of a side begins and ends that is kept, and its length once it is resized."""
+    if resized <= crop:
+        return 0, side, resized
+    start, scale = round((resized - crop) / 2), side / resized
+    return start * scale, min((start + crop) * scale, side), crop

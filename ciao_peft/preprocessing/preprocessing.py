@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..checking import check_choice, is_number
-from ..errors import ConfigError, DataError, listed
-from .pictures import RESAMPLES, Resample, as_mode, open_picture
+from ..errors import ConfigError, DataError, listed, shortened
+from .pictures import RESAMPLES, Resample, as_mode, open_picture, resized_to
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
     from torch import Tensor, nn
 
-__all__ = ["CropMode", "Mode", "Preprocessing", "agreed_input"]
+__all__ = ["MAX_SIDE", "CropMode", "Mode", "Preprocessing", "agreed_input"]
+
+MAX_SIDE = 4096
+"""Of the pixels that an encoder is fed."""
 
 Mode = Literal["RGB", "BGR", "L"]
 CropMode = Literal["squash", "center", "border"]
@@ -80,22 +83,28 @@ class Preprocessing:
             check_choice(name, getattr(self, name), get_args(choices))
         size = tuple(self.size) if isinstance(self.size, Sequence) else ()
         if len(size) != 2 or not all(is_number(side, int, 1) for side in size):
-            raise ConfigError(f"`size` must be height and width, two whole numbers from 1 up; got {self.size!r}.")
+            raise ConfigError(f"`size` must be height and width, two whole numbers from 1 up; got {_short(self.size)}.")
+        if max(size) > MAX_SIDE:
+            raise ConfigError(f"`size` may be at most {MAX_SIDE} pixels each way; got {_short(self.size)}.")
         object.__setattr__(self, "size", size)
         channels = 1 if self.mode == "L" else 3
         for name in ("mean", "std"):
             setting = getattr(self, name)
             try:
                 values = tuple(float(value) for value in setting)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 values = ()
             if len(values) != channels or not all(map(math.isfinite, values)):
-                raise ConfigError(f"`{name}` must have {channels} numbers for mode {self.mode!r}; got {setting!r}.")
+                raise ConfigError(
+                    f"`{name}` must have {channels} numbers for mode {self.mode!r}; got {_short(setting)}."
+                )
             if name == "std" and min(values) <= 0:
-                raise ConfigError(f"`std` must be above 0; got {setting!r}.")
+                raise ConfigError(f"`std` must be above 0; got {_short(setting)}.")
             object.__setattr__(self, name, values)
         if not is_number(self.crop_pct) or self.crop_pct <= 0:
-            raise ConfigError(f"`crop_pct` must be above 0; got {self.crop_pct!r}.")
+            raise ConfigError(f"`crop_pct` must be above 0; got {_short(self.crop_pct)}.")
+        if max(size) > 2 * MAX_SIDE * self.crop_pct:
+            raise ConfigError(f"`crop_pct` of {self.crop_pct} would make pictures of more than {2 * MAX_SIDE} pixels.")
         object.__setattr__(self, "crop_pct", float(self.crop_pct))
 
     @property
@@ -162,8 +171,8 @@ class Preprocessing:
         (width, height), (crop_height, crop_width) = picture.size, self.size
         resized_height, resized_width = self._resized(height, width)
         if (height, width) != (resized_height, resized_width):
-            resampling = Image.Resampling(RESAMPLES.index(self.resample))
-            picture = picture.resize((resized_width, resized_height), resampling)
+            picture = resized_to(picture, (resized_width, resized_height), (crop_width, crop_height), self.resample)
+            resized_width, resized_height = picture.size
         if (resized_height, resized_width) != (crop_height, crop_width):
             # As torchvision's CenterCrop places it: a half is rounded to the even number.
             top, left = round((resized_height - crop_height) / 2), round((resized_width - crop_width) / 2)
@@ -385,6 +394,10 @@ class Preprocessing:
             (96, 96)
         """
         return dataclasses.replace(self, **changes)
+
+
+def _short(value: object) -> str:
+    return shortened(repr(value))
 
 
 def _resample_name(number: Any) -> Resample:

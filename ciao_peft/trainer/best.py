@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import TrainingError
 from ..metrics import higher_is_better, main_metric
 from .arguments import CIAOTrainingArguments
+from .checkpoint_state import CheckpointState
 
 
 class Best:
@@ -88,8 +89,7 @@ class Best:
             "stopped_early": self.ends_training,
         }
 
-    def restore(self, state: Mapping[str, Any], tensors: dict[str, Tensor] | None) -> None:
+    def restore(self, state: CheckpointState, tensors: dict[str, Tensor] | None) -> None:
         """Puts back what `state` gave, and the tensors."""
-        best = state["best"] or {"metric": None, "step": None}
-        self.value, self.step, self.tensors = best["metric"], best["step"], tensors
-        self._evaluations_without_gain, self.ends_training = state["evaluations_without_gain"], state["stopped_early"]
+        self.value, self.step, self.tensors = state.best_value, state.best_step, tensors
+        self._evaluations_without_gain, self.ends_training = state.evaluations_without_gain, state.stopped_early

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ..checking import is_number
 from ..door import read_file
-from ..errors import TrainingError, listed
+from ..errors import TrainingError, listed, shortened
 from ..hub.adapters import save_with_card
 from ..model import CIAOModel
 from ..saving.adapter_folder import CONFIG_FILE, check_tensors, load_adapter
 from ..saving.digest import DIGEST, check_digest, sha256_of, with_digest
 from ..saving.files import MAX_JSON_BYTES, move_into_place
+from ..saving.safetensors_file import MAX_HEADER_BYTES
+from .checkpoint_state import MAX_STATE_BYTES, CheckpointState, read_state
 
 STATE_FILE = "trainer_state.json"
 """The place in training, in a checkpoint's folder. It is written last: a folder without it is no checkpoint."""
@@ -80,73 +81,10 @@ def place_in_order(folder: Path) -> int:
         0
     """
     try:
-        return int(json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["place_in_order"])
+        place = read_json(folder / STATE_FILE, max_bytes=MAX_STATE_BYTES)["place_in_order"]
     except (OSError, ValueError, KeyError, TypeError):
         return 0  # loading it says what is wrong
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
-    """The optimiser's state as named tensors.
-
-    Args:
-        optimizer: Any torch optimiser whose state is tensors and numbers.
-        names: Name of each parameter that it trains.
-
-    Returns:
-        Copies on the CPU by `<parameter>/<moment>`, such as `head.1.weight/exp_avg`.
-
-    Example:
-        >>> weight = torch.nn.Parameter(torch.ones(2))
-        >>> optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
-        >>> weight.sum().backward()
-        >>> optimizer.step()
-        >>> optimizer_tensors(optimizer, {weight: "weight"})
-        {'weight/momentum_buffer': tensor([1., 1.])}
-    """
-    tensors: dict[str, Tensor] = {}
-    for parameter, state in optimizer.state.items():
-        for moment, value in state.items():
-            if value is not None:
-                tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
-                tensors[f"{names[parameter]}/{moment}"] = tensor.detach().cpu().contiguous().clone()
-    return tensors
-
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor], where: Path
-) -> None:
-    """Puts back what `optimizer_tensors` gave; the optimiser's present state is dropped.
-
-    Args:
-        optimizer: Of the same kind, over the same parameters.
-        names: Name of each parameter that it trains.
-        tensors: By `<parameter>/<moment>`.
-        where: The checkpoint they came from, for the message.
-
-    Raises:
-        TrainingError: it is the state of other parameters.
-
-    Example:
-        >>> weight = torch.nn.Parameter(torch.ones(2))
-        >>> optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
-        >>> moments = {"weight/momentum_buffer": torch.tensor([1.0, 2.0])}
-        >>> restore_optimizer(optimizer, {weight: "weight"}, moments, Path("checkpoint-1"))
-        >>> optimizer.state[weight]
-        {'momentum_buffer': tensor([1., 2.])}
-    """
-    by_name = {name: parameter for parameter, name in names.items()}
-    states: dict[Tensor, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        name, _, moment = key.rpartition("/")
-        if name not in by_name or (tensor.ndim and tensor.shape != by_name[name].shape):
-            raise TrainingError(f"'{where}' holds the optimiser's state of {key!r}, which this adapter does not train.")
-        parameter = by_name[name]
-        # Counters of steps stay on the CPU, as torch keeps them, unless the optimiser is a fused one on a GPU.
-        fused = any(group.get("fused") for group in optimizer.param_groups)
-        device = parameter.device if tensor.ndim or fused else tensor.device
-        states.setdefault(parameter, {})[moment] = tensor.to(device)
-    optimizer.state.clear()
-    optimizer.state.update(states)
+    return place if is_number(place, int, 0, 2**53) else 0
 
 
 @dataclass(frozen=True)
@@ -213,8 +151,13 @@ class AdapterCheckpoints:
         self.model.save_pretrained(output_dir / BEST_FOLDER, self.adapter_name, training=record)
 
     def load(
-        self, folder: Path, record: dict[str, Any], total_steps: int, with_best: bool
-    ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor] | None]:
+        self,
+        folder: Path,
+        record: dict[str, Any],
+        total_steps: int,
+        with_best: bool,
+        check_optimizer: Callable[[dict[str, Tensor]], object] = lambda tensors: None,
+    ) -> tuple[CheckpointState, dict[str, Tensor], dict[str, Tensor] | None]:
         """Puts a checkpoint's adapter into the model. Nothing in it is unpickled.
 
         Args:
@@ -222,6 +165,7 @@ class AdapterCheckpoints:
             record: What the training that goes on is made of; must be the same as in the checkpoint.
             total_steps: Updates that training is to have in all.
             with_best: Whether the best adapter so far is of use.
+            check_optimizer: Raises where the optimiser's tensors do not fit; the adapter stays as it was then.
 
         Returns:
             The checkpoint's state, the optimiser's tensors, and the tensors of the best adapter so far, or None where
@@ -238,18 +182,11 @@ class AdapterCheckpoints:
             raise TrainingError(
                 f"'{folder}' is no complete checkpoint: it has no '{STATE_FILE}'. Checkpoints in it: {inside}."
             )
-        try:
-            state = json.loads(path.read_text(encoding="utf-8"))
-            version, files = state["format_version"], state["files"]
-            if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-                raise TrainingError(f"'{path}' has format version {version!r}; this version reads {FORMAT_VERSION}.")
-            _check_files(folder, state)
-            tensors = _tensors_in(folder / OPTIMIZER_FILE, files)
-            best = _tensors_in(folder / BEST_FILE, files) if BEST_FILE in files else None
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            if isinstance(error, TrainingError):
-                raise
-            raise TrainingError(f"The checkpoint '{folder}' is damaged ({type(error).__name__}: {error}).") from error
+        state = read_state(path, FORMAT_VERSION, lambda state: _check_files(folder, state))
+        owned = sum(tensor.nbytes for tensor in self.model.adapters[self.adapter_name].state_dict().values())
+        most = MAX_HEADER_BYTES + 4 * owned  # no optimiser keeps more than a few tensors for each
+        tensors = _tensors_in(folder / OPTIMIZER_FILE, state.files, most)
+        best = _tensors_in(folder / BEST_FILE, state.files, most) if BEST_FILE in state.files else None
         saved = load_adapter(folder)
         adapter = self.model.adapters[self.adapter_name]
         config = adapter.config
@@ -261,23 +198,24 @@ class AdapterCheckpoints:
                 f"The checkpoint '{folder}' is of an adapter with other settings: "
                 f"{differences(theirs, mine)}. Resume with the same config, or start anew."
             )
-        theirs, mine = dict(state["record"]), dict(record)
+        theirs, mine = dict(state.record), dict(record)
         _check_same(theirs.pop("arguments"), mine.pop("arguments"), folder)
         _check_same(theirs, mine, folder)
-        if state["global_step"] > total_steps:
+        if state.global_step > total_steps:
             raise TrainingError(
-                f"The checkpoint '{folder}' is after {state['global_step']} updates; training has {total_steps}."
+                f"The checkpoint '{folder}' is after {state.global_step} updates; training has {total_steps}."
             )
         expected = adapter.state_dict()
         check_tensors(saved.tensors, expected, str(folder))
-        if not with_best or state["best"] is None:
+        if not with_best or state.best_step is None:
             best = None
-        elif state["best"]["step"] == state["global_step"]:
+        elif state.best_step == state.global_step:
             best = {name: tensor.clone() for name, tensor in saved.tensors.items()}
         elif best is None:
-            best = _best_in_output_dir(folder, state["best"]["step"])
+            best = _best_in_output_dir(folder, state.best_step)
         if best is not None:
             check_tensors(best, expected, str(folder))
+        check_optimizer(tensors)
         adapter.load_state_dict(saved.tensors)
         adapter.config = config
         return state, tensors, best
@@ -296,11 +234,14 @@ def _check_files(folder: Path, state: dict[str, Any]) -> None:
         )
 
 
-def _tensors_in(path: Path, checksums: dict[str, str]) -> dict[str, Tensor]:
-    content = path.read_bytes()
-    if sha256_of(content) != checksums[path.name]:
+def _tensors_in(path: Path, checksums: Mapping[str, str], max_bytes: int) -> dict[str, Tensor]:
+    content = read_file(path, max_bytes, error=TrainingError)
+    if sha256_of(content) != checksums.get(path.name):
         raise TrainingError(f"'{path}' does not have the checksum its state promises: it is damaged.")
-    return load(content)
+    try:
+        return load(content)
+    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise TrainingError(f"'{path}' is no safetensors file: {shortened(str(error))}.") from error
 
 
 def _best_in_output_dir(checkpoint: Path, step: int) -> dict[str, Tensor]:
@@ -318,7 +259,7 @@ def _best_in_output_dir(checkpoint: Path, step: int) -> dict[str, Tensor]:
     return saved.tensors
 
 
-def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """What differs between two records, in words.
 
     Args:
@@ -333,7 +274,16 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
         "'seed' is 1 there and 2 here"
     """
     names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
-    return "; ".join(f"{name!r} is {there.get(name)!r} there and {here.get(name)!r} here" for name in names)
+    return shortened(
+        "; ".join(
+            f"{_short(name)} is {_short(there.get(name))} there and {_short(here.get(name))} here" for name in names
+        ),
+        2000,
+    )
+
+
+def _short(value: object) -> str:
+    return shortened(repr(value))
 
 
 def _check_same(there: dict[str, Any], here: dict[str, Any], where: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +26,15 @@ from .checkpoint import (
     checkpoint_folders,
     clean_up,
     find_checkpoint,
-    optimizer_tensors,
     place_in_order,
-    restore_optimizer,
 )
+from .checkpoint_state import CheckpointState
 from .history import CURVE_FILE, History, draw_learning_curve, plain
 from .interrupts import Interrupts
 from .job import Job, check_what_trains_the_mask
 from .loader import Batch, BatchDataset, BatchLoader
 from .optimizer import batch_losses, make_optimizer
+from .optimizer_state import checked_moments, optimizer_tensors, restore_optimizer
 from .outputs import TrainOutput
 from .running_loss import RunningLoss
 from .sampler import plan_epoch, positive_groups
@@ -165,8 +166,8 @@ class TrainingLoop:
         wrapped = data_parallel(self.job.reader, self.accelerator, self.config.train_batch_norm)
         if self.accelerator.scaler is not None:
             self.optimizer = self.accelerator.prepare(self.optimizer)
-            if resumed is not None and resumed["scaler"]:
-                self.accelerator.scaler.load_state_dict(resumed["scaler"])
+            if resumed is not None and resumed.scaler:
+                self.accelerator.scaler.load_state_dict(resumed.scaler)
         start_trackers(self.accelerator, self.job.name, self.args, self.config)
         no_terminal = not sys.stderr.isatty()
         quiet = no_terminal if self.args.disable_tqdm is None else self.args.disable_tqdm
@@ -390,17 +391,18 @@ class TrainingLoop:
         clean_up(self.output_dir, self.args.save_total_limit)
         return folder
 
-    def _resume(self) -> dict[str, Any] | None:
+    def _resume(self) -> CheckpointState | None:
         folder = find_checkpoint(self.args.output_dir, self.args.resume_from_checkpoint)
         if folder is None:
             return None
         with_best = self.args.load_best_model_at_end
-        state, tensors, best = self._checkpoints.load(folder, self._record(), self.total_steps, with_best)
+        check = partial(checked_moments, self.optimizer, self.names, where=folder)
+        state, tensors, best = self._checkpoints.load(folder, self._record(), self.total_steps, with_best, check)
         restore_optimizer(self.optimizer, self.names, tensors, folder)
-        self.step = state["global_step"]
+        self.step = state.global_step
         self.best.restore(state, best)
-        self.losses.restore(state)
-        self.history = History(None, state["log_history"])
+        self.losses.restore(state.window, state.sums)
+        self.history = History(None, state.log_history)
         self.accelerator.print(f"Resuming from '{folder}', after update {self.step} of {self.total_steps}.")
         return state
 

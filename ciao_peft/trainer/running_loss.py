@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -85,14 +84,14 @@ class RunningLoss:
         """Plain data for a checkpoint."""
         return {"window": self.window.tolist(), "sums": self.sums.tolist()}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, window: Sequence[float], sums: Sequence[float]) -> None:
         """Puts back what `state` gave.
 
         Example:
             >>> running = RunningLoss(torch.device("cpu"))
-            >>> running.restore({"window": [0.0, 0.0, 0.0, 0.0], "sums": [6.0, 6.0, 0.0, 2.0]})
+            >>> running.restore([0.0, 0.0, 0.0, 0.0], [6.0, 6.0, 0.0, 2.0])
             >>> running.mean()
             3.0
         """
-        self.window.copy_(torch.tensor(state["window"], dtype=self.window.dtype))
-        self.sums.copy_(torch.tensor(state["sums"], dtype=self.sums.dtype))
+        self.window.copy_(torch.tensor(window, dtype=self.window.dtype))
+        self.sums.copy_(torch.tensor(sums, dtype=self.sums.dtype))
