@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..checking import is_number
-from ..door import read_file
+from ..door import read_file, read_json
 from ..errors import TrainingError, listed, shortened
 from ..hub.adapters import save_with_card
 from ..model import CIAOModel
