@@ -16,7 +16,7 @@ from ..hub import MAX_WEIGHTS_BYTES, RepoFile, is_hub_id, read_pretrained
 from ..preprocessing import Preprocessing
 from ..saving.adapter_folder import CARD_FILE, PREPROCESSOR_FILE, library_versions
 from ..saving.digest import DIGEST, check_digest, read_covered, sha256_of, with_digest
-from ..saving.files import MAX_JSON_BYTES, read_json, to_json, write_folder
+from ..saving.files import MAX_JSON_BYTES, local_path, read_json, read_steadily, to_json, write_folder
 from ..saving.safetensors_file import parse_tensors
 from .with_preprocessing import set_attributes, with_preprocessing
 
@@ -90,7 +90,7 @@ def save_encoder(
         described = with_digest(config, {name: sha256_of(content) for name, content in files.items()})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"The encoder's settings cannot be written as JSON: {error}") from error
-    existing = card_without_record(text_reader(folder), CONFIG_FILE)
+    existing = card_without_record(text_reader(local_path(folder)), CONFIG_FILE)
     size = sum(parameter.numel() for parameter in encoder.parameters())
     files[CARD_FILE] = encoder_card(config, os.fspath(folder), existing=existing, num_parameters=size).encode()
     files[CONFIG_FILE] = described  # the last one to be written
@@ -119,7 +119,11 @@ def load(source: str, *, pretrained: bool = True, **hub: Any) -> nn.Module:
         >>> load(str(folder), pretrained=False).revision
         'random'
     """
-    encoder, snapshot = read_pretrained(source, lambda folder: _read(folder, pretrained), _FILES, **hub)
+
+    def read(folder: Path) -> nn.Module:
+        return read_steadily(folder, lambda place: _read(place, pretrained))
+
+    encoder, snapshot = read_pretrained(source, read, _FILES, **hub)
     set_attributes(encoder, name=source)
     if snapshot.revision and pretrained:
         set_attributes(encoder, revision=snapshot.revision)
@@ -149,7 +153,7 @@ def load_weights(kind: str, source: str | os.PathLike[str], **settings: Any) -> 
         >>> load_weights("small-face", folder).input_size
         (3, 64, 64)
     """
-    text = os.fspath(source)
+    text = os.path.expanduser(os.fspath(source))
     if not os.path.isdir(text) and (os.path.isfile(text) or not is_hub_id(text)):
         is_what = "is a file" if os.path.isfile(text) else "is neither a folder nor `user/name`"
         raise ConfigError(

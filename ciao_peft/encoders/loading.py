@@ -63,7 +63,7 @@ def load_encoder(name: str | os.PathLike[str], *, pretrained: bool = True, **set
         >>> encoder(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 128])
     """
-    text = os.fspath(name)
+    text = os.path.expanduser(os.fspath(name))
     if text in _ENCODERS:
         module, function = _ENCODERS[text].split(":")
         load = getattr(importlib.import_module(f".{module}", __package__), function)

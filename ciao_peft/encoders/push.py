@@ -14,7 +14,7 @@ from ..cards.contents import card_without_record, encoder_card, text_reader
 from ..cards.page import merge_cards
 from ..hub import RepoHead, publish
 from ..saving.adapter_folder import CARD_FILE, PREPROCESSOR_FILE
-from ..saving.files import read_json
+from ..saving.files import local_path, read_json
 from .folder import CONFIG_FILE, WEIGHTS_FILE, load, save_encoder
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def publish_encoder(folder: str | os.PathLike[str], repo_id: str, **hub: Any) ->
         AdapterFileError: the folder is damaged or incomplete.
         HubError: a subclass says why the Hub does not take it.
     """
-    folder = Path(folder)
+    folder = local_path(folder)
     encoder = load(str(folder))
     record = read_json(folder / CONFIG_FILE)
     files = {name: (folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE)}

@@ -21,6 +21,7 @@ from ..saving import (
     read_json,
     save_adapter,
 )
+from ..saving.files import MAX_JSON_BYTES, local_path
 from .downloading import MAX_WEIGHTS_BYTES, RepoFile, Snapshot, prefix_of, read_pretrained
 from .publishing import RepoHead, publish
 
@@ -106,7 +107,7 @@ def save_with_card(
     """
     if picture is not None and not picture.startswith(_PNG):
         raise AdapterFileError("`picture` is no PNG file's content; give the bytes of one.")
-    existing = card_without_record(text_reader(folder), CONFIG_FILE)
+    existing = card_without_record(text_reader(local_path(folder)), CONFIG_FILE)
     has = {"picture": picture is not None, "prepares": adapter.preprocessing is not None}
 
     def extra_files(record: Mapping[str, Any]) -> dict[str, bytes]:
@@ -143,7 +144,7 @@ def publish_adapter(
         ...
         ciao_peft.errors.AdapterFileError: No adapter folder at 'no/such/folder'. ...
     """
-    folder, prefix = Path(folder), prefix_of(subfolder)
+    folder, prefix = local_path(folder), prefix_of(subfolder)
     load_adapter(folder)
     record = read_json(folder / CONFIG_FILE)
     files: dict[str, bytes | None] = {

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import AdapterFileError, AdapterNameError, HubFileError, HubOfflineError, HubServerError, listed
-from ..saving import write_file
+from ..saving.files import local_path, write_file
 from .client import as_our_errors, must_stay_offline, open_client
 
 if TYPE_CHECKING:
@@ -135,8 +135,8 @@ def read_pretrained(
         {'frames': 10}
     """
     prefix = prefix_of(subfolder)
-    if Path(source).is_dir() or not is_hub_id(source):
-        snapshot = Snapshot(Path(source) / prefix)
+    if local_path(source).is_dir() or not is_hub_id(source):
+        snapshot = Snapshot(local_path(source) / prefix)
         return read(snapshot.folder), snapshot
     options: dict[str, Any] = {"subfolder": subfolder, "token": token, "cache_dir": cache_dir}
     snapshot = download(

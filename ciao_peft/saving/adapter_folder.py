@@ -15,7 +15,7 @@ from ..checking import all_finite
 from ..config import CIAOConfig
 from ..errors import AdapterConfigError, AdapterFileError, ConfigError, listed
 from .digest import DIGEST, check_digest, read_covered, sha256_of, with_digest
-from .files import read_json, to_json, write_folder
+from .files import local_path, read_json, read_steadily, to_json, write_folder
 from .safetensors_file import parse_tensors, read_weights
 
 __all__ = [
@@ -51,8 +51,6 @@ CARD_FILE = "README.md"
 
 PICTURE_FILE = "saliency.png"
 """The file of the picture on the model card, where there is one."""
-
-_PATIENCE = 100  # times a folder is read that is saved again and again meanwhile
 
 _REQUIRED = {
     "peft_type": str,
@@ -194,29 +192,7 @@ def load_adapter(folder: str | os.PathLike[str]) -> SavedAdapter:
         ciao_peft.errors.AdapterFileError: No adapter folder at 'no/such/folder'. Give a folder that \
 `save_pretrained` wrote.
     """
-    folder = Path(folder)
-    for _ in range(_PATIENCE):
-        before = _generation(folder)
-        try:
-            saved = _load(folder)
-        except OSError as error:
-            if _generation(folder) != before:
-                continue
-            if isinstance(error, AdapterFileError):
-                raise
-            raise AdapterFileError(f"The adapter in '{folder}' cannot be read: {error}.") from error
-        if _generation(folder) == before:
-            return saved
-    raise AdapterFileError(f"'{folder}' changed each of the {_PATIENCE} times it was read. Wait until it is written.")
-
-
-def _generation(folder: Path) -> tuple[int, ...] | None:
-    """What changes when another save takes the folder's place; files of two saves must not be read together."""
-    try:
-        status = folder.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+    return read_steadily(local_path(folder), _load)
 
 
 def _load(folder: Path) -> SavedAdapter:

@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import AdapterConfigError, AdapterFileError, listed
+from .aside import being_saved, clear_leftovers, exchange, put_at_once, put_one_by_one, restore_moved, sync_folder
 from .safetensors_file import kind_of, pickled_instead
 
-__all__ = ["MAX_JSON_BYTES", "move_into_place", "read_json", "to_json", "write_file", "write_folder"]
+__all__ = [
+    "MAX_JSON_BYTES",
+    "local_path",
+    "move_into_place",
+    "read_json",
+    "read_steadily",
+    "to_json",
+    "write_file",
+    "write_folder",
+]
+
+T = TypeVar("T")
+
+_PATIENCE = 100  # times a folder is read that is saved again and again meanwhile
+_PATIENCE_SECONDS = 1.5  # so long a reader waits for files that are being replaced one by one
 
 MAX_JSON_BYTES = 4 * 2**20
 """The largest JSON file that is read or fetched."""
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """The path that a user means: `~` and `~name` at its start are homes, wherever a path is given.
+
+    Args:
+        path: As the user gave it.
+
+    Example:
+        >>> local_path("~/runs") == Path.home() / "runs", local_path("runs/~").as_posix()
+        (True, 'runs/~')
+    """
+    return Path(os.path.expanduser(path))
 
 
 def write_file(path: str | os.PathLike[str], content: bytes | str) -> Path:
@@ -39,7 +67,7 @@ def write_file(path: str | os.PathLike[str], content: bytes | str) -> Path:
         >>> write_file(Path(tempfile.mkdtemp(), "notes", "best.json"), "{}").read_text()
         '{}'
     """
-    path = Path(path)
+    path = local_path(path)
     target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
@@ -72,9 +100,10 @@ def move_into_place(aside: Path, target: Path) -> None:
         >>> [path.read_text() for path in folder.iterdir()]
         ['new']
     """
+    restore_moved(target.parent, target.name)
     for path in [aside, *aside.rglob("*")]:
         if path.is_dir():
-            _sync(path)
+            sync_folder(path)
         else:
             with path.open("r+b") as file:
                 os.fsync(file.fileno())
@@ -83,15 +112,18 @@ def move_into_place(aside: Path, target: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
     else:
         os.replace(aside, target)
-    _sync(target.parent)
+    sync_folder(target.parent)
 
 
 def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes], replacing: Iterable[str] = ()) -> Path:
     """Puts files into a folder all at once: written aside, synced, and moved into place.
 
+    Where only the folder itself can be written, or it is a mount, they are written aside inside it and replaced one by
+    one. Folder and files keep their modes, owner and group.
+
     Args:
-        folder: Made where it is missing. Other files in it stay.
-        files: Content by plain file name.
+        folder: Made where it is missing; `~` is the home. Other files in it stay.
+        files: Content by plain file name; the file that describes the others comes last.
         replacing: Names of files that do not stay when `files` lacks them.
 
     Returns:
@@ -106,85 +138,34 @@ def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes], rep
         >>> sorted(path.name for path in write_folder(folder, {"a.txt": b"3"}, replacing=["b.txt"]).iterdir())
         ['a.txt']
     """
-    folder = Path(folder)
+    folder = local_path(folder)
     for name in files:
         if Path(name).name != name or name == "..":
             raise AdapterFileError(f"{name!r} is no plain file name.")
     if folder.exists() and not folder.is_dir():
         raise AdapterFileError(f"'{folder}' is a file; give a folder to save into.")
-    aside = None
+    ours = {*files, *replacing}
     try:
         target = folder.resolve()  # a link to a folder stays one
         if target == Path.cwd():
             raise AdapterFileError(f"'{folder}' is the working folder, which cannot be replaced; give a folder in it.")
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        aside.mkdir()
-        for name, content in files.items():
-            with (aside / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        _sync(aside)
-        try:
-            if not target.exists():
-                aside.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise  # else another process made it meanwhile
-        if aside.exists():
-            _take_place(aside, target, {*files, *replacing})
-        _sync(target.parent)
+        clear_leftovers(target, ours)
+        if not put_at_once(target, files, ours):
+            put_one_by_one(target, files, ours)
     except AdapterFileError:
         raise
     except OSError as error:
         raise AdapterFileError(f"'{folder}' cannot be written: {error}. What was there is unchanged.") from error
-    finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 
-def _take_place(aside: Path, target: Path, ours: set[str]) -> None:
-    """Puts the folder aside in the target's place and keeps the target's files that are not ours; all or nothing."""
-    _exchange(aside, target)
-    moved: list[str] = []
-    try:
-        for entry in [*aside.iterdir()]:  # the old folder now
-            if entry.name not in ours:
-                entry.rename(target / entry.name)
-                moved.append(entry.name)
-    except BaseException:
-        for name in moved:
-            (target / name).rename(aside / name)
-        _exchange(aside, target)
-        raise
-
-
-def _sync(folder: Path) -> None:
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # folders cannot be opened on every system
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
-
-
 def _exchange(one: Path, other: Path) -> None:
-    """Swaps two folders; in one step where the system can."""
-    exchange = 2  # RENAME_EXCHANGE of Linux's renameat2
-    here = -100  # AT_FDCWD
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-        if renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
-            return
-    except (AttributeError, OSError, TypeError):
-        pass
-    between = one.with_name(one.name + ".old")
+    """Swaps two folders; in one step where the system can, and so that `restore_moved` can undo half of it."""
+    if exchange(one, other):
+        return
+    between = other.with_name(f".{other.name}.old")
+    shutil.rmtree(between, ignore_errors=True)  # of a swap that was killed at its end
     other.rename(between)
     try:
         one.rename(other)
@@ -241,3 +222,49 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise AdapterConfigError(f"'{path}' holds a {type(value).__name__} where an object was expected.")
     return value
+
+
+def read_steadily(folder: Path, read: Callable[[Path], T]) -> T:
+    """Reads several files of a folder that another process may be saving: all of one save, or an error.
+
+    Args:
+        folder: The folder.
+        read: Reads it; raises `AdapterFileError` when files do not belong together.
+
+    Returns:
+        What `read` returned.
+
+    Raises:
+        AdapterFileError: that of `read`, or the folder does not come to rest.
+
+    Example:
+        >>> import tempfile
+        >>> read_steadily(Path(tempfile.mkdtemp()), lambda folder: folder.is_dir())
+        True
+    """
+    until = time.monotonic() + _PATIENCE_SECONDS
+    for _ in range(_PATIENCE):
+        before = _generation(folder)
+        try:
+            value = read(folder)
+        except OSError as error:
+            if _generation(folder) != before:
+                continue
+            if being_saved(folder) and time.monotonic() < until:
+                time.sleep(0.02)
+                continue
+            if isinstance(error, AdapterFileError):
+                raise
+            raise AdapterFileError(f"'{folder}' cannot be read: {error}.") from error
+        if _generation(folder) == before:
+            return value
+    raise AdapterFileError(f"'{folder}' changed each of the {_PATIENCE} times it was read. Wait until it is written.")
+
+
+def _generation(folder: Path) -> tuple[int, ...] | None:
+    """What changes when another save takes the folder's place; files of two saves must not be read together."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns

@@ -20,8 +20,9 @@ from ..errors import TrainingError, listed, shortened
 from ..hub.adapters import save_with_card
 from ..model import CIAOModel
 from ..saving.adapter_folder import CONFIG_FILE, check_tensors, load_adapter
+from ..saving.aside import restore_moved
 from ..saving.digest import DIGEST, check_digest, sha256_of, with_digest
-from ..saving.files import MAX_JSON_BYTES, move_into_place
+from ..saving.files import MAX_JSON_BYTES, local_path, move_into_place
 from ..saving.safetensors_file import MAX_HEADER_BYTES
 from .checkpoint_state import MAX_STATE_BYTES, CheckpointState, read_state
 
@@ -61,6 +62,7 @@ def checkpoint_folders(output_dir: Path) -> list[Path]:
         []
     """
     found = []
+    restore_moved(output_dir)  # one that was moved away for another one, when the process was killed
     for entry in output_dir.iterdir() if output_dir.is_dir() else ():
         if (match := _FOLDER.fullmatch(entry.name)) and (entry / STATE_FILE).is_file():
             found.append((place_in_order(entry), int(match[1]), entry))
@@ -128,6 +130,7 @@ class AdapterCheckpoints:
             state: Plain data without NaN and infinity: the place in training, and what the training is made of.
         """
         aside = folder.with_name(f".{folder.name}.tmp")
+        restore_moved(folder.parent, folder.name)
         shutil.rmtree(aside, ignore_errors=True)
         saved = self.model.saved_adapter(self.adapter_name, training={"global_step": state["global_step"]})
         save_with_card(aside, saved, name=str(folder))
@@ -309,6 +312,7 @@ def clean_up(output_dir: Path, keep: int | None) -> None:
         ...     list(Path(folder).iterdir())
         []
     """
+    restore_moved(output_dir)
     for entry in output_dir.glob(".checkpoint-*"):
         shutil.rmtree(entry, ignore_errors=True)
     for entry in checkpoint_folders(output_dir)[:-keep] if keep else ():
@@ -333,8 +337,8 @@ def find_checkpoint(output_dir: str | None, wanted: bool | str | None) -> Path |
     if not wanted:
         return None
     if isinstance(wanted, str) and wanted != "auto":
-        return Path(wanted)
-    folders = [] if output_dir is None else checkpoint_folders(Path(output_dir))
+        return local_path(wanted)
+    folders = [] if output_dir is None else checkpoint_folders(local_path(output_dir))
     if not folders and wanted is True:
         raise TrainingError(
             f"There is no complete checkpoint in '{output_dir}' to resume from. `resume_from_checkpoint='auto'` starts "
