@@ -22,6 +22,7 @@ from .model import CIAOModel
 from .preprocessing import Preprocessing
 from .saving.adapter_folder import SavedAdapter
 from .saving.files import MAX_JSON_BYTES, read_json
+from .surroundings import RANDOM_STATE, outside_inference, random_state_kept
 
 __all__ = ["AutoCIAOModel"]
 
@@ -86,7 +87,8 @@ class AutoCIAOModel:
         options = {key: hub[key] for key in ("token", "cache_dir", "local_files_only") if key in hub}
         if preprocessing is None and saved.preprocessing is not None:
             preprocessing = Preprocessing.from_dict(saved.preprocessing)
-        backbone = _backbone_of(saved, preprocessing, options, foreign=snapshot.repo_id is not None)
+        with random_state_kept(), RANDOM_STATE, outside_inference():
+            backbone = _backbone_of(saved, preprocessing, options, foreign=snapshot.repo_id is not None)
         return CIAOModel._from_saved(
             backbone,
             name,

@@ -104,7 +104,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, s
     for parameter, state in optimizer.state.items():
         for moment, value in state.items():
             if value is not None:
-                tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+                tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")
                 tensors[f"{names[parameter]}/{moment}"] = tensor.detach().cpu().contiguous().clone()
     return tensors
 
@@ -346,6 +346,19 @@ def clean_up(output_dir: Path, keep: int | None) -> None:
         shutil.rmtree(entry, ignore_errors=True)
     for entry in checkpoint_folders(output_dir)[:-keep] if keep else ():
         shutil.rmtree(entry, ignore_errors=True)
+
+
+def refuse_old_checkpoints(output_dir: Path) -> None:
+    """Refuses a folder with checkpoints: nobody could tell those of two trainings apart.
+
+    Raises:
+        TrainingError: there is one.
+    """
+    if old := checkpoint_folders(output_dir):
+        raise TrainingError(
+            f"'{output_dir}' holds {old[-1].name} of an earlier training. Go on from it with "
+            "`resume_from_checkpoint=True`, give another `output_dir`, or delete the checkpoints."
+        )
 
 
 def find_checkpoint(output_dir: str | None, wanted: bool | str | None) -> Path | None:
