@@ -20,6 +20,7 @@ from .hub import RepoFile, is_hub_id, name_from, read_adapter, read_pretrained
 from .model import CIAOModel
 from .preprocessing import Preprocessing
 from .saving import MAX_JSON_BYTES, SavedAdapter, read_json
+from .surroundings import RANDOM_STATE, outside_inference, random_state_kept
 
 __all__ = ["AutoCIAOModel"]
 
@@ -84,7 +85,8 @@ class AutoCIAOModel:
         options = {key: hub[key] for key in ("token", "cache_dir", "local_files_only") if key in hub}
         if preprocessing is None and saved.preprocessing is not None:
             preprocessing = Preprocessing.from_dict(saved.preprocessing)
-        backbone = _backbone_of(saved, preprocessing, options, foreign=snapshot.repo_id is not None)
+        with random_state_kept(), RANDOM_STATE, outside_inference():
+            backbone = _backbone_of(saved, preprocessing, options, foreign=snapshot.repo_id is not None)
         return CIAOModel._from_saved(
             backbone,
             name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -58,7 +59,7 @@ def decay_start(spread: float) -> float:
 class ExcitationSpread:
     """A context that measures the excitation u of all of an adapter's masked convolutions together.
 
-    Every pass through the adapter inside the `with` block counts.
+    Every pass of this thread through the adapter inside the `with` block counts.
 
     Args:
         adapter: Adapter to measure; it is not changed.
@@ -86,9 +87,10 @@ class ExcitationSpread:
     def __init__(self, adapter: Adapter):
         self._layers = _masks_of(adapter)
         self._hooks: list[Any] = []
-        self.moments = torch.zeros(3, dtype=torch.float64)
+        self.moments = torch.zeros(3, dtype=torch.float64, device="cpu")
 
     def __enter__(self) -> ExcitationSpread:
+        self._thread = threading.get_ident()
         self._hooks = [layer.register_forward_pre_hook(self._see) for layer in self._layers]
         return self
 
@@ -97,6 +99,8 @@ class ExcitationSpread:
             hook.remove()
 
     def _see(self, layer: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
+        if threading.get_ident() != self._thread:  # somebody else reads with the adapter
+            return
         variance, mean = torch.stack(torch.var_mean(inputs[1].float(), correction=0)).cpu().double()
         self.moments += inputs[1].numel() * torch.stack([torch.ones_like(mean), mean, variance + mean**2])
 
@@ -197,12 +201,12 @@ def excitation_moments(
 ) -> Float[Tensor, " 3"]:
     """Measures the excitation u over batches: `ExcitationSpread.moments` of all of them.
 
-    The model reads in eval mode and without gradients, and is put back into its mode afterwards. The batches are
-    fetched outside of both, as in a training.
+    The adapter reads in eval mode and without gradients, and is put back into its mode after each batch. The batches
+    are fetched outside of both, as in a training.
 
     Args:
         model: Model that holds the adapter.
-        batches: Arguments of `CIAOModel.read`: `pixel_values` or `features`.
+        batches: Arguments of `CIAOModel.forward`: `pixel_values` or `features`.
         adapter_name: Name of an adapter with a mask.
         around: Makes the context in which each batch is read, such as mixed precision.
 
@@ -217,15 +221,11 @@ def excitation_moments(
         >>> int(count) == 8 * 4 * 14 * 14
         True
     """
-    mode = model.training
-    model.eval()
-    try:
-        with ExcitationSpread(model.adapters[adapter_name]) as seen:
-            for inputs in batches:
-                with torch.no_grad(), around():
-                    model.read(**inputs, adapter_names=[adapter_name])
-    finally:
-        model.train(mode)
+    adapter = model.adapters[model.resolve_adapter(adapter_name)]
+    with ExcitationSpread(adapter) as seen:
+        for inputs in batches:
+            with adapter.held(training=False), model.reading_with(adapter_name), torch.no_grad(), around():
+                model(**inputs)
     return seen.moments
 
 

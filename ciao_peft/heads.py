@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
@@ -12,7 +15,45 @@ from torch import Tensor, nn
 from ._shapes import Float
 from .config import CIAOConfig, Pooling
 
-__all__ = ["DecisionHead", "pool_map"]
+__all__ = ["DecisionHead", "dropout_from", "pool_map"]
+
+
+class _Draws(threading.local):
+    generator: torch.Generator | None = None
+
+
+_DRAWS = _Draws()
+
+
+@contextmanager
+def dropout_from(generator: torch.Generator) -> Iterator[None]:
+    """A context in which the heads of this thread draw their dropout from a generator, not from the process's.
+
+    On a CPU the numbers are those that the process's generator would give for the same seed.
+
+    Args:
+        generator: On the device of the heads.
+
+    Example:
+        >>> hidden = torch.ones(2, 3)
+        >>> with dropout_from(torch.Generator().manual_seed(7)):
+        ...     own = _dropped(hidden, 0.5)
+        >>> _ = torch.manual_seed(7)
+        >>> torch.equal(own, F.dropout(hidden, 0.5))
+        True
+    """
+    before, _DRAWS.generator = _DRAWS.generator, generator
+    try:
+        yield
+    finally:
+        _DRAWS.generator = before
+
+
+def _dropped(hidden: Tensor, share: float) -> Tensor:
+    if _DRAWS.generator is None:
+        return F.dropout(hidden, share)
+    kept = torch.empty_like(hidden).bernoulli_(1 - share, generator=_DRAWS.generator)
+    return hidden * kept.div_(1 - share)
 
 
 def pool_map(
@@ -82,11 +123,11 @@ class DecisionHead(nn.Module):
         self.dropout = config.dropout
         self.lstm = None
         if config.recurrent_size is not None:
-            lstm = nn.LSTM(in_features, config.recurrent_size, batch_first=True, device="meta")
+            lstm = nn.LSTM(in_features, config.recurrent_size, batch_first=True, device="meta", dtype=torch.float32)
             self.lstm = lstm if empty else lstm.to_empty(device="cpu")
         sizes = (config.recurrent_size or in_features, *config.hidden_sizes, config.num_labels)
         for index, (size, next_size) in enumerate(pairwise(sizes)):
-            linear = nn.Linear(size, next_size, device="meta")
+            linear = nn.Linear(size, next_size, device="meta", dtype=torch.float32)
             self.add_module(str(index), linear if empty else linear.to_empty(device="cpu"))
         self.num_layers = len(sizes) - 1
         if not empty:
@@ -133,5 +174,5 @@ class DecisionHead(nn.Module):
             hidden = dropped = self.lstm(dropped)[0][:, -1]
         for index in range(self.num_layers - 1):
             hidden = F.relu(getattr(self, str(index))(dropped))
-            dropped = F.dropout(hidden, self.dropout, self.training)
+            dropped = _dropped(hidden, self.dropout) if self.training and self.dropout > 0 else hidden
         return last(dropped), hidden

@@ -89,7 +89,7 @@ class InhibitoryLayer(nn.Module):
         self.steps = tuple(name for name, _ in conv_unit.named_children())
         for name, module in conv_unit.named_children():
             self.add_module(name, copy.deepcopy(module).float())
-        self.raw_decay = nn.Parameter(torch.empty(num_channels))
+        self.raw_decay = nn.Parameter(torch.empty(num_channels, dtype=torch.float32, device="cpu"))
         self.set_decay(decay_init)
         self.requires_grad_(True)
         self.raw_decay.requires_grad_(learn_decay)
@@ -112,7 +112,7 @@ class InhibitoryLayer(nn.Module):
             >>> torch.allclose(F.softplus(layer.raw_of(0.5)) + DECAY_FLOOR, torch.full((4,), 0.5))
             True
         """
-        above_floor = torch.full(self.raw_decay.shape, float(decay)) - DECAY_FLOOR
+        above_floor = torch.full(self.raw_decay.shape, float(decay), dtype=torch.float32, device="cpu") - DECAY_FLOOR
         return above_floor + torch.log(-torch.expm1(-above_floor))
 
     @torch.no_grad()
@@ -144,7 +144,8 @@ class InhibitoryLayer(nn.Module):
                 bound = 1 / math.sqrt(weight[0].numel())
                 for parameter in (weight, module.bias):
                     if parameter is not None:
-                        drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+                        drawn = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
+                        drawn.uniform_(-bound, bound, generator=generator)
                         parameter.copy_(drawn)
 
     @property

@@ -78,6 +78,29 @@ class ActiveAdapter:
         finally:
             self._mine.depth -= 1
 
+    @contextlib.contextmanager
+    def only(self, name: str | None) -> Iterator[None]:
+        """Makes a name this thread's choice inside a `with` block, switched on, whatever is chosen elsewhere.
+
+        Args:
+            name: The name, or None for no adapter.
+
+        Example:
+            >>> active = ActiveAdapter("fer")
+            >>> with active.off(), active.only("jaffe"):
+            ...     print(active.name, active.is_off)
+            jaffe False
+            >>> active.name
+            'fer'
+        """
+        before = dict(vars(self._mine))
+        self._mine.active, self._mine.depth = name, 0
+        try:
+            yield
+        finally:
+            vars(self._mine).clear()
+            vars(self._mine).update(before)
+
     def __getstate__(self) -> dict[str, Any]:
         return {"active": self.name}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from ..backbone import OpenedBackbone, parameters_reaching_the_map
 from ..config import CIAOConfig
 from ..heads import DecisionHead, pool_map
 from ..inhibition import DECAY_START, InhibitoryLayer
+from .hold import Hold
 
 __all__ = ["Adapter", "AdapterDict"]
 
@@ -41,6 +43,7 @@ class Adapter(nn.Module):
         encoder: A trainable copy of the backbone, with `tuning="full"`; else None.
         head: From the pooled map to logits.
         trainable: Names of the parameters that training changes.
+        hold: Who may change its modes now.
 
     Shapes:
         features of a mask: `(B, C, H, W)`; excitation and mask `(B, C', H', W')`.
@@ -63,9 +66,11 @@ class Adapter(nn.Module):
     encoder: nn.Module | None
     head: DecisionHead
     trainable: frozenset[str]
+    hold: Hold
 
     def __init__(self, config: CIAOConfig, opened: OpenedBackbone, empty: bool = False) -> None:
         super().__init__()
+        self.hold = Hold()
         backbone = opened.rooted.backbone
         self.config = config
         units = [spec.build(backbone, empty) for spec in opened.units_spec]
@@ -84,7 +89,7 @@ class Adapter(nn.Module):
         own_units = units if config.tuning == "last_conv" else []
         self.excitation = nn.ModuleList(unit.float().requires_grad_(True) for unit in own_units)
         self.encoder = copy.deepcopy(backbone).float() if config.tuning == "full" else None
-        in_features = pool_map(torch.empty(1, *opened.map_shape), config.pooling).shape[1]
+        in_features = pool_map(torch.empty(1, *opened.map_shape, device="meta"), config.pooling).shape[1]
         self.head = DecisionHead(in_features, config, empty)
         self._device = next(backbone.parameters()).device
         if not empty:
@@ -99,15 +104,64 @@ class Adapter(nn.Module):
     def train(self, mode: bool = True) -> Adapter:
         """Sets the mode of the head; the copies of backbone modules stay in eval mode.
 
-        The exception is their batch norm, which follows `mode` with `train_batch_norm=True`.
+        The exception is their batch norm, which follows `mode` with `train_batch_norm=True`. While a training makes an
+        update of the adapter, the mode is set after that.
         """
+        self.hold.change("mode", lambda: self._set_mode(mode))
+        return self
+
+    def _set_mode(self, mode: bool) -> None:
         self.training = mode
         self.head.train(mode)
         for copies in (self.inhibition, self.excitation, self.encoder):
             for module in () if copies is None else copies.modules():
                 is_batch_norm = isinstance(module, _BatchNorm)
                 module.training = mode and is_batch_norm and self.config.train_batch_norm
-        return self
+
+    @contextmanager
+    def held(self, training: bool) -> Iterator[None]:
+        """A context in which the adapter is in a mode and, in training mode, trainable, whatever other threads do.
+
+        What they ask of it meanwhile is done at the end; otherwise it is then as it was.
+
+        Args:
+            training: The mode.
+
+        Example:
+            >>> from ciao_peft.backbone import open_backbone
+            >>> opened = open_backbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), (3, 16, 16))
+            >>> adapter = Adapter(CIAOConfig(problem_type="regression", num_labels=2), opened)
+            >>> with adapter.held(training=True):
+            ...     print(adapter.eval().training)
+            True
+            >>> adapter.training
+            False
+        """
+        before: dict[str, Any] = {}
+
+        def take() -> None:
+            before["mode"] = self.training
+            before["grads"] = {parameter: parameter.requires_grad for parameter in self.parameters()}
+            self._set_mode(training)
+            if training:
+                self._set_trainable(True)
+
+        def give_back() -> None:
+            self._set_mode(before["mode"])
+            for parameter, requires_grad in before["grads"].items():
+                parameter.requires_grad_(requires_grad)
+
+        with self.hold.taken(take, give_back):
+            yield
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapter:
+        """Moves between devices follow; casts do not, so that `half()` of a model reaches the backbone alone."""
+
+        def without_cast(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            return result if result.dtype == tensor.dtype else tensor.to(result.device)
+
+        return super()._apply(without_cast, recurse)
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> Adapter:
         """Makes tensors the adapter's own, in its dtypes and on its device, without a copy where they already fit.
@@ -152,7 +206,13 @@ class Adapter(nn.Module):
             cast(InhibitoryLayer, layer).set_decay(decay)
 
     def set_trainable(self, trainable: bool) -> None:
-        """Switches `requires_grad` of the parameters in `trainable`; all others stay without gradients."""
+        """Switches `requires_grad` of the parameters in `trainable`; all others stay without gradients.
+
+        While a training makes an update of the adapter, this is done after that.
+        """
+        self.hold.change("trainable", lambda: self._set_trainable(trainable))
+
+    def _set_trainable(self, trainable: bool) -> None:
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(trainable and name in self.trainable)
 
@@ -239,7 +299,8 @@ def _generator_of(config: CIAOConfig, index: int) -> torch.Generator:
 class AdapterDict(nn.Module, Mapping[str, Adapter]):
     """Adapters by name: a module that reads like a dict.
 
-    Names may hold dots and be those of attributes, both of which `nn.ModuleDict` refuses.
+    Names may hold dots and be those of attributes, both of which `nn.ModuleDict` refuses. Who goes through them sees
+    those of one moment, whatever other threads add or delete.
 
     Example:
         >>> from ciao_peft.backbone import open_backbone
@@ -260,16 +321,39 @@ class AdapterDict(nn.Module, Mapping[str, Adapter]):
         return cast(Adapter, self._modules[self._key(name)])
 
     def __setitem__(self, name: str, adapter: Adapter) -> None:
-        self.add_module(self._key(name), adapter)
+        # A new dict each time: whoever is going through the old one, in torch's code too, goes on undisturbed.
+        vars(self)["_modules"] = {**self._modules, self._key(name): adapter}
 
     def __delitem__(self, name: str) -> None:
-        del self._modules[self._key(name)]
+        left = dict(self._modules)
+        del left[self._key(name)]
+        vars(self)["_modules"] = left
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._key(name) in self._modules
 
     def __iter__(self) -> Iterator[str]:
-        return iter([key.removeprefix(self._PREFIX).replace("%2E", ".") for key in self._modules])
+        return iter([self._name(key) for key in self._modules])
+
+    @classmethod
+    def _name(cls, key: str) -> str:
+        return key.removeprefix(cls._PREFIX).replace("%2E", ".")
+
+    def find(self, name: str) -> Adapter | None:
+        """The adapter of a name, or None."""
+        return cast("Adapter | None", self._modules.get(self._key(name)))
+
+    def snapshot(self) -> dict[str, Adapter]:
+        """The adapters of this moment, by name."""
+        return {self._name(key): cast(Adapter, adapter) for key, adapter in self._modules.items()}
+
+    def items(self) -> ItemsView[str, Adapter]:
+        """Names and adapters of this moment."""
+        return self.snapshot().items()
+
+    def values(self) -> ValuesView[Adapter]:
+        """The adapters of this moment."""
+        return self.snapshot().values()
 
     def __len__(self) -> int:
         return len(self._modules)

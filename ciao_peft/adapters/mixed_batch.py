@@ -250,11 +250,11 @@ def read_maps(
         if name == BASE_ADAPTER:
             opened = frozen.open() if features is None else features_of
         else:
-            opened = frozen.open(adapters[name].config.target_modules)
+            opened = frozen.opened_at(adapters[name].config.target_modules)
             if (encoder := adapters[name].encoder) is not None:
                 results[index] = _read_with_own_encoder(encoder, masks[name], name, rows, opened, pixel_values)
                 continue
-            if features is not None and opened is not features_of:
+            if features is not None and opened.targets != features_of.targets:
                 raise InputError(
                     f"The adapter {name!r} masks {listed(opened.targets)}, and `features` are those before "
                     f"{listed(features_of.targets)}; give `pixel_values`."

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import BackboneError
+from ..surroundings import outside_inference
 from .identity import find_input_size
 from .opening import OpenedBackbone, open_backbone
 
@@ -57,11 +58,12 @@ class FrozenBackbone:
         self._grads = {name: parameter.requires_grad for name, parameter in backbone.named_parameters()}
         backbone.eval()
         try:
-            size = find_input_size(backbone) if input_size is None else input_size
-            self.input_size = cast(tuple[int, int, int], tuple(size))
-            self._opened: dict[tuple[str, ...] | None, OpenedBackbone] = {
-                None: open_backbone(backbone, self.input_size)
-            }
+            with outside_inference():
+                size = find_input_size(backbone) if input_size is None else input_size
+                self.input_size = cast(tuple[int, int, int], tuple(size))
+                self._opened: dict[tuple[str, ...] | None, OpenedBackbone] = {
+                    None: open_backbone(backbone, self.input_size)
+                }
         except BaseException:
             self._restore_modes()
             raise
@@ -91,11 +93,32 @@ class FrozenBackbone:
             >>> frozen.open().targets, frozen.open(("0",)).targets
             (('2',), ('0',))
         """
-        if targets is not None and targets == self._opened[None].targets:
-            targets = None
-        if targets not in self._opened:
-            self._opened[targets] = open_backbone(self.backbone, self.input_size, targets)
-        return self._opened[targets]
+        opened = self.opened_at(targets)
+        if targets is not None and targets != self._opened[None].targets:
+            self._opened[targets] = opened
+        return opened
+
+    def opened_at(self, targets: tuple[str, ...] | None = None) -> OpenedBackbone:
+        """What `open` returns, without remembering it: a reader may hold an adapter that is deleted meanwhile.
+
+        Args:
+            targets: As for `open`.
+
+        Raises:
+            TargetModulesError: as `open` says.
+
+        Example:
+            >>> frozen = FrozenBackbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)), (3, 16, 16))
+            >>> frozen.opened_at(("0",)) is frozen.opened_at(("0",)), frozen.opened_at() is frozen.open()
+            (False, True)
+        """
+        if targets is None or targets == self._opened[None].targets:
+            return self._opened[None]
+        opened = self._opened.get(targets)
+        if opened is None:
+            with outside_inference():
+                opened = open_backbone(self.backbone, self.input_size, targets)
+        return opened
 
     def close(self, targets: tuple[str, ...] | None) -> None:
         """Forgets a set of convolutions that no adapter masks any more; the terminal ones stay open.

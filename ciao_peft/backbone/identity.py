@@ -79,8 +79,8 @@ def example_pixels(backbone: nn.Module, size: tuple[int, int, int]) -> Tensor:
         >>> tuple(pixels.shape), pixels.dtype
         ((2, 3, 16, 16), torch.bfloat16)
     """
-    noise = torch.rand((2, *size), generator=torch.Generator().manual_seed(0))
-    parameter = next(backbone.parameters(), torch.empty(0))
+    noise = torch.rand((2, *size), generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
+    parameter = next(backbone.parameters(), torch.empty(0, dtype=torch.float32, device="cpu"))
     dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
     return noise.to(device=parameter.device, dtype=dtype)
 
@@ -200,9 +200,9 @@ def _signs(entries: tuple[tuple[str, int], ...]) -> tuple[Tensor, Tensor]:
     for name, count in entries:
         # A generator of its own for each name, so that neither order nor number of the other tensors matters.
         noise = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-        signs = torch.randint(0, 2, (count,), generator=noise, dtype=torch.float64) * 2 - 1
+        signs = torch.randint(0, 2, (count,), generator=noise, dtype=torch.float64, device="cpu") * 2 - 1
         rows.append(signs.to(torch.int8))
-    return torch.cat(rows), torch.tensor([count for _, count in entries])
+    return torch.cat(rows), torch.tensor([count for _, count in entries], device="cpu")
 
 
 def same_backbone(one: dict[str, Any], other: dict[str, Any]) -> bool:

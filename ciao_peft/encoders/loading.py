@@ -6,10 +6,12 @@ import importlib
 import os
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import EncoderNotFoundError, listed
 from ..hub import is_hub_id
+from ..surroundings import RANDOM_STATE, outside_inference, random_state_kept
 
 __all__ = ["list_encoders", "load_encoder"]
 
@@ -40,7 +42,8 @@ def load_encoder(name: str | os.PathLike[str], *, pretrained: bool = True, **set
     Args:
         name: One of `list_encoders()`; `timm/NAME` for a model of timm; a folder written by `save_encoder` or by
             `save_pretrained` of transformers, or `user/name` for an encoder or a model of either library on the Hub.
-        pretrained: Whether to load trained weights; otherwise they are random.
+        pretrained: Whether to load trained weights; otherwise they are random. The global random state chooses them,
+            and stays as it is: `torch.manual_seed` before gives others.
         settings: Settings of the encoder. `vggface2` and `prior_knowledge`, which ship without weights, take `weights`,
             a folder or repository with them; `small-face` takes the settings of `SmallFace`, and timm's models those
             of `timm.create_model`. Folders and repositories take a `preprocessing` that replaces their own, and
@@ -63,22 +66,29 @@ def load_encoder(name: str | os.PathLike[str], *, pretrained: bool = True, **set
         >>> encoder(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 128])
     """
-    text = os.path.expanduser(os.fspath(name))
+    # Nobody else's random numbers move: neither afterwards, nor those of a training in another thread meanwhile.
+    with random_state_kept(), RANDOM_STATE, outside_inference():
+        encoder = _loaded(os.path.expanduser(os.fspath(name)), pretrained, settings)
+    default = torch.get_default_dtype()
+    if default != torch.float32 and all(tensor.dtype == default for tensor in encoder.parameters()):
+        encoder.float()
+    return encoder.eval()
+
+
+def _loaded(text: str, pretrained: bool, settings: dict[str, Any]) -> nn.Module:
     if text in _ENCODERS:
         module, function = _ENCODERS[text].split(":")
         load = getattr(importlib.import_module(f".{module}", __package__), function)
-        encoder = load(pretrained=pretrained, **settings)
-    elif text.startswith("timm/"):
+        return load(pretrained=pretrained, **settings)
+    if text.startswith("timm/"):
         from .from_timm import load
 
-        encoder = load(text.removeprefix("timm/"), pretrained=pretrained, **settings)
-    elif os.path.isdir(text) or is_hub_id(text):
+        return load(text.removeprefix("timm/"), pretrained=pretrained, **settings)
+    if os.path.isdir(text) or is_hub_id(text):
         from .from_hub import load
 
-        encoder = load(text, pretrained=pretrained, **settings)
-    else:
-        raise EncoderNotFoundError(
-            f"No encoder is named {text!r}, and there is no folder of this name. Encoders: {listed(_ENCODERS)}; models "
-            "of timm are called 'timm/NAME', as in `load_encoder('timm/resnet18')`."
-        )
-    return encoder.eval()
+        return load(text, pretrained=pretrained, **settings)
+    raise EncoderNotFoundError(
+        f"No encoder is named {text!r}, and there is no folder of this name. Encoders: {listed(_ENCODERS)}; models "
+        "of timm are called 'timm/NAME', as in `load_encoder('timm/resnet18')`."
+    )

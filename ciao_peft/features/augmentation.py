@@ -94,7 +94,7 @@ class Augmentation:
 
     def _move(self, pixels: Tensor, draws: Tensor) -> Tensor:
         scale = 1 - self.crop * draws[:, 1]
-        mirrored = torch.where(draws[:, 0] < self.flip, -1.0, 1.0)
+        mirrored = torch.where(draws[:, 0] < self.flip, -1.0, 1.0).to(draws.dtype)
         zero = torch.zeros_like(scale)
         # Half of what is left out may go to either side, so that no view shows anything beyond the picture.
         shift_x, shift_y = ((2 * draws[:, k] - 1) * (1 - scale) for k in (2, 3))
@@ -104,7 +104,7 @@ class Augmentation:
 
     def _colour(self, pixels: Tensor, draws: Tensor, preprocessing: Preprocessing) -> Tensor:
         mean, std = (
-            torch.tensor(values, device=pixels.device).view(1, -1, 1, 1)
+            torch.tensor(values, dtype=torch.float32, device=pixels.device).view(1, -1, 1, 1)
             for values in (preprocessing.mean, preprocessing.std)
         )
         light = pixels * std + mean

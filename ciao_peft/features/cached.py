@@ -110,7 +110,7 @@ class FeatureDataset:
         Returns:
             Tensors `(B, ...)`, or `(B, T, ...)` of clips, in the storage dtype.
         """
-        numbers = torch.as_tensor(indices, dtype=torch.long)
+        numbers = torch.as_tensor(indices, dtype=torch.long, device="cpu")
         rows = numbers if self._rows is None else self._rows[numbers]
         if self.frames is not None and isinstance(views, Tensor):
             views = views[:, None]  # all frames of a clip in the same view
@@ -124,7 +124,7 @@ class FeatureDataset:
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         rows = list(zip(*self.features(indices), strict=True))
-        labels = [None] * len(rows) if self.labels is None else self.labels[torch.as_tensor(indices)]
+        labels = [None] * len(rows) if self.labels is None else self.labels[torch.as_tensor(indices, device="cpu")]
         samples = [{"features": row, "labels": label} for row, label in zip(rows, labels, strict=True)]
         return samples if self.labels is not None else [{"features": sample["features"]} for sample in samples]
 
@@ -145,7 +145,7 @@ class FeatureDataset:
             >>> stored.select([2, 0]).features([1])[0].tolist()
             [[1.0, 0.0]]
         """
-        numbers = torch.as_tensor(list(indices), dtype=torch.long)
+        numbers = torch.as_tensor(list(indices), dtype=torch.long, device="cpu")
         rows = numbers if self._rows is None else self._rows[numbers]
         labels = None if self.labels is None else self.labels[numbers]
         return FeatureDataset(self.key, self.layout, labels, self._tensors, self.folder, rows, self.label_names)
@@ -163,7 +163,7 @@ class FeatureDataset:
             >>> stored.clips([[0, 2], [1, 1]]).features([0, 1])[0].squeeze(-1).tolist()
             [[5.0, 7.0], [6.0, 6.0]]
         """
-        numbers = torch.as_tensor(rows, dtype=torch.long)
+        numbers = torch.as_tensor(rows, dtype=torch.long, device="cpu")
         labels = None if self.labels is None else self.labels[numbers[:, 0]]
         numbers = numbers if self._rows is None else self._rows[numbers]
         return FeatureDataset(self.key, self.layout, labels, self._tensors, self.folder, numbers, self.label_names)

@@ -17,6 +17,7 @@ from ..checking import all_finite, check_choice, check_number
 from ..errors import CIAOError, ConfigError, FeatureCacheError
 from ..model import CIAOModel
 from ..preprocessing import Preprocessing
+from ..surroundings import as_tensor, outside_inference
 from .augmentation import Augmentation
 from .cached import FeatureDataset
 from .keys import features_layout, fingerprint, model_key, storage_dtype
@@ -198,6 +199,23 @@ def store_features(
         >>> stored.views, stored.tensors[0].shape
         (1, torch.Size([2, 3, 8, 8]))
     """
+    with outside_inference(), model.reading_with():
+        return _store_features(
+            model, samples, folder_of, views, dtype, augment, include_excitation, batch_size, disable_tqdm
+        )
+
+
+def _store_features(
+    model: CIAOModel,
+    samples: Samples | ClipSamples | StreamSamples,
+    folder_of: Callable[[dict[str, Any]], Path | None],
+    views: int,
+    dtype: str | None,
+    augment: Augmentation | None,
+    include_excitation: bool | None,
+    batch_size: int,
+    disable_tqdm: bool | None,
+) -> FeatureDataset:
     if isinstance(samples, ClipSamples):
         rows, samples = samples.rows, samples.frames
         settings: dict[str, Any] = {"views": views, "dtype": dtype, "augment": augment, "batch_size": batch_size}
@@ -273,7 +291,7 @@ def _as_model(model_or_encoder: CIAOModel | nn.Module, dataset: Any) -> Iterator
     preprocessing = Preprocessing.for_backbone(model_or_encoder)
     size = preprocessing.input_size if preprocessing is not None else None
     if pixels is not None:
-        size = cast("tuple[int, int, int]", tuple(torch.as_tensor(pixels).shape))
+        size = cast("tuple[int, int, int]", tuple(as_tensor(pixels).shape))
     model = CIAOModel(model_or_encoder, input_size=size)
     try:
         yield model
@@ -400,7 +418,9 @@ def _in_memory(
             f"{layout.num_rows} rows of features take {readable_size(needed)}, and {readable_size(free)} of memory are "
             "free. Give a `folder`, or store them in dtype='bfloat16'."
         )
-    stored = tuple(torch.empty((layout.num_rows, *shape), dtype=DTYPES[layout.dtype]) for shape in layout.shapes)
+    stored = tuple(
+        torch.empty((layout.num_rows, *shape), dtype=DTYPES[layout.dtype], device="cpu") for shape in layout.shapes
+    )
     with _progress_bars(layout, "in memory", None, disable_tqdm)(layout.num_rows) as bar:
         for rows in _batches(list(range(layout.num_rows)), batch_size, len(samples)):
             view = rows[0] // len(samples)

@@ -15,6 +15,7 @@ from ..data.clip_rows import Clips
 from ..errors import CIAOError, DataError, TrainingError, listed
 from ..labels import check_labels
 from ..preprocessing import Preprocessing
+from ..surroundings import as_tensor
 from .digests import digest_of, picture_digest
 
 __all__ = [
@@ -365,7 +366,7 @@ def stack_pixels(values: Sequence[Any], indices: Sequence[int], name: str) -> Te
         >>> stack_pixels([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)], [0, 1], "the faces").shape
         torch.Size([2, 3, 8, 8])
     """
-    values = [torch.as_tensor(value) for value in values]
+    values = [as_tensor(value) for value in values]
     if len(shapes := {tuple(value.shape) for value in values}) > 1:
         raise DataError(f"'pixel_values' of {name} differ in shape: {listed(shapes)}. Bring them to one size.")
     for index, value in zip(indices, values, strict=True):
@@ -398,10 +399,10 @@ def labels_as_tensor(values: Any, name: str) -> Tensor:
         return values
     try:
         if isinstance(values, (list, tuple)) and isinstance(values[0], Tensor):
-            return torch.stack([torch.as_tensor(value) for value in values])
+            return torch.stack([as_tensor(value) for value in values])
         array = np.asarray(values)
         if array.dtype == object:
             array = np.stack([np.asarray(value) for value in values])
-        return torch.as_tensor(array)
+        return as_tensor(array)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"The labels of {name} are no numbers of one shape: {error}.") from None

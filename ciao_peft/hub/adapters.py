@@ -21,7 +21,7 @@ from ..saving import (
     read_json,
     save_adapter,
 )
-from ..saving.files import MAX_JSON_BYTES, local_path
+from ..saving.files import local_path
 from .downloading import MAX_WEIGHTS_BYTES, RepoFile, Snapshot, prefix_of, read_pretrained
 from .publishing import RepoHead, publish
 

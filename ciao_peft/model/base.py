@@ -18,9 +18,11 @@ from ..errors import (
     BackboneError,
     MergeError,
     NoActiveAdapterError,
+    TrainingError,
     listed,
 )
 from ..preprocessing import Preprocessing, agreed_input
+from ..surroundings import CopiedLock, outside_inference
 
 __all__ = ["AdaptedBackbone"]
 
@@ -75,6 +77,7 @@ class AdaptedBackbone(nn.Module):
         self.backbone = backbone
         self.adapters = AdapterDict()
         self._active = ActiveAdapter()
+        self._lock = CopiedLock()  # held while adapters come and go
         self.train(self._frozen.training)
 
     # -- what there is ---------------------------------------------------------------------------------------------
@@ -104,7 +107,8 @@ class AdaptedBackbone(nn.Module):
     def opened(self) -> OpenedBackbone:
         """The backbone, opened where the active adapter masks it; at its terminal convolutions if none is active."""
         name = self.active_adapter
-        return self._frozen.open(None if name is None else self.adapters[name].config.target_modules)
+        adapter = None if name is None else self.adapters.get(name)
+        return self._frozen.opened_at(None if adapter is None else adapter.config.target_modules)
 
     # -- adding, choosing, deleting --------------------------------------------------------------------------------
 
@@ -131,12 +135,13 @@ class AdaptedBackbone(nn.Module):
             >>> list(model.peft_config), model.active_adapter
             (['fer', 'arousal'], 'fer')
         """
-        self._check_free(adapter_name)
-        with self._frozen.opened_only_on_success():
-            opened = self._frozen.open(config.target_modules)
-            adapter = Adapter(replace(config, target_modules=opened.targets), opened)
-        adapter.set_trainable(not any(parameter.requires_grad for parameter in self.adapters.parameters()))
-        self.adapters[adapter_name] = adapter.train(self.training)
+        with self._lock, outside_inference():
+            self._check_free(adapter_name)
+            with self._frozen.opened_only_on_success():
+                opened = self._frozen.open(config.target_modules)
+                adapter = Adapter(replace(config, target_modules=opened.targets), opened)
+            adapter.set_trainable(not any(parameter.requires_grad for parameter in self.adapters.parameters()))
+            self.adapters[adapter_name] = adapter.train(self.training)
 
     def _check_free(self, name: str) -> None:
         check_adapter_name(name)
@@ -172,9 +177,14 @@ class AdaptedBackbone(nn.Module):
         return self._check_loaded(adapter_name)
 
     def _check_loaded(self, name: str) -> str:
-        if name not in self.adapters:
-            raise AdapterNotFoundError(name, self.adapters)
+        self._loaded(name)
         return name
+
+    def _loaded(self, name: str) -> Adapter:
+        adapter = self.adapters.find(name)
+        if adapter is None:
+            raise AdapterNotFoundError(name, self.adapters)
+        return adapter
 
     def set_adapter(self, adapter_name: str) -> None:
         """Chooses the adapter that reads. `requires_grad` stays as it is: see `train_adapter`.
@@ -219,6 +229,7 @@ class AdaptedBackbone(nn.Module):
 
         Raises:
             AdapterNotFoundError: no adapter has that name.
+            TrainingError: it is being trained.
 
         Example:
             >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
@@ -227,11 +238,39 @@ class AdaptedBackbone(nn.Module):
             >>> model.active_adapter is None, len(model.adapters)
             (True, 0)
         """
-        config = self.adapters[self._check_loaded(adapter_name)].config
-        del self.adapters[adapter_name]
-        if not any(other.target_modules == config.target_modules for other in self.peft_config.values()):
-            self._frozen.close(config.target_modules)
-        self._active.forget(adapter_name)
+        with self._lock:
+            adapter = self._loaded(adapter_name)
+            if adapter.hold.in_training:
+                raise TrainingError(
+                    f"The adapter {adapter_name!r} is being trained; delete it when that `train` has returned."
+                )
+            config = adapter.config
+            del self.adapters[adapter_name]
+            if not any(other.target_modules == config.target_modules for other in self.peft_config.values()):
+                self._frozen.close(config.target_modules)
+            self._active.forget(adapter_name)
+
+    def reading_with(self, adapter_name: str | None = None) -> AbstractContextManager[None]:
+        """Makes an adapter the one that reads inside a `with` block and in this thread, whatever is chosen elsewhere.
+
+        Args:
+            adapter_name: The name; when left out, the choice of this moment holds for the block.
+
+        Raises:
+            AdapterNotFoundError: no adapter has that name.
+
+        Example:
+            >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
+            >>> config = CIAOConfig(problem_type="regression", num_labels=2)
+            >>> model = get_ciao_model(load_encoder("small-face"), config, "adults")
+            >>> model.add_adapter("children", config)
+            >>> with model.reading_with("children"):
+            ...     print(model.active_adapter)
+            children
+            >>> model.active_adapter
+            'adults'
+        """
+        return self._active.only(self.active_adapter if adapter_name is None else self._check_loaded(adapter_name))
 
     def disable_adapter(self) -> AbstractContextManager[None]:
         """Makes the model the backbone, bit for bit, inside a `with` block and in this thread.
@@ -294,7 +333,7 @@ class AdaptedBackbone(nn.Module):
             >>> {part: len(parameters) > 0 for part, parameters in model.adapter_parameters("default").items()}
             {'mask': True, 'encoder': False, 'head': True}
         """
-        return self.adapters[self._check_loaded(adapter_name)].parameter_groups()
+        return self._loaded(adapter_name).parameter_groups()
 
     def get_nb_trainable_parameters(self) -> tuple[int, int]:
         """Counts the numbers that training the active adapter changes, and all numbers of backbone and adapters.

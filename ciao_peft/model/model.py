@@ -16,6 +16,7 @@ from ..errors import BackboneMismatchError
 from ..hub import name_from, publish_adapter, read_adapter, save_with_card
 from ..preprocessing import Preprocessing
 from ..saving import SavedAdapter, library_versions
+from ..surroundings import outside_inference
 from .reading import ReadingModel
 
 if TYPE_CHECKING:
@@ -153,9 +154,11 @@ class CIAOModel(ReadingModel):
         self, name: str, saved: SavedAdapter, where: str, check_backbone: bool, check_preprocessing: bool
     ) -> None:
         checks = {"check_backbone": check_backbone, "check_preprocessing": check_preprocessing}
-        with self._frozen.opened_only_on_success():
-            adapter, preprocessing = restore_adapter(saved, where, self._frozen, self.preprocessing, **checks)
-        self.adapters[name], self.preprocessing = adapter.train(self.training), preprocessing
+        with self._lock, outside_inference():
+            self._check_free(name)
+            with self._frozen.opened_only_on_success():
+                adapter, preprocessing = restore_adapter(saved, where, self._frozen, self.preprocessing, **checks)
+            self.adapters[name], self.preprocessing = adapter.train(self.training), preprocessing
 
     def backbone_signature(self) -> dict[str, Any]:
         """What tells this backbone from every other; the same for another dtype of the same weights. Plain data.
@@ -217,8 +220,8 @@ class CIAOModel(ReadingModel):
             >>> saved.backbone_name, "inhibition.0.raw_decay" in saved.tensors
             ('small-face', True)
         """
-        adapter = self.adapters[self.resolve_adapter(adapter_name)]
-        opened = self._frozen.open(adapter.config.target_modules)
+        adapter = self._loaded(self.resolve_adapter(adapter_name))
+        opened = self._frozen.opened_at(adapter.config.target_modules)
         return SavedAdapter(
             config=adapter.config,
             backbone_name=backbone_name(self.backbone),

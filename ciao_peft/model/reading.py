@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ..adapters import Adapter, Source, checked_source, frames_read, read_maps, read_mixed
 from ..backbone import Mask, check_pixels
-from ..errors import InputError
+from ..errors import AdapterNotFoundError, InputError
 from ..labels import check_labels
 from ..losses import total_loss
 from ..prediction import predict
+from ..surroundings import outside_inference
 from .base import AdaptedBackbone
 from .output import CIAOOutput
 
@@ -88,9 +89,10 @@ class ReadingModel(AdaptedBackbone):
                 raise InputError("The backbone itself reads pixels, not features; give `pixel_values`.")
             return self.backbone(self._checked_pixels(pixel_values))
         name = self.resolve_adapter()
-        adapter = self.adapters[name]
-        source = self._checked_source(pixel_values, features, adapter.config.frames)
-        feature_map = read_maps([(None, name)], self.adapters, self._frozen, features_of=self.opened, **source)[0]
+        adapter = self._at_rest(self._loaded(name))
+        opened = self._frozen.opened_at(adapter.config.target_modules)
+        source = checked_source(self._frozen, opened, pixel_values, features, adapter.config.frames)
+        feature_map = read_maps([(None, name)], {name: adapter}, self._frozen, features_of=opened, **source)[0]
         logits, embeddings = adapter.decide(feature_map)
         output = CIAOOutput(logits=logits.to(self._frozen.dtype), embeddings=embeddings.float())
         if labels is not None:
@@ -111,7 +113,7 @@ class ReadingModel(AdaptedBackbone):
             raise InputError("A mixed batch has no loss: its rows belong to different heads. Leave `labels` out.")
         logits, embeddings = read_mixed(
             names,
-            self.adapters,
+            {name: self._at_rest(adapter) for name, adapter in self.adapters.items()},
             self._frozen,
             self.opened,
             pixel_values=pixel_values,
@@ -155,8 +157,22 @@ class ReadingModel(AdaptedBackbone):
         self._refuse_training("read")
         if isinstance(adapter_names, str):
             raise InputError(f"`adapter_names` takes a list of names; got the text {adapter_names!r}.")
-        names = list(self.adapters) if adapter_names is None else [self._check_loaded(name) for name in adapter_names]
-        return self._read(names, self.adapters, pixel_values, features)
+        adapters = self._chosen(adapter_names)
+        return self._read(list(adapters), adapters, pixel_values, features)
+
+    def _chosen(self, names: Sequence[str] | None) -> dict[str, Adapter]:
+        """Adapters by name, as they are at this moment; all when no names are given."""
+        adapters = self.adapters.snapshot()
+        for name in names or ():
+            if name not in adapters:
+                raise AdapterNotFoundError(name, adapters)
+        return {name: self._at_rest(adapters[name]) for name in (adapters if names is None else names)}
+
+    def _at_rest(self, adapter: Adapter) -> Adapter:
+        """The adapter, or a copy in eval mode of one that another thread is just training."""
+        if self.training or not adapter.training or not adapter.hold.is_elsewhere:
+            return adapter
+        return copy.deepcopy(adapter).eval()
 
     def read_with_mask(
         self,
@@ -194,7 +210,7 @@ class ReadingModel(AdaptedBackbone):
         """
         name = self.resolve_adapter(adapter_name)
         self._frozen.keep_in_eval_mode()
-        adapter = copy.deepcopy(self.adapters[name]).eval()
+        adapter = copy.deepcopy(self._loaded(name)).eval()
         return self._read([name], {name: adapter}, pixel_values, features, {name: partial(mask, adapter)})[name]
 
     def _read(
@@ -237,6 +253,10 @@ class ReadingModel(AdaptedBackbone):
             >>> torch.equal(model(features=features).logits, model(faces).logits)
             True
         """
+        if torch.is_inference_mode_enabled():  # what is read later in a training must not come from there
+            with outside_inference():
+                features = self.extract_features(pixel_values, include_excitation)
+                return tuple(f.clone() if f.is_inference() else f for f in features)
         self._frozen.keep_in_eval_mode()
         opened = self.opened
         of_clips = isinstance(pixel_values, Tensor) and pixel_values.ndim == 5
@@ -285,14 +305,15 @@ class ReadingModel(AdaptedBackbone):
                 "This backbone does not say how pictures must be prepared for it; give `preprocessing=` to "
                 "get_ciao_model."
             )
-        names = [self.resolve_adapter()] if adapter_names is None else [self._check_loaded(n) for n in adapter_names]
+        adapters = self._chosen([self.resolve_adapter()] if adapter_names is None else adapter_names)
+        names = list(adapters)
         device = next(self.backbone.parameters()).device
         return predict(
             images,
             self.preprocessing,
-            lambda pixels: self.read(pixels.to(device), adapter_names=names),
-            {name: self.adapters[name].config for name in names},
-            frames=frames_read(names, self.adapters),
+            lambda pixels: self._read(names, adapters, pixels.to(device), None),
+            {name: adapter.config for name, adapter in adapters.items()},
+            frames=frames_read(names, adapters),
             by_world=adapter_names is not None,
             batch_size=batch_size,
             disable_tqdm=disable_tqdm,

@@ -199,8 +199,10 @@ class Preprocessing:
         """
         import torch
 
-        values = torch.tensor(pixels).permute(2, 0, 1).float().div_(255)
-        mean, std = torch.tensor(self.mean).view(-1, 1, 1), torch.tensor(self.std).view(-1, 1, 1)
+        values = torch.tensor(pixels, device="cpu").permute(2, 0, 1).float().div_(255)
+        mean, std = (
+            torch.tensor(numbers, dtype=torch.float32, device="cpu").view(-1, 1, 1) for numbers in (self.mean, self.std)
+        )
         return values.sub_(mean).div_(std).contiguous()
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:

@@ -80,7 +80,7 @@ def read_weights(path: Path, num_bytes: int, sha256: str) -> Tensor:
 
 def _mapped(path: Path, size: int) -> Tensor:
     if size == 0 or os.name == "nt":  # Windows lets nobody replace a file that is mapped
-        return torch.tensor(bytearray(path.read_bytes()), dtype=torch.uint8)
+        return torch.tensor(bytearray(path.read_bytes()), dtype=torch.uint8, device="cpu")
     try:
         # Not Python's mmap, which keeps a file descriptor for each adapter that is held.
         return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
@@ -155,7 +155,7 @@ def parse_tensors(content: bytes | Tensor, path: Path) -> dict[str, Tensor]:
     tensors = {
         name: torch.frombuffer(memory, dtype=dtype, count=math.prod(shape), offset=data + start).view(shape)
         if math.prod(shape)
-        else torch.empty(shape, dtype=dtype)
+        else torch.empty(shape, dtype=dtype, device="cpu")
         for name, (dtype, shape, start) in places.items()
     }
     if broken := [name for name, tensor in tensors.items() if not all_finite(tensor)]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .accelerator import gather_rows, make_accelerator, random_state_kept
+from ..surroundings import random_state_kept
+from .accelerator import gather_rows, make_accelerator
 from .arguments import CIAOTrainingArguments
 from .job import Job
 from .loader import BatchDataset, BatchLoader

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -187,27 +185,6 @@ def data_parallel(module: nn.Module, accelerator: Accelerator, sync_buffers: boo
     setting: dict[str, Any] = {"forward_sync_buffers" if has_new_name else "broadcast_buffers": sync_buffers}
     devices = None if accelerator.device.type == "cpu" else [accelerator.device]
     return wrapper(module, device_ids=devices, **setting)
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """A context after which the generators of Python, NumPy and torch are where they were before it.
-
-    Example:
-        >>> before = torch.get_rng_state()
-        >>> with random_state_kept():
-        ...     noise = torch.randn(3)
-        >>> torch.equal(before, torch.get_rng_state())
-        True
-    """
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=list(devices)):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
 
 
 def rows_per_process(num_rows: int, num_processes: int) -> list[int]:

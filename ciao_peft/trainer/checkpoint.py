@@ -319,6 +319,19 @@ def clean_up(output_dir: Path, keep: int | None) -> None:
         shutil.rmtree(entry, ignore_errors=True)
 
 
+def refuse_old_checkpoints(output_dir: Path) -> None:
+    """Refuses a folder with checkpoints: nobody could tell those of two trainings apart.
+
+    Raises:
+        TrainingError: there is one.
+    """
+    if old := checkpoint_folders(output_dir):
+        raise TrainingError(
+            f"'{output_dir}' holds {old[-1].name} of an earlier training. Go on from it with "
+            "`resume_from_checkpoint=True`, give another `output_dir`, or delete the checkpoints."
+        )
+
+
 def find_checkpoint(output_dir: str | None, wanted: bool | str | None) -> Path | None:
     """The folder that `resume_from_checkpoint` means, or None to start from the beginning.
 

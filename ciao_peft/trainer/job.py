@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,7 +24,8 @@ class LogitsAndEmbeddings(nn.Module):
     """A model as `DistributedDataParallel` and mixed precision wrap it: what they change is this, not the user's model.
 
     Args:
-        model: Reads with its active adapter.
+        model: Reads with an adapter.
+        adapter_name: Which; the active one of each moment when left out.
 
     Shapes:
         Takes what `CIAOModel.forward` takes; returns logits `(B, num_labels)` and embeddings z `(B, D)`.
@@ -40,13 +42,16 @@ class LogitsAndEmbeddings(nn.Module):
     """
 
     model: CIAOModel
+    adapter_name: str | None
 
-    def __init__(self, model: CIAOModel):
+    def __init__(self, model: CIAOModel, adapter_name: str | None = None):
         super().__init__()
-        self.model = model
+        self.model, self.adapter_name = model, adapter_name
 
     def forward(self, **inputs: Any) -> tuple[Tensor, Tensor]:
-        output = self.model(**inputs)
+        own = nullcontext() if self.adapter_name is None else self.model.reading_with(self.adapter_name)
+        with own:
+            output = self.model(**inputs)
         return output.logits, output.embeddings
 
 
@@ -66,6 +71,8 @@ class Job:
         on_log: Called with every entry of the log.
         before_first_update: Called once with the training data and the size of a batch over all processes, where
             training does not go on from a checkpoint.
+        around_update: Makes the context of each update, which puts what is trained into training mode; where it is
+            left out, `reader.train()` is called once.
         before_update: Called when the gradients of an update are there.
         checkpoints: Saves and loads; where it is left out, `args.output_dir` must be None.
 
@@ -99,6 +106,7 @@ class Job:
     evaluate: Callable[[BatchDataset], dict[str, float]] | None = None
     on_log: Callable[[dict[str, Any]], None] | None = None
     before_first_update: Callable[[BatchDataset, int], None] | None = None
+    around_update: Callable[[], AbstractContextManager[None]] | None = None
     before_update: Callable[[], None] | None = None
     checkpoints: AdapterCheckpoints | None = None
 

@@ -8,6 +8,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from ..config import CIAOConfig
 from ..errors import DivergenceError, TrainingError
+from ..heads import dropout_from
+from ..surroundings import RANDOM_STATE
 from .accelerator import data_parallel, progress_bar, start_trackers
 from .arguments import CIAOTrainingArguments
 from .best import Best
@@ -27,6 +30,7 @@ from .checkpoint import (
     clean_up,
     find_checkpoint,
     place_in_order,
+    refuse_old_checkpoints,
 )
 from .checkpoint_state import CheckpointState
 from .history import CURVE_FILE, History, draw_learning_curve, plain
@@ -128,9 +132,9 @@ class TrainingLoop:
         self.best = Best(self.args, self.config.problem_type)
         device = self.accelerator.device
         job.reader.to(device)
-        self.optimizer = make_optimizer(job.parameter_groups, self.args, self.config.tuning, job.name)
-        before_update = job.before_update
-        if before_update is not None:
+        with self._in_training():
+            self.optimizer = make_optimizer(job.parameter_groups, self.args, self.config.tuning, job.name)
+        if (before_update := job.before_update) is not None:
             self.optimizer.register_step_pre_hook(lambda *_: before_update())
         self.names = {parameter: name for name, parameter in job.module.named_parameters()}
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -139,6 +143,7 @@ class TrainingLoop:
         self.losses = RunningLoss(device)
         self.grad_norm = None
         self._in_update = False
+        self._draws = torch.Generator(device)
         self.history = History(None)
 
     # -- the whole ---------------------------------------------------------------------------------------------------
@@ -154,7 +159,7 @@ class TrainingLoop:
         resumed = self._resume()
         if resumed is None:
             if self.output_dir is not None and self.args.save_strategy != "no":
-                self._refuse_old_checkpoints(self.output_dir)
+                refuse_old_checkpoints(self.output_dir)
             if self.job.before_first_update is not None:
                 self.job.before_first_update(self.source, self.batch_size)
         self.config = self.job.config  # calibration has noted in it where `a` starts
@@ -163,7 +168,8 @@ class TrainingLoop:
         if self.output_dir is not None and self.accelerator.is_main_process:
             clean_up(self.output_dir, None)
         self.optimizer.zero_grad()  # drops what a training that broke off has left
-        wrapped = data_parallel(self.job.reader, self.accelerator, self.config.train_batch_norm)
+        with self._in_training():
+            wrapped = data_parallel(self.job.reader, self.accelerator, self.config.train_batch_norm)
         if self.accelerator.scaler is not None:
             self.optimizer = self.accelerator.prepare(self.optimizer)
             if resumed is not None and resumed.scaler:
@@ -173,7 +179,8 @@ class TrainingLoop:
         quiet = no_terminal if self.args.disable_tqdm is None else self.args.disable_tqdm
         quiet = quiet or not self.accelerator.is_main_process
         started, first = time.perf_counter(), self.step
-        self.job.reader.train()
+        if self.job.around_update is None:
+            self.job.reader.train()
         try:
             with Interrupts() as interrupts, progress_bar(self.job.name, self.step, self.total_steps, quiet) as bar:
                 try:
@@ -194,14 +201,6 @@ class TrainingLoop:
             if self.accelerator.num_processes > 1 or self.accelerator.scaler is not None:
                 self.accelerator.free_memory()
 
-    def _refuse_old_checkpoints(self, output_dir: Path) -> None:
-        """Nobody could tell the checkpoints of two trainings in one folder apart."""
-        if old := checkpoint_folders(output_dir):
-            raise TrainingError(
-                f"'{output_dir}' holds {old[-1].name} of an earlier training. Go on from it with "
-                "`resume_from_checkpoint=True`, give another `output_dir`, or delete the checkpoints."
-            )
-
     def _updates(self, wrapped: nn.Module) -> Iterator[None]:
         args, rank = self.args, self.accelerator.process_index
         batches = BatchLoader(
@@ -218,7 +217,8 @@ class TrainingLoop:
             update = self._update_in_two_steps if args.two_steps else self._update
             for start in range(first, len(plan), group_size):
                 count = min(group_size, len(plan) - start)
-                update(wrapped, stream, [seeds[start - first + k] for k in range(count)])
+                with self._in_training(), RANDOM_STATE, dropout_from(self._draws):
+                    update(wrapped, stream, [seeds[start - first + k] for k in range(count)])
                 self.step += 1
                 self._in_update = False
                 self._after_update()
@@ -226,11 +226,18 @@ class TrainingLoop:
                 if self.step >= self.total_steps or self.best.ends_training:
                     break
 
+    def _in_training(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.job.around_update is None else self.job.around_update()
+
+    def _seed(self, seed: int) -> None:
+        seed_torch(seed)  # for modules of other people
+        self._draws.manual_seed(seed)
+
     def _update(self, wrapped: nn.Module, stream: Iterator[Batch], seeds: list[int]) -> None:
         losses = self.losses.zeros()
         for index, seed in enumerate(seeds):
             batch = next(stream)
-            seed_torch(seed_of(seed, 1))
+            self._seed(seed_of(seed, 1))
             last = index == len(seeds) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(wrapped):
                 loss, task, contrastive = batch_losses(wrapped, batch, self.config, self.accelerator.autocast())
@@ -247,7 +254,7 @@ class TrainingLoop:
         losses = self.losses.zeros()
         for step, compares in enumerate((True, False), start=1):
             for batch, seed in zip(batches, seeds, strict=True):
-                seed_torch(seed_of(seed, step))
+                self._seed(seed_of(seed, step))
                 _, task, contrastive = batch_losses(wrapped, batch, self.config, self.accelerator.autocast())
                 loss = weight * contrastive if compares else task
                 self.accelerator.backward(loss / len(seeds))

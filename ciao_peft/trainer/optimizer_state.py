@@ -35,7 +35,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, s
     for parameter, state in optimizer.state.items():
         for moment, value in state.items():
             if value is not None:
-                tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+                tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")
                 tensors[f"{names[parameter]}/{moment}"] = tensor.detach().cpu().contiguous().clone()
     return tensors
 

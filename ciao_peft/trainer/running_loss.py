@@ -93,5 +93,5 @@ class RunningLoss:
             >>> running.mean()
             3.0
         """
-        self.window.copy_(torch.tensor(window, dtype=self.window.dtype))
-        self.sums.copy_(torch.tensor(sums, dtype=self.sums.dtype))
+        self.window.copy_(torch.tensor(window, dtype=self.window.dtype, device="cpu"))
+        self.sums.copy_(torch.tensor(sums, dtype=self.sums.dtype, device="cpu"))

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..adapters import Adapter
 from ..config import CIAOConfig
 from ..errors import TrainingError
 from ..losses import task_loss
 from ..metrics import compute_metrics
 from ..model import CIAOModel
-from .accelerator import gather_rows, make_accelerator, precision_shared, random_state_kept
+from ..surroundings import outside_inference, random_state_kept
+from .accelerator import gather_rows, make_accelerator, precision_shared
 from .arguments import CIAOTrainingArguments
 from .calibrate import calibrate_decay
 from .checkpoint import AdapterCheckpoints
@@ -36,8 +38,9 @@ if TYPE_CHECKING:
 class CIAOTrainer:
     """Trains one adapter of a model, and evaluates it; the backbone and all other adapters stay as they are.
 
-    Every method is called by all processes alike. The adapter becomes the model's active one. `train` leaves it in the
-    modes and with the `requires_grad` it had, and the global random state where it was.
+    Every method is called by all processes alike. `train` makes the adapter the active one. It leaves modes and
+    `requires_grad` as others set them, and the global random state where it was. Other threads, and `on_log`, may use
+    the model meanwhile, choose, train or evaluate other adapters: the result is the same.
 
     With several processes, a micro-batch is spread over them, and each computes the losses of the whole of it:
     gradients are those of one process with a batch as large. Only statistics of batch norm that follow the data
@@ -117,7 +120,11 @@ class CIAOTrainer:
     @property
     def config(self) -> CIAOConfig:
         """Settings of the adapter that has the name now."""
-        return self.model.adapters[self.model.resolve_adapter(self.adapter_name)].config
+        return self._adapter.config
+
+    @property
+    def _adapter(self) -> Adapter:
+        return self.model.adapters[self.model.resolve_adapter(self.adapter_name)]
 
     # -- public ------------------------------------------------------------------------------------------------------
 
@@ -143,12 +150,12 @@ class CIAOTrainer:
         if eval_dataset is None and (self.args.load_best_model_at_end or self.args.early_stopping_patience is not None):
             what = "load_best_model_at_end" if self.args.load_best_model_at_end else "early_stopping_patience"
             raise TrainingError(f"`{what}` needs evaluations: give `train` an `eval_dataset`.")
-        with self._left_as_it_was(), random_state_kept():
-            self.model.train_adapter(self.adapter_name)
+        with self._in_training(), random_state_kept():
+            self.model.set_adapter(self.adapter_name)
             several = self.args.max_steps > 0 or self.args.num_train_epochs > 1
             evaluates = eval_dataset is not None and self.args.eval_strategy != "no"
-            source = self._sources.source(train_dataset, "train_dataset", several)
-            eval_source = self._sources.source(eval_dataset, "eval_dataset", several) if evaluates else None
+            source = self._source(train_dataset, "train_dataset", several)
+            eval_source = self._source(eval_dataset, "eval_dataset", several) if evaluates else None
             check_training_data(source, self.config, self.args.per_device_train_batch_size, self.accelerator)
             self._newest_scores = {}
             loop = TrainingLoop(self._job(), source, eval_source)
@@ -170,9 +177,8 @@ class CIAOTrainer:
         Raises:
             DataError, InputError, TrainingError, FeatureCacheError: as for `train`.
         """
-        self.model.set_adapter(self.adapter_name)
-        with self._left_as_it_was():
-            return self._metrics(self._sources.source(dataset, "dataset", False), "eval_")
+        with precision_shared(self._precision):
+            return self._metrics(self._source(dataset, "dataset", False), "eval_")
 
     def predict(self, dataset: Any) -> PredictionOutput:
         """Logits for a dataset, in its order; scores too, if it has labels.
@@ -183,9 +189,8 @@ class CIAOTrainer:
         Raises:
             DataError, InputError, TrainingError, FeatureCacheError: as for `train`.
         """
-        self.model.set_adapter(self.adapter_name)
-        with self._left_as_it_was():
-            source = self._sources.source(dataset, "dataset", False, needs_labels=False)
+        with precision_shared(self._precision):
+            source = self._source(dataset, "dataset", False, needs_labels=False)
             logits = self._logits(source)
         metrics = {} if source.labels is None else self._scores(logits, source.labels, "test_")
         return PredictionOutput(logits, source.labels, metrics)
@@ -235,16 +240,17 @@ class CIAOTrainer:
         self.accelerator.end_training()
 
     def _job(self) -> Job:
-        model, name = self.model, self.adapter_name
+        model, name, adapter = self.model, self.adapter_name, self._adapter
         return Job(
             name=name,
-            module=model.adapters[name],
-            reader=LogitsAndEmbeddings(model),
-            parameter_groups=model.adapter_parameters(name),
+            module=adapter,
+            reader=LogitsAndEmbeddings(model, name),
+            parameter_groups=adapter.parameter_groups(),
             args=self.args,
             accelerator=self.accelerator,
             evaluate=lambda source: self._metrics(source, "eval_"),
             on_log=self.on_log,
+            around_update=lambda: adapter.held(training=True),
             before_first_update=lambda source, batch_size: calibrate_decay(
                 model, name, source, batch_size, self.args.seed, self.accelerator
             ),
@@ -254,16 +260,25 @@ class CIAOTrainer:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _left_as_it_was(self) -> Iterator[None]:
-        mode = self.model.training
-        grads = {p: p.requires_grad for adapter in self.model.adapters.values() for p in adapter.parameters()}
-        try:
-            with precision_shared(self._precision):
-                yield
-        finally:
-            self.model.train(mode)
-            for parameter, requires_grad in grads.items():
-                parameter.requires_grad_(requires_grad)
+    def _in_training(self) -> Iterator[None]:
+        """A whole training: its own adapter belongs to it, and nothing that others chose is changed for good."""
+        own, others = self._adapter, []
+        if self.accelerator.num_processes > 1:  # `DistributedDataParallel` would wait for the gradients of all
+            others = [adapter for adapter in self.model.adapters.values() if adapter is not own]
+        grads = {p: p.requires_grad for adapter in others for p in adapter.parameters()}
+        with own.hold.for_training(self.adapter_name), outside_inference(gradients=True):
+            for parameter in grads:
+                parameter.requires_grad_(False)
+            try:
+                with precision_shared(self._precision):
+                    yield
+            finally:
+                for parameter, requires_grad in grads.items():
+                    parameter.requires_grad_(requires_grad)
+
+    def _source(self, dataset: Any, name: str, several_passes: bool, needs_labels: bool = True) -> BatchDataset:
+        with self.model.reading_with(self.adapter_name):
+            return self._sources.source(dataset, name, several_passes, needs_labels)
 
     @torch.no_grad()
     def _logits(self, source: BatchDataset) -> Tensor:
@@ -271,16 +286,17 @@ class CIAOTrainer:
         rank, count = self.accelerator.process_index, self.accelerator.num_processes
         device = self.accelerator.device
         self.model.to(device)
-        mode = self.model.training
-        self.model.eval()
         bounds = [len(source) * r // count for r in range(count + 1)]
         step = self.args.per_device_eval_batch_size
         plan = [np.arange(i, min(i + step, bounds[rank + 1])) for i in range(bounds[rank], bounds[rank + 1], step)]
         batches = BatchLoader(source, 0, 1, self.args.dataloader_num_workers, device)
-        logits = [torch.zeros(0, self.config.num_labels, device=device)]
-        with self.accelerator.autocast():
+        logits = [torch.zeros(0, self.config.num_labels, dtype=torch.float32, device=device)]
+        with (
+            self._adapter.held(training=False),
+            self.model.reading_with(self.adapter_name),
+            self.accelerator.autocast(),
+        ):
             logits += [self.model(**batch.inputs).logits.float() for batch in batches.read(plan, [None] * len(plan))]
-        self.model.train(mode)
         return gather_rows(torch.cat(logits), [b - a for a, b in pairwise(bounds)]).cpu()
 
     def _metrics(self, source: BatchDataset, prefix: str) -> dict[str, float]:

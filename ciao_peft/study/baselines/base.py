@@ -131,7 +131,7 @@ class Baseline(Trainee):
         if adapt is not None:
             adapt(self.rooted.backbone)
         self._trains_encoder = any(p.requires_grad for p in self.rooted.parameters())
-        in_features = pool_map(torch.empty(1, *self.cut.map_shape), config.pooling).shape[1]
+        in_features = pool_map(torch.empty(1, *self.cut.map_shape, device="meta"), config.pooling).shape[1]
         self.head = DecisionHead(in_features, self.config).to(next(self.rooted.parameters()).device)
         self.train(False)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import TrainingError
 from ...features import FeatureDataset, Samples, check_labels_of
+from ...surroundings import outside_inference, random_state_kept
 from ...trainer import (
     BatchDataset,
     BatchLoader,
@@ -19,7 +20,6 @@ from ...trainer import (
     Job,
     TrainingLoop,
     make_accelerator,
-    random_state_kept,
 )
 from .base import Trainee
 
@@ -96,7 +96,7 @@ def fit(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> FitOutput
         raise TrainingError("A baseline trains in one process; spread trainings over processes instead.")
     start = time.perf_counter()
     steps, log = 0, []
-    with random_state_kept():
+    with random_state_kept(), outside_inference(gradients=True):
         module.to(accelerator.device)
         source = _source(module, dataset, "train_dataset")
         for stage in module.stages():

@@ -35,6 +35,6 @@ def build_wide_head(cut: CutBackbone | HookedBackbone, config: CIAOConfig) -> Ba
     opened = check_cut(cut)
     ciao = Adapter(replace(config, inhibition=True, tuning="decision_layer"), opened)
     count = sum(p.numel() for name, p in ciao.named_parameters() if name in ciao.trainable)
-    in_features = pool_map(torch.empty(1, *opened.map_shape), config.pooling).shape[1]
+    in_features = pool_map(torch.empty(1, *opened.map_shape, device="meta"), config.pooling).shape[1]
     width = max(1, round((count - config.num_labels) / (in_features + 1 + config.num_labels)))
     return Baseline(cut, replace(config, hidden_sizes=(width,)))
