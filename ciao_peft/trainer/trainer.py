@@ -162,6 +162,8 @@ class CIAOTrainer:
     def evaluate(self, dataset: Any) -> dict[str, float]:
         """Scores of the adapter on a dataset, with `eval_` before their names.
 
+        Where the dataset names its labels, they are the adapter's labels of the same names, whatever their ids.
+
         `eval_loss` is the task loss over the whole dataset: like every score, it does not depend on the batch size.
 
         Args:
@@ -175,7 +177,7 @@ class CIAOTrainer:
             return self._metrics(self._sources.source(dataset, "dataset", False), "eval_")
 
     def predict(self, dataset: Any) -> PredictionOutput:
-        """Logits for a dataset, in its order; scores too, if it has labels.
+        """Logits for a dataset, in its order; scores too, if it has labels, which come back as the adapter's ids.
 
         Args:
             dataset: What `train` takes, with or without labels.
