@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -106,7 +106,7 @@ def check_labels_of(data: Any, config: CIAOConfig, name: str) -> Tensor:
         tensor([0, 1])
     """
     given: Any = data.labels
-    labels = given() if callable(given) else given
+    labels = cast("Tensor | None", given() if callable(given) else given)
     if labels is None:
         raise TrainingError(f"{name} has no labels: a sample needs 'labels' or 'label' beside its pixels.")
     labels = labels_by_name(labels, data.label_names, config, name)

@@ -79,12 +79,13 @@ class Samples:
         self._is_table = hasattr(dataset, "with_format") and hasattr(dataset, "features")
         self._is_plain = self._is_table and dataset.format["type"] != "custom"
         self._columns: dict[str, Any] = {}
-        self._believed: Tensor | None = None  # labels that were not read from the samples themselves
-        self._renamed = False
         if self._is_plain:
             dataset = dataset.with_format(None)
         self.dataset = dataset
-        self.source, self.label_key = keys_of(dataset[0], preprocessing, name)
+        first = dataset[0]
+        self.source, self.label_key = keys_of(first, preprocessing, name)
+        self._differs = self._handed_out = False
+        self._listed = self._labels_beside_the_samples(first)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -100,7 +101,8 @@ class Samples:
             return list(self._only(key)[indices][key])
         if self._is_table:
             columns = self.dataset[indices]
-            self._compare_labels(indices, columns.get(self.label_key))
+            if self._listed is not None:
+                self._compare_labels(indices, columns[self.label_key])
             return list(columns[key])
         many = getattr(self.dataset, "__getitems__", None)
         items = [self.dataset[index] for index in indices] if many is None else many(indices)
@@ -108,21 +110,20 @@ class Samples:
             if not isinstance(item, Mapping) or key not in item:
                 has = f"the keys {listed(item)}" if isinstance(item, Mapping) else f"the type {type(item).__name__}"
                 raise DataError(f"Sample {index} of {self.name} has no {key!r}, as sample 0 has; it has {has}.")
-        if self._believed is not None:
+        if self._listed is not None:
             self._compare_labels(indices, [item.get(self.label_key) for item in items])
         return [item[key] for item in items]
 
     def _compare_labels(self, indices: Sequence[int], labels: Any) -> None:
-        """Refuses samples with other labels than those that were taken for theirs when training began."""
-        if self._believed is None or labels is None:
+        """Believes the samples, not the list of labels beside them; too late, where the list was handed out."""
+        if self._listed is None or _same(labels_as_tensor(labels, self.name), self._listed[torch.as_tensor(indices)]):
             return
-        found = labels_as_tensor(labels, self.name)
-        expected = self._believed[torch.as_tensor(indices)]
-        if found.shape != expected.shape or not torch.equal(found.double(), expected.double()):
+        if self._handed_out:
             raise DataError(
-                f"A sample of {self.name} among {indices[:8]} has another label than the dataset's own list of labels "
-                "gives it. Make them equal, or take the list (`labels`) away: the samples are read for theirs then."
+                f"A sample of {self.name} among {list(indices[:8])} has another label than the dataset's own list of "
+                "labels gives it. Make them equal, or take the list (`labels`) away: the samples are then read for it."
             )
+        self._listed, self._differs = None, True
 
     def _only(self, key: str) -> Any:
         """The table without its other columns, which would be decoded as well."""
@@ -157,19 +158,23 @@ class Samples:
             return None
         if self._is_plain:
             return labels_as_tensor(self._label_column(), self.name)
-        self._believed, self._renamed = None, False
+        if self._listed is None:
+            return labels_as_tensor(self._batch(range(len(self)), self.label_key), self.name)
+        self._handed_out = True
+        return self._listed
+
+    def _labels_beside_the_samples(self, first: Any) -> Tensor | None:
+        """The dataset's own list of labels, where it has one and gives the first sample its own."""
         own = getattr(self.dataset, "labels", None)
         if self._is_table:
             own = self._label_column() if self.label_key in self.dataset.column_names else None
-        if own is not None and not callable(own) and hasattr(own, "__len__") and len(own) == len(self):
-            believed = labels_as_tensor(own, self.name)
-            some = _spread(len(self))
-            found = labels_as_tensor(self._batch(some, self.label_key), self.name)
-            if found.shape == believed[some].shape and torch.equal(found.double(), believed[some].double()):
-                self._believed = believed
-                return believed
-            self._renamed = True  # a transform numbers them anew, so the column's names are not theirs
-        return labels_as_tensor(self._batch(range(len(self)), self.label_key), self.name)
+        if self._is_plain or self.label_key is None or own is None or callable(own):
+            return None
+        if not hasattr(own, "__len__") or len(own) != len(self):
+            return None
+        listed_labels = labels_as_tensor(own, self.name)
+        self._differs = not _same(labels_as_tensor([first[self.label_key]], self.name), listed_labels[:1])
+        return None if self._differs else listed_labels
 
     def _label_column(self) -> Any:
         key = str(self.label_key)
@@ -183,7 +188,7 @@ class Samples:
     @property
     def label_names(self) -> list[str] | None:
         """Names of the classes, values or labels in the order of their indices, or None; known once labels are read."""
-        if self.label_key is None or self._renamed:
+        if self.label_key is None or self._differs:
             return None
         if not self._is_table:
             own = getattr(self.dataset, "label_names", None)
@@ -304,6 +309,10 @@ class ClipSamples:
     def shows_the_same_twice(self) -> bool:
         """Whether a frame that is read again is the same; see `Samples.shows_the_same_twice`."""
         return self.frames.shows_the_same_twice()
+
+
+def _same(labels: Tensor, others: Tensor) -> bool:
+    return labels.shape == others.shape and torch.equal(labels.double(), others.double())
 
 
 def _spread(count: int) -> list[int]:

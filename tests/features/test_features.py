@@ -292,13 +292,13 @@ def test_samples_without_labels_can_be_stored_and_reading_never_writes(tmp_path)
     assert (tmp_path / "stored" / "features.0.bin").read_bytes() == before
 
 
-def test_labels_are_read_without_most_of_the_pictures():
+def test_labels_are_read_without_the_pictures():
     class Watched(torch.utils.data.Dataset):
-        labels = torch.arange(300) % 3
+        labels = torch.tensor([2, 0, 1])
         read = 0
 
         def __len__(self):
-            return 300
+            return 3
 
         def __getitem__(self, index):
             Watched.read += 1
@@ -306,8 +306,8 @@ def test_labels_are_read_without_most_of_the_pictures():
 
     samples = Samples(Watched(), None)
     before = Watched.read
-    assert samples.labels().tolist() == [0, 1, 2] * 100
-    assert Watched.read - before == 64
+    assert samples.labels().tolist() == [2, 0, 1]
+    assert Watched.read == before
 
 
 def test_a_dataset_of_features_says_how_many_samples_it_has():
