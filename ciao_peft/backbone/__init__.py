@@ -20,6 +20,7 @@ from .opening import OpenedBackbone, open_backbone
 from .pieces import make_piece
 from .places import conv_unit, find_places
 from .reaching import parameters_reaching_the_map
+from .skipped import refuse_patches
 from .tracing import Rooted, first_tensor, is_normalisation, trace
 from .units import UnitSpec
 
@@ -50,6 +51,7 @@ __all__ = [
     "make_piece",
     "open_backbone",
     "parameters_reaching_the_map",
+    "refuse_patches",
     "same_backbone",
     "trace",
 ]

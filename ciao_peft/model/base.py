@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import Parameter
 
 from ..adapters import ActiveAdapter, Adapter, AdapterDict
-from ..backbone import FrozenBackbone, OpenedBackbone
+from ..backbone import FrozenBackbone, OpenedBackbone, refuse_patches
 from ..config import CIAOConfig, check_adapter_name
 from ..errors import (
     AdapterNameError,
@@ -121,7 +121,8 @@ class AdaptedBackbone(nn.Module):
 
         Raises:
             AdapterNameError: the name is taken or unsafe.
-            TargetModulesError: `config.target_modules` does not fit the backbone.
+            TargetModulesError: `config.target_modules` does not fit the backbone; or it is left out, and the backbone
+                has no convolution behind the one that cuts pictures into patches, as a vision transformer.
 
         Example:
             >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
@@ -134,6 +135,8 @@ class AdaptedBackbone(nn.Module):
         self._check_free(adapter_name)
         with self._frozen.opened_only_on_success():
             opened = self._frozen.open(config.target_modules)
+            if config.target_modules is None and opened.embeds_patches:
+                refuse_patches(self.backbone, opened.targets)
             adapter = Adapter(replace(config, target_modules=opened.targets), opened)
         adapter.set_trainable(not any(parameter.requires_grad for parameter in self.adapters.parameters()))
         self.adapters[adapter_name] = adapter.train(self.training)
