@@ -13,6 +13,7 @@ from .identity import (
     example_pixels,
     find_input_size,
     same_backbone,
+    without_compiler,
 )
 from .inputs import check_features, check_pixels, frames_of_clips
 from .maps import MapLayout, is_map
@@ -54,4 +55,5 @@ __all__ = [
     "refuse_patches",
     "same_backbone",
     "trace",
+    "without_compiler",
 ]

@@ -15,6 +15,7 @@ from ..data.labels import label_set
 from ..errors import DataError, listed
 from ..preprocessing import Preprocessing
 from .digests import digest_of, picture_digest
+from .shapes import check_dataset, first_sample
 
 __all__ = [
     "ClipSamples",
@@ -64,25 +65,14 @@ class Samples:
     def __init__(self, dataset: Any, preprocessing: Preprocessing | None, name: str = "the dataset"):
         self.name = name
         self.preprocessing = preprocessing
-        if isinstance(dataset, Mapping):
-            raise DataError(
-                f"{name} is several splits ({listed(dataset)}); give one of them, such as `dataset['train']`."
-            )
-        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-            raise DataError(
-                f"{name} is a {type(dataset).__name__}, which cannot be asked for its length or a sample by number. "
-                "Store its features first, `cache_features(model, dataset, folder)`, where it is a stream of "
-                "`datasets`; else load it without `streaming`, or make it a list."
-            )
-        if len(dataset) == 0:
-            raise DataError(f"{name} is empty.")
+        check_dataset(dataset, name)
         self._is_table = hasattr(dataset, "with_format") and hasattr(dataset, "features")
         self._is_plain = self._is_table and dataset.format["type"] != "custom"
         self._columns: dict[str, Any] = {}
         if self._is_plain:
             dataset = dataset.with_format(None)
         self.dataset = dataset
-        first = dataset[0]
+        first = first_sample(dataset, name)
         self.source, self.label_key = keys_of(first, preprocessing, name)
         self._differs = self._handed_out = False
         self._listed = self._labels_beside_the_samples(first)
@@ -360,7 +350,9 @@ def keys_of(first: Any, preprocessing: Preprocessing | None, name: str) -> tuple
     source = next((key for key in ("pixel_values", "image") if key in keys), None)
     if source is None:
         what = f"keys {listed(keys)}" if keys else f"type {type(first).__name__}"
-        raise DataError(f"A sample of {name} must be a dict with 'image' or 'pixel_values'; it has {what}.")
+        pair = isinstance(first, (tuple, list)) and len(first) == 2
+        hint = " Write `[{'pixel_values': x, 'labels': y} for x, y in dataset]`." if pair else ""
+        raise DataError(f"A sample of {name} must be a dict with 'image' or 'pixel_values'; it has {what}.{hint}")
     if source == "image" and preprocessing is None:
         raise DataError(
             f"{name} holds pictures, and the backbone does not say how they must be prepared for it; give "
@@ -418,6 +410,8 @@ def labels_as_tensor(values: Any, name: str) -> Tensor:
     """
     if isinstance(values, Tensor):
         return values
+    if isinstance(values, (list, tuple)) and any(value is None for value in values):
+        raise DataError(f"Sample {[value is None for value in values].index(True)} of {name} has no label, but None.")
     try:
         if isinstance(values, (list, tuple)) and isinstance(values[0], Tensor):
             return torch.stack([torch.as_tensor(value) for value in values])

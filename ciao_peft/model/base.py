@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import Parameter
 
 from ..adapters import ActiveAdapter, Adapter, AdapterDict
-from ..backbone import FrozenBackbone, OpenedBackbone, refuse_patches
+from ..backbone import FrozenBackbone, OpenedBackbone, refuse_patches, without_compiler
 from ..config import CIAOConfig, check_adapter_name
 from ..errors import (
     AdapterNameError,
@@ -21,6 +21,7 @@ from ..errors import (
     listed,
 )
 from ..preprocessing import Preprocessing, agreed_input
+from .arguments import check_backbone, check_config, check_input
 
 __all__ = ["AdaptedBackbone"]
 
@@ -35,7 +36,7 @@ class AdaptedBackbone(nn.Module):
         input_size, preprocessing: As for `get_ciao_model`.
 
     Attributes:
-        backbone: The very module that was given.
+        backbone: The very module that was given, or the one inside what `torch.compile` made of it.
         adapters: `Adapter` by name.
         preprocessing: What the backbone must be fed, or None where that is unknown.
 
@@ -65,11 +66,15 @@ class AdaptedBackbone(nn.Module):
         preprocessing: Preprocessing | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(backbone, nn.Module) or isinstance(backbone, AdaptedBackbone):
+        if isinstance(backbone, AdaptedBackbone):
             raise BackboneError(
                 f"A backbone is an nn.Module without adapters; got {type(backbone).__name__}. "
                 "More adapters go onto a CIAOModel with `add_adapter`."
             )
+        self._given = (backbone,)  # not a module of this one: it may be a wrapper around it
+        backbone = without_compiler(backbone)
+        check_backbone(backbone)
+        check_input(input_size, preprocessing)
         self.preprocessing, input_size = agreed_input(backbone, preprocessing, input_size)
         self._frozen = FrozenBackbone(backbone, input_size)
         self.backbone = backbone
@@ -133,6 +138,7 @@ class AdaptedBackbone(nn.Module):
             (['fer', 'arousal'], 'fer')
         """
         self._check_free(adapter_name)
+        check_config(config)
         with self._frozen.opened_only_on_success():
             opened = self._frozen.open(config.target_modules)
             if config.target_modules is None and opened.embeds_patches:
@@ -262,7 +268,8 @@ class AdaptedBackbone(nn.Module):
             >>> model.unload() is net
             True
         """
-        return self._frozen.restore()
+        self._frozen.restore()
+        return self._given[0]
 
     def merge_and_unload(self) -> nn.Module:
         """Always refuses: M = u / (a + I) is not linear in the input, so no convolution computes it.
@@ -273,6 +280,12 @@ class AdaptedBackbone(nn.Module):
         raise MergeError(
             "An adapter of CIAO cannot be merged into the backbone: M = u / (a + I) is no convolution. `unload()` "
             "gives the backbone back; `save_pretrained` keeps the adapter."
+        )
+
+    def _replicate_for_data_parallel(self) -> nn.Module:
+        raise BackboneError(
+            "A model with adapters cannot be copied to several devices by nn.DataParallel. Start one process for each, "
+            "`torchrun --nproc_per_node 2 train.py`: CIAOTrainer shares the work."
         )
 
     # -- training --------------------------------------------------------------------------------------------------
