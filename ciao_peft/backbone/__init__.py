@@ -13,6 +13,7 @@ from .identity import (
     example_pixels,
     find_input_size,
     same_backbone,
+    without_compiler,
 )
 from .inputs import check_features, check_pixels, frames_of_clips
 from .maps import MapLayout, is_map
@@ -20,6 +21,7 @@ from .opening import OpenedBackbone, open_backbone
 from .pieces import make_piece
 from .places import conv_unit, find_places
 from .reaching import parameters_reaching_the_map
+from .skipped import refuse_patches
 from .tracing import Rooted, first_tensor, is_normalisation, trace
 from .units import UnitSpec
 
@@ -50,6 +52,8 @@ __all__ = [
     "make_piece",
     "open_backbone",
     "parameters_reaching_the_map",
+    "refuse_patches",
     "same_backbone",
     "trace",
+    "without_compiler",
 ]

@@ -13,6 +13,7 @@ from ..errors import InputError, TargetModulesError, UntraceableBackboneError
 from .identity import example_pixels, size_of
 from .pieces import make_piece, per_row
 from .places import Places, ancestors, descendants, find_places, is_tensor, path_of
+from .skipped import SkippedHooks
 from .tracing import Rooted, trace
 from .units import UnitSpec
 
@@ -54,6 +55,7 @@ class CutBackbone:
         feature_shapes: Shape of each tensor that crosses the cut, without its batch dimension.
         excitation_shapes: Shape of each u, without its batch dimension.
         map_shape: `(C, H, W)` of the final map.
+        embeds_patches: Whether the masked convolutions are the network's first, followed by layers of other kinds.
 
     Shapes:
         pixel_values: `(B, C, H, W)`; features `(B, *shape)` for each of `feature_shapes`.
@@ -84,6 +86,7 @@ class CutBackbone:
     feature_shapes: list[tuple[int, ...]]
     excitation_shapes: list[tuple[int, ...]]
     map_shape: tuple[int, ...]
+    embeds_patches: bool
 
     def __init__(self, backbone: nn.Module, example: Tensor, targets: tuple[str, ...] | None = None) -> None:
         self.rooted = Rooted(backbone)
@@ -110,6 +113,13 @@ class CutBackbone:
                     "the backbone's output. Leave it out."
                 )
             silent.update(more)
+        self.embeds_patches = places.embeds_patches
+        after = descendants([places.map]) - {places.map}
+        self._skipped = SkippedHooks(
+            backbone,
+            [path_of(node) for node in nodes if node.op == "call_module"],
+            [path_of(node) for node in nodes if node.op == "call_module" and node in after],
+        )
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -122,6 +132,7 @@ class CutBackbone:
     def __deepcopy__(self, memo: dict[int, Any]) -> CutBackbone:
         other = copy.copy(self)
         other.rooted = copy.deepcopy(self.rooted, memo)
+        other._skipped = copy.deepcopy(self._skipped, memo)
         return other
 
     def __copy__(self) -> CutBackbone:
@@ -272,6 +283,8 @@ class CutBackbone:
         Raises:
             InputError: neither pixels nor features were given.
         """
+        if not torch.compiler.is_compiling():
+            self._skipped.warn(rooted, any(mask is not None for _, mask in requests))
         if features is None:
             if pixel_values is None:
                 raise InputError("Give either `pixel_values` or `features`.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -17,10 +18,26 @@ from .opening import OpenedBackbone, open_backbone
 __all__ = ["FrozenBackbone"]
 
 
+_States = tuple[dict[str, bool], dict[str, bool]]
+_FROZEN: WeakKeyDictionary[nn.Module, _States] = WeakKeyDictionary()
+"""Modes and `requires_grad` of each network that is frozen, as they were before it was frozen first."""
+
+
+def _as_it_came(backbone: nn.Module) -> _States:
+    """How a network is to be given back: as before the first model on it, where it still is as that one left it."""
+    modes = {name: module.training for name, module in backbone.named_modules()}
+    grads = {name: parameter.requires_grad for name, parameter in backbone.named_parameters()}
+    before = _FROZEN.get(backbone)
+    if before is None or any(grads.values()) or before[0].keys() != modes.keys() or before[1].keys() != grads.keys():
+        return modes, grads
+    return before
+
+
 class FrozenBackbone:
     """A network in eval mode and without gradients, which remembers how it came so that all can be undone.
 
-    It is opened once for each set of masked convolutions.
+    Frozen twice, it is given back as it was before the first time. It is opened once for each set of masked
+    convolutions.
 
     Args:
         backbone: Any convolutional network with parameters.
@@ -53,9 +70,8 @@ class FrozenBackbone:
                 f"{type(backbone).__name__} has no parameters, so nothing that a mask could be copied from."
             )
         self.backbone = backbone
-        self.training = backbone.training
-        self._modes = {name: module.training for name, module in backbone.named_modules()}
-        self._grads = {name: parameter.requires_grad for name, parameter in backbone.named_parameters()}
+        self._modes, self._grads = _as_it_came(backbone)
+        self.training = self._modes[""]
         backbone.eval()
         try:
             with outside_inference():
@@ -68,6 +84,7 @@ class FrozenBackbone:
             self._restore_modes()
             raise
         backbone.requires_grad_(False)
+        _FROZEN[backbone] = self._modes, self._grads
 
     @property
     def dtype(self) -> torch.dtype:
@@ -165,6 +182,7 @@ class FrozenBackbone:
             The network itself.
         """
         self._restore_modes()
+        _FROZEN.pop(self.backbone, None)
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(self._grads[name])
         return self.backbone

@@ -56,6 +56,7 @@ class HookedBackbone:
         units_spec: What each masked conv unit is.
         map_shape: `(C, H, W)` of the final map.
         reason: Why the network could not be traced.
+        embeds_patches: As for `CutBackbone`.
 
     Shapes:
         pixel_values: `(B, C, H, W)`.
@@ -89,6 +90,7 @@ class HookedBackbone:
     units_spec: list[UnitSpec]
     map_shape: tuple[int, ...]
     reason: str
+    embeds_patches: bool
 
     def __init__(self, backbone: nn.Module, example: Tensor, targets: tuple[str, ...] | None, reason: str) -> None:
         self.rooted = Rooted(backbone)
@@ -137,6 +139,12 @@ class HookedBackbone:
             # Which of the calls of a module that runs more than once: the mask sits on one.
             self._turns.append([_turn(conv, calls), _turn(end, calls)])
         last, self._layout = self._final_map(calls, ends, output)
+        is_first = not any(c.node in before[id(conv)] for conv in chosen for c in convs)
+        self.embeds_patches = is_first and any(
+            next(call.module.parameters(recurse=False), None) is not None and len(call.shape_in) > 2
+            for call in calls[max(map(calls.index, ends)) + 1 :]  # on what still has positions
+            if call.node in below and not is_normalisation(call.module)
+        )
         self._map = _turn(last, calls)
         self.map_shape = tuple(self._layout.as_map(torch.empty(last.shape, device="meta")).shape[1:])
 

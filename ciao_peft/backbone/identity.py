@@ -24,12 +24,25 @@ __all__ = [
     "find_input_size",
     "same_backbone",
     "size_of",
+    "without_compiler",
 ]
 
 _BUCKETS = 16
 _ENTRIES = 2048  # of each tensor: enough to tell two trainings apart, few enough to be quick
 _TOLERANCE = 0.02  # per square root of the tensors in a bucket; rounding to bfloat16 moves it by about 0.002
 _COMMON_SIZES = (224, 112, 96, 64, 48, 32, 28)
+
+
+def without_compiler(backbone: nn.Module) -> nn.Module:
+    """The network inside what `torch.compile` made of it, or the network itself.
+
+    Example:
+        >>> layer = nn.Conv2d(3, 8, 3)
+        >>> without_compiler(torch.compile(layer)) is layer, without_compiler(layer) is layer
+        (True, True)
+    """
+    inside = getattr(backbone, "_orig_mod", None)
+    return inside if isinstance(inside, nn.Module) else backbone
 
 
 def backbone_name(backbone: nn.Module) -> str:
@@ -40,6 +53,7 @@ def backbone_name(backbone: nn.Module) -> str:
         >>> backbone_name(load_encoder("small-face")), backbone_name(nn.Sequential())
         ('small-face', 'Sequential')
     """
+    backbone = without_compiler(backbone)
     pretrained = getattr(backbone, "pretrained_cfg", None) or {}
     config = getattr(backbone, "config", None)
     own = getattr(backbone, "name", None)
@@ -159,6 +173,7 @@ def backbone_signature(backbone: nn.Module) -> dict[str, Any]:
         >>> same_backbone(one, backbone_signature(layer.bfloat16())), same_backbone(one, other)
         (True, False)
     """
+    backbone = without_compiler(backbone)
     tensors = dict(sorted((n, t) for n, t in backbone.state_dict().items() if isinstance(t, Tensor)))
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     counted = {n: t for n, t in tensors.items() if t.is_floating_point() and t.numel() > 0 and not t.is_meta}

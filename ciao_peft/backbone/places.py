@@ -40,6 +40,8 @@ class Places:
         map: The last node with positions that everything after the masks passes through.
         layout: How its value is read as a map.
         output: The node of the network's output.
+        embeds_patches: Whether the masked convolutions are the first ones too, with other weights between them and the
+            map: they cut a picture into patches, as in a vision transformer.
     """
 
     convs: list[fx.Node]
@@ -48,6 +50,7 @@ class Places:
     map: fx.Node
     layout: MapLayout
     output: fx.Node
+    embeds_patches: bool = False
 
 
 def is_tensor(node: fx.Node) -> bool:
@@ -151,12 +154,24 @@ def find_places(
     convs = _terminal(backbone, nodes, spatial) if targets is None else _named(backbone, spatial, targets)
     units, ends = zip(*[conv_unit(backbone, conv) for conv in convs], strict=True)
     final, layout = _final_map([node for node in nodes if node in on_the_way], output, convs, ends, units[0])
-    return Places(convs, list(ends), list(units), final, layout, output)
+    first = not any(_has_weights(backbone, node, nn.Conv2d) for node in ancestors(convs) - set(convs))
+    between = (descendants(ends) & ancestors([final])) - set(ends)
+    patches = first and any(_has_weights(backbone, node) for node in between)
+    return Places(convs, list(ends), list(units), final, layout, output, patches)
 
 
 def path_of(node: fx.Node) -> str:
     """The path of the module that a node calls, from the backbone's root."""
     return cast(str, node.target).removeprefix(PREFIX)
+
+
+def _has_weights(backbone: nn.Module, node: fx.Node, kind: type[nn.Module] = nn.Module) -> bool:
+    """Whether a node calls a module of this kind that has weights, and is more than a normalisation."""
+    if node.op != "call_module":
+        return False
+    module = backbone.get_submodule(path_of(node))
+    has_weights = next(module.parameters(), None) is not None
+    return isinstance(module, kind) and has_weights and not is_normalisation(module)
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:

@@ -35,7 +35,10 @@ __all__ = [
 
 logger: logging.Logger = logging.getLogger("ciao_peft.data")
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".apng", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".webp"),
+    *(".pgm", ".ppm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif", ".tga", ".pcx", ".sgi"),
+)  # what Pillow reads; whether this Pillow does, each picture says
 HIDDEN = (".", "__MACOSX")  # beginnings of the names of files and folders that are not looked at
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 _BINARY_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".npy")

@@ -6,17 +6,19 @@ import csv
 import json
 import math
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 
 from ..checking import check_number
-from ..errors import DataError, DataNotFoundError
+from ..errors import DataError, DataNotFoundError, shortened
 from .builder import HIDDEN, IMAGE_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_shards, walk
+from .folder_layout import LAYOUTS, check_class_folders, say_what_is_beside, say_what_is_no_picture
 from .labels import describe_labels
 
 __all__ = ["ImageFolder", "ImageFolderConfig"]
@@ -37,10 +39,8 @@ _PROBLEMS = {
     "binary": "multi_label_classification",
 }
 _TABLES = ("metadata.csv", "metadata.jsonl")
-_LAYOUTS = (
-    "Looked for `train/` and `test/` (or `validation/`), or for images right in the folder; in each, one folder per "
-    "class, or a `metadata.csv` or `metadata.jsonl` with a column `file_name`"
-)
+_NO_LABEL = ("nan", "<na>", "null", "nat", "#n/a")  # how tools write a number that is not there
+_DELIMITERS = ",;\t"
 
 
 @dataclass
@@ -120,6 +120,9 @@ class ImageFolder(FacesBuilder):
     BUILDER_CONFIG_CLASS = ImageFolderConfig
     config: ImageFolderConfig
 
+    def _code(self) -> tuple[str, ...]:
+        return (check_class_folders.__module__,)
+
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo()  # the features follow from the files
 
@@ -129,6 +132,10 @@ class ImageFolder(FacesBuilder):
         kind = self._kind_of_label(splits)
         classes = kind == "class"
         if classes:
+            splits = {name: self._class_rows(rows, left_out) for name, rows in splits.items()}
+            if not any(splits.values()):
+                raise DataError(f"No row of {str(self.folder)!r} has a label. Left out: {left_out}.")
+            self._name_numbers_once(splits)
             self._drop_small_classes(splits, left_out)
         splits = {name: rows for name, rows in splits.items() if rows}
         identities = any(row.identity is not None for rows in splits.values() for row in rows)
@@ -182,6 +189,7 @@ class ImageFolder(FacesBuilder):
                     f"{str(folder)!r} holds {both}, which both mean the {name} split. Rename or remove one."
                 )
         if parts:
+            say_what_is_beside(folder, [folders[0] for folders in parts.values()], left_out)
             return {
                 name: self._rows_of(folders[0], left_out) for name, folders in sorted(parts.items(), key=_split_order)
             }
@@ -194,9 +202,11 @@ class ImageFolder(FacesBuilder):
         files = walk(folder)
         images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
         if not images:
-            raise DataNotFoundError(f"No image in {str(folder)!r} ({len(files)} other files). {_LAYOUTS}.")
+            raise DataNotFoundError(f"No image in {str(folder)!r} ({len(files)} other files). {LAYOUTS}.")
+        say_what_is_no_picture((path for path in files if path not in tables), left_out)
         if tables:
             return self._rows_of_table(tables[0], images, left_out)
+        check_class_folders(folder, images)
         rows = []
         for path in images:
             if path.parent == folder:
@@ -204,13 +214,15 @@ class ImageFolder(FacesBuilder):
             else:
                 rows.append(_Row(str(path), (path.relative_to(folder).parts[0],), None))
         if not rows:
-            raise DataError(f"{str(folder)!r} has images but neither class folders nor metadata. {_LAYOUTS}.")
+            raise DataError(f"{str(folder)!r} has images but neither class folders nor metadata. {LAYOUTS}.")
         return rows
 
     def _rows_of_table(self, table: Path, images: list[Path], left_out: LeftOut) -> list[_Row]:
         header, records = _read_table(table, left_out)
         needed = ["file_name", *self.config.label_columns]
         if missing := [name for name in needed if name not in header]:
+            if "file_name" not in header:
+                _refuse_other_separators(table)
             raise DataError(
                 f"{str(table)!r} has no column {missing[0]!r}. Its columns: {', '.join(map(repr, header)) or 'none'}. "
                 "Name the one with the labels with `label_column` (`--label_column`)."
@@ -247,6 +259,8 @@ class ImageFolder(FacesBuilder):
     def _kind_of_label(self, splits: dict[str, list[_Row]]) -> str:
         kind, columns = self.config.label_type, self.config.label_columns
         rows = [row for part in splits.values() for row in part]
+        if len(columns) == 1 and kind is None:
+            rows = [row for row in rows if row.labels[0].lower() not in _NO_LABEL]
         values = [[_number(text) for text in row.labels] for row in rows]
         if kind == "class" and len(columns) > 1:
             raise DataError(f"Classes come from one column; `label_column` names {len(columns)}: {', '.join(columns)}.")
@@ -254,6 +268,8 @@ class ImageFolder(FacesBuilder):
             numbers = [value for (value,) in values if value is not None]
             numeric = len(numbers) == len(values)
             kind = "number" if numeric and not all(map(float.is_integer, numbers)) else "class"
+            rows = [row for part in splits.values() for row in part]
+            values = [[_number(text) for text in row.labels] for row in rows]
         elif kind is None:
             kind = "binary" if all(value in (0.0, 1.0) for row in values for value in row) else "number"
         if kind == "class":
@@ -264,6 +280,26 @@ class ImageFolder(FacesBuilder):
                     problem = "no finite number" if kind == "number" else "neither 0 nor 1"
                     raise DataError(f"Column {column!r} says {text!r} for {row.path!r}, which is {problem}.")
         return kind
+
+    def _class_rows(self, rows: list[_Row], left_out: LeftOut) -> list[_Row]:
+        """The rows of a table that have a class; a missing number is none."""
+        kept = [row for row in rows if row.labels[0].lower() not in _NO_LABEL]
+        for row in rows:
+            if row.labels[0].lower() in _NO_LABEL:
+                left_out.add(f"row without a label ({row.labels[0]})", Path(row.path).name)
+        return kept
+
+    def _name_numbers_once(self, splits: dict[str, list[_Row]]) -> None:
+        """Gives equal numbers one name, where all classes are whole numbers: 1 and 1.0 are one class."""
+        texts = sorted({row.labels[0] for rows in splits.values() for row in rows}, key=lambda text: (len(text), text))
+        numbers = [(_number(text), text) for text in texts]
+        if not all(number is not None and number.is_integer() for number, _ in numbers):
+            return
+        names: dict[float | None, str] = {}
+        for number, text in numbers:
+            names.setdefault(number, text if text.isdigit() else str(int(number or 0)))
+        for split, rows in splits.items():
+            splits[split] = [replace(row, labels=(names[_number(row.labels[0])],)) for row in rows]
 
     def _drop_small_classes(self, splits: dict[str, list[_Row]], left_out: LeftOut) -> None:
         least = self.config.min_images_per_class
@@ -305,19 +341,48 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _delimiter(header: str) -> str:
+    """The separator with which a header names the column of the files; a comma where none does."""
+    for delimiter in _DELIMITERS:
+        if "file_name" in [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]:
+            return delimiter
+    return ","
+
+
+def _with_points(record: dict[str, Any]) -> dict[str, Any]:
+    """Where a semicolon separates the columns, a comma may be the decimal sign."""
+    return {
+        name: value.replace(",", ".") if re.fullmatch(r"\s*[+-]?\d*,\d+\s*", value) else value
+        for name, value in record.items()
+    }
+
+
+def _refuse_other_separators(table: Path) -> None:
+    with table.open(encoding="utf-8-sig", newline="") as file:
+        header = file.readline()
+    if table.suffix == ".csv" and (found := next((sign for sign in ";\t|" if sign in header), None)):
+        raise DataError(
+            f"{str(table)!r} has no column 'file_name'. Its header looks as if {found!r} separated its columns, and "
+            f"reads {shortened(header.strip())}. Columns are separated by a comma, a semicolon or a tab, and the one "
+            "with the names of the files is called `file_name`."
+        )
+
+
 def _read_table(table: Path, left_out: LeftOut) -> tuple[list[str], list[dict[str, Any]]]:
     records: list[dict[str, Any]] = []
     with table.open(encoding="utf-8-sig", newline="") as file:
         try:
             if table.suffix == ".csv":
-                reader = csv.DictReader(file)
+                delimiter = _delimiter(file.readline())
+                file.seek(0)
+                reader = csv.DictReader(file, delimiter=delimiter)
                 header = [name.strip() for name in reader.fieldnames or []]
                 reader.fieldnames = header
                 for record in reader:
                     if None in record or None in record.values():  # too many fields, or too few
                         left_out.add(f"malformed row of {table.name}", f"line {reader.line_num}")
                     else:
-                        records.append(record)
+                        records.append(_with_points(record) if delimiter == ";" else record)
                 return header, records
             for number, line in enumerate(file, start=1):
                 if not line.strip():

@@ -12,7 +12,7 @@ from ..errors import DataError
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-__all__ = ["LabelSet", "describe_labels", "labels_of"]
+__all__ = ["LabelSet", "describe_labels", "label_set", "labels_of"]
 
 _LINE = re.compile(r"^Labels \((\w+)\): (.+)$", re.MULTILINE)
 
@@ -67,6 +67,35 @@ def describe_labels(text: str, problem_type: str, names: Sequence[str]) -> str:
     return f"{_LINE.sub('', text).strip()}\n{LabelSet(problem_type, tuple(names)).line()}"
 
 
+def label_set(faces: Dataset | IterableDataset, column: str) -> LabelSet | None:
+    """The named labels of a column, by its feature and the dataset's description; no row is read.
+
+    Args:
+        faces: One split.
+        column: Name of the column with the labels.
+
+    Returns:
+        The labels, or None where nothing names them.
+
+    Example:
+        >>> from datasets import ClassLabel, Dataset, Features
+        >>> moods = Features({"label": ClassLabel(names=["calm", "glad"])})
+        >>> faces = Dataset.from_dict({"label": [1, 0]}, features=moods).add_column("age", [30, 40])
+        >>> label_set(faces, "label").names, label_set(faces, "age")
+        (('calm', 'glad'), None)
+    """
+    feature = (faces.features or {}).get(column)
+    names = getattr(feature, "names", None)
+    if names is not None:
+        return LabelSet("single_label_classification", tuple(names))
+    length = getattr(feature, "length", None)
+    if length is not None and (line := _LINE.search(faces.info.description or "")):
+        names = tuple(line[2].split(", "))
+        if length in (-1, len(names)):
+            return LabelSet(line[1], names)
+    return None
+
+
 def labels_of(faces: Dataset | IterableDataset, column: str = "label") -> LabelSet:
     """Tells which problem the labels of a dataset pose, and what they are called.
 
@@ -87,7 +116,7 @@ def labels_of(faces: Dataset | IterableDataset, column: str = "label") -> LabelS
         >>> labels_of(Dataset.from_dict({"label": [1, 0]}, features=moods))
         LabelSet(problem_type='single_label_classification', names=('calm', 'glad'))
     """
-    from datasets import ClassLabel, List, Value
+    from datasets import List, Value
 
     features = faces.features or {}
     if column not in features:
@@ -95,12 +124,8 @@ def labels_of(faces: Dataset | IterableDataset, column: str = "label") -> LabelS
             f"There is no column {column!r} with labels. Columns: {', '.join(map(repr, features)) or 'none'}."
         )
     feature = features[column]
-    if isinstance(feature, ClassLabel):
-        return LabelSet("single_label_classification", tuple(feature.names))
-    if (line := _LINE.search(faces.info.description or "")) and isinstance(feature, List):
-        names = tuple(line[2].split(", "))
-        if feature.length in (-1, len(names)):
-            return LabelSet(line[1], names)
+    if (named := label_set(faces, column)) is not None:
+        return named
     if isinstance(feature, List) and isinstance(feature.feature, Value):
         length = feature.length if feature.length > 0 else len(next(iter(faces))[column])
         whole = "int" in feature.feature.dtype or feature.feature.dtype == "bool"

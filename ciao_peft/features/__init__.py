@@ -7,8 +7,9 @@ from .cached import FeatureDataset
 from .extraction import SHARE_OF_MEMORY, cache_features, store_features
 from .keys import feature_bytes, fingerprint, model_key
 from .layout import FeatureLayout, free_memory, readable_size
+from .naming import check_labels_of
 from .processes import Processes, check_launch
-from .samples import ClipSamples, Samples, check_labels_of, samples_of
+from .samples import ClipSamples, Samples, samples_of
 from .store import key_hash
 
 __all__ = [

@@ -27,7 +27,7 @@ class FeatureDataset:
         folder: The folder with the features.
         rows: Numbers of the stored samples that this dataset shows, `(samples,)`, or `(clips, frames)` for clips of
             them; all samples when left out.
-        label_names: Names of the classes in the order of their ids, where they are known.
+        label_names: Names of the classes, values or labels in the order of their indices, where they are known.
 
     Attributes:
         views: Stored views of each sample; view 0 is the picture as it is, and indexing returns it.

@@ -10,18 +10,17 @@ import torch
 from torch import Tensor
 
 from ..checking import all_finite
-from ..config import CIAOConfig
 from ..data.clip_rows import Clips
-from ..errors import CIAOError, DataError, TrainingError, listed
-from ..labels import check_labels
+from ..data.labels import label_set
+from ..errors import DataError, listed
 from ..preprocessing import Preprocessing
 from ..surroundings import as_tensor
 from .digests import digest_of, picture_digest
+from .shapes import check_dataset, first_sample
 
 __all__ = [
     "ClipSamples",
     "Samples",
-    "check_labels_of",
     "keys_of",
     "labels_as_tensor",
     "samples_of",
@@ -35,8 +34,9 @@ class Samples:
     """Reads a `datasets.Dataset` with `image` and `label`, or a map-style dataset of `pixel_values` and `labels`.
 
     Args:
-        dataset: One split. If a map-style dataset has an attribute `labels`, one row per sample, the samples are not
-            read for their labels.
+        dataset: One split. If a map-style dataset has an attribute `labels`, one row per sample, not all samples are
+            read for their labels; where it says something else than they do, the samples count. Its attribute
+            `label_names`, a list, names its classes, values or labels.
         preprocessing: Prepares the pictures of an `image` column.
         name: Name of the dataset in messages.
 
@@ -66,25 +66,17 @@ class Samples:
     def __init__(self, dataset: Any, preprocessing: Preprocessing | None, name: str = "the dataset"):
         self.name = name
         self.preprocessing = preprocessing
-        if isinstance(dataset, Mapping):
-            raise DataError(
-                f"{name} is several splits ({listed(dataset)}); give one of them, such as `dataset['train']`."
-            )
-        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-            raise DataError(
-                f"{name} is a {type(dataset).__name__}, which cannot be asked for its length or a sample by number. "
-                "Store its features first, `cache_features(model, dataset, folder)`, where it is a stream of "
-                "`datasets`; else load it without `streaming`, or make it a list."
-            )
-        if len(dataset) == 0:
-            raise DataError(f"{name} is empty.")
+        check_dataset(dataset, name)
         self._is_table = hasattr(dataset, "with_format") and hasattr(dataset, "features")
         self._is_plain = self._is_table and dataset.format["type"] != "custom"
         self._columns: dict[str, Any] = {}
         if self._is_plain:
             dataset = dataset.with_format(None)
         self.dataset = dataset
-        self.source, self.label_key = keys_of(dataset[0], preprocessing, name)
+        first = first_sample(dataset, name)
+        self.source, self.label_key = keys_of(first, preprocessing, name)
+        self._differs = self._handed_out = False
+        self._listed = self._labels_beside_the_samples(first)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -96,11 +88,33 @@ class Samples:
 
     def _batch(self, indices: Sequence[int], key: str) -> list[Any]:
         indices = [int(index) for index in indices]
+        if self._is_plain:
+            return list(self._only(key)[indices][key])
         if self._is_table:
-            return list((self._only(key) if self._is_plain else self.dataset)[indices][key])
-        if hasattr(self.dataset, "__getitems__"):
-            return [item[key] for item in self.dataset.__getitems__(indices)]
-        return [self.dataset[index][key] for index in indices]
+            columns = self.dataset[indices]
+            if self._listed is not None:
+                self._compare_labels(indices, columns[self.label_key])
+            return list(columns[key])
+        many = getattr(self.dataset, "__getitems__", None)
+        items = [self.dataset[index] for index in indices] if many is None else many(indices)
+        for index, item in zip(indices, items, strict=True):
+            if not isinstance(item, Mapping) or key not in item:
+                has = f"the keys {listed(item)}" if isinstance(item, Mapping) else f"the type {type(item).__name__}"
+                raise DataError(f"Sample {index} of {self.name} has no {key!r}, as sample 0 has; it has {has}.")
+        if self._listed is not None:
+            self._compare_labels(indices, [item.get(self.label_key) for item in items])
+        return [item[key] for item in items]
+
+    def _compare_labels(self, indices: Sequence[int], labels: Any) -> None:
+        """Believes the samples, not the list of labels beside them; too late, where the list was handed out."""
+        if self._listed is None or _same(labels_as_tensor(labels, self.name), self._listed[torch.as_tensor(indices)]):
+            return
+        if self._handed_out:
+            raise DataError(
+                f"A sample of {self.name} among {list(indices[:8])} has another label than the dataset's own list of "
+                "labels gives it. Make them equal, or take the list (`labels`) away: the samples are then read for it."
+            )
+        self._listed, self._differs = None, True
 
     def _only(self, key: str) -> Any:
         """The table without its other columns, which would be decoded as well."""
@@ -133,14 +147,29 @@ class Samples:
         """
         if self.label_key is None:
             return None
+        if self._is_plain:
+            return labels_as_tensor(self._label_column(), self.name)
+        if self._listed is None:
+            return labels_as_tensor(self._batch(range(len(self)), self.label_key), self.name)
+        self._handed_out = True
+        return self._listed
+
+    def _labels_beside_the_samples(self, first: Any) -> Tensor | None:
+        """The dataset's own list of labels, where it has one and gives the first sample its own."""
         own = getattr(self.dataset, "labels", None)
-        if self._is_table and self.label_key in self.dataset.column_names:
-            values = self.dataset.select_columns([self.label_key]).with_format("numpy")[:][self.label_key]
-        elif own is not None and not callable(own) and len(own) == len(self):
-            values = own
-        else:
-            values = self._batch(range(len(self)), self.label_key)
-        return labels_as_tensor(values, self.name)
+        if self._is_table:
+            own = self._label_column() if self.label_key in self.dataset.column_names else None
+        if self._is_plain or self.label_key is None or own is None or callable(own):
+            return None
+        if not hasattr(own, "__len__") or len(own) != len(self):
+            return None
+        listed_labels = labels_as_tensor(own, self.name)
+        self._differs = not _same(labels_as_tensor([first[self.label_key]], self.name), listed_labels[:1])
+        return None if self._differs else listed_labels
+
+    def _label_column(self) -> Any:
+        key = str(self.label_key)
+        return self.dataset.select_columns([key]).with_format("numpy")[:][key]
 
     @property
     def is_fixed(self) -> bool:
@@ -149,8 +178,14 @@ class Samples:
 
     @property
     def label_names(self) -> list[str] | None:
-        """Names of the classes in the order of their ids, or None."""
-        return getattr(self.dataset.features.get(self.label_key), "names", None) if self._is_table else None
+        """Names of the classes, values or labels in the order of their indices, or None; known once labels are read."""
+        if self.label_key is None or self._differs:
+            return None
+        if not self._is_table:
+            own = getattr(self.dataset, "label_names", None)
+            return [str(label) for label in own] if isinstance(own, (list, tuple)) else None
+        named = label_set(self.dataset, self.label_key)
+        return None if named is None else list(named.names)
 
     def digest(self, index: int) -> bytes:
         """Hashes the picture of a sample; its label does not count.
@@ -185,7 +220,7 @@ class Samples:
         """
         if self._is_plain:
             return True
-        some = np.linspace(0, len(self) - 1, min(len(self), 64)).astype(int).tolist()
+        some = _spread(len(self))
         first = {index: self.digest(index) for index in some}
         again = range(-(-64 // len(some)))
         return all(self.digest(index) == first[index] for _ in again for index in some)
@@ -221,14 +256,13 @@ class ClipSamples:
     frames: Samples
     rows: np.ndarray
     label_key: str | None
-    label_names: list[str] | None
 
     def __init__(self, clips: Clips, preprocessing: Preprocessing | None, name: str = "the dataset"):
         if len(clips) == 0:
             raise DataError(f"{name} is empty.")
         self.frames = Samples(clips.faces, preprocessing, name)
         self.name, self.rows = name, clips.rows
-        self.label_key, self.label_names = self.frames.label_key, self.frames.label_names
+        self.label_key = self.frames.label_key
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -254,6 +288,11 @@ class ClipSamples:
         return None if labels is None else labels[torch.from_numpy(self.rows[:, 0])]
 
     @property
+    def label_names(self) -> list[str] | None:
+        """Names of the labels; see `Samples.label_names`."""
+        return self.frames.label_names
+
+    @property
     def is_fixed(self) -> bool:
         """Whether the rows of frames are a table; see `Samples.is_fixed`."""
         return self.frames.is_fixed
@@ -261,6 +300,15 @@ class ClipSamples:
     def shows_the_same_twice(self) -> bool:
         """Whether a frame that is read again is the same; see `Samples.shows_the_same_twice`."""
         return self.frames.shows_the_same_twice()
+
+
+def _same(labels: Tensor, others: Tensor) -> bool:
+    return labels.shape == others.shape and torch.equal(labels.double(), others.double())
+
+
+def _spread(count: int) -> list[int]:
+    """Up to 64 numbers of samples from all over a dataset, the first and the last among them."""
+    return np.linspace(0, count - 1, min(count, 64)).astype(int).tolist()
 
 
 def samples_of(dataset: Any, preprocessing: Preprocessing | None, name: str = "the dataset") -> Samples | ClipSamples:
@@ -279,42 +327,6 @@ def samples_of(dataset: Any, preprocessing: Preprocessing | None, name: str = "t
         1
     """
     return (ClipSamples if isinstance(dataset, Clips) else Samples)(dataset, preprocessing, name)
-
-
-def check_labels_of(data: Any, config: CIAOConfig, name: str) -> Tensor:
-    """Reads the labels of a dataset and checks that an adapter with this config can learn them.
-
-    Args:
-        data: `Samples` or a `FeatureDataset`.
-        config: The config of the adapter.
-        name: Name of the dataset in messages.
-
-    Returns:
-        One row per sample: `(N,)` class ids, or `(N, L)` values, labels or distributions.
-
-    Raises:
-        TrainingError: there are no labels, or their names come in another order than the config's.
-        InputError: a label is out of range or not finite; says in which row.
-
-    Example:
-        >>> faces = [{"pixel_values": torch.rand(3, 8, 8), "labels": n} for n in range(2)]
-        >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=2)
-        >>> check_labels_of(Samples(faces, None), config, "the faces")
-        tensor([0, 1])
-    """
-    labels, names, expected = data.labels, data.label_names, list((config.id2label or {}).values())
-    labels = labels() if callable(labels) else labels
-    if labels is None:
-        raise TrainingError(f"{name} has no labels: a sample needs 'labels' or 'label' with its pixels.")
-    if names is not None and names != expected and sorted(names) == sorted(expected):
-        raise TrainingError(
-            f"{name} numbers its classes in another order ({', '.join(names)}) than the adapter "
-            f"({', '.join(expected)}). Cast its label column to `ClassLabel(names=list(config.id2label.values()))`."
-        )
-    try:
-        return check_labels(labels, config)
-    except CIAOError as error:
-        raise type(error)(f"The labels of {name}: {error}") from error
 
 
 def keys_of(first: Any, preprocessing: Preprocessing | None, name: str) -> tuple[str, str | None]:
@@ -339,7 +351,9 @@ def keys_of(first: Any, preprocessing: Preprocessing | None, name: str) -> tuple
     source = next((key for key in ("pixel_values", "image") if key in keys), None)
     if source is None:
         what = f"keys {listed(keys)}" if keys else f"type {type(first).__name__}"
-        raise DataError(f"A sample of {name} must be a dict with 'image' or 'pixel_values'; it has {what}.")
+        pair = isinstance(first, (tuple, list)) and len(first) == 2
+        hint = " Write `[{'pixel_values': x, 'labels': y} for x, y in dataset]`." if pair else ""
+        raise DataError(f"A sample of {name} must be a dict with 'image' or 'pixel_values'; it has {what}.{hint}")
     if source == "image" and preprocessing is None:
         raise DataError(
             f"{name} holds pictures, and the backbone does not say how they must be prepared for it; give "
@@ -397,6 +411,8 @@ def labels_as_tensor(values: Any, name: str) -> Tensor:
     """
     if isinstance(values, Tensor):
         return values
+    if isinstance(values, (list, tuple)) and any(value is None for value in values):
+        raise DataError(f"Sample {[value is None for value in values].index(True)} of {name} has no label, but None.")
     try:
         if isinstance(values, (list, tuple)) and isinstance(values[0], Tensor):
             return torch.stack([as_tensor(value) for value in values])

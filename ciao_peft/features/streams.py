@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ..data.labels import label_set
 from ..errors import DataError, FeatureCacheError
 from ..preprocessing import Preprocessing
 from .digests import digest_of, picture_bytes, picture_digest
@@ -54,7 +55,7 @@ class StreamSamples:
     Attributes:
         source: The key of the pictures in a sample: `"image"` or `"pixel_values"`.
         label_key: The key of the labels: `"labels"`, `"label"`, or None without labels.
-        label_names: Names of the classes in the order of their ids, or None.
+        label_names: Names of the classes, values or labels in the order of their indices, or None.
 
     Raises:
         DataError: the stream is empty, or its samples have neither pictures nor pixels.
@@ -92,7 +93,8 @@ class StreamSamples:
             raise DataError(f"{name} is empty.")
         self.source, self.label_key = keys_of(first, preprocessing, name)
         columns = stream.features or {}
-        self.label_names = getattr(columns.get(self.label_key), "names", None)
+        named = None if self.label_key is None else label_set(stream, self.label_key)
+        self.label_names = None if named is None else list(named.names)
         self._picture = columns.get(self.source) if self.source == "image" else None
         if self._picture is not None:
             from datasets import Image

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import Parameter
 
 from ..adapters import ActiveAdapter, Adapter, AdapterDict
-from ..backbone import FrozenBackbone, OpenedBackbone
+from ..backbone import FrozenBackbone, OpenedBackbone, refuse_patches, without_compiler
 from ..config import CIAOConfig, check_adapter_name
 from ..errors import (
     AdapterNameError,
@@ -23,6 +23,7 @@ from ..errors import (
 )
 from ..preprocessing import Preprocessing, agreed_input
 from ..surroundings import CopiedLock, outside_inference
+from .arguments import check_backbone, check_config, check_input
 
 __all__ = ["AdaptedBackbone"]
 
@@ -37,7 +38,7 @@ class AdaptedBackbone(nn.Module):
         input_size, preprocessing: As for `get_ciao_model`.
 
     Attributes:
-        backbone: The very module that was given.
+        backbone: The very module that was given, or the one inside what `torch.compile` made of it.
         adapters: `Adapter` by name.
         preprocessing: What the backbone must be fed, or None where that is unknown.
 
@@ -67,11 +68,15 @@ class AdaptedBackbone(nn.Module):
         preprocessing: Preprocessing | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(backbone, nn.Module) or isinstance(backbone, AdaptedBackbone):
+        if isinstance(backbone, AdaptedBackbone):
             raise BackboneError(
                 f"A backbone is an nn.Module without adapters; got {type(backbone).__name__}. "
                 "More adapters go onto a CIAOModel with `add_adapter`."
             )
+        self._given = (backbone,)  # not a module of this one: it may be a wrapper around it
+        backbone = without_compiler(backbone)
+        check_backbone(backbone)
+        check_input(input_size, preprocessing)
         self.preprocessing, input_size = agreed_input(backbone, preprocessing, input_size)
         self._frozen = FrozenBackbone(backbone, input_size)
         self.backbone = backbone
@@ -125,7 +130,8 @@ class AdaptedBackbone(nn.Module):
 
         Raises:
             AdapterNameError: the name is taken or unsafe.
-            TargetModulesError: `config.target_modules` does not fit the backbone.
+            TargetModulesError: `config.target_modules` does not fit the backbone; or it is left out, and the backbone
+                has no convolution behind the one that cuts pictures into patches, as a vision transformer.
 
         Example:
             >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
@@ -135,10 +141,13 @@ class AdaptedBackbone(nn.Module):
             >>> list(model.peft_config), model.active_adapter
             (['fer', 'arousal'], 'fer')
         """
+        check_config(config)
         with self._lock, outside_inference():
             self._check_free(adapter_name)
             with self._frozen.opened_only_on_success():
                 opened = self._frozen.open(config.target_modules)
+                if config.target_modules is None and opened.embeds_patches:
+                    refuse_patches(self.backbone, opened.targets)
                 adapter = Adapter(replace(config, target_modules=opened.targets), opened)
             adapter.set_trainable(not any(parameter.requires_grad for parameter in self.adapters.parameters()))
             self.adapters[adapter_name] = adapter.train(self.training)
@@ -298,7 +307,8 @@ class AdaptedBackbone(nn.Module):
             >>> model.unload() is net
             True
         """
-        return self._frozen.restore()
+        self._frozen.restore()
+        return self._given[0]
 
     def merge_and_unload(self) -> nn.Module:
         """Always refuses: M = u / (a + I) is not linear in the input, so no convolution computes it.
@@ -309,6 +319,12 @@ class AdaptedBackbone(nn.Module):
         raise MergeError(
             "An adapter of CIAO cannot be merged into the backbone: M = u / (a + I) is no convolution. `unload()` "
             "gives the backbone back; `save_pretrained` keeps the adapter."
+        )
+
+    def _replicate_for_data_parallel(self) -> nn.Module:
+        raise BackboneError(
+            "A model with adapters cannot be copied to several devices by nn.DataParallel. Start one process for each, "
+            "`torchrun --nproc_per_node 2 train.py`: CIAOTrainer shares the work."
         )
 
     # -- training --------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from ..hub import name_from, publish_adapter, read_adapter, save_with_card
 from ..preprocessing import Preprocessing
 from ..saving import SavedAdapter, library_versions
 from ..surroundings import outside_inference
+from .arguments import check_config
 from .reading import ReadingModel
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def get_ciao_model(
         torch.Size([4, 7])
     """
     check_adapter_name(adapter_name)
+    if isinstance(backbone, nn.Module):  # the backbone's own refusal tells more about two that were swapped
+        check_config(config)
     model = CIAOModel(backbone, input_size=input_size, preprocessing=preprocessing)
     try:
         model.add_adapter(adapter_name, config)

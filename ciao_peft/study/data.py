@@ -250,6 +250,7 @@ class PixelSplit:
         pixels: `(N, C, H, W)` in half precision, in memory or mapped into it.
         labels: `(N,)` or `(N, num_labels)`: a row for each.
         rows: Which of them, or which are the frames of each clip; all when left out.
+        label_names: Names of the labels, in the order of their indices, where they are known.
 
     Shapes:
         A sample holds `pixel_values` `(C, H, W)`, or `(T, C, H, W)` for clips, in float32.
@@ -261,9 +262,16 @@ class PixelSplit:
     """
 
     labels: Tensor
+    label_names: list[str] | None
 
-    def __init__(self, pixels: np.ndarray, labels: Tensor, rows: list[Any] | None = None):
-        self._pixels = pixels
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        labels: Tensor,
+        rows: list[Any] | None = None,
+        label_names: list[str] | None = None,
+    ):
+        self._pixels, self.label_names = pixels, label_names
         self._rows = list(range(len(pixels))) if rows is None else rows
         self.labels = labels
 
@@ -279,12 +287,14 @@ class PixelSplit:
 
     def select(self, indices: list[int]) -> PixelSplit:
         """A part of the samples."""
-        return PixelSplit(self._pixels, self.labels[indices], [self._rows[index] for index in indices])
+        return PixelSplit(
+            self._pixels, self.labels[indices], [self._rows[index] for index in indices], self.label_names
+        )
 
     def clips(self, rows: Any) -> PixelSplit:
         """Clips of the samples, as `FeatureDataset.clips` makes them."""
         chosen = [[self._rows[index] for index in clip] for clip in rows]
-        return PixelSplit(self._pixels, self.labels[[clip[0] for clip in rows]], chosen)
+        return PixelSplit(self._pixels, self.labels[[clip[0] for clip in rows]], chosen, self.label_names)
 
 
 @dataclass(frozen=True)
@@ -405,4 +415,4 @@ class Material:
         labels = samples.labels()
         if labels is None:
             raise DataError(f"The task {self.loaded.task.name!r} has no labels to learn.")
-        return PixelSplit(np.load(path, mmap_mode="r"), labels)
+        return PixelSplit(np.load(path, mmap_mode="r"), labels, label_names=samples.label_names)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..config import CIAOConfig
 from ..data import clip_means, clips
 from ..errors import ConfigError, DivergenceError
-from ..losses import check_labels
+from ..features import check_labels_of
 from ..metrics import compute_metrics, confusion_matrix
 from ..model import get_ciao_model
 from ..saving import library_versions
@@ -105,7 +105,7 @@ class Training:
                 train, test, rows = self._data(fold)
                 result = self._fit(train, test, fold.name)
                 samples = {"train": samples["train"] + len(train), "test": samples["test"] + len(test)}
-                answers, truth = result.logits, check_labels(torch.as_tensor(test.labels), self.config)
+                answers, truth = result.logits, check_labels_of(test, self.config, "the test split")
                 if rows is not None:
                     answers, truth = mean_answers(answers, truth, rows)
                 logits, labels, results = [*logits, answers], [*labels, truth], [*results, result]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..config import CIAOConfig
 from ..data.clip_rows import Clips
@@ -213,7 +214,8 @@ def check_training_data(source: BatchDataset, config: CIAOConfig, batch_size: in
         accelerator: Says how many processes there are.
 
     Raises:
-        TrainingError: there are fewer samples than processes, or some batch would be.
+        TrainingError: there are fewer samples than processes, or some batch would be; or regressed values lie outside
+            `label_range`, where all would fall into the outermost cells.
 
     Example:
         >>> from types import SimpleNamespace
@@ -236,9 +238,11 @@ def check_training_data(source: BatchDataset, config: CIAOConfig, batch_size: in
             f"With per_device_train_batch_size={batch_size}, the {len(source)} samples of train_dataset make batches "
             f"down to {smallest}, too few for {processes} processes. Set it to {batch_size + 1} or more."
         )
+    labels = source.known_labels
+    if config.problem_type == "regression" and config.contrastive_weight > 0:
+        _check_range(labels, config)
     if config.problem_type != "single_label_classification":
         return
-    labels = source.known_labels
     counts = torch.bincount(labels if labels.ndim == 1 else labels.argmax(dim=1), minlength=config.num_labels)
     names = config.id2label or {}
     lone = [names[i] for i, count in enumerate(counts.tolist()) if count == 1]
@@ -248,3 +252,18 @@ def check_training_data(source: BatchDataset, config: CIAOConfig, batch_size: in
             "loss only pushes the others away from it.",
             stacklevel=3,
         )
+
+
+def _check_range(values: Tensor, config: CIAOConfig) -> None:
+    """Refuses values outside the range whose cells decide which samples the contrastive loss draws together."""
+    low, high = config.label_range
+    least, most = float(values.min()), float(values.max())
+    rounding = 1e-4 * (high - low)
+    if low - rounding <= least and most <= high + rounding:
+        return
+    raise TrainingError(
+        f"The values of train_dataset run from {least:g} to {most:g}, beyond label_range=({low:g}, {high:g}): the "
+        "contrastive loss would take different values for equal ones. Give the config the scale of the labels, "
+        f"such as `label_range=({least:g}, {most if most > least else least + 1:g})`, or bring the labels to "
+        f"{low:g} to {high:g}."
+    )

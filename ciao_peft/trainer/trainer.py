@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..adapters import Adapter
 from ..config import CIAOConfig
-from ..errors import TrainingError
+from ..errors import TrainingError, shortened
 from ..losses import task_loss
 from ..metrics import compute_metrics
 from ..model import CIAOModel
@@ -102,7 +102,11 @@ class CIAOTrainer:
         on_log: Callable[[dict[str, Any]], None] | None = None,
     ):
         if not isinstance(model, CIAOModel):
-            raise TrainingError(f"`model` must be a CIAOModel, as get_ciao_model makes it; got {type(model).__name__}.")
+            inside = any(isinstance(part, CIAOModel) for part in getattr(model, "children", list)())
+            hint = " Give the model inside, `model.module`: the trainer shares the work of processes." if inside else ""
+            raise TrainingError(
+                f"`model` must be a CIAOModel, as get_ciao_model makes it; got {type(model).__name__}.{hint}"
+            )
         if args is not None and not isinstance(args, CIAOTrainingArguments):
             raise TrainingError(f"`args` must be CIAOTrainingArguments; got {type(args).__name__}.")
         self.adapter_name = model.resolve_adapter(adapter_name)
@@ -169,6 +173,8 @@ class CIAOTrainer:
     def evaluate(self, dataset: Any) -> dict[str, float]:
         """Scores of the adapter on a dataset, with `eval_` before their names.
 
+        Where the dataset names its labels, they are the adapter's labels of the same names, whatever their ids.
+
         `eval_loss` is the task loss over the whole dataset: like every score, it does not depend on the batch size.
 
         Args:
@@ -181,7 +187,7 @@ class CIAOTrainer:
             return self._metrics(self._source(dataset, "dataset", False), "eval_")
 
     def predict(self, dataset: Any) -> PredictionOutput:
-        """Logits for a dataset, in its order; scores too, if it has labels.
+        """Logits for a dataset, in its order; scores too, if it has labels, which come back as the adapter's ids.
 
         Args:
             dataset: What `train` takes, with or without labels.
@@ -304,10 +310,29 @@ class CIAOTrainer:
 
     def _scores(self, logits: Tensor, labels: Tensor, prefix: str) -> dict[str, float]:
         if self.compute_metrics is not None:
-            scores = self.compute_metrics(logits, labels)
+            scores = _checked_scores(self.compute_metrics(logits, labels))
         else:
             scores = compute_metrics(logits, labels, self.config)
         loss = task_loss(logits, labels, self.config).item()
         named = {f"{prefix}loss": loss, **{f"{prefix}{name}": float(value) for name, value in scores.items()}}
         self._newest_scores = {k: v for k, v in self._newest_scores.items() if not k.startswith(prefix)} | named
         return named
+
+
+def _checked_scores(scores: Any) -> dict[str, float]:
+    """What a user's `compute_metrics` returned, as Python floats by name."""
+    if not isinstance(scores, Mapping):
+        raise TrainingError(
+            f"`compute_metrics` must return a dict of scores by name; got {type(scores).__name__}. Write, for example, "
+            '`return {"accuracy": accuracy}`.'
+        )
+    checked: dict[str, float] = {}
+    for name, value in scores.items():
+        try:
+            checked[str(name)] = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TrainingError(
+                f"`compute_metrics` must return one number for each score; {name!r} is {shortened(repr(value))}. Take "
+                "its mean, or give each part a name of its own."
+            ) from None
+    return checked

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
-from ciao_peft import CIAOConfig, CIAOModel, CIAOTrainer, cache_features, get_ciao_model
+from ciao_peft import CIAOModel, CIAOTrainer, cache_features
 from ciao_peft.errors import (
     AdapterNotFoundError,
     ConfigError,
@@ -98,20 +97,6 @@ def test_stored_features_of_another_model_and_for_a_whole_encoder_are_refused():
         make_trainer(make_model(tiny_backbone(seed=1))).train(stored)
     with pytest.raises(TrainingError, match=r"tuning='full'.*give it the pictures"):
         make_trainer(make_model(tuning="full")).train(stored)
-
-
-def test_a_dataset_with_classes_in_another_order_is_refused():
-    from datasets import ClassLabel, Dataset, Features, Image
-
-    features = Features({"image": Image(), "label": ClassLabel(names=["b", "a"])})
-    picture = np.zeros((16, 16, 3), dtype=np.uint8)
-    data = Dataset.from_dict({"image": [picture] * 4, "label": [0, 1, 0, 1]}, features=features)
-    from ciao_peft import Preprocessing
-
-    config = CIAOConfig(problem_type="single_label_classification", num_labels=2, id2label={0: "a", 1: "b"})
-    model = get_ciao_model(tiny_backbone(), config, input_size=SIZE, preprocessing=Preprocessing(size=(16, 16)))
-    with pytest.raises(TrainingError, match=r"another order \(b, a\) than the adapter \(a, b\)"):
-        make_trainer(model).train(data)
 
 
 def test_processes_that_do_not_see_one_another_are_refused(monkeypatch):
