@@ -17,6 +17,7 @@ from ..checking import all_finite, check_choice, check_number
 from ..errors import CIAOError, ConfigError, FeatureCacheError
 from ..model import CIAOModel
 from ..preprocessing import Preprocessing
+from ..saving.files import local_path
 from .augmentation import Augmentation
 from .cached import FeatureDataset
 from .keys import features_layout, fingerprint, model_key, storage_dtype
@@ -133,7 +134,7 @@ def cache_features(
             name: cache_features(
                 model_or_encoder,
                 split,
-                None if folder is None else Path(folder) / name,
+                None if folder is None else local_path(folder) / name,
                 **settings,
                 disable_tqdm=disable_tqdm,
             )
@@ -148,7 +149,7 @@ def cache_features(
         return store_features(
             model,
             samples,
-            lambda key: None if folder is None else Path(folder),
+            lambda key: None if folder is None else local_path(folder),
             views=views,
             dtype=dtype,
             augment=augment,
@@ -242,7 +243,12 @@ def store_features(
                     files, features_layout(model, files.key), samples, extract, batch_size, processes, disable_tqdm
                 )
     return FeatureDataset(
-        files.key, files.stored_layout, samples.labels(), folder=files.folder, label_names=samples.label_names
+        files.key,
+        files.stored_layout,
+        samples.labels(),
+        folder=files.folder,
+        label_names=samples.label_names,
+        checks=files.checks,
     )
 
 
@@ -383,7 +389,7 @@ def _fill(
     if processes.is_main:
         files.mark_complete()
     processes.wait_for_everyone()
-    return files
+    return files if files.complete else FeatureFiles(files.folder, files.key)
 
 
 def _in_memory(
