@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FeatureCacheError
+from .checks import RowChecks
 from .layout import FeatureLayout, map_tensors
 from .store import key_hash
 
@@ -28,6 +29,7 @@ class FeatureDataset:
         rows: Numbers of the stored samples that this dataset shows, `(samples,)`, or `(clips, frames)` for clips of
             them; all samples when left out.
         label_names: Names of the classes, values or labels in the order of their indices, where they are known.
+        checks: The checksums of the rows in the folder, which are looked at when a row is first read.
 
     Attributes:
         views: Stored views of each sample; view 0 is the picture as it is, and indexing returns it.
@@ -63,14 +65,16 @@ class FeatureDataset:
         folder: Path | None = None,
         rows: Tensor | None = None,
         label_names: list[str] | None = None,
+        checks: RowChecks | None = None,
     ):
         self.key = key
         self.layout = layout
         self.labels = labels
         self.folder = folder
         self.label_names = label_names
-        self.views = key["views"]
-        self.has_excitation = key.get("excitation", False)
+        self.checks = checks
+        self.views: int = key["views"]
+        self.has_excitation: bool = key.get("excitation", False)
         self._stored: int = key["num_samples"]
         self._rows = rows
         self._tensors = tensors
@@ -109,6 +113,9 @@ class FeatureDataset:
 
         Returns:
             Tensors `(B, ...)`, or `(B, T, ...)` of clips, in the storage dtype.
+
+        Raises:
+            FeatureCacheError: a row that is read for the first time is not what was written.
         """
         numbers = torch.as_tensor(indices, dtype=torch.long, device="cpu")
         rows = numbers if self._rows is None else self._rows[numbers]
@@ -118,9 +125,10 @@ class FeatureDataset:
         tensors = self.tensors
         if self.has_excitation and not include_excitation:
             tensors = tensors[: -len(self.key["targets"])]
-        if self.frames is not None:
-            return tuple(tensor.index_select(0, rows.flatten()).unflatten(0, rows.shape) for tensor in tensors)
-        return tuple(tensor.index_select(0, rows) for tensor in tensors)
+        read = tuple(tensor.index_select(0, rows.flatten()) for tensor in tensors)
+        if self.checks is not None:
+            self.checks.check(rows.flatten(), read)
+        return read if self.frames is None else tuple(tensor.unflatten(0, rows.shape) for tensor in read)
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         rows = list(zip(*self.features(indices), strict=True))
@@ -148,7 +156,7 @@ class FeatureDataset:
         numbers = torch.as_tensor(list(indices), dtype=torch.long, device="cpu")
         rows = numbers if self._rows is None else self._rows[numbers]
         labels = None if self.labels is None else self.labels[numbers]
-        return FeatureDataset(self.key, self.layout, labels, self._tensors, self.folder, rows, self.label_names)
+        return self._over(labels, rows)
 
     def clips(self, rows: Any) -> FeatureDataset:
         """Groups samples into clips, over the same files; each clip has the label of its first frame.
@@ -166,7 +174,7 @@ class FeatureDataset:
         numbers = torch.as_tensor(rows, dtype=torch.long, device="cpu")
         labels = None if self.labels is None else self.labels[numbers[:, 0]]
         numbers = numbers if self._rows is None else self._rows[numbers]
-        return FeatureDataset(self.key, self.layout, labels, self._tensors, self.folder, numbers, self.label_names)
+        return self._over(labels, numbers)
 
     def with_labels(self, labels: Tensor | None) -> FeatureDataset:
         """Returns the same features with other labels.
@@ -179,7 +187,11 @@ class FeatureDataset:
             >>> stored.with_labels(torch.tensor([0, 1])).labels
             tensor([0, 1])
         """
-        return FeatureDataset(self.key, self.layout, labels, self._tensors, self.folder, self._rows, self.label_names)
+        return self._over(labels, self._rows)
+
+    def _over(self, labels: Tensor | None, rows: Tensor | None) -> FeatureDataset:
+        where = (self._tensors, self.folder, rows, self.label_names, self.checks)
+        return FeatureDataset(self.key, self.layout, labels, *where)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()

@@ -17,6 +17,7 @@ from ..checking import all_finite, check_choice, check_number
 from ..errors import CIAOError, ConfigError, FeatureCacheError
 from ..model import CIAOModel
 from ..preprocessing import Preprocessing
+from ..saving.files import local_path
 from ..surroundings import as_tensor, outside_inference
 from .augmentation import Augmentation
 from .cached import FeatureDataset
@@ -134,7 +135,7 @@ def cache_features(
             name: cache_features(
                 model_or_encoder,
                 split,
-                None if folder is None else Path(folder) / name,
+                None if folder is None else local_path(folder) / name,
                 **settings,
                 disable_tqdm=disable_tqdm,
             )
@@ -149,7 +150,7 @@ def cache_features(
         return store_features(
             model,
             samples,
-            lambda key: None if folder is None else Path(folder),
+            lambda key: None if folder is None else local_path(folder),
             views=views,
             dtype=dtype,
             augment=augment,
@@ -260,7 +261,12 @@ def _store_features(
                     files, features_layout(model, files.key), samples, extract, batch_size, processes, disable_tqdm
                 )
     return FeatureDataset(
-        files.key, files.stored_layout, samples.labels(), folder=files.folder, label_names=samples.label_names
+        files.key,
+        files.stored_layout,
+        samples.labels(),
+        folder=files.folder,
+        label_names=samples.label_names,
+        checks=files.checks,
     )
 
 
@@ -401,7 +407,7 @@ def _fill(
     if processes.is_main:
         files.mark_complete()
     processes.wait_for_everyone()
-    return files
+    return files if files.complete else FeatureFiles(files.folder, files.key)
 
 
 def _in_memory(

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from ..errors import FeatureCacheError, listed
-from ..saving.files import write_file
+from ..saving.digest import DIGEST, digest_of_folder, with_digest
+from ..saving.files import local_path, write_file
+from .checks import CHECKSUM_BYTES, CHECKSUM_FILE, RowChecks, as_bytes, checksums_of, row_checksums
 from .layout import DTYPES, FeatureLayout, free_disk, map_tensors, readable_size, tensor_file
 
 __all__ = [
@@ -31,7 +33,8 @@ __all__ = [
     "key_hash",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_WITHOUT_CHECKSUMS = 1  # the last version whose folders have no checksum for each row
 INDEX_FILE = "index.json"
 DONE_FILE = "done.bin"
 _ASIDE = f".{INDEX_FILE}*.tmp"  # an index while it is written; a kill may leave one behind
@@ -73,12 +76,14 @@ class FeatureFiles:
     """A folder of features, while it is filled and when it is read.
 
     Args:
-        folder: Holds `index.json`, `features.<n>.bin` and, until it is complete, `done.bin` with a byte per row.
+        folder: Holds `index.json`, `features.<n>.bin`, `checksums.bin` with a number per row and tensor and, until it
+            is complete, `done.bin` with a byte per row.
         key: Whose features they are. A folder with u serves a key without u; `key` is then the folder's.
 
     Attributes:
         layout: Shapes, dtype and number of the rows; None before `create`.
         complete: Whether every row is written.
+        checks: The checksums of the rows of a complete folder; None where an earlier version wrote it.
 
     Raises:
         FeatureCacheError: the folder holds something else, or features of something else; names what differs.
@@ -102,10 +107,11 @@ class FeatureFiles:
     complete: bool
 
     def __init__(self, folder: str | os.PathLike[str], key: dict[str, Any]):
-        self.folder = Path(folder)
+        self.folder = local_path(folder)
         self.key = key
         self.layout = None
         self.complete = False
+        self.checks: RowChecks | None = None
         self._failed = False
         self._read_index()
 
@@ -133,7 +139,7 @@ class FeatureFiles:
 
     def _read_index(self) -> None:
         try:
-            index = json.loads((self.folder / INDEX_FILE).read_text(encoding="utf-8"))
+            found = index = json.loads((self.folder / INDEX_FILE).read_text(encoding="utf-8"))
             version, key, layout, complete = (index[name] for name in ("format_version", "key", "layout", "complete"))
             key = {"excitation": False} | key  # as it was before u could be stored
             shapes = tuple(tuple(shape) for shape in layout["shapes"])
@@ -143,8 +149,10 @@ class FeatureFiles:
             return
         except (OSError, ValueError, KeyError, TypeError) as error:
             self._refuse(f"have an index that cannot be read ({type(error).__name__}: {error})")
-        if version != FORMAT_VERSION:
+        if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
             self._refuse(f"have format version {version!r}; this version reads {FORMAT_VERSION}")
+        if version > _WITHOUT_CHECKSUMS and found.get(DIGEST) != digest_of_folder(found, {}):
+            self._refuse(f"are damaged: what is in '{INDEX_FILE}' is not what was written")
         if self._failed and key != self.key:
             self.layout = None  # of data that could not be read, and were mended since
             return
@@ -160,6 +168,12 @@ class FeatureFiles:
             size = path.stat().st_size if path.exists() else None
             if size != expected:
                 self._refuse(f"are damaged: '{path.name}' has {size} bytes where {expected} were written")
+        if complete and version > _WITHOUT_CHECKSUMS:
+            path, expected = self.folder / CHECKSUM_FILE, stored.num_rows * len(shapes) * CHECKSUM_BYTES
+            size = path.stat().st_size if path.exists() else None
+            if size != expected:
+                self._refuse(f"are damaged: '{path.name}' has {size} bytes where {expected} were written")
+            self.checks = RowChecks(self.folder, stored)
         self.complete = complete
         if complete and spots != self._spots():
             self._refuse("are damaged: what is in the files is not what was written")
@@ -176,11 +190,16 @@ class FeatureFiles:
             FeatureCacheError: the disk has no room for them, or the folder holds other things.
         """
         if self._failed:
-            for path in (self.folder / INDEX_FILE, self.folder / DONE_FILE, *self.folder.glob("features.*.bin")):
+            for path in (
+                self.folder / INDEX_FILE,
+                self.folder / DONE_FILE,
+                self.folder / CHECKSUM_FILE,
+                *self.folder.glob("features.*.bin"),
+            ):
                 path.unlink(missing_ok=True)
         if self.folder.exists():
             names = {p.name for p in self.folder.iterdir()} if self.folder.is_dir() else {self.folder.name}
-            ours = {DONE_FILE, *(tensor_file(self.folder, i).name for i in range(len(layout.shapes)))}
+            ours = {DONE_FILE, CHECKSUM_FILE, *(tensor_file(self.folder, i).name for i in range(len(layout.shapes)))}
             foreign = {name for name in names - ours if not fnmatchcase(name, _ASIDE)}
             if foreign:
                 self._refuse(f"are none: {listed(foreign)} lies there")
@@ -195,6 +214,7 @@ class FeatureFiles:
         for index in range(len(layout.shapes)):
             _make_file(tensor_file(self.folder, index), layout.file_bytes(index))
         _make_file(self.folder / DONE_FILE, layout.num_rows)
+        _make_file(self.folder / CHECKSUM_FILE, layout.num_rows * len(layout.shapes) * CHECKSUM_BYTES)
         self.layout = layout
         self._write_index({"complete": False})
 
@@ -203,10 +223,15 @@ class FeatureFiles:
         if self._failed:
             self._write_index({"complete": False})
             self._failed = False
+        layout = self.stored_layout
+        size = layout.num_rows * len(layout.shapes) * CHECKSUM_BYTES
+        path = self.folder / CHECKSUM_FILE
+        if not path.exists() or path.stat().st_size != size:  # an earlier version began it
+            write_file(path, checksums_of(self.tensors()))
 
     def _write_index(self, more: dict[str, Any]) -> None:
         content = {"format_version": FORMAT_VERSION, "key": self.key, "layout": self.stored_layout.to_dict(), **more}
-        write_file(self.folder / INDEX_FILE, json.dumps(content, indent=2))
+        write_file(self.folder / INDEX_FILE, with_digest(content, {}))
 
     def rows_left(self) -> Tensor:
         """Numbers of the rows that are not written yet, in ascending order, `(rows,)` int64.
@@ -239,7 +264,7 @@ class FeatureFiles:
         self._write_index({"complete": True, "spots": self._spots()})
         for path in (self.folder / DONE_FILE, *self.folder.glob(_ASIDE)):
             path.unlink(missing_ok=True)
-        self.complete = True
+        self.complete, self.checks = True, RowChecks(self.folder, self.stored_layout)
 
     def _spots(self) -> list[int]:
         """Checksums of some rows of every tensor: cheap, and no other file of this size has them."""
@@ -299,6 +324,7 @@ class FeatureWriter:
         self.layout = layout
         self._files = [tensor_file(folder, index).open("r+b") for index in range(len(layout.shapes))]
         self._done = (folder / DONE_FILE).open("r+b")
+        self._checksums = (folder / CHECKSUM_FILE).open("r+b")
         self._put: list[tuple[int, int]] = []
         self._synced = time.monotonic()
 
@@ -309,7 +335,7 @@ class FeatureWriter:
         try:
             self.sync()
         finally:
-            for file in (*self._files, self._done):
+            for file in (*self._files, self._checksums, self._done):
                 file.close()
 
     def put(self, first_row: int, tensors: tuple[Tensor, ...]) -> None:
@@ -322,19 +348,23 @@ class FeatureWriter:
         Raises:
             FeatureCacheError: a tensor has another shape than the layout says.
         """
+        columns: list[list[int]] = []
         for file, shape, tensor in zip(self._files, self.layout.shapes, tensors, strict=True):
             stored = tensor.detach().to("cpu", DTYPES[self.layout.dtype]).contiguous()
             if tuple(stored.shape[1:]) != shape:
                 raise FeatureCacheError(f"Features of shape {tuple(stored.shape[1:])} came where {shape} was expected.")
             file.seek(first_row * torch.Size(shape).numel() * stored.element_size())
             file.write(stored.view(-1).view(torch.uint8).numpy().data)
+            columns.append(row_checksums(stored))
+        self._checksums.seek(first_row * len(columns) * CHECKSUM_BYTES)
+        self._checksums.write(as_bytes(columns))
         self._put.append((first_row, len(tensors[0])))
         if time.monotonic() - self._synced > _SECONDS_BETWEEN_SYNCS:
             self.sync()
 
     def sync(self) -> None:
         """Flushes the rows to the disk and then marks them as done, never the other way round."""
-        for file in self._files:
+        for file in (*self._files, self._checksums):
             file.flush()
             os.fsync(file.fileno())
         for first_row, count in self._put:

@@ -144,7 +144,7 @@ def test_a_newer_format_and_a_folder_of_other_things_are_refused(tmp_path):
     cache_features(tiny_backbone(), faces(), tmp_path / "stored")
     path = tmp_path / "stored" / "index.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
-    with pytest.raises(FeatureCacheError, match="format version 99; this version reads 1"):
+    with pytest.raises(FeatureCacheError, match="format version 99; this version reads 2"):
         cache_features(tiny_backbone(), faces(), tmp_path / "stored")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()

@@ -21,6 +21,8 @@ from helpers.processes import command_of, environment
 
 SECONDS = 60
 
+STORED = ["checksums.bin", "features.0.bin", "index.json"]
+
 
 def until(happened, what):
     end = time.monotonic() + SECONDS
@@ -67,7 +69,7 @@ def test_who_stores_is_waited_for_and_its_rows_are_used(end, rows_left, other, t
     waits.join(SECONDS)
     assert rows == rows_left
     assert torch.equal(found[0].tensors[0], expected)
-    assert sorted(path.name for path in (tmp_path / "stored").iterdir()) == ["features.0.bin", "index.json"]
+    assert sorted(path.name for path in (tmp_path / "stored").iterdir()) == STORED
     if end == "goes on":
         assert other.wait(SECONDS) == 0
 
@@ -104,7 +106,7 @@ def test_what_a_kill_left_of_an_index_is_no_other_thing_and_goes_with_the_next(t
     for name in (".index.json.tmp", ".index.json.0f.tmp"):
         (tmp_path / "stored" / name).write_text("{")
     cache_features(tiny_backbone(), faces(), tmp_path / "stored")
-    assert sorted(path.name for path in (tmp_path / "stored").iterdir()) == ["features.0.bin", "index.json"]
+    assert sorted(path.name for path in (tmp_path / "stored").iterdir()) == STORED
 
 
 def test_a_place_where_nothing_can_be_written_is_told(tmp_path):

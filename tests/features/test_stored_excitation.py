@@ -103,7 +103,8 @@ def test_u_belongs_to_the_key(tmp_path):
 def test_what_was_stored_before_u_could_be_is_still_read(tmp_path):
     cache_features(tiny_backbone(), faces(), tmp_path)
     index = json.loads((tmp_path / "index.json").read_text())
-    del index["key"]["excitation"]
+    del index["key"]["excitation"], index["digest"]
+    index["format_version"] = 1
     (tmp_path / "index.json").write_text(json.dumps(index))
     assert not cache_features(tiny_backbone(), faces(), tmp_path).has_excitation
     with pytest.raises(FeatureCacheError, match="are without u"):
