@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ SURROUNDINGS: dict[str, Callable[[], AbstractContextManager[object]]] = {
 EVERY = pytest.mark.parametrize("around", SURROUNDINGS.values(), ids=SURROUNDINGS)
 
 
-def everything(folder: Path, net: nn.Module) -> tuple[CIAOModel, dict[str, object]]:
+def everything(folder: Path, net: nn.Module) -> tuple[CIAOModel, dict[str, Any]]:
     """Makes, adds, saves, loads, stores, trains, reads and predicts; the model, and what came out."""
     model = get_ciao_model(net, small_config(dropout=0.5), input_size=SIZE, preprocessing=LOOKS)
     model.add_adapter("fresh", small_config(inhibition_start="random", decay_init=None))
@@ -63,7 +64,7 @@ def everything(folder: Path, net: nn.Module) -> tuple[CIAOModel, dict[str, objec
     model.load_adapter(folder / "early", adapter_name="loaded")
     data = FACES
     stored = cache_features(model, data, views=2, augment=Augmentation(brightness=0.2), disable_tqdm=True)
-    found: dict[str, object] = {"stored": stored.tensors}
+    found: dict[str, Any] = {"stored": stored.tensors}
     trainer = make_trainer(model, report_to="none", num_train_epochs=1)
     trainer.adapter_name = "default"
     trainer.train(data, data)
@@ -139,9 +140,7 @@ def test_loading_moves_no_random_state(tmp_path: Path):
     folder = get_ciao_model(encoder, config).save_pretrained(tmp_path / "adapter")
     for load in (
         lambda: load_encoder("small-face"),
-        lambda: load_encoder("small-face", pretrained=False),
         lambda: load_encoder(tmp_path / "mine"),
-        lambda: load_encoder("timm/resnet10t", pretrained=False),
         lambda: AutoCIAOModel.from_pretrained(folder),
     ):
         before = state()
@@ -149,12 +148,12 @@ def test_loading_moves_no_random_state(tmp_path: Path):
         assert state() == before
 
 
-def test_random_weights_follow_the_seed():
-    nets = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        nets.append(next(load_encoder("small-face", pretrained=False).parameters()))
-    assert torch.equal(nets[0], nets[1]) and not torch.equal(nets[0], nets[2])
+def test_random_weights_are_drawn_as_torch_draws_them():
+    torch.manual_seed(1)
+    first, second = (next(load_encoder("small-face", pretrained=False).parameters()) for _ in range(2))
+    torch.manual_seed(1)
+    again = next(load_encoder("small-face", pretrained=False).parameters())
+    assert torch.equal(first, again) and not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
