@@ -182,7 +182,8 @@ class Adapter(nn.Module):
             2.0
         """
         dtypes = {key: tensor.dtype for key, tensor in self.state_dict().items()}
-        own = {key: tensor.to(self._device, dtypes.get(key)) for key, tensor in tensors.items()}
+        usable = {key: tensor.clone() if tensor.is_inference() else tensor for key, tensor in tensors.items()}
+        own = {key: tensor.to(self._device, dtypes.get(key)) for key, tensor in usable.items()}
         shared = len(list(self.named_parameters(remove_duplicate=False))) > len(list(self.named_parameters()))
         self.load_state_dict(own, assign=not shared)  # assigning would part what shares one tensor
         return self.to(self._device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -42,8 +43,8 @@ def load_encoder(name: str | os.PathLike[str], *, pretrained: bool = True, **set
     Args:
         name: One of `list_encoders()`; `timm/NAME` for a model of timm; a folder written by `save_encoder` or by
             `save_pretrained` of transformers, or `user/name` for an encoder or a model of either library on the Hub.
-        pretrained: Whether to load trained weights; otherwise they are random. The global random state chooses them,
-            and stays as it is: `torch.manual_seed` before gives others.
+        pretrained: Whether to load trained weights; otherwise they are random, drawn from torch's global
+            random state. Trained ones leave that as it is.
         settings: Settings of the encoder. `vggface2` and `prior_knowledge`, which ship without weights, take `weights`,
             a folder or repository with them; `small-face` takes the settings of `SmallFace`, and timm's models those
             of `timm.create_model`. Folders and repositories take a `preprocessing` that replaces their own, and
@@ -66,8 +67,9 @@ def load_encoder(name: str | os.PathLike[str], *, pretrained: bool = True, **set
         >>> encoder(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 128])
     """
-    # Nobody else's random numbers move: neither afterwards, nor those of a training in another thread meanwhile.
-    with random_state_kept(), RANDOM_STATE, outside_inference():
+    # Builders draw first weights that the trained ones replace: a training in another thread draws before or after.
+    kept = random_state_kept() if pretrained else nullcontext()
+    with kept, RANDOM_STATE, outside_inference():
         encoder = _loaded(os.path.expanduser(os.fspath(name)), pretrained, settings)
     default = torch.get_default_dtype()
     if default != torch.float32 and all(tensor.dtype == default for tensor in encoder.parameters()):

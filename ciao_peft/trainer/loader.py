@@ -204,5 +204,7 @@ class BatchLoader:
             first = sum(counts[: self.rank])
             orders.append((indices[first : first + counts[self.rank]], counts, seed))
         self._sampler.orders = orders
-        for batch in self._loader:
+        with torch.device("cpu"):  # it draws a number, and reads it
+            batches = iter(self._loader)
+        for batch in batches:
             yield batch.to(self.device)
