@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
 from .errors import CIAOError, ConfigError, listed
@@ -20,11 +21,12 @@ __all__ = [
     "checked_keys",
     "closest",
     "is_number",
+    "make_plain",
 ]
 
 
 def is_number(value: Any, kind: type = float, low: float = -math.inf, high: float = math.inf) -> bool:
-    """Whether a value is a finite Python number from `low` to `high`. `True` and `False` are no numbers here.
+    """Whether a value is a finite number from `low` to `high`, of Python or NumPy. `True` and `False` are none here.
 
     Args:
         value: Any object.
@@ -36,6 +38,7 @@ def is_number(value: Any, kind: type = float, low: float = -math.inf, high: floa
         >>> is_number(2), is_number(2.5, int), is_number(True), is_number(float("nan"))
         (True, False, False, False)
     """
+    value = _plain(value)
     allowed = int if kind is int else (int, float)
     return isinstance(value, allowed) and not isinstance(value, bool) and abs(value) < math.inf and low <= value <= high
 
@@ -51,7 +54,7 @@ def check_number(
     of: str = "",
     error: type[CIAOError] = ConfigError,
 ) -> None:
-    """Refuses a value that is no finite number from `low` to `high`.
+    """Refuses a value that is no finite number from `low` to `high`; one of NumPy is as good as one of Python.
 
     Args:
         name: Name of the setting, for the message.
@@ -82,6 +85,38 @@ def check_number(
         bounds = f" from {low:g} to {f'{high:g}' if high < 1e9 else 'any size'}"
     noun = "whole number" if kind is int else "number"
     raise error(f"`{name}`{of and f' of {of}'} must be a {noun}{bounds}; got {value!r}.")
+
+
+def make_plain(settings: Any) -> None:
+    """Puts Python's numbers in the place of NumPy's in a dataclass, also inside tuples and lists: JSON knows no others.
+
+    Args:
+        settings: A dataclass while it is made; may be frozen.
+
+    Example:
+        >>> import dataclasses, numpy
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Settings:
+        ...     seed: int
+        ...     def __post_init__(self):
+        ...         make_plain(self)
+        >>> Settings(numpy.int64(7))
+        Settings(seed=7)
+    """
+    for field in fields(settings):
+        value: Any = getattr(settings, field.name)
+        if type(value) in (tuple, list):
+            entries = cast("Sequence[Any]", value)
+            if any(_plain(entry) is not entry for entry in entries):
+                object.__setattr__(settings, field.name, type(value)(_plain(entry) for entry in entries))
+        elif (plain := _plain(value)) is not value:
+            object.__setattr__(settings, field.name, plain)
+
+
+def _plain(value: Any) -> Any:
+    """Python's value of a scalar of NumPy; anything else as it is."""
+    is_scalar = type(value).__module__ == "numpy" and getattr(value, "shape", None) == () and hasattr(value, "item")
+    return value.item() if is_scalar else value
 
 
 def check_flag(name: str, value: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, cast, get_args
 
-from .checking import check_choice, check_flag, check_known, check_number, is_number
+from .checking import check_choice, check_flag, check_known, check_number, is_number, make_plain
 from .errors import AdapterNameError, ConfigError, listed
 
 __all__ = [
@@ -190,6 +190,7 @@ class CIAOConfig:
     init_seed: int = 0
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), get_args(choices))
         for name in ("inhibition", "learn_decay", "train_batch_norm"):

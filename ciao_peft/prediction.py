@@ -18,7 +18,16 @@ from .data.frames import frame_places
 from .errors import DataError, DataNotFoundError, InputError
 from .preprocessing import Preprocessing
 
-__all__ = ["clip_pixels", "is_folder", "label_names", "named_answers", "pictures_in", "predict", "read_pictures"]
+__all__ = [
+    "clip_pixels",
+    "is_folder",
+    "is_several",
+    "label_names",
+    "named_answers",
+    "pictures_in",
+    "predict",
+    "read_pictures",
+]
 
 
 def predict(
@@ -35,8 +44,9 @@ def predict(
     """Reads a picture, a list of pictures or a folder, and names the answers: the body of `CIAOModel.predict`.
 
     Args:
-        images: A path, a PIL image, an array `(H, W)` or `(H, W, 3)` of uint8, a list of them, or a folder. With
-            `frames` a list of clips, each a list of pictures.
+        images: A path, a PIL image, an array `(H, W)` or `(H, W, 3)` of uint8, a list of them, a column of `datasets`
+            or whatever else goes through them one by one, or a folder. With `frames` a list of clips, each a list of
+            pictures.
         preprocessing: Makes a picture pixels.
         read: From pixels `(B, C, H, W)`, of clips `(B, frames, C, H, W)`, to logits `(B, num_labels)` by world.
         configs: Configs of the worlds to read in, by name.
@@ -61,14 +71,34 @@ def predict(
         >>> predict(np.full((8, 8, 3), 255, dtype=np.uint8), preprocessing, brightness, {"light": config})
         {'brightness': 1.0}
     """
-    is_list, folder = isinstance(images, (list, tuple)), is_folder(images)
-    pictures = pictures_in(images) if folder else list(images) if is_list else [images]
+    is_list, folder = is_several(images), is_folder(images)
+    pictures: Sequence[Any] = pictures_in(images) if folder else _sequence(images) if is_list else [images]
     to_pixels = preprocessing if frames is None else partial(clip_pixels, frames=frames, preprocessing=preprocessing)
     worlds = read_pictures(pictures, to_pixels, read, configs, batch_size=batch_size, disable_tqdm=disable_tqdm)
     answers = worlds if by_world else [answer[next(iter(configs))] for answer in worlds]
     if folder:
         return {str(path): answer for path, answer in zip(pictures, answers, strict=True)}
     return answers if is_list else answers[0]
+
+
+def is_several(images: Any) -> bool:
+    """Whether what is to be read goes through pictures one by one: a list, a column of `datasets`, a generator.
+
+    Example:
+        >>> from pathlib import Path
+        >>> is_several(["a.png"]), is_several("a.png"), is_several(Path("a.png")), is_several(iter(["a.png"]))
+        (True, False, False, True)
+    """
+    if isinstance(images, (list, tuple)):
+        return True
+    single = isinstance(images, (str, bytes, os.PathLike, Mapping)) or hasattr(images, "__array__")
+    return not single and hasattr(images, "__iter__")
+
+
+def _sequence(images: Any) -> Sequence[Any]:
+    """Pictures by number; a column of `datasets` stays on disk until a picture is asked for."""
+    by_number = hasattr(images, "__len__") and hasattr(images, "__getitem__")
+    return images if by_number else list(images)
 
 
 def is_folder(images: Any) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import datasets
 
+from ..checking import make_plain
 from ..errors import DataError, DataNotFoundError
 from .builder import IMAGE_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_shards, logger, walk
 from .expressions import AFFECTNET
@@ -69,6 +70,7 @@ class AffectNetConfig(datasets.BuilderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        make_plain(self)
         if self.task not in TASKS:
             raise DataError(f"AffectNet has no task {self.task!r}. Tasks: {', '.join(map(repr, TASKS))}.")
         if self.num_classes not in (7, 8):

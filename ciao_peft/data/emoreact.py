@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import datasets
 import numpy as np
 
-from ..checking import check_choice, check_number
+from ..checking import check_choice, check_number, make_plain
 from ..errors import DataError, DataNotFoundError
 from .builder import VIDEO_SUFFIXES, FacesBuilder, LeftOut, in_shards, walk
 from .expressions import EMOREACT
@@ -68,6 +68,7 @@ class EmoReactConfig(datasets.BuilderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        make_plain(self)
         check_number("frames_per_clip", self.frames_per_clip, int, 0, error=DataError)
         if self.task not in ("labels", "valence"):
             raise DataError(f"EmoReact has no task {self.task!r}. Tasks: 'labels', 'valence'.")

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import datasets
 import numpy as np
 
+from ..checking import make_plain
 from ..errors import DataError, DataNotFoundError
 from .builder import FacesBuilder, LeftOut, image_problem, in_shards
 from .expressions import FERPLUS
@@ -62,6 +63,7 @@ class FerPlusConfig(datasets.BuilderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        make_plain(self)
         if self.mode not in MODES:
             raise DataError(f"FER+ has no mode {self.mode!r}. Modes: {', '.join(map(repr, MODES))}.")
 

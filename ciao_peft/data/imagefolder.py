@@ -15,7 +15,7 @@ from typing import Any
 
 import datasets
 
-from ..checking import check_number
+from ..checking import check_number, make_plain
 from ..errors import DataError, DataNotFoundError, shortened
 from .builder import HIDDEN, IMAGE_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_shards, walk
 from .folder_layout import LAYOUTS, check_class_folders, say_what_is_beside, say_what_is_no_picture
@@ -72,6 +72,7 @@ class ImageFolderConfig(datasets.BuilderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        make_plain(self)
         if self.label_type not in (None, "class", "number", "binary"):
             raise DataError(f"`label_type` must be 'class', 'number', 'binary' or left out; got {self.label_type!r}.")
         check_number("min_images_per_class", self.min_images_per_class, int, 0, error=DataError)

@@ -130,7 +130,8 @@ def inspect_faces(name: str, data_dir: str | os.PathLike[str] | None = None, **s
     Args:
         name: One of `list_faces()`.
         data_dir: Folder with the files.
-        settings: The dataset's own settings, and `cache_dir`.
+        settings: The dataset's own settings, and `cache_dir`. Small classes are kept unless `min_images_per_class` is
+            given.
 
     Returns:
         Counts, damage, copies and shared faces; print it.
@@ -146,7 +147,10 @@ def inspect_faces(name: str, data_dir: str | os.PathLike[str] | None = None, **s
         >>> train.rows, sum(test.labels.values()), train.unreadable
         (8, 4, [])
     """
-    builder = dataset_builder(name)(data_dir=data_dir, **settings)
+    builder_class = dataset_builder(name)
+    if "min_images_per_class" in builder_class.BUILDER_CONFIG_CLASS.__dataclass_fields__:
+        settings.setdefault("min_images_per_class", 0)  # what is there is shown, whatever training would make of it
+    builder = builder_class(data_dir=data_dir, **settings)
     builder.download_and_prepare()
     faces = cast("DatasetDict", builder.as_dataset())
     labels = labels_of(next(iter(faces.values())))

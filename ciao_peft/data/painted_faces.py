@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import datasets
 import numpy as np
 
-from ..checking import check_number
+from ..checking import check_number, make_plain
 from ..errors import DataError
 from .builder import FacesBuilder
 from .labels import describe_labels
@@ -190,6 +190,7 @@ class PaintedFacesConfig(datasets.BuilderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        make_plain(self)
         if self.world not in WORLDS:
             raise DataError(f"There is no painted world {self.world!r}. Worlds: {', '.join(map(repr, WORLDS))}.")
         lowest = {"num_train": 1, "num_validation": 0, "num_test": 0, "images_per_identity": 1, "size": 16, "seed": 0}

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checking import check_number
+from ..checking import check_number, make_plain
 from ..errors import ConfigError
 from ..preprocessing import Preprocessing
 
@@ -50,6 +50,7 @@ class Augmentation:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for field in fields(self):
             kind, high = (int, 2**63 - 1) if field.name == "seed" else (float, 0.9 if field.name == "crop" else 1)
             check_number(field.name, getattr(self, field.name), kind, 0, high, of="Augmentation")

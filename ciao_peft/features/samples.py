@@ -134,10 +134,23 @@ class Samples:
         Raises:
             DataError: a picture cannot be read, or pixel values differ in shape or are not finite; names the sample.
         """
-        values = self._batch(indices, self.source)
-        if self.source == "image" and self.preprocessing is not None:
-            return self.preprocessing(values)
-        return stack_pixels(values, indices, self.name)
+        if self.source != "image" or self.preprocessing is None:
+            return stack_pixels(self._batch(indices, self.source), indices, self.name)
+        try:
+            return self.preprocessing(self._batch(indices, "image"))
+        except (DataError, OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow's word for a broken PNG
+            self._name_the_broken_one(indices)
+            raise error
+
+    def _name_the_broken_one(self, indices: Sequence[int]) -> None:
+        """Looks for the picture that cannot be read, to say its row in the dataset."""
+        assert self.preprocessing is not None
+        for index in indices:
+            try:
+                self.preprocessing(self._batch([index], "image")[0])
+            except (DataError, OSError, ValueError, SyntaxError) as error:
+                kind = type(error) if isinstance(error, DataError) else DataError
+                raise kind(f"The picture in row {int(index)} of {self.name}: {error}") from error
 
     def labels(self) -> Tensor | None:
         """Reads the labels of all samples, `(N,)` or `(N, L)`; None if there are none.

@@ -80,6 +80,6 @@ def first_sample(dataset: Any, name: str) -> Any:
     except (LookupError, TypeError) as error:
         raise DataError(
             f"{name} is a {type(dataset).__name__} of {len(dataset)} whose sample 0 cannot be read "
-            f"({type(error).__name__}: {error}). `dataset[0]` must be a dict with 'image' or "
-            "'pixel_values', and 'labels'."
+            f"({type(error).__name__}: {error}). `dataset[0]` must be a dict with 'image' or 'pixel_values', and "
+            "with 'labels'."
         ) from error

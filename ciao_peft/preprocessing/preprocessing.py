@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ..checking import check_choice, is_number
+from ..checking import check_choice, is_number, make_plain
 from ..errors import ConfigError, DataError, listed, shortened
 from .pictures import RESAMPLES, Resample, as_mode, open_picture, resized_to
 
@@ -79,6 +79,7 @@ class Preprocessing:
     crop_mode: CropMode = "squash"
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name, choices in (("mode", Mode), ("resample", Resample), ("crop_mode", CropMode)):
             check_choice(name, getattr(self, name), get_args(choices))
         size = tuple(self.size) if isinstance(self.size, Sequence) else ()

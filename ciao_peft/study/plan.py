@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from ..checking import check_choice, check_number, is_number
+from ..checking import check_choice, check_number, is_number, make_plain
 from ..errors import ConfigError, listed
 
 Kind = Literal["network", "ablation", "rival"]
@@ -63,6 +63,7 @@ class Task:
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        make_plain(self)
         _check_name("a task", self.name)
         _freeze_mappings(self, "options", "config")
 
@@ -87,6 +88,7 @@ class Encoder:
     source: str | None = None
 
     def __post_init__(self) -> None:
+        make_plain(self)
         _check_name("an encoder", self.name)
         if self.source is None:
             object.__setattr__(self, "source", self.name)
@@ -123,6 +125,7 @@ class Method:
     needs: Needs = "features"
 
     def __post_init__(self) -> None:
+        make_plain(self)
         _check_name("a method", self.name)
         _freeze_mappings(self, "config", "arguments", "settings")
         for name, choices in (("kind", get_args(Kind)), ("needs", get_args(Needs)), ("rate", RATE_NAMES)):
@@ -238,6 +241,7 @@ class Plan:
     feature_dtype: str | None = None
 
     def __post_init__(self) -> None:
+        make_plain(self)
         _freeze_mappings(self, "arguments")
         for name in ("tasks", "encoders", "methods"):
             items = tuple(getattr(self, name))

@@ -138,6 +138,11 @@ def start_trackers(accelerator: Accelerator, name: str, args: CIAOTrainingArgume
         settings = args.to_dict() | {f"adapter.{key}": value for key, value in config.to_dict().items()}
         kinds = (int, float, str, bool)
         settings = {key: value if isinstance(value, kinds) else str(value) for key, value in settings.items()}
+        folder = None if args.output_dir is None else Path(args.output_dir)
+        alone = [str(getattr(kind, "value", kind)) for kind in accelerator.log_with] == ["tensorboard"]
+        if folder is not None and folder.parent.name == "runs" and (alone or folder.name == name):
+            # TensorBoard makes `runs/<name>`, and the folder is one already: no runs/mine/runs/mine.
+            accelerator.project_configuration.logging_dir, name = str(folder.parent), folder.name
         accelerator.init_trackers(name, config=settings)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from ..checking import check_choice, check_flag, check_known, check_number
+from ..checking import check_choice, check_flag, check_known, check_number, make_plain
 from ..errors import ConfigError
 
 Optimizer = Literal["adamw", "sgd"]
@@ -145,6 +145,7 @@ class CIAOTrainingArguments:
     feature_cache: str = "auto"
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), get_args(choices))
         for name in ("bf16", "fp16", "class_balanced_batches", "load_best_model_at_end", "two_steps"):

@@ -33,6 +33,7 @@ from .checkpoint import (
     refuse_old_checkpoints,
 )
 from .checkpoint_state import CheckpointState
+from .finite import LastFinite
 from .history import CURVE_FILE, History, draw_learning_curve, plain
 from .interrupts import Interrupts
 from .job import Job, check_what_trains_the_mask
@@ -153,7 +154,7 @@ class TrainingLoop:
 
         Raises:
             TrainingError: there is nothing to resume from, or `output_dir` holds another training's checkpoints.
-            DivergenceError: loss or adapter became NaN or infinite.
+            DivergenceError: loss or adapter became NaN or infinite; the best or last finite one is in memory.
             KeyboardInterrupt: on Ctrl-C, after a checkpoint was saved in `output_dir`.
         """
         resumed = self._resume()
@@ -181,13 +182,19 @@ class TrainingLoop:
         started, first = time.perf_counter(), self.step
         if self.job.around_update is None:
             self.job.reader.train()
+        finite = LastFinite(self.job.module)
+        finite.keep(self.step)
         try:
             with Interrupts() as interrupts, progress_bar(self.job.name, self.step, self.total_steps, quiet) as bar:
                 try:
                     for _ in self._updates(wrapped):
                         bar.update()
+                        if self.step % self.steps_per_epoch == 0:
+                            finite.keep(self.step)
                         if interrupts.asked:
                             raise KeyboardInterrupt
+                except DivergenceError as error:
+                    raise finite.put_back(error, self.best.tensors, self.best.step) from error
                 except BaseException as error:
                     if isinstance(error, KeyboardInterrupt) or interrupts.asked:
                         raise KeyboardInterrupt(self._save_what_there_is()) from error

@@ -18,9 +18,9 @@ def test_finite_numbers_of_pythons_are_numbers(value):
 
 @pytest.mark.parametrize(
     "value",
-    [True, False, None, "1", [1], 1j, math.nan, math.inf, -math.inf, np.int64(1), np.float32(1), np.bool_(True)],
+    [True, False, None, "1", [1], 1j, math.nan, math.inf, -math.inf, np.bool_(True), np.array([1])],
 )
-def test_truth_values_text_nan_infinities_and_other_libraries_scalars_are_none(value):
+def test_truth_values_text_nan_infinities_and_arrays_are_none(value):
     assert not is_number(value)
     with pytest.raises(ConfigError, match="`rate` must be a number; got "):
         check_number("rate", value)
@@ -101,3 +101,11 @@ def test_checked_keys_are_a_copy():
 def test_what_has_no_keys_is_refused(values):
     with pytest.raises(ConfigError, match="A plan must map keys to values; got"):
         checked_keys("a plan", values, ["seeds"])
+
+
+@pytest.mark.parametrize("value", [np.int64(1), np.uint8(1), np.float32(1), np.float64(1)])
+def test_scalars_of_numpy_are_numbers(value):
+    assert is_number(value, low=0)
+    assert is_number(value, int) is isinstance(value, np.integer)
+    assert not is_number(value, low=2)
+    check_number("rate", value)

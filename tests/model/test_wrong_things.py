@@ -16,13 +16,6 @@ from helpers.fakes import SIZE, tiny_backbone
 CONFIG = CIAOConfig(problem_type="single_label_classification", num_labels=2, hidden_sizes=())
 
 
-class LoraConfig(dict):
-    """As in peft: a dataclass that cannot be hashed."""
-
-    __hash__ = None
-    peft_type = "LORA"
-
-
 @pytest.mark.parametrize(
     ("backbone", "message"),
     [
@@ -107,7 +100,7 @@ def test_a_model_in_a_wrapper_is_refused_with_the_way_out():
     model = get_ciao_model(tiny_backbone(), CONFIG, input_size=SIZE)
     with pytest.raises(TrainingError, match=r"got DataParallel. Give the model inside, `model.module`"):
         CIAOTrainer(nn.DataParallel(model))
-    with pytest.raises(BackboneError, match=r"nn\.DataParallel\. Start one process for each"):
+    with pytest.raises(BackboneError, match=r"nn.DataParallel. Start one process for each"):
         model._replicate_for_data_parallel()
     with pytest.raises(TrainingError, match="got Conv2d"):
         CIAOTrainer(nn.Conv2d(3, 8, 3))

@@ -89,3 +89,13 @@ def test_scores_of_other_libraries_are_numbers():
     trainer = CIAOTrainer(make_model(), args, compute_metrics=lambda logits, labels: found)
     scores = trainer.evaluate(faces(6))
     assert (scores["eval_a"], scores["eval_b"], scores["eval_c"]) == (0.5, 0.25, 1.0)
+
+
+@pytest.mark.parametrize("place", ["runs/mine", "elsewhere"])
+def test_the_folder_of_tensorboard_is_not_doubled(tmp_path, place):
+    pytest.importorskip("tensorboard")
+    trainer = make_trainer(output_dir=tmp_path / place, report_to="tensorboard", num_train_epochs=1)
+    trainer.train(faces())
+    events = [path for path in tmp_path.rglob("events.out.tfevents*") if "eval" not in path.name]
+    assert not any("runs/mine/runs" in str(path) for path in events)
+    assert tmp_path / (place if place == "runs/mine" else "elsewhere/runs/default") in {path.parent for path in events}

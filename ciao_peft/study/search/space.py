@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ...checking import is_number
+from ...checking import is_number, make_plain
 from ...config import CIAOConfig
 from ...errors import ConfigError
 from ..plan import Method
@@ -51,6 +51,7 @@ class SearchSpace:
     batch_size: tuple[int, ...] = (32, 64, 128)
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for part in fields(self):
             given = getattr(self, part.name)
             values = tuple(given) if isinstance(given, (list, tuple)) else ()
