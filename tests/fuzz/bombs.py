@@ -58,7 +58,11 @@ def with_other_header(content: bytes, rng: random.Random) -> bytes:
         if way == 0:
             inside = struct.pack(">II", *rng.choice(SIZES)) + inside[8:]
         elif way == 1:
-            inside = inside[:8] + bytes([rng.choice((0, 1, 2, 3, 4, 8, 16, 255)), rng.choice((0, 2, 3, 4, 6, 9))]) + inside[10:]
+            inside = (
+                inside[:8]
+                + bytes([rng.choice((0, 1, 2, 3, 4, 8, 16, 255)), rng.choice((0, 2, 3, 4, 6, 9))])
+                + inside[10:]
+            )
         else:
             inside = inside[:12] + b"\1"
     elif rng.random() < 0.3:

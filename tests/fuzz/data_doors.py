@@ -143,12 +143,10 @@ class ImageTables(Door):
 
     def wanted(self, path: Path) -> bool:
         # As often the table as any picture: there are many pictures.
-        return not path.suffix == ".png" or path.stem in ("0", "3")
+        return path.suffix != ".png" or path.stem in ("0", "3")
 
     def open(self, folder: Path, scratch: Path) -> Any:
-        faces = load_faces(
-            "imagefolder", folder, protocol=None, cache_dir=scratch / "cache", min_images_per_class=0
-        )
+        faces = load_faces("imagefolder", folder, protocol=None, cache_dir=scratch / "cache", min_images_per_class=0)
         for split in faces.values():
             samples = samples_of(split, Preprocessing(size=(16, 16)))
             samples.labels()

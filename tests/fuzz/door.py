@@ -45,7 +45,7 @@ class Door:
         return True
 
     def finish(self, folder: Path, rng: random.Random) -> bool:
-        """After the changes: checksums made right again, so that what lies behind them is reached; whether they were."""
+        """After the changes: checksums made right again, to reach what lies behind them; whether they were."""
         return False
 
     def open(self, folder: Path, scratch: Path) -> Any:

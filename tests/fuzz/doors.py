@@ -277,7 +277,10 @@ class Conversion(Door):
         one = torch.full((1,), 0.01)
         state = {}
         for place, (out, into) in zip(places, self._shapes(), strict=True):  # one stored number each: small files
-            state |= {f"features.{place}.weight": one.expand(out, into, 3, 3), f"features.{place}.bias": one.expand(out)}
+            state |= {
+                f"features.{place}.weight": one.expand(out, into, 3, 3),
+                f"features.{place}.bias": one.expand(out),
+            }
         torch.save(state, folder / "torchvision" / "weights.pth")
         names = {f"features.{place}": f"conv{unit}" for place, unit in zip(places, units, strict=True)}
         other = {f"{names[key.rpartition('.')[0]]}.{key.rpartition('.')[2]}": value for key, value in state.items()}
@@ -285,8 +288,16 @@ class Conversion(Door):
         for name in ("keras", "keras3"):
             with h5py.File(folder / name / "weights.h5", "w") as file:
                 for number, (unit, (out, into)) in enumerate(zip(units, self._shapes(), strict=True)):
-                    layer = f"block{unit[0]}_conv{unit[2]}" if name == "keras" else f"layers/conv2d{f'_{number}' * (number > 0)}"
-                    parts = (f"{layer}/kernel:0", f"{layer}/bias:0") if name == "keras" else (f"{layer}/vars/0", f"{layer}/vars/1")
+                    layer = (
+                        f"block{unit[0]}_conv{unit[2]}"
+                        if name == "keras"
+                        else f"layers/conv2d{f'_{number}' * (number > 0)}"
+                    )
+                    parts = (
+                        (f"{layer}/kernel:0", f"{layer}/bias:0")
+                        if name == "keras"
+                        else (f"{layer}/vars/0", f"{layer}/vars/1")
+                    )
                     for part, shape in zip(parts, ((3, 3, into, out), (out,)), strict=True):
                         file.create_dataset(part, data=np.zeros(shape, "f4"), compression="gzip", chunks=True)
         import zipfile
@@ -297,7 +308,9 @@ class Conversion(Door):
         (folder / "keras3" / "weights.h5").unlink()
         from safetensors.torch import save_file
 
-        save_file({key: value.contiguous() for key, value in state.items()}, folder / "safetensors" / "weights.safetensors")
+        save_file(
+            {key: value.contiguous() for key, value in state.items()}, folder / "safetensors" / "weights.safetensors"
+        )
         save_file({key: torch.zeros(2) for key in state}, folder / "small" / "weights.safetensors")
         (folder / "payload" / "weights.pth").write_bytes(b"\x80\x02cposix\nsystem\nX\r\x00\x00\x00touch reached\x85R.")
         (folder / "bomb" / "weights.keras").write_bytes(zip_bomb("model.weights.h5", 3 * 10**9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -173,13 +174,19 @@ def _text_lines(content: bytes, rng: Rng) -> bytes:
     elif way == 3:
         lines[place] = some_bytes(lines[place], rng)
     elif way == 4:
-        lines[place] = rng.choice((b"---", b"", b"\xff\xfe", b"<!-- x -->", b"# " + b"x" * 5000, b"\0", b"...", b"\t- "))
+        lines[place] = rng.choice(
+            (b"---", b"", b"\xff\xfe", b"<!-- x -->", b"# " + b"x" * 5000, b"\0", b"...", b"\t- ")
+        )
     else:
         lines = [*lines[:place], *lines[place : place + 1] * rng.choice((2, 1000)), *lines[place:]]
     return b"\n".join(lines)
 
 
 # -- trees -------------------------------------------------------------------------------------------------------------
+
+
+def _a_value(rng: Rng) -> Any:
+    return copy.deepcopy(rng.choice(VALUES))
 
 
 def change_tree(tree: Any, rng: Rng) -> Any:
@@ -200,7 +207,7 @@ def change_tree(tree: Any, rng: Rng) -> Any:
     elif way == 1 and isinstance(box, dict) and box is not holder:
         box[rng.choice((key + "x", key.upper(), "", "\0", "__class__", "a" * 300))] = box.pop(key)
     elif way == 2 and isinstance(value, dict):
-        value[rng.choice(("x", "__init__", "format_version", "0", "self", "pretrained", "hf-hub"))] = rng.choice(VALUES)
+        value[rng.choice(("x", "__init__", "format_version", "0", "self", "pretrained", "hf-hub"))] = _a_value(rng)
     elif way == 3:
         box[key] = rng.choice(([value], {"x": value}, [value] * 3, str(value), [[[value]]]))
     elif way == 4 and isinstance(value, (int, float)):
@@ -214,11 +221,11 @@ def change_tree(tree: Any, rng: Rng) -> Any:
     elif way == 7:
         box[key] = _RAW + str(rng.randrange(len(RAW_TOKENS)))
     elif way == 8 and isinstance(box, dict) and box is not holder:
-        box[_RAW + key] = rng.choice(VALUES)  # the same key once more
+        box[_RAW + key] = _a_value(rng)  # the same key once more
     elif way == 9 and isinstance(value, str) and value:
         box[key] = value[:-1] + chr((ord(value[-1]) ^ 1) or 1)
     else:
-        box[key] = rng.choice(VALUES)
+        box[key] = _a_value(rng)
     return holder[""]
 
 

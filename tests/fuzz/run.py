@@ -3,9 +3,9 @@
     python -m fuzz.run --seconds 60 --door adapter plan --jobs 2 --out fuzz.json
     python -m fuzz.run --replay build/fuzz/plan/foreign-exception-...
 
-Allowed: an input loads, or an error of `ciao_peft.errors` refuses it. Forbidden: any other exception, a crash, more than
-two seconds or two gigabytes, another state of the model or of the process after a refusal, a file written, a program
-run or a host asked elsewhere.
+Allowed: an input loads, or an error of `ciao_peft.errors` refuses it. Forbidden: any other exception, a crash, more
+than two seconds or two gigabytes, another state of the model or of the process after a refusal, a file written, a
+program run or a host asked elsewhere.
 """
 
 from __future__ import annotations
@@ -181,7 +181,8 @@ def result_of(doors: dict[str, dict[str, Any]], seed: int) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """What is printed at the end."""
-    lines = [f"{'door':16}{'inputs':>8}{'loaded':>8}{'refused':>9}{'altered':>9}{'kinds':>7}{'peak GB':>9}{'slowest s':>11}"]
+    heads = {"inputs": 8, "loaded": 8, "refused": 9, "altered": 9, "kinds": 7, "peak GB": 9, "slowest s": 11}
+    lines = ["door            " + "".join(f"{head:>{width}}" for head, width in heads.items())]
     for name, door in result["doors"].items():
         kinds = sum(finding["door"] == name for finding in result["findings"])
         lines.append(

@@ -45,7 +45,9 @@ def build_input(door: Door, home: Path, seed: int, number: int) -> list[str]:
     folder = home / "input"
     shutil.rmtree(folder, ignore_errors=True)
     seeds = sorted((home / "seeds").iterdir())
-    earlier = sorted((path for path in (home / "corpus").iterdir() if int(path.name) < number), key=lambda p: int(p.name))
+    earlier = sorted(
+        (path for path in (home / "corpus").iterdir() if int(path.name) < number), key=lambda p: int(p.name)
+    )
     if number < len(seeds):  # as they are, at first
         copy_folder(seeds[number], folder)
         return [f"from {seeds[number].name}"]
@@ -178,7 +180,9 @@ def detail_of(finding: dict[str, Any]) -> str:
 
 
 def keep(home: Path, build: Path, door: str, finding: dict[str, Any], number: int, steps: list[str]) -> Path:
-    folder = build / door / slug(finding["what"], finding["error"], finding["key"].rpartition("/")[2], detail_of(finding))
+    folder = (
+        build / door / slug(finding["what"], finding["error"], finding["key"].rpartition("/")[2], detail_of(finding))
+    )
     if not folder.exists():
         folder.mkdir(parents=True)
         copy_folder(home / "input", folder / "input")
@@ -188,7 +192,7 @@ def keep(home: Path, build: Path, door: str, finding: dict[str, Any], number: in
 
 
 def work(door: Door, home: Path, build: Path, seed: int, first: int, last: int, until: float, pipe: int) -> None:
-    """Opens inputs from `first` to before `last` until a time; never returns. A line of JSON to the pipe for each step."""
+    """Opens inputs from `first` to before `last` until a time; says to the pipe what it does; never returns."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with open(os.devnull, "r+b") as nothing:
         for stream in (0, 1, 2):
