@@ -225,6 +225,9 @@ class Hub(Door):
     def state(self) -> Any:
         return state_of(self.model)
 
+    def wanted(self, path: Path) -> bool:
+        return path.name != "fault.json"
+
     def finish(self, folder: Path, rng: Rng) -> bool:
         fault = {"seed": rng.randrange(10**6), "how": rng.choice(("json", "bytes", "status", "cut", "none"))}
         fault["pattern"] = rng.choice(("GET /api/models", "GET .*safetensors", "GET .*json", "HEAD .*", "GET /", "."))
@@ -261,7 +264,7 @@ _VGG = dict(enumerate((64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512,
 
 class Conversion(Door):
     name, about = "convert", "weights of VGG16 in foreign files, for `ciao convert-encoder`"
-    fast, limit = False, 12.0  # a whole one is a forward pass of VGG16 in NumPy, and 59 MB to write
+    fast, warms_up, limit = False, False, 12.0  # a whole one is a forward pass of VGG16 in NumPy, and 59 MB to write
 
     def _shapes(self) -> list[tuple[int, int]]:
         return [(_VGG[number], _VGG[number - 1] if number else 3) for number in _VGG]

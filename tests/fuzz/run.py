@@ -11,8 +11,10 @@ program run or a host asked elsewhere.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
+import pkgutil
 import platform
 import select
 import shutil
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -43,8 +46,19 @@ from .worker import DUMP, Opener, detail_of, keep, work  # noqa: E402
 
 DOORS: dict[str, type[Door]] = {door.name: door for door in (*MODEL_DOORS, *DATA_DOORS)}
 BUILD = REPOSITORY / "build" / "fuzz"
+_START = 120.0  # seconds for what is done once, or between two inputs
 _GRACE = 1.0
-_AGAIN = 3.0  # times the limit that an input gets when it is tried again alone, on a machine that others use
+_AGAIN = 5.0  # times the limit that an input gets when it is tried again alone
+
+
+def import_everything() -> None:
+    """Every module of the library, so that no input is slow because it is the first to need one."""
+    import ciao_peft
+
+    warnings.simplefilter("ignore")  # of the modules that keep old names
+    for module in pkgutil.walk_packages(ciao_peft.__path__, "ciao_peft."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
 
 
 class Campaign:
@@ -61,6 +75,7 @@ class Campaign:
         self.door, self.home, self.build, self.seed = door, home, build, seed
         for name in ("seeds", "corpus", "scratch"):
             (home / name).mkdir(parents=True)
+        import_everything()
         door.make_seeds(home / "seeds")
         self.counts = {"inputs": 0, "loaded": 0, "refused": 0, "altered": 0}
         self.most = {"peak": 0, "seconds": 0.0}
@@ -81,8 +96,8 @@ class Campaign:
             "findings": sorted(self.findings.values(), key=lambda finding: (finding["what"], -finding["count"])),
         }
 
-    def _process(self, first: int, last: int, until: float, limit: float | None = None) -> int:
-        """Lets one process open inputs; returns the number of the next input."""
+    def _process(self, first: int, last: int, until: float, times: float = 1.0) -> int:
+        """Lets one process open inputs; returns the number of the next one, or -1 where the process had to die."""
         ours, theirs = os.pipe()
         process = os.fork()
         if process == 0:
@@ -90,44 +105,41 @@ class Campaign:
             work(self.door, self.home, self.build, self.seed, first, last, until, theirs)
         os.close(theirs)
         pending, current, steps, ended = b"", first, [], False
-        patience = (limit or self.door.limit) + _GRACE
-        allowed = 120.0  # for what is done once
-        try:
-            while True:
-                if not select.select([ours], [], [], allowed)[0]:
-                    os.kill(process, signal.SIGKILL)
-                    os.waitpid(process, 0)
-                    if limit is not None:
-                        return -1
-                    known = ("hang", "", place_in_dump((self.home / DUMP).read_text())[0], "") in self.findings
-                    longer = self.door.limit * _AGAIN
-                    if known or self._process(current, current + 1, until + 60, longer) < 0:
-                        self._killed("hang", f"longer than {longer:g} s", current, steps)
-                    return current + 1
-                data = os.read(ours, 2**16)
-                if not data:
-                    break
-                pending += data
-                *lines, pending = pending.split(b"\n")
-                for line in lines:
-                    said = json.loads(line)
-                    if "opens" in said:
-                        current, steps, allowed = said["opens"], said["steps"], patience
-                    elif "done" in said:
-                        self._note(said, steps)
-                        current, allowed = said["done"] + 1, 120.0
-                    elif "broken" in said:
-                        raise RuntimeError(f"the campaign itself broke at input {current}:\n{said['broken']}")
-                    ended |= "end" in said
-        finally:
-            os.close(ours)
-        _, status = os.waitpid(process, 0)
-        if not ended:
-            signal_number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-            name = signal.Signals(signal_number).name if signal_number else f"exit {os.WEXITSTATUS(status)}"
-            self._killed("crash", name, current, steps)
-            current += 1
-        return current
+        allowed = _START
+        while select.select([ours], [], [], allowed)[0] and (data := os.read(ours, 2**16)):
+            pending += data
+            *lines, pending = pending.split(b"\n")
+            for line in lines:
+                said = json.loads(line)
+                if "opens" in said:
+                    current, steps, allowed = said["opens"], said["steps"], times * self.door.limit + _GRACE
+                elif "done" in said:
+                    self._note(said, steps)
+                    current, allowed = said["done"] + 1, _START
+                elif "broken" in said:
+                    raise RuntimeError(f"the campaign itself broke at input {current}:\n{said['broken']}")
+                ended |= "end" in said
+        os.close(ours)
+        if ended:
+            os.waitpid(process, 0)
+            return current
+        done, status = os.waitpid(process, os.WNOHANG)
+        if not done:
+            time.sleep(0.1)  # one that crashed may need a moment to be gone
+            done, status = os.waitpid(process, os.WNOHANG)
+        if not done:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+        if times > 1:
+            return -1
+        what, message = "hang", f"longer than {_AGAIN * self.door.limit:g} s"
+        if done:
+            what, message = "crash", signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else "exit"
+        # Others use the machine, and a dump of the stack in the middle of an import can crash: tried again, alone.
+        known = (what, "", place_in_dump((self.home / DUMP).read_text())[0], "") in self.findings
+        if known or self._process(current, current + 1, until + 60, _AGAIN) < 0:
+            self._killed(what, message, current, steps)
+        return current + 1
 
     def _note(self, said: dict[str, Any], steps: list[str]) -> None:
         self.counts["inputs"] += 1

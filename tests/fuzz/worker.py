@@ -79,16 +79,19 @@ class Opener:
         torch.set_num_threads(1)
         self.watch = Watch(home, door.reaches) if hears else None
         door.start(self.scratch)
-        seeds = sorted((home / "seeds").iterdir()) if door.compares else []
+        seeds = sorted((home / "seeds").iterdir()) if door.warms_up else []
         self.contents = {path.name: self._content_of(path) for path in seeds}
 
     def _content_of(self, seed: Path) -> Any:
         shutil.rmtree(self.home / "input", ignore_errors=True)
         copy_folder(seed, self.home / "input")
         self.door.begin()
-        content = self.door.open(self.home / "input", self.scratch)
-        self._clean()
-        return content
+        try:
+            return self.door.open(self.home / "input", self.scratch)
+        except Exception:
+            return None
+        finally:
+            self._clean()
 
     def _clean(self) -> None:
         for entry in self.scratch.iterdir():
@@ -121,7 +124,7 @@ class Opener:
         changed = differing(before, global_state())
         if error is not None and not isinstance(error, DivergenceError) and self.door.state() != state:
             changed.append("the model")
-        if error is None and content is not None and RESEALED not in steps:
+        if self.door.compares and error is None and RESEALED not in steps:
             found["altered"] = content != self.contents.get(steps[0].removeprefix("from "), content)
         found["spoilt"] = any(not name.startswith("random") for name in changed)
         found["findings"] = self._judge(error, found, reached, changed)
