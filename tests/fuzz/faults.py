@@ -21,8 +21,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "MPLBACKEND": "Agg"}
-
 from helpers.places import BENCHMARKS
 
 from .dying import Points, die_within_a_write, in_child
@@ -214,6 +212,7 @@ def main() -> None:
     parser.add_argument("--save", nargs="+", choices=[save.name for save in SAVES], default=[s.name for s in SAVES])
     parser.add_argument("--out", type=Path, default=BENCHMARKS / "results" / "faults.json")
     options = parser.parse_args()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "MPLBACKEND": "Agg"}
     home = Path(tempfile.mkdtemp(prefix="ciao-peft-faults-")).resolve()
     home.chmod(0o755)
     try:

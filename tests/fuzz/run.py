@@ -30,22 +30,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-# Before anything of Hugging Face is imported. A dead address rather than "offline", so that whoever asks is heard.
-os.environ |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
-os.environ |= {"TQDM_DISABLE": "1", "MPLBACKEND": "Agg", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-_PRIVATE = tempfile.mkdtemp(prefix="ciao-peft-fuzz-")
-os.environ |= {"HF_HOME": f"{_PRIVATE}/home", "TORCH_HOME": f"{_PRIVATE}/home", "XDG_CACHE_HOME": f"{_PRIVATE}/home"}
+from helpers.places import BENCHMARKS, REPOSITORY
 
-from helpers.places import BENCHMARKS, REPOSITORY  # noqa: E402
-
-from .data_doors import DATA_DOORS  # noqa: E402
-from .door import Door  # noqa: E402
-from .doors import MODEL_DOORS  # noqa: E402
-from .watch import place_in_dump  # noqa: E402
-from .worker import DUMP, Opener, detail_of, keep, work  # noqa: E402
+from .data_doors import DATA_DOORS
+from .door import Door
+from .doors import MODEL_DOORS
+from .watch import place_in_dump
+from .worker import DUMP, Opener, detail_of, keep, work
 
 DOORS: dict[str, type[Door]] = {door.name: door for door in (*MODEL_DOORS, *DATA_DOORS)}
 BUILD = REPOSITORY / "build" / "fuzz"
+_QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "MPLBACKEND": "Agg"}
 _START = 120.0  # seconds for what is done once, or between two inputs
 _GRACE = 1.0
 _AGAIN = 5.0  # times the limit that an input gets when it is tried again alone
@@ -168,13 +163,14 @@ class Campaign:
         self.findings[key]["count"] += 1
 
 
-def run_door(name: str, seconds: float, inputs: int, seed: int, build: Path) -> dict[str, Any]:
-    """One door's campaign, in a folder that is gone afterwards."""
-    home = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_PRIVATE)).resolve()
-    try:
-        return Campaign(DOORS[name](), home, build, seed).run(seconds, inputs)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+def shut_in(private: Path) -> None:
+    """Before anything of Hugging Face is imported: nothing of the user's is read, and nobody is asked unheard.
+
+    That is why the address of the Hub is a dead one: with "offline" there would be nothing to hear.
+    """
+    home = str(private / "home")
+    os.environ |= _QUIET | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    os.environ |= {"HF_HOME": home, "TORCH_HOME": home, "XDG_CACHE_HOME": home, "TMPDIR": str(private)}
 
 
 def result_of(doors: dict[str, dict[str, Any]], seed: int) -> dict[str, Any]:
@@ -208,11 +204,11 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "" if result["findings"] else "Nothing forbidden was met."])
 
 
-def _in_processes(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def _in_processes(options: argparse.Namespace, private: Path) -> dict[str, dict[str, Any]]:
     """Each door in a process of its own, some at a time."""
 
     def one(name: str) -> tuple[str, dict[str, Any]]:
-        out = Path(_PRIVATE, f"{name}.json")
+        out = private / f"{name}.json"
         command = [sys.executable, "-m", "fuzz.run", "--door", name, "--seed", str(options.seed), "--out", str(out)]
         command += ["--seconds", str(options.share), "--inputs", str(options.inputs), "--build", str(options.build)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -225,12 +221,11 @@ def _in_processes(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         return dict(pool.map(one, options.door))
 
 
-def replay(folder: Path) -> None:
+def replay(folder: Path, private: Path) -> None:
     """Opens a kept input in this process, with the traceback to see."""
     about = json.loads((folder / "finding.json").read_text(encoding="utf-8"))
-    home, door = Path(tempfile.mkdtemp(dir=_PRIVATE)), DOORS[about["door"]]()
-    for name in ("seeds", "corpus"):
-        (home / name).mkdir()
+    home, door = private / "replay", DOORS[about["door"]]()
+    (home / "seeds").mkdir(parents=True)
     opener = Opener(door, home, BUILD, hears=False)
     door.begin()
     print(about["steps"])
@@ -242,22 +237,36 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1e9, help="for all doors together")
     parser.add_argument("--inputs", type=int, default=10**9, help="for each door")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--door", nargs="+", choices=[*DOORS], default=[*DOORS])
+    parser.add_argument("--door", nargs="+", choices=[*DOORS], default=[*DOORS], metavar="NAME")
+    parser.add_argument("--fast", action="store_true", help="only doors where hundreds of inputs take seconds")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=BENCHMARKS / "results" / "fuzz.json")
     parser.add_argument("--build", type=Path, default=BUILD, help="where inputs are kept that met something forbidden")
     parser.add_argument("--replay", type=Path, metavar="FOLDER", help="open one of those again")
     options = parser.parse_args()
-    if options.replay:
-        return replay(options.replay)
+    private = Path(tempfile.mkdtemp(prefix="ciao-peft-fuzz-")).resolve()
+    shut_in(private)
+    try:
+        if options.replay:
+            replay(options.replay, private)
+        else:
+            _run(options, private)
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+
+
+def _run(options: argparse.Namespace, private: Path) -> None:
     options.build = options.build.resolve()
+    options.door = [name for name in options.door if DOORS[name].fast or not options.fast]
     options.share = options.seconds * options.jobs / len(options.door)
     if options.jobs > 1:
-        doors = _in_processes(options)
+        doors = _in_processes(options, private)
     else:
-        doors = {
-            name: run_door(name, options.share, options.inputs, options.seed, options.build) for name in options.door
-        }
+        doors = {}
+        for name in options.door:
+            campaign = Campaign(DOORS[name](), private / name, options.build, options.seed)
+            doors[name] = campaign.run(options.share, options.inputs)
+            shutil.rmtree(private / name, ignore_errors=True)
     result = result_of(doors, options.seed)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -265,7 +274,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    finally:
-        shutil.rmtree(_PRIVATE, ignore_errors=True)
+    main()
