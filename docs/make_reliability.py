@@ -164,7 +164,7 @@ def altered(fuzz: dict[str, Any]) -> str:
         return "No input that was altered without its checksums being made right again was loaded as something else."
     said = ", ".join(f"{count:,} at `{name}`" for name, count in counts.items())
     return (
-        f"Of the inputs that loaded, some were altered without their checksums being made right again, and gave something "
+        "Of the inputs that loaded, some were altered without their checksums being made right again, and gave something "
         f"else than the unaltered ones: {said}."
     )
 
@@ -177,8 +177,8 @@ def page() -> str:
     versions = ", ".join(f"{name} {number}" for name, number in fuzz["versions"].items())
     return f"""# Reliability
 
-What files from outside can do to you, what a crash can do to your files, and what was tried to find out. A script writes
-this page from the results of two campaigns; findings that are open are listed at its end.
+What files from outside can do to you, what a crash can do to your files, and what was tried to find out. A script
+writes this page from the results of two campaigns; findings that are open are listed at its end.
 
 ## Who can do what
 
@@ -197,11 +197,11 @@ this page from the results of two campaigns; findings that are open are listed a
     make fuzz SECONDS=600
 
 Valid files of every kind are changed by a seeded generator that knows their structure: bits, cuts and splices; values,
-types, keys and depths in trees; headers of pictures and tensors; members of archives; pipes, links to endless devices and
-folders in place of files. Where a file has a checksum, it is made right again for half of the inputs, so that what lies
-behind it is reached. Each input has to load or be refused with an error of this library, within two seconds (five from
-the Hub, twelve for a conversion) and two gigabytes, and with the model, the random numbers and the process as before;
-nothing may be written, run or asked elsewhere.
+types, keys and depths in trees; headers of pictures and tensors; members of archives; pipes, links to endless devices
+and folders in place of files. Where a file has a checksum, it is made right again for half of the inputs, so that what
+lies behind it is reached. Each input has to load or be refused with an error of this library, within two seconds (four
+for a table of pictures, five from the Hub, twelve for a conversion) and two gigabytes, and with the model, the random
+numbers and the process as before; nothing may be written, run or asked elsewhere.
 
 {inputs:,} inputs in {seconds:,.0f} seconds, seed {fuzz["seed"]}, {fuzz["date"]}; Python {fuzz["python"]}, {versions}.
 
@@ -213,9 +213,9 @@ nothing may be written, run or asked elsewhere.
 
     make faults KILLS=1000
 
-Each kind of saving runs in a process that is killed before its first call that writes, before its second one, and so on;
-then within writes and at any moment. Somebody then reads, somebody saves again, and the folder is compared with one that
-was saved without a kill. At each of the same calls a full disk is played as well.
+Each kind of saving runs in a process that is killed before its first call that writes, before its second one, and so
+on; then within writes and at any moment. Somebody then reads, somebody saves again, and the folder is compared with one
+that was saved without a kill. At each of the same calls that needs room, a full disk is played as well.
 
 {kills:,} kills and {refusals:,} refusals, seed {faults["seed"]}, {faults["date"]}; Python {faults["python"]},
 {faults["system"]}.

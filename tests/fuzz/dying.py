@@ -19,7 +19,7 @@ _CALLS = (
     *("ctypes.dlopen", "os.scandir", "os.listdir"),
 )
 # What a disk can refuse; to take away, or to look, it never needs room.
-_REFUSED = {"open", "os.mkdir", "os.rename", "os.link", "fsync", "fallocate"}
+REFUSED = {"open", "os.mkdir", "os.rename", "os.link", "fsync", "fallocate"}
 
 
 class Points:
@@ -70,7 +70,7 @@ class Points:
         if len(self.names) - 1 == self.fatal:
             if self.action == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
-            elif name in _REFUSED:
+            elif name in REFUSED:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

@@ -15,6 +15,7 @@ import os
 import platform
 import random
 import shutil
+import sys
 import tempfile
 import time
 from datetime import datetime, timezone
@@ -23,7 +24,7 @@ from typing import Any
 
 from helpers.places import BENCHMARKS
 
-from .dying import Points, die_within_a_write, in_child
+from .dying import REFUSED, Points, die_within_a_write, in_child
 from .odd_places import PLACES
 from .saves import SAVES, Save, listing
 
@@ -85,9 +86,10 @@ class Faults:
 
     def at_every_point(self) -> None:
         """One kill and one refusal at each call that writes."""
-        for number in range(len(self.points)):
+        for number, name in enumerate(self.points):
             self._try("point", lambda number=number: Points(self.home, number), point=number)
-            self._try("refusal", lambda number=number: Points(self.home, number, "refuse"), point=number)
+            if name in REFUSED:
+                self._try("refusal", lambda number=number: Points(self.home, number, "refuse"), point=number)
 
     def at_random(self, kills: int, rng: random.Random) -> None:
         """So many kills within a write and at any moment."""
@@ -143,7 +145,14 @@ class Faults:
 
     def _find(self, way: str, what: str, example: str) -> None:
         found = self.findings.setdefault(
-            (way, what), {"save": self.save.name, "way": WAYS[way], "what": what, "count": 0, "example": example[:300]}
+            (way, what),
+            {
+                "save": self.save.name,
+                "way": WAYS[way],
+                "what": what,
+                "count": 0,
+                "example": example.replace(str(self.home), "...")[:300],
+            },
         )
         found["count"] += 1
 
@@ -158,6 +167,7 @@ def campaign(kills: int, seed: int, names: list[str], home: Path) -> dict[str, A
     cases = [Faults(save(), home / f"case-{number}") for number, save in enumerate(SAVES) if save.name in names]
     for case in cases:
         case.at_every_point()
+        print(f"{case.save.name}: every one of {len(case.points)} points", file=sys.stderr)
     left = max(0, kills - sum(case.counts["point"] for case in cases))
     for number, case in enumerate(cases):
         case.at_random(left // len(cases) + (number < left % len(cases)), rng)
@@ -184,7 +194,8 @@ def campaign(kills: int, seed: int, names: list[str], home: Path) -> dict[str, A
 def _odd(check: Any, case: Faults) -> dict[str, str]:
     case._fresh()
     try:
-        return check(case.save, case.place, case.clean)
+        found = check(case.save, case.place, case.clean)
+        return found | {"why": found["why"].replace(str(case.home), "...")}
     except OSError as error:
         return {"outcome": "skipped", "why": f"{type(error).__name__}: {error}"}
 

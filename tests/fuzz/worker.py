@@ -139,9 +139,10 @@ class Opener:
     def _judge(
         self, error: BaseException | None, found: dict[str, Any], reached: list[str], changed: list[str]
     ) -> list[dict[str, Any]]:
-        key, place = ("-", "-") if error is None else own_place(error)
+        starved = ran_out_of_memory(error)
+        key, place = ("-", "-") if error is None else own_place(starved or error)
         kind = "" if error is None else type(error).__name__
-        text = "" if error is None else str(error)
+        text = "" if error is None else str(error).replace(str(self.home), "...")
         findings: list[dict[str, Any]] = []
 
         def add(what: str, message: str) -> None:
@@ -149,9 +150,10 @@ class Opener:
             about = dict(zip(("error", "key", "place"), where, strict=True))
             findings.append({"what": what, **about, "message": message[:300]})
 
-        memory = isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text
-        if error is not None and not isinstance(error, CIAOError):
-            add("memory" if memory else "foreign exception", text)
+        if starved is not None:
+            add("memory", str(starved))
+        elif error is not None and not isinstance(error, CIAOError):
+            add("foreign exception", text)
         elif len(text) > LONGEST_MESSAGE:
             add("message too long", f"{len(text):,} characters: {text[:100]}")
         if found["peak"] > MEMORY and not findings:
@@ -175,6 +177,15 @@ class Opener:
     def keep(self, finding: dict[str, Any], number: int, steps: list[str]) -> None:
         """Keeps the input where the first finding of its kind lies."""
         keep(self.home, self.build, self.door.name, finding, number, steps)
+
+
+def ran_out_of_memory(error: BaseException | None) -> BaseException | None:
+    """The error among those that led to this one that says there was no memory was left."""
+    while error is not None:
+        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)[:1000]:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def detail_of(finding: dict[str, Any]) -> str:
