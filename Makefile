@@ -2,8 +2,10 @@
 VENV ?= .venv
 PYTHON_IN := $(VENV)/bin/python
 WORKERS ?= 2
+SECONDS ?= 600
+KILLS ?= 1000
 
-.PHONY: help quickstart test test-oldest lint format bench docs clean
+.PHONY: help quickstart test test-oldest lint format bench fuzz faults docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/' | column -t -s:
@@ -42,6 +44,16 @@ bench:  ## run every benchmarks/bench_*.py, which write docs/performance.md
 	@.ci/environment $(VENV) bench,dev
 	set -e; for script in $(sort $(wildcard benchmarks/bench_*.py)); do $(PYTHON_IN) $$script; done
 	$(PYTHON_IN) docs/make_performance.py
+
+fuzz:  ## open hostile files at every door for SECONDS=600 seconds; what met something forbidden is kept in build/fuzz
+	@.ci/environment $(VENV) dev
+	PYTHONPATH=.:tests OMP_NUM_THREADS=1 $(PYTHON_IN) -m fuzz.run --seconds $(SECONDS) --jobs $(WORKERS)
+	$(PYTHON_IN) docs/make_reliability.py
+
+faults:  ## kill saves KILLS=1000 times at every call that writes, and save on full disks and in odd places
+	@.ci/environment $(VENV) dev
+	PYTHONPATH=.:tests OMP_NUM_THREADS=1 $(PYTHON_IN) -m fuzz.faults --kills $(KILLS)
+	$(PYTHON_IN) docs/make_reliability.py
 
 clean:  ## forget environments and build products
 	rm -rf $(VENV) build dist *.egg-info

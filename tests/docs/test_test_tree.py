@@ -11,7 +11,7 @@ import pytest
 from helpers.places import PACKAGE, TESTS
 
 FILES = sorted(TESTS.rglob("*.py"))
-NO_ROOMS = {"core", "docs", "helpers"}
+NO_ROOMS = {"core", "docs", "fuzz", "helpers"}
 """Folders of `tests/` that are no rooms of the package; tests/README.md says what they hold."""
 
 

@@ -1,0 +1,128 @@
+"""A short campaign at the doors that are quick, and a blind campaign would not see what is broken on purpose."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from fuzz.mutations import VALUES, Rng, as_text, change_tree, copy_folder, files_in, mutate
+from helpers.places import BENCHMARKS
+from helpers.processes import environment
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and reads /proc")
+
+
+def run(module, *arguments):
+    """`python -m fuzz.<module>`; what it printed is shown where the test fails."""
+    command = [sys.executable, "-m", f"fuzz.{module}", *map(str, arguments)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=400, check=False)
+    print(done.stdout, done.stderr[-4000:])
+    assert done.returncode == 0
+
+
+def told_apart(findings, *names):
+    return {tuple(finding[name] for name in names) for finding in findings}
+
+
+def published(name, *names):
+    """Open findings are those in docs/reliability.md, which is written from the same file; nothing else is let pass."""
+    return told_apart(json.loads((BENCHMARKS / "results" / f"{name}.json").read_text("utf-8"))["findings"], *names)
+
+
+@pytest.fixture(scope="module")
+def blamed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
+    run("bad", folder, folder / "found.json")
+    return json.loads((folder / "found.json").read_text("utf-8"))
+
+
+def test_hostile_files_meet_nothing_at_any_quick_door_that_is_not_published(tmp_path):
+    run("run", "--fast", "--inputs", 300, "--seconds", 35, "--out", tmp_path / "out.json", "--build", tmp_path / "kept")
+    result = json.loads((tmp_path / "out.json").read_text("utf-8"))
+    assert all(door["inputs"] > 10 and door["loaded"] for door in result["doors"].values())
+    names = ("door", "what", "error", "key")
+    assert told_apart(result["findings"], *names) - published("fuzz", *names) == set()
+
+
+def test_killed_saves_lose_nothing_that_is_not_published(tmp_path):
+    saves = ("adapter among other files", "records of a study", "plan of a study")
+    run("faults", "--kills", 0, "--save", *saves, "--out", tmp_path / "out.json")
+    result = json.loads((tmp_path / "out.json").read_text("utf-8"))
+    assert {*result["saves"]} == {*saves}
+    assert all(one["point"] == one["points"] > 5 for one in result["saves"].values())
+    names = ("save", "way", "what")
+    assert told_apart(result["findings"], *names) - published("faults", *names) == set()
+
+
+def test_a_campaign_sees_everything_that_a_door_must_not_do(blamed):
+    seen = {(finding["steps"][0].removeprefix("from "), finding["what"]) for finding in blamed["door"]["findings"]}
+    assert seen >= {
+        ("c-foreign", "foreign exception"),
+        ("e-crashes", "crash"),
+        ("f-runs", "reaches outside"),
+        ("g-writes", "reaches outside"),
+        ("h-draws", "changes"),
+        ("i-says-much", "message too long"),
+        ("j-changes-the-model", "changes"),
+        ("k-fills-the-memory", "memory"),
+        ("z-hangs", "hang"),
+    }
+    assert not {way for way, _ in seen} & {"a-loads", "b-refuses"}
+
+
+def test_a_campaign_sees_everything_that_a_save_must_not_do(blamed):
+    killed = {finding["what"] for finding in blamed["save"] if finding["way"].startswith("killed")}
+    assert killed >= {"leaves something over", "loses other people's files", "leaves neither the old nor the new"}
+    refused = {finding["what"] for finding in blamed["save"] if finding["way"].startswith("refused")}
+    assert refused >= {"a foreign exception", "leaves something over at once"}
+
+
+# -- changes -----------------------------------------------------------------------------------------------------------
+
+
+def valid(folder):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"name": "mine", "sizes": [1, 2.5, None], "more": {"a": True}}))
+    (folder / "table.csv").write_text("file_name,label\na.png,happy\nb.png,sad\n")
+    return folder
+
+
+def content(folder):
+    return {p.name: p.read_bytes() for p in files_in(folder) if p.is_file() and p.stat().st_size < 10**6}
+
+
+def test_the_same_seed_makes_the_same_input(tmp_path):
+    made = []
+    for number in range(2):
+        folder = valid(tmp_path / str(number))
+        steps = [mutate(folder, Rng(seed), lambda path: path.is_file()) for seed in range(5, 9)]
+        made.append((steps, content(folder)))
+    assert made[0] == made[1]
+    assert made[0][1] != content(valid(tmp_path / "untouched"))
+
+
+def test_a_change_in_a_tree_changes_no_value_that_others_get():
+    before = repr(VALUES)
+    for seed in range(300):
+        tree = {"a": [1, {"b": "c"}], "d": {}}
+        for _ in range(3):
+            tree = change_tree(tree, Rng(seed))
+        as_text(tree)
+    assert repr(VALUES) == before
+
+
+def test_a_copy_of_a_folder_reads_through_no_link_and_no_pipe(tmp_path):
+    import os
+
+    folder = valid(tmp_path / "one")
+    os.mkfifo(folder / "pipe")
+    (folder / "endless").symlink_to("/dev/zero")
+    with (folder / "hole").open("wb") as file:
+        file.truncate(10**11)
+    copy_folder(folder, tmp_path / "two")
+    assert (tmp_path / "two" / "pipe").is_fifo()
+    assert os.readlink(tmp_path / "two" / "endless") == "/dev/zero"
+    assert (tmp_path / "two" / "hole").stat().st_size == 10**11
