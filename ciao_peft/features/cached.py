@@ -73,8 +73,8 @@ class FeatureDataset:
         self.folder = folder
         self.label_names = label_names
         self.checks = checks
-        self.views: int = key["views"]
-        self.has_excitation: bool = key.get("excitation", False)
+        self.views = key["views"]
+        self.has_excitation = key.get("excitation", False)
         self._stored: int = key["num_samples"]
         self._rows = rows
         self._tensors = tensors

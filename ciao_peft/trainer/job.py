@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -139,3 +140,29 @@ def check_what_trains_the_mask(job: Job) -> None:
         )
     if job.accelerator.num_processes > 1:
         raise TrainingError("`two_steps` trains in one process; leave it out, or start one.")
+
+
+def what_it_is_made_of(job: Job, source: BatchDataset) -> dict[str, Any]:
+    """What decides the result of a training; one that goes on from a checkpoint must have the same.
+
+    Args:
+        job: With `checkpoints`, whose model says which backbone it is.
+        source: The training data.
+
+    Returns:
+        Plain data for `trainer_state.json`.
+
+    Raises:
+        TrainingError: the job has no checkpoints.
+    """
+    if job.checkpoints is None:
+        raise TrainingError(f"The training of {job.name!r} has no checkpoints to remember what it is made of.")
+    return {
+        "num_processes": job.accelerator.num_processes,
+        "num_samples": len(source),
+        "labels": zlib.crc32(source.known_labels.contiguous().numpy().tobytes()),
+        "inputs": source.kind,
+        "precision": str(job.accelerator.mixed_precision),
+        "backbone": job.checkpoints.model.backbone_signature(),
+        "arguments": job.args.weight_settings(),
+    }

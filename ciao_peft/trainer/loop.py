@@ -6,7 +6,6 @@ import contextlib
 import math
 import sys
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -36,7 +35,7 @@ from .checkpoint_state import CheckpointState
 from .finite import LastFinite
 from .history import CURVE_FILE, History, draw_learning_curve, plain
 from .interrupts import Interrupts
-from .job import Job, check_what_trains_the_mask
+from .job import Job, check_what_trains_the_mask, what_it_is_made_of
 from .loader import Batch, BatchDataset, BatchLoader
 from .optimizer import batch_losses, make_optimizer
 from .optimizer_state import checked_moments, optimizer_tensors, restore_optimizer
@@ -367,18 +366,6 @@ class TrainingLoop:
             raise TrainingError("The job has no `checkpoints`, so nothing can be saved in `output_dir` or resumed.")
         return self.job.checkpoints
 
-    def _record(self) -> dict[str, Any]:
-        """What the training is made of; one that goes on from a checkpoint must have the same."""
-        return {
-            "num_processes": self.accelerator.num_processes,
-            "num_samples": len(self.source),
-            "labels": zlib.crc32(self.source.known_labels.contiguous().numpy().tobytes()),
-            "inputs": self.source.kind,
-            "precision": str(self.accelerator.mixed_precision),
-            "backbone": self._checkpoints.model.backbone_signature(),
-            "arguments": self.args.weight_settings(),
-        }
-
     def _save(self, writes: bool = True) -> Path | None:
         """Saves a checkpoint of this moment and returns its folder; only the process that writes does so."""
         self._same_buffers()
@@ -393,7 +380,7 @@ class TrainingLoop:
             "place_in_order": self.num_checkpoints,
             "global_step": self.step,
             "total_steps": self.total_steps,
-            "record": self._record(),
+            "record": what_it_is_made_of(self.job, self.source),
             **self.best.state(),
             **self.losses.state(),
             "scaler": None if scaler is None else scaler.state_dict(),
@@ -411,7 +398,9 @@ class TrainingLoop:
             return None
         with_best = self.args.load_best_model_at_end
         check = partial(checked_moments, self.optimizer, self.names, where=folder)
-        state, tensors, best = self._checkpoints.load(folder, self._record(), self.total_steps, with_best, check)
+        state, tensors, best = self._checkpoints.load(
+            folder, what_it_is_made_of(self.job, self.source), self.total_steps, with_best, check
+        )
         restore_optimizer(self.optimizer, self.names, tensors, folder)
         self.step = state.global_step
         self.best.restore(state, best)
