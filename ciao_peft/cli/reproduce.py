@@ -67,7 +67,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     from ..study.runner import leave_launcher, train_here, train_in_processes, usable_cores
 
     rank, launched = leave_launcher()
-    folder = Path(options.output_dir)
+    folder = Path(options.output_dir).expanduser()
     says = rank == 0
     _check_flags(options)
     if options.plan is None and not options.tasks:
@@ -121,7 +121,7 @@ def _check_flags(options: argparse.Namespace) -> None:
     if options.plan is None and not options.tasks and flags:
         raise ConfigError(
             f"{', '.join(flags)} without `--tasks`: a study that was begun goes on with the plan in its folder. Name "
-            f"the tasks, too, for another plan, or edit '{Path(options.output_dir) / 'plan.yaml'}'."
+            f"the tasks, too, for another plan, or edit '{Path(options.output_dir).expanduser() / 'plan.yaml'}'."
         )
 
 

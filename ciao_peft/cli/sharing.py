@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from .flags import add_flag
@@ -51,9 +50,10 @@ def _publish(options: argparse.Namespace) -> None:
     from ..encoders import publish_encoder
     from ..hub.adapters import publish_adapter
     from ..saving.adapter_folder import CONFIG_FILE
+    from ..saving.files import local_path
 
-    is_encoder = not options.subfolder and not (Path(options.folder) / CONFIG_FILE).exists()
-    is_encoder = is_encoder and (Path(options.folder) / "config.json").exists()
+    is_encoder = not options.subfolder and not (local_path(options.folder) / CONFIG_FILE).exists()
+    is_encoder = is_encoder and (local_path(options.folder) / "config.json").exists()
     publish = publish_encoder if is_encoder else partial(publish_adapter, subfolder=options.subfolder)
     commit = publish(
         options.folder,

@@ -12,6 +12,7 @@ from typing import Any
 from ..checking import checked_keys
 from ..errors import ConfigError
 from ..saving import write_file
+from ..saving.files import local_path
 from .plan import Encoder, Plan, names_in_files
 from .presets import TASKS, methods_named, preset_method, task_from
 
@@ -89,7 +90,7 @@ def read_plan(path: str | Path) -> Plan:
     import yaml
 
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.safe_load(local_path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"The plan {str(path)!r} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import RecordError, listed
+from ..saving.files import local_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -180,7 +181,7 @@ def append_record(path: str | os.PathLike[str], record: Record) -> None:
         line = json.dumps(record.to_dict(), ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise RecordError(f"The record of {record.method!r} cannot be written as JSON: {error}") from error
-    path = Path(path)
+    path = local_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"), path.open("ab+") as file:
         torn = b""
@@ -216,7 +217,7 @@ class Results:
     records: list[Record]
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
+        self.path = local_path(path)
         self.records = []
         self._read, self._lines = 0, 0
 
@@ -254,7 +255,7 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
         >>> read_records("no such folder")
         []
     """
-    path = Path(path)
+    path = local_path(path)
     path = path / RESULTS_FILE if path.is_dir() else path
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     return list(_parsed(lines, path, 1))

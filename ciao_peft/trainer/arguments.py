@@ -190,6 +190,8 @@ class CIAOTrainingArguments:
         for name in ("output_dir", "resume_from_checkpoint", "feature_cache"):
             if isinstance(getattr(self, name), os.PathLike):
                 object.__setattr__(self, name, os.fspath(getattr(self, name)))
+        if isinstance(self.output_dir, str):
+            object.__setattr__(self, "output_dir", os.path.expanduser(self.output_dir))  # `~` is the home
         if isinstance(self.report_to, list):
             object.__setattr__(self, "report_to", tuple(self.report_to))
         for name, kinds in (

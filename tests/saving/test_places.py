@@ -13,13 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from ciao_peft import CIAOTrainingArguments, cache_features
 from ciao_peft.encoders import load_encoder, save_encoder
 from ciao_peft.errors import AdapterFileError
 from ciao_peft.model import CIAOModel
 from ciao_peft.saving.adapter_folder import load_adapter
 from ciao_peft.saving.files import local_path, move_into_place, write_folder
+from ciao_peft.study.records import read_records
 from ciao_peft.trainer.checkpoint import STATE_FILE, checkpoint_folders, clean_up
 from helpers.fakes import bits, same_bits, tiny_backbone, wrap
+from helpers.features import faces
 
 OLD, NEW = {"weights": b"old", "config": b"old"}, {"weights": b"new", "config": b"new"}
 
@@ -249,6 +252,14 @@ def test_a_tilde_is_the_home_wherever_a_folder_is_given(monkeypatch, tmp_path):
     model.load_adapter(Path("~/fer"), "again")
     save_encoder(load_encoder("small-face"), "~/encoder")
     load_encoder("~/encoder")
+    stored = cache_features(tiny_backbone(), faces(4), "~/features")
+    assert stored.folder == tmp_path / "home" / "features"
+    assert CIAOTrainingArguments(output_dir="~/runs").output_dir == str(tmp_path / "home" / "runs")
+    (tmp_path / "home" / "results.jsonl").touch()
+    assert read_records("~/results.jsonl") == []
+    shutil.rmtree(stored.folder)
+    for path in (tmp_path / "home" / "results.jsonl", tmp_path / "home" / ".features.lock"):
+        path.unlink(missing_ok=True)
     assert os.listdir(tmp_path) == ["home"]
     assert sorted(os.listdir(tmp_path / "home")) == ["encoder", "fer"]
     assert local_path("~") == tmp_path / "home"

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ...errors import RecordError
 from ...saving import write_file
+from ...saving.files import local_path
 from ..analysis.study import Study
 from ..plan import Plan
 from ..plan_file import PLAN_FILE, read_plan
@@ -54,7 +55,7 @@ def load_study(source: str | os.PathLike[str] | Iterable[Record], *, plan: Plan 
         [('faces', 'small-face')]
     """
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
+        path = local_path(source)
         records = read_records(path)
         plan_file = (path if path.is_dir() else path.parent) / PLAN_FILE
         if plan is None and plan_file.is_file():
@@ -123,11 +124,11 @@ def write_report(
     if output_dir is None:
         if not from_path:
             raise RecordError("`output_dir` says where the report of records at hand goes; got None.")
-        folder = Path(source)
+        folder = local_path(source)
         output_dir = (folder if folder.is_dir() else folder.parent) / "report"
     study = load_study(source, plan=plan)
     made = contents(study, title or "CIAO: report of a study", figures=figures)
-    folder = Path(output_dir)
+    folder = local_path(output_dir)
     pictures = list(made.pictures())
     written = tuple(write_file(folder / FIGURES_FOLDER / picture.name, picture.png) for picture in pictures)
     text = write_file(folder / TEXT_FILE, as_markdown(made, figures=FIGURES_FOLDER))

@@ -8,13 +8,13 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...checking import check_number
 from ...errors import DivergenceError, MissingExtraError, TrainingError
 from ...markdown import markdown_table
 from ...saving import write_file
+from ...saving.files import local_path
 from ..plan import Encoder, Method, Task
 from ..presets import METHODS
 from .objective import GivenUp, Objective
@@ -81,7 +81,7 @@ def search_settings(
         check_number(name, value, int, low)
     from .trials import SharedStudy
 
-    folder, space = Path(output_dir), SearchSpace() if space is None else space
+    folder, space = local_path(output_dir), SearchSpace() if space is None else space
     encoder = encoder if isinstance(encoder, Encoder) else Encoder(name=encoder)
     objective = Objective(
         task,
