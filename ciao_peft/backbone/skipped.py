@@ -27,7 +27,7 @@ class SkippedHooks:
     Example:
         >>> net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 3)), nn.Flatten())
         >>> SkippedHooks(net, ["0.0", "1"], after=["1"]).paths
-        (['0'], ['1'])
+        (['', '0'], ['1'])
     """
 
     paths: tuple[list[str], list[str]]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ from ..errors import FeatureCacheError, LaunchError
 if TYPE_CHECKING:
     from filelock import FileLock
 
-__all__ = ["Processes", "check_launch"]
+__all__ = ["Processes", "check_launch", "waiting_is_said"]
 
 # Processes that wait together exchange a sign this often; without it they would give up after minutes.
 _SECONDS_BETWEEN_SIGNS = 30.0
@@ -101,7 +103,8 @@ class Processes:
     def wait_for_everyone(self) -> None:
         """Blocks until every process has called this method."""
         if self._state is not None:
-            self._state.wait_for_everyone()
+            with waiting_is_said(f"process {self.rank} of {self.count}"):
+                self._state.wait_for_everyone()
 
     def share(self, count: int) -> range:
         """The part of `count` items that this process takes.
@@ -132,7 +135,30 @@ class Processes:
             return values
         from accelerate.utils import gather_object
 
-        return gather_object(values)
+        with waiting_is_said(f"process {self.rank} of {self.count}"):
+            return gather_object(values)
+
+
+@contextmanager
+def waiting_is_said(who: str, seconds: float = 50.0) -> Iterator[None]:
+    """A `with` block that says on stderr that it waits for other processes, once it has waited for long.
+
+    Args:
+        who: Who waits.
+        seconds: After how long it is said.
+
+    Example:
+        >>> with waiting_is_said("process 0 of 2"):
+        ...     pass  # nothing is said of a short wait
+    """
+    line = f"ciao_peft: {who} has waited {seconds:g} s for the others. Does one hang? Ctrl-C stops the waiting."
+    timer = threading.Timer(seconds, lambda: print(line, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def check_launch(num_processes: int) -> None:

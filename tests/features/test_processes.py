@@ -13,6 +13,7 @@ import torch
 from ciao_peft import cache_features
 from ciao_peft.errors import FeatureCacheError
 from ciao_peft.features import FeatureLayout
+from ciao_peft.features.processes import waiting_is_said
 from ciao_peft.features.store import FeatureFiles
 from helpers.fakes import tiny_backbone
 from helpers.features import counting
@@ -115,3 +116,13 @@ def test_a_place_where_nothing_can_be_written_is_told(tmp_path):
         FeatureCacheError, match=r"'.*\.stored\.lock' cannot be written: .*Store the features elsewhere"
     ):
         cache_features(tiny_backbone(), faces(), tmp_path / "file" / "stored")
+
+
+def test_a_long_wait_for_other_processes_is_said_and_a_short_one_is_not(capfd):
+    with waiting_is_said("process 1 of 2", seconds=0.05):
+        time.sleep(0.3)
+    assert "process 1 of 2 has waited 0.05 s for the others" in capfd.readouterr().err
+    with waiting_is_said("process 1 of 2", seconds=0.2):
+        pass
+    time.sleep(0.3)
+    assert capfd.readouterr().err == ""
