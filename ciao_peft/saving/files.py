@@ -224,8 +224,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not os.path.lexists(path):
         present = listed(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else "none"
         raise AdapterFileError(f"'{path}' is missing. Files in the folder: {present}.{pickled_instead(path.parent)}")
-    with open_file(path, error=AdapterFileError) as file:
-        content = file.read(MAX_JSON_BYTES + 1)
+    try:
+        with open_file(path) as file:
+            content = file.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise AdapterFileError(f"'{path}' cannot be read: {error}") from None
     if len(content) > MAX_JSON_BYTES:
         raise AdapterConfigError(f"'{path}' is larger than {MAX_JSON_BYTES} bytes; no config of ours is.")
     try:
