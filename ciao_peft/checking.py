@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
-from .errors import CIAOError, ConfigError, listed
+from .errors import CIAOError, ConfigError, listed, shortened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +84,7 @@ def check_number(
     else:
         bounds = f" from {low:g} to {f'{high:g}' if high < 1e9 else 'any size'}"
     noun = "whole number" if kind is int else "number"
-    raise error(f"`{name}`{of and f' of {of}'} must be a {noun}{bounds}; got {value!r}.")
+    raise error(f"`{name}`{of and f' of {of}'} must be a {noun}{bounds}; got {shortened(repr(value))}.")
 
 
 def make_plain(settings: Any) -> None:
@@ -136,7 +136,7 @@ def check_flag(name: str, value: Any) -> None:
         ciao_peft.errors.ConfigError: `bf16` must be true or false; got 'yes'.
     """
     if not isinstance(value, bool):
-        raise ConfigError(f"`{name}` must be true or false; got {value!r}.")
+        raise ConfigError(f"`{name}` must be true or false; got {shortened(repr(value))}.")
 
 
 def check_choice(name: str, value: Any, choices: Collection[Any], error: type[CIAOError] = ConfigError) -> None:
@@ -158,7 +158,7 @@ def check_choice(name: str, value: Any, choices: Collection[Any], error: type[CI
         ciao_peft.errors.ConfigError: `optim` must be one of 'adamw', 'sgd'; got 'adam'.
     """
     if value not in choices:
-        raise error(f"`{name}` must be one of {listed(choices)}; got {value!r}.")
+        raise error(f"`{name}` must be one of {listed(choices)}; got {shortened(repr(value))}.")
 
 
 def check_known(noun: str, names: Iterable[Any], known: Collection[str], where: str) -> None:
@@ -183,7 +183,7 @@ def check_known(noun: str, names: Iterable[Any], known: Collection[str], where: 
         if name not in known:
             close = closest(name, known)
             hint = f"did you mean {close[0]!r}?" if close else f"known {noun}s: {listed(known)}."
-            raise ConfigError(f"Unknown {noun} {name!r} {where}; {hint}")
+            raise ConfigError(f"Unknown {noun} {shortened(repr(name))} {where}; {hint}")
 
 
 def closest(name: Any, known: Iterable[str], count: int = 1) -> list[str]:
@@ -203,7 +203,7 @@ def closest(name: Any, known: Iterable[str], count: int = 1) -> list[str]:
     """
     import difflib
 
-    return difflib.get_close_matches(str(name), known, n=count)
+    return difflib.get_close_matches(str(name)[:200], known, n=count)
 
 
 def checked_keys(what: str, values: object, known: Iterable[str]) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def checked_keys(what: str, values: object, known: Iterable[str]) -> dict[str, A
         ciao_peft.errors.ConfigError: A task must map keys to values; got 'jaffe'.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{what.capitalize()} must map keys to values; got {values!r}.")
+        raise ConfigError(f"{what.capitalize()} must map keys to values; got {shortened(repr(values))}.")
     keyed = dict(cast("Mapping[str, Any]", values))
     check_known("key", keyed, list(known), f"in {what}")
     return keyed

@@ -27,7 +27,7 @@ MAX_TEXT_BYTES = 4 * 2**20
 MAX_DEPTH = 64
 """How deep settings may be nested."""
 
-MAX_DIGITS = 400
+MAX_DIGITS = 500
 """The longest number that a file may hold."""
 
 _KINDS = (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from ..checking import checked_keys
+from ..door import read_yaml
 from ..errors import ConfigError
 from .data import setting_of
 
@@ -90,12 +90,7 @@ def _search(options: argparse.Namespace) -> None:
 
 
 def _space(path: str) -> dict[str, Any]:
-    import yaml
-
     from ..study.search import SearchSpace
 
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"The search space {path!r} cannot be read: {error}") from error
+    values = read_yaml(path, error=ConfigError)
     return checked_keys("a search space", values, [part.name for part in dataclasses.fields(SearchSpace)])

@@ -9,7 +9,6 @@ import os
 import pickle
 import re
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 
 from ..checking import check_choice
+from ..door import read_file, read_member
 from ..errors import AdapterFileError, ConfigError
 from ..preprocessing import Preprocessing
 from ..saving.safetensors_file import parse_tensors
@@ -38,6 +38,9 @@ ChannelOrder = Literal["auto", "rgb", "bgr"]
 _IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 _IMAGENET_CAFFE = ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
 _VGGFACE = ((129.1863, 104.7624, 93.5940), (1.0, 1.0, 1.0))
+MAX_SOURCE_BYTES = 2**30
+"""Of a file to convert: VGG16 with its classifier has 553 MB."""
+
 _LARGEST_KERNEL = 512 * 512 * 3 * 3
 
 
@@ -143,10 +146,7 @@ def convert_encoder(
 
 
 def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise AdapterFileError(f"'{path}' cannot be read: {error}.") from error
+    return read_file(path, MAX_SOURCE_BYTES, error=AdapterFileError)
 
 
 def _tensors(path: Path, content: bytes, layout: str) -> dict[str, torch.Tensor]:
@@ -185,8 +185,8 @@ def _inside_keras(path: Path, content: bytes) -> bytes:
     """The weights in an archive of Keras 3; nothing else in it is read."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return archive.read("model.weights.h5")
-    except (zipfile.BadZipFile, KeyError, EOFError, RuntimeError, zlib.error) as error:
+            return read_member(archive, "model.weights.h5", MAX_SOURCE_BYTES, error=AdapterFileError)
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, NotImplementedError) as error:
         raise AdapterFileError(f"'{path}' cannot be read as a model of Keras: {error}") from error
 
 

@@ -11,13 +11,15 @@ from typing import Any
 from torch import nn
 
 from ..cards.contents import card_without_record, encoder_card, text_reader
-from ..errors import AdapterConfigError, AdapterFileError, ConfigError, listed
+from ..door import read_file
+from ..errors import AdapterConfigError, AdapterFileError, CIAOError, ConfigError, listed, shortened
 from ..hub import MAX_WEIGHTS_BYTES, RepoFile, is_hub_id, read_pretrained
 from ..preprocessing import Preprocessing
 from ..saving.adapter_folder import CARD_FILE, PREPROCESSOR_FILE, library_versions
 from ..saving.digest import DIGEST, check_digest, read_covered, sha256_of, with_digest
 from ..saving.files import MAX_JSON_BYTES, local_path, read_json, read_steadily, to_json, write_folder
-from ..saving.safetensors_file import parse_tensors
+from ..saving.safetensors_file import MAX_HEADER_BYTES, parse_tensors
+from .bounds import bounded_building, check_config, weights_budget
 from .with_preprocessing import set_attributes, with_preprocessing
 
 __all__ = ["CONFIG_FILE", "FORMAT_VERSION", "WEIGHTS_FILE", "load", "load_weights", "save_encoder"]
@@ -176,10 +178,15 @@ def _read(folder: Path, pretrained: bool) -> nn.Module:
     if kind is None:
         raise AdapterConfigError(f"'{path}' is not of an encoder of this library.{_instead(config)}")
     version = config.get("format_version")
-    if type(version) is not int or not 1 <= version <= FORMAT_VERSION or kind not in _TYPES:
+    if (
+        type(version) is not int
+        or not 1 <= version <= FORMAT_VERSION
+        or not isinstance(kind, str)
+        or kind not in _TYPES
+    ):
         raise AdapterConfigError(
-            f"'{path}' is of an encoder of type {kind!r} in format {version!r}; this version reads {listed(_TYPES)} "
-            f"up to format {FORMAT_VERSION}. Upgrade: pip install -U ciao_peft."
+            f"'{path}' is of an encoder of type {shortened(repr(kind))} in format {shortened(repr(version))}; this "
+            f"version reads {listed(_TYPES)} up to format {FORMAT_VERSION}. Upgrade: pip install -U ciao_peft."
         )
     keys = _KEYS | ({DIGEST} if version > _WITHOUT_DIGEST else set())
     if set(config) != keys or not isinstance(config["architecture"], dict):
@@ -191,28 +198,33 @@ def _read(folder: Path, pretrained: bool) -> nn.Module:
         check_digest(config, covered, path, version=_WITHOUT_DIGEST)
     module, function = _TYPES[kind].split(":")
     build = getattr(importlib.import_module(f".{module}", __package__), function)
+    weights = folder / WEIGHTS_FILE
     try:
-        encoder = build(**config["architecture"])
+        if kind not in ("timm", "transformers"):  # which look through it themselves
+            check_config(config["architecture"], str(path))
+        with bounded_building(weights_budget(weights), str(path)):
+            encoder = build(**config["architecture"])
         with_preprocessing(encoder, Preprocessing.from_dict(preprocessing))
-    except (ConfigError, TypeError, ValueError, RuntimeError) as error:
-        raise AdapterConfigError(f"No encoder can be built from '{path}': {error}") from error
+    except (AdapterFileError, MemoryError, RecursionError):
+        raise
+    except Exception as error:  # the builders of timm and transformers raise nearly anything at what they do not know
+        said = shortened(f"{type(error).__name__}: {error}" if not isinstance(error, CIAOError) else str(error), 2000)
+        raise AdapterConfigError(f"No encoder can be built from '{path}': {said}") from error
     if not pretrained:
         return encoder
-    path = folder / WEIGHTS_FILE
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise AdapterFileError(f"'{path}' cannot be read: {error}.") from error
+    largest = MAX_HEADER_BYTES + 2 * sum(tensor.nbytes for tensor in encoder.state_dict().values())
+    content = read_file(weights, largest, error=AdapterFileError)
     digest = sha256_of(content)
     if digest != config["weights_sha256"]:
         raise AdapterFileError(
-            f"'{path}' does not have the checksum in its config: it was damaged or replaced. Save the encoder "
+            f"'{weights}' does not have the checksum in its config: it was damaged or replaced. Save the encoder "
             "again, or download it anew."
         )
     try:
-        encoder.load_state_dict(parse_tensors(content, path))
+        encoder.load_state_dict(parse_tensors(content, weights))
     except RuntimeError as error:
-        raise AdapterFileError(f"'{path}' does not fit the encoder that its config describes: {error}") from error
+        said = shortened(str(error), 2000)
+        raise AdapterFileError(f"'{weights}' does not fit the encoder that its config describes: {said}") from error
     return set_attributes(encoder, revision=digest[:16])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ..door import open_file
 from ..errors import AdapterFileError
 from ..hub import MAX_WEIGHTS_BYTES, RepoFile, read_pretrained
 from ..preprocessing import Preprocessing
@@ -69,9 +70,17 @@ def _foreign(source: str, pretrained: bool, preprocessing: Preprocessing | None,
                 "those in several files; save the model again as one file of safetensors."
             )
         encoder = kind.read(where, pretrained=pretrained, preprocessing=preprocessing)
-        return encoder, hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if pretrained else "random"
+        return encoder, _digest_of(weights) if pretrained else "random"
 
     files = [RepoFile(PREPROCESSOR_FILE, MAX_JSON_BYTES, required=False), RepoFile(CONFIG_FILE, MAX_JSON_BYTES)]
     files.append(RepoFile(WEIGHTS_FILE, MAX_WEIGHTS_BYTES, required=False))
     (encoder, revision), snapshot = read_pretrained(source, read, files, **hub)
     return set_attributes(encoder, name=source, revision=(snapshot.revision or revision) if pretrained else revision)
+
+
+def _digest_of(weights: Path) -> str:
+    digest = hashlib.sha256()
+    with open_file(weights, MAX_WEIGHTS_BYTES, error=AdapterFileError) as file:
+        while piece := file.read(2**22):
+            digest.update(piece)
+    return digest.hexdigest()[:16]

@@ -8,10 +8,12 @@ from typing import Any
 from torch import nn
 
 from ..checking import closest
-from ..errors import AdapterFileError, ConfigError, EncoderNotFoundError, listed
+from ..door import check_types
+from ..errors import AdapterFileError, CIAOError, ConfigError, EncoderNotFoundError, listed, shortened
 from ..hub.client import as_our_errors, open_client
 from ..preprocessing import Preprocessing
 from ..saving.files import read_json
+from .bounds import bounded_building, check_config, weights_budget
 from .with_preprocessing import set_attributes, with_preprocessing
 
 __all__ = ["build", "check_settings", "load", "read"]
@@ -24,6 +26,7 @@ _DESCRIPTIVE = {
 }
 # Arguments of `timm.create_model` that bring in other weights, in addition to those that start with "pretrained".
 _ELSEWHERE = {"cache_dir", "checkpoint_path"}
+_PARTS: dict[str, type | tuple[type, ...]] = {"model_args": dict, "pretrained_cfg": dict}
 
 
 def load(name: str, *, pretrained: bool = True, **settings: Any) -> nn.Module:
@@ -97,7 +100,7 @@ def build(name: str, **settings: Any) -> nn.Module:
     return _with_attributes(timm.create_model(name, **settings), name, settings)
 
 
-def check_settings(name: Any, settings: dict[str, Any]) -> None:
+def check_settings(name: Any, settings: Any) -> None:
     """Refuses settings in a file that would make timm take a model or weights from elsewhere.
 
     Args:
@@ -113,12 +116,17 @@ def check_settings(name: Any, settings: dict[str, Any]) -> None:
     import timm
 
     if not isinstance(name, str) or not timm.is_model(name.partition(".")[0]):
-        raise ConfigError(f"timm has no model {name!r}; a file names one of `timm.list_models()`, and no place.")
+        raise ConfigError(
+            f"timm has no model {shortened(repr(name))}; a file names one of `timm.list_models()`, and no place."
+        )
+    if not isinstance(settings, dict):
+        raise ConfigError(f"The settings of a model of timm must map names to values; got {shortened(repr(settings))}.")
     if refused := [key for key in settings if _brings_weights(key)]:
         raise ConfigError(
             f"A file says with {listed(refused)} where timm finds other weights, which may run code; weights are read "
             "from the folder itself. Make the model yourself if you trust it, and give it to `get_ciao_model`."
         )
+    check_config(settings, f"the file of {name}")
 
 
 def _brings_weights(setting: str) -> bool:
@@ -140,15 +148,18 @@ def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing 
         AdapterFileError: timm does not know the model, or a file is damaged or does not fit.
     """
     import timm
-    from safetensors import SafetensorError
 
-    config = read_json(folder / "config.json")
-    pretrained_cfg, settings = config.get("pretrained_cfg") or {}, dict(config.get("model_args") or {})
+    path, weights = folder / "config.json", folder / "model.safetensors"
+    config = read_json(path)
+    pretrained_cfg, settings = config.get("pretrained_cfg") or {}, config.get("model_args") or {}
     try:
+        check_types({"model_args": settings, "pretrained_cfg": pretrained_cfg}, _PARTS, path, error=ConfigError)
+        settings = dict(settings)
         check_settings(config["architecture"], settings)
         if settings.pop("features_only", False):
             raise ConfigError("timm lets weights be missing where `features_only` is asked for. Leave it out.")
         kept = {key: value for key, value in pretrained_cfg.items() if key in _DESCRIPTIVE}
+        check_config(kept, str(path))
         # With the classes and channels of the file itself, every tensor must be there: timm fills missing tensors with
         # random numbers where the model differs from the file's.
         classes = [where["num_classes"] for where in (config, pretrained_cfg, settings) if "num_classes" in where]
@@ -157,13 +168,17 @@ def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing 
         if "in_chans" in settings and "input_size" in kept:
             kept["input_size"] = (settings["in_chans"], *kept["input_size"][1:])
         if pretrained:
-            kept["file"] = str(folder / "model.safetensors")
-        encoder: Any = timm.create_model(config["architecture"], pretrained=pretrained, pretrained_cfg=kept, **settings)
+            kept["file"] = str(weights)
+        with bounded_building(weights_budget(weights), str(path)):
+            encoder: Any = timm.create_model(
+                config["architecture"], pretrained=pretrained, pretrained_cfg=kept, **settings
+            )
         if encoder.num_classes:
             encoder.reset_classifier(0)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise AdapterFileError(f"The model of timm in '{folder}' cannot be loaded: {error}") from error
-    return _with_attributes(encoder, config["architecture"], {**settings, "num_classes": 0}, preprocessing)
+        return _with_attributes(encoder, config["architecture"], {**settings, "num_classes": 0}, preprocessing)
+    except Exception as error:  # timm raises nearly anything at what it does not know
+        said = shortened(str(error) if isinstance(error, CIAOError) else f"{type(error).__name__}: {error}", 2000)
+        raise AdapterFileError(f"The model of timm in '{folder}' cannot be loaded: {said}") from error
 
 
 def _with_attributes(

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..errors import AdapterFileError
+from ..errors import AdapterFileError, CIAOError, ConfigError, shortened
 from ..preprocessing import Preprocessing
 from ..saving.adapter_folder import PREPROCESSOR_FILE
 from ..saving.files import read_json
+from .bounds import bounded_building, check_config, weights_budget
 from .from_timm import check_settings
 from .with_preprocessing import set_attributes, with_preprocessing
 
 __all__ = ["build", "read"]
-
-_BROKEN = (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, AttributeError)
 
 
 def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing | None = None) -> nn.Module:
@@ -36,22 +36,33 @@ def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing 
         AdapterFileError: transformers does not know the model, or a file is damaged or incomplete.
         ConfigError: the image processor does what `Preprocessing` does not; give a `preprocessing` of your own.
     """
-    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel
 
     missing = []
+    path, weights = folder / "config.json", folder / "model.safetensors"
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        _check_wrapped(config)
-        if pretrained:
-            encoder, report = AutoModel.from_pretrained(
-                folder, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        if os.path.lexists(folder / "adapter_config.json"):  # transformers would load what it names in its place
+            raise ConfigError(
+                "an adapter lies there too, in 'adapter_config.json'. Give the model a folder of its own."
             )
-            missing = sorted(report["missing_keys"])
-        else:
-            encoder = AutoModel.from_config(config, trust_remote_code=False)
-    except (*_BROKEN, SafetensorError) as error:
-        raise AdapterFileError(f"The model of transformers in '{folder}' cannot be loaded: {error}") from error
+        _check(read_json(path), str(path))
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        with bounded_building(weights_budget(weights), str(path)):
+            if pretrained:
+                encoder, report = AutoModel.from_pretrained(
+                    folder,
+                    config=config,
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                )
+                missing = sorted(report["missing_keys"])
+            else:
+                encoder = AutoModel.from_config(config, trust_remote_code=False)
+    except Exception as error:  # transformers raises nearly anything at what it does not know
+        said = shortened(str(error) if isinstance(error, CIAOError) else f"{type(error).__name__}: {error}", 2000)
+        raise AdapterFileError(f"The model of transformers in '{folder}' cannot be loaded: {said}") from error
     if missing:
         few = ", ".join(map(repr, missing[:4])) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
         raise AdapterFileError(
@@ -80,22 +91,23 @@ def build(**architecture: Any) -> nn.Module:
     """
     from transformers import AutoConfig, AutoModel
 
+    _check(architecture, "the file of a model of transformers")
     config = AutoConfig.for_model(**architecture)
-    _check_wrapped(config)
     return _with_attributes(AutoModel.from_config(config, trust_remote_code=False), None)
 
 
-def _check_wrapped(config: Any) -> None:
-    if config.model_type == "timm_wrapper":  # passes its `model_args` on to timm
-        check_settings(config.architecture, config.model_args or {})
+def _check(config: dict[str, Any], where: str) -> None:
+    if config.get("model_type") == "timm_wrapper":  # passes its `model_args` on to timm
+        check_settings(config.get("architecture"), config.get("model_args") or {})
+    check_config(config, where)
 
 
 def _preprocessing_of(folder: Path, encoder: nn.Module) -> Preprocessing | None:
     path = folder / PREPROCESSOR_FILE
-    # A wrapped model of timm has no such file: its config describes the preprocessing.
-    return (
-        Preprocessing.from_image_processor(read_json(path)) if path.is_file() else Preprocessing.for_backbone(encoder)
-    )
+    # A wrapped model of timm has no such file: its config describes the preprocessing. A link to nowhere is no absence.
+    if os.path.lexists(path):
+        return Preprocessing.from_image_processor(read_json(path))
+    return Preprocessing.for_backbone(encoder)
 
 
 def _with_attributes(encoder: Any, preprocessing: Preprocessing | None) -> nn.Module:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..errors import AdapterConfigError, AdapterFileError, listed
+from ..door import open_file, parse_json
+from ..errors import AdapterConfigError, AdapterFileError, FileReadError, listed
 from .aside import being_saved, clear_leftovers, exchange, put_at_once, put_one_by_one, restore_moved, sync_folder
 from .safetensors_file import kind_of, pickled_instead
 
@@ -201,24 +202,21 @@ def read_json(path: Path) -> dict[str, Any]:
         >>> read_json(write_file(Path(tempfile.mkdtemp(), "config.json"), '{"frames": 10}'))
         {'frames': 10}
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_JSON_BYTES + 1)
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         present = listed(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else "none"
-        raise AdapterFileError(
-            f"'{path}' is missing. Files in the folder: {present}.{pickled_instead(path.parent)}"
-        ) from None
+        raise AdapterFileError(f"'{path}' is missing. Files in the folder: {present}.{pickled_instead(path.parent)}")
+    try:
+        with open_file(path) as file:
+            content = file.read(MAX_JSON_BYTES + 1)
     except OSError as error:
-        raise AdapterFileError(f"'{path}' cannot be read: {error}.") from error
+        raise AdapterFileError(f"'{path}' cannot be read: {error}") from None
     if len(content) > MAX_JSON_BYTES:
         raise AdapterConfigError(f"'{path}' is larger than {MAX_JSON_BYTES} bytes; no config of ours is.")
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise AdapterConfigError(
-            f"'{path}' is no JSON{kind_of(path)}: {error}. Save the adapter again, or download it anew."
-        ) from None
+        value = parse_json(content, path)
+    except FileReadError as error:
+        said = str(error).replace("' is no JSON:", f"' is no JSON{kind_of(path)}:", 1)
+        raise AdapterConfigError(f"{said} Save the adapter again, or download it anew.") from None
     if not isinstance(value, dict):
         raise AdapterConfigError(f"'{path}' holds a {type(value).__name__} where an object was expected.")
     return value

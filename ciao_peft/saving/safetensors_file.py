@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..checking import all_finite
-from ..errors import AdapterFileError, listed
+from ..door import open_file
+from ..errors import AdapterFileError, FileReadError, listed
 
 __all__ = ["MAX_HEADER_BYTES", "kind_of", "parse_tensors", "pickled_instead", "read_weights"]
 
@@ -99,8 +100,11 @@ def kind_of(path: Path) -> str:
         >>> kind_of(path)
         ' (it is a web page)'
     """
-    with path.open("rb") as file:
-        start = file.read(64)
+    try:
+        with open_file(path) as file:
+            start = file.read(64)
+    except (FileReadError, OSError):
+        return ""
     if start.startswith(b"version https://git-lfs"):
         return " (it is a Git LFS pointer: run `git lfs pull`)"
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):

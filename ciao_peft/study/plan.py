@@ -8,13 +8,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from ..checking import check_choice, check_number, is_number, make_plain
-from ..errors import ConfigError, listed
+from ..errors import ConfigError, listed, shortened
 
 Kind = Literal["network", "ablation", "rival"]
 Needs = Literal["features", "pixels"]
 Split = Literal["test", "validation"]
 
 RATE_NAMES = ("learning_rate", "mask_learning_rate", "encoder_learning_rate")
+MAX_RUNS = 100_000
+"""Trainings in one plan."""
+
 _NAMES_IN_FILES = {"baseline": "rival"}
 
 
@@ -244,7 +247,8 @@ class Plan:
         make_plain(self)
         _freeze_mappings(self, "arguments")
         for name in ("tasks", "encoders", "methods"):
-            items = tuple(getattr(self, name))
+            given = getattr(self, name)
+            items = tuple(given) if isinstance(given, (list, tuple)) else ()
             object.__setattr__(self, name, items)
             if not items:
                 raise ConfigError(f"A plan needs at least one of `{name}`.")
@@ -252,11 +256,15 @@ class Plan:
             if twice := sorted({item for item in names if names.count(item) > 1}):
                 raise ConfigError(f"Each of `{name}` needs a name of its own; {listed(twice)} is there twice.")
         given: Any = self.seeds
-        seeds = range(given) if is_number(given, int) else given
+        seeds = range(given) if is_number(given, int, 0, MAX_RUNS) else given
         seeds = tuple(seeds) if isinstance(seeds, (range, list, tuple)) else ()
         if not seeds or not all(is_number(seed, int, 0) for seed in seeds) or len(set(seeds)) < len(seeds):
-            raise ConfigError(f"`seeds` must be a number of runs or different whole numbers; got {self.seeds!r}.")
+            got = shortened(repr(self.seeds))
+            raise ConfigError(f"`seeds` must be a number of runs or different whole numbers; got {got}.")
         object.__setattr__(self, "seeds", seeds)
+        runs = len(self.tasks) * len(self.encoders) * len(self.methods) * len(seeds)
+        if runs > MAX_RUNS:
+            raise ConfigError(f"A plan may have at most {MAX_RUNS:,} trainings; this one has {runs:,}. Split it.")
         check_number("search_rates", self.search_rates, int, 0)
         check_number("search_seeds", self.search_seeds, int, 1)
         for name in ("epochs", "search_epochs", "search_fraction"):

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..checking import checked_keys
-from ..errors import ConfigError
+from ..door import read_yaml
+from ..errors import ConfigError, shortened
 from ..saving import write_file
 from ..saving.files import local_path
 from .plan import Encoder, Plan, names_in_files
@@ -53,14 +54,20 @@ def plan_from_dict(values: Mapping[str, Any]) -> Plan:
     """
     values = checked_keys("a plan", values, [part.name for part in fields(Plan)])
     for name in ("tasks", "methods", "encoders"):
-        values.setdefault(name, {})
-    tasks = values["tasks"] if isinstance(values["tasks"], Mapping) else dict.fromkeys(values["tasks"])
-    values["tasks"] = tuple(task_from(name, changes) for name, changes in tasks.items())
-    encoders = values["encoders"]
-    encoders = encoders if isinstance(encoders, Mapping) else dict.fromkeys(encoders)
-    values["encoders"] = tuple(Encoder(name=name, source=source) for name, source in encoders.items())
+        values[name] = _by_name(name, values.get(name))
+    values["tasks"] = tuple(task_from(name, changes) for name, changes in values["tasks"].items())
+    values["encoders"] = tuple(Encoder(name=name, source=source) for name, source in values["encoders"].items())
     values["methods"] = methods_named(values["methods"])
     return Plan(**values)
+
+
+def _by_name(what: str, given: Any) -> dict[str, Any]:
+    """What a plan has by name; a list of names and nothing at all are understood."""
+    given = given or {}
+    names: list[Any] = list(given) if isinstance(given, (Mapping, list, tuple)) else [None]
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"`{what}` of a plan must be names, or names with values; got {shortened(repr(given))}.")
+    return dict(given) if isinstance(given, Mapping) else dict.fromkeys(names)
 
 
 def plan_from_flags(tasks: Iterable[str], encoders: Iterable[str], methods: Iterable[str], **rest: Any) -> Plan:
@@ -87,15 +94,7 @@ def read_plan(path: str | Path) -> Plan:
     Raises:
         ConfigError: there is no such file, it is no YAML, or it holds something unknown.
     """
-    import yaml
-
-    try:
-        values = yaml.safe_load(local_path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"The plan {str(path)!r} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The plan {str(path)!r} is no YAML: {error}") from error
-    return plan_from_dict(values)
+    return plan_from_dict(read_yaml(local_path(path), error=ConfigError))
 
 
 def write_plan(plan: Plan, path: str | Path) -> None:

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import RecordError, listed
+from ..checking import is_number
+from ..door import check_types, open_file, parse_json, read_file
+from ..errors import FileReadError, RecordError, listed, shortened
 from ..saving.files import local_path
 
 if TYPE_CHECKING:
@@ -27,6 +29,23 @@ FORMAT_VERSION = 1
 PROTOCOL_VERSION = 2
 """How trainings are made: raised when a default or the way of training changes, so that old results are not taken for
 new ones. 2: where it is left open, `a` starts by the spread of u, and no longer always at 3."""
+
+MAX_RESULTS_BYTES = 2**31
+"""Of a study's results, which are kept in memory."""
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(
+        ("key", "task", "dataset", "encoder", "encoder_revision", "method", "kind", "split", "metric"), str
+    ),
+    **dict.fromkeys(("scores", "config", "arguments", "settings", "parameters", "samples", "versions"), dict),
+    **dict.fromkeys(("fold_scores", "fold_rates"), dict),
+    **dict.fromkeys(("epochs", "seconds"), (int, float)),
+    **dict.fromkeys(("history", "decay_starts"), list),
+    **dict.fromkeys(("labels", "confusion"), (list, type(None))),
+    **dict.fromkeys(("seed", "protocol"), int),
+    "time": str,
+    "error": (str, type(None)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +130,8 @@ class Record:
         Raises:
             RecordError: it is of a newer format, or has other keys.
         """
+        if not isinstance(values, Mapping):
+            raise RecordError(f"A record maps names to values; got {shortened(repr(values))}.")
         values = dict(values)
         version = values.pop("format_version", None)
         if version != FORMAT_VERSION:
@@ -124,6 +145,12 @@ class Record:
         if not required <= set(values) <= names:
             unknown, missing = set(values) - names, required - set(values)
             raise RecordError(f"A record has unknown keys ({listed(unknown)}) or lacks some ({listed(missing)}).")
+        check_types(values, _TYPES, "A record", optional=names, error=RecordError)
+        for name in ("scores", "fold_scores", "fold_rates"):
+            if not all(is_number(value) for value in values.get(name, {}).values()):
+                raise RecordError(f"A record has no numbers as `{name}`: {shortened(repr(values[name]))}.")
+        if values.get("error") is None and values["metric"] not in values["scores"]:
+            raise RecordError(f"A record lacks the score that counts, {shortened(repr(values['metric']))}.")
         return cls(**{"protocol": 1, **values})  # the first ones did not say
 
 
@@ -229,7 +256,7 @@ class Results:
         """
         if not self.path.exists():
             return []
-        with self.path.open("rb") as file:
+        with open_file(self.path, error=RecordError) as file:
             file.seek(self._read)
             new = file.read()
         new = new[: new.rfind(b"\n") + 1]
@@ -257,20 +284,30 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
     """
     path = local_path(path)
     path = path / RESULTS_FILE if path.is_dir() else path
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    lines = read_file(path, MAX_RESULTS_BYTES, error=RecordError).split(b"\n") if os.path.lexists(path) else []
     return list(_parsed(lines, path, 1))
 
 
 def _parsed(lines: Iterable[bytes], path: Path, first: int) -> Iterator[Record]:
     for number, line in enumerate(lines, start=first):
         try:
-            values = json.loads(line)
-        except ValueError:
+            values = parse_json(line, path)
+        except FileReadError:
+            if _is_json(line):  # of a depth, a length or keys that no record has
+                raise RecordError(f"{str(path)!r}, line {number}: it is no record.") from None
             continue
         try:
             yield Record.from_dict(values)
         except (RecordError, TypeError, ValueError) as error:
             raise RecordError(f"{str(path)!r}, line {number}: {error}") from error
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 class Trained(NamedTuple):

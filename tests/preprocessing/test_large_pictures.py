@@ -99,7 +99,7 @@ def jpeg(side=64):
         b"",
         jpeg()[:1000],
         jpeg()[:20],
-        png_of(8, 8, bytes(72))[:-20],
+        png_of(8, 8, bytes(range(72)))[:60],
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
     ],
 )

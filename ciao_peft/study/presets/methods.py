@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ...checking import checked_keys
+from ...door import read_json
 from ...errors import ConfigError, listed
 from ..plan import Method, names_in_code
 
@@ -180,12 +179,7 @@ def method_from_file(path: str | os.PathLike[str]) -> Method:
         ...     method_from_file(path).config
         {'temperature': 1.0}
     """
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"The method {str(path)!r} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise ConfigError(f"The method {str(path)!r} is no JSON: {error}") from error
+    values = read_json(path, error=ConfigError)
     keys = [part.name for part in dataclasses.fields(Method)]
     values = checked_keys(f"the method in {str(path)!r}", values, [*keys, "rival", "search"])
     values.pop("search", None)  # how it was found
