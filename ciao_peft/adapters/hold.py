@@ -32,7 +32,7 @@ class Hold:
         self._notes = threading.RLock()  # for a moment only
         self._depth, self._thread = 0, 0
         self._wishes: dict[str, Callable[[], Any]] = {}
-        self.in_training = False
+        self.in_training: bool = False
 
     @property
     def is_elsewhere(self) -> bool:
