@@ -95,7 +95,9 @@ def _reproduce(options: argparse.Namespace) -> None:
     if not says:
         return
     if not progress.total and progress.skipped:
-        raise StudyError("Nothing could be trained: every task or every encoder of the plan was skipped, see above.")
+        for what, why in progress.skipped.items():
+            _say(f"Not done: {what}: {why}")
+        raise StudyError("Nothing could be trained; the reason for every task or encoder is above.")
     _say(f"{progress.done} of {progress.total} trainings are in {folder / 'results.jsonl'}, the plan beside it.")
     if progress.failed:
         for what, why in progress.failed.items():
