@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -19,8 +20,8 @@ def lazy_names(package: str, module_of: Mapping[str, str]) -> tuple[Callable[[st
         module_of: Maps each public name to the module that defines it, relative to the package.
 
     Returns:
-        `__getattr__`, which imports a name when it is first used and raises `AttributeError` for an unknown one; and
-        `__dir__`, which lists all names and imports none.
+        `__getattr__`, which imports a name, or a public module of the package, when it is first used and raises
+        `AttributeError` for an unknown one; and `__dir__`, which lists all names and imports none.
 
     Example:
         >>> get, _ = lazy_names("ciao_peft", {"CIAOConfig": "config"})
@@ -30,6 +31,8 @@ def lazy_names(package: str, module_of: Mapping[str, str]) -> tuple[Callable[[st
 
     def __getattr__(name: str) -> Any:
         if name not in module_of:
+            if not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}") is not None:
+                return importlib.import_module(f".{name}", package)  # which makes it an attribute of the package
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(f".{module_of[name]}", package), name)
         setattr(sys.modules[package], name, value)

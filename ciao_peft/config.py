@@ -103,7 +103,7 @@ def _as_index(key: Any) -> int:
 class CIAOConfig:
     """Settings of one adapter. Frozen: `dataclasses.replace(config, temperature=0.2)` makes a new one.
 
-    The defaults were chosen by measuring on real faces; docs/results.md has the measurements.
+    The defaults were chosen by measuring on real faces; docs/results/defaults.md has the measurements.
 
     Args:
         problem_type: Sets the task loss: cross-entropy, mean squared error or binary cross-entropy.
@@ -117,7 +117,8 @@ class CIAOConfig:
             `"additive"`, `M = (u + I) / a`, and `"subtractive"`, `M = (u - I) / a`.
         inhibition_start: Initial weights of the inhibitory copy: `"copy"` takes the convolution's, as in the paper;
             `"random"` draws them as for a fresh convolution, seeded by `init_seed`.
-        target_modules: Exact paths of the convolutions to mask; found by `find_terminal_convolutions` when left out.
+        target_modules: Exact paths of the convolutions to mask; the last ones when left out
+            (docs/backbones.md).
         decay_init: Starting value of `a` in Eq. 1, 1e-5 to 1e6, in the units of the activation it is added to. When
             left out, `CIAOTrainer` sets it before the first update, to about nine standard deviations of u over a few
             hundred training samples (`ciao_peft.calibration.decay_start`), and writes it into the adapter's config. An

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+from .errors import MissingExtraError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -22,15 +24,18 @@ def blank_figure(width: float, height: float) -> Figure:
         height: Height in inches.
 
     Raises:
-        ModuleNotFoundError: matplotlib is missing.
+        MissingExtraError: matplotlib is missing.
 
     Example:
         >>> figure = blank_figure(4, 3)
         >>> figure.get_size_inches().tolist(), len(figure.axes)
         ([4.0, 3.0], 0)
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("matplotlib", "A picture", "plots") from error
 
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)

@@ -45,7 +45,7 @@ def supervised_contrastive_loss(
     reduction: Reduction = "mean",
     block_size: int = 256,
 ) -> Float[Tensor, ""]:
-    r"""Draws embeddings of one class together and drives the classes apart (Eq. 2-4).
+    r"""Pulls embeddings of one class together and pushes the classes apart (Eq. 2-4).
 
     $$L_i = -\frac{1}{\sum_p w_{ip}} \sum_{p \neq i} w_{ip} \log
             \frac{\exp(z_i \cdot z_p / \tau)}{\sum_{k \in K(i)} \exp(z_i \cdot z_k / \tau)}$$
@@ -318,7 +318,7 @@ def concordance_loss(
 
 
 def task_loss(logits: Float[Tensor, "batch num_labels"], labels: Labels, config: CIAOConfig) -> Float[Tensor, ""]:
-    """`L_dm` of Eq. 5: what the labels alone ask of the head.
+    """`L_dm` of Eq. 5: the supervised loss on the logits.
 
     - `"single_label_classification"`: cross-entropy with class ids or distributions;
     - `"multi_label_classification"`: binary cross-entropy, averaged over the labels;

@@ -27,8 +27,8 @@ TRAINED_BY = {
     "small-face": ("pretrain_encoder.py", "--data_dir ../shared/faces --output_dir runs/small-face"),
 }
 PROBES = {
-    "verification": "who is it: AUC of all pairs",
-    "identity": "who is it: linear, top 1",
+    "verification": "identity: AUC of all pairs",
+    "identity": "identity: linear, top 1",
     "expression_accuracy": "expression: accuracy",
     "expression_balanced": "expression: balanced accuracy",
 }
@@ -235,10 +235,10 @@ def trained_on_two_cores(found: dict[str, dict]) -> str:
 
 {trainings(found)}
 
-Other work shared the two cores, so the minutes are upper bounds. No affect label was read. One earlier start decided
-the rate and the margin of `vggface2`, by the score on the people who verify it here; before the last epoch, its AUC is
-that of faces of half the size. Probes like those below, with fewer faces of the same people, decided PK's rates,
-weights and second part: its lead over random weights is a little too large. After each epoch,
+Other work shared the two cores, so the minutes are upper bounds. No affect label was read. The rate and
+the margin of `vggface2` were chosen in one earlier run, by the score on the people who verify it here; before the last
+epoch, its AUC is that of faces of half the size. Probes like those below, with fewer faces of the same people, decided
+PK's rates, weights and second part: its lead over random weights is a little too large. After each epoch,
 `runs/pk/reconstructions` gets a picture of faces with their drawings; those of real people are not shown
 here.{picture}
 

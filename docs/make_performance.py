@@ -185,9 +185,10 @@ back when it needs them.
 
 ### Reading in several worlds
 
-`read` runs the trunk once. PEFT's loop is `set_adapter` and a pass for each, with a conv LoRA of rank 16 on the same
-convolution and no heads of its own. Ratios are to one world of the same library; that of "one adapter" is to the bare
-encoder.
+`read` runs the trunk once. "PEFT 4" is `set_adapter` and a pass for each of four worlds, with a conv LoRA of rank 16 on
+the same convolution and no heads of its own; "PEFT adapter_names 4" is one pass over four copies of the batch, each
+with an adapter of its own. In "mixed", each row of one batch has its own world. Ratios are to one world of the same
+library; that of "one adapter" is to the bare encoder.
 
 {worlds()}
 
@@ -257,17 +258,17 @@ Measured for each face:
 {table(per_face, cases)}
 
 With u stored as well (`include_excitation=True`), a step is shorter and n larger; [performance.md](performance.md) has
-both. The trunk's work divides over processes without a word between them (`cache_features` under `torchrun` or
+both. The trunk's work divides over processes without communication (`cache_features` under `torchrun` or
 `accelerate launch`), and so does training of different adapters, one for each process: `ciao reproduce --num_processes`
-works a plan of trainings off that way, and each process claims the next one that nobody has. Training one adapter on
-many processes exchanges its gradients, 4 bytes for each trained number and step, which is not in the table. Faces that
-fit on no disk are streamed: `cache_features(model, load_faces(..., streaming=True), folder)` reads each shard where
-`split_dataset_by_node` puts it. V = 1; core-hours:
+works through a plan this way: each process claims the next training that no other has claimed. Training one adapter on
+many processes exchanges its gradients: 4 bytes for each trained number and step, which the table leaves out. A dataset
+that is larger than the disk can be streamed: with `cache_features(model, load_faces(..., streaming=True), folder)`,
+each process reads the shards that `split_dataset_by_node` gives it. In core-hours, for V = 1:
 
 {table(header, rows)}
 
-"Cores for a day" run the trunk over everything once in 24 hours. Where features need more disk than there is, live
-training costs an epoch what the trunk costs once: storing pays from the second epoch on.
+"Cores for a day" is the number of cores that run the trunk over all faces in 24 hours. Without room to store the
+features, every epoch runs the trunk again, at about the cost of "trunk once". So storing pays from the second epoch on.
 """
 
 

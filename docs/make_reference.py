@@ -6,13 +6,16 @@ python docs/make_reference.py
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import itertools
 import pkgutil
+import re
+import types
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pages import wrapped
 
@@ -20,8 +23,12 @@ import ciao_peft
 
 PAGE = Path(__file__).parent / "reference.md"
 OLD = ("checkpoints", "experiments", "starting")  # names of an earlier release, which only forward
-# Modules that export nothing in `__all__`, and what they offer all the same.
-ALSO = {"calibration": ("start_decay",)}
+# Modules that are no rooms with an `__init__.py` of their own, and what they offer all the same.
+ALSO = {
+    "calibration": ("start_decay",),
+    "losses": ("concordance_loss", "contrastive_targets", "supervised_contrastive_loss", "task_loss"),
+}
+SETTINGS = ("CIAOConfig", "CIAOTrainingArguments")  # classes whose arguments are listed one by one
 INTRODUCTION = """# Reference
 
 `python docs/make_reference.py` writes this page from signatures and docstrings. `help(name)` in Python prints the whole
@@ -40,7 +47,9 @@ def rooms() -> dict[str, list[str]]:
             names = getattr(importlib.import_module(info.name), "__all__", ())
         else:
             names = ALSO.get(room, ())
-        names = sorted(set(names) - set(found["ciao_peft"]))
+        if room not in ALSO:
+            names = set(names) - set(found["ciao_peft"])
+        names = sorted(names)
         if names and room not in OLD:
             found[info.name] = names
     return found
@@ -73,18 +82,25 @@ def first_line(thing: Any) -> str:
     return " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
 
 
+def first_sentence(text: str) -> str:
+    """Up to the first full stop that ends a sentence."""
+    return re.split(r"(?<=[.:]) (?=[A-Z-])", text, maxsplit=1)[0].rstrip(":")
+
+
 def of_constant(module: ModuleType, name: str) -> str:
     """The text below an assignment in a file of the room; the kind of the value where there is none."""
-    for path in sorted(Path(module.__file__).parent.glob("*.py")):
+    for path in sorted(Path(str(module.__file__)).parent.rglob("*.py")):
         body = ast.parse(path.read_text(encoding="utf-8")).body
         for one, following in itertools.pairwise(body):
             targets = one.targets if isinstance(one, ast.Assign) else [getattr(one, "target", None)]
             described = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
             if described and name in [getattr(target, "id", None) for target in targets]:
-                return " ".join(str(following.value.value).split())
+                return first_sentence(" ".join(str(following.value.value).split()))
     value = getattr(module, name)
     choices = " or ".join(f"`{choice!r}`" for choice in get_args(value))
-    return f"A type: {choices}." if choices else f"A constant of type `{type(value).__name__}`."
+    if choices:
+        return f"A type: {choices}."
+    return f"`{value!r}`." if len(repr(value)) < 80 else f"A constant of type `{type(value).__name__}`."
 
 
 def entry(name: str, thing: Any, module: ModuleType) -> str:
@@ -94,6 +110,35 @@ def entry(name: str, thing: Any, module: ModuleType) -> str:
             shown = "(...)"
         return wrapped(f"- `{name}{shown}`: {first_line(thing)}", "  ")
     return wrapped(f"- `{name}`: {of_constant(module, name)}", "  ")
+
+
+def meanings(cls: type) -> dict[str, str]:
+    """What each argument of a class means, from the section `Args` of its docstring."""
+    section = (inspect.getdoc(cls) or "").split("Args:\n")[1].split("\n\n")[0]
+    found: dict[str, str] = {}
+    for line in re.split(r"\n(?=    \w)", section):
+        names, _, meaning = line.strip().partition(": ")
+        found |= dict.fromkeys(names.split(", "), " ".join(meaning.split()))
+    return found
+
+
+def settings(cls: type) -> str:
+    """A line for each setting of a dataclass: its name, type and default, and what it means."""
+    told, lines = meanings(cls), []
+    for field in dataclasses.fields(cls):
+        kind = spelled(get_type_hints(cls)[field.name])
+        default = "required" if field.default is dataclasses.MISSING else f"default `{field.default!r}`"
+        lines.append(wrapped(f"- `{field.name}` ({kind}; {default}): {told[field.name]}", "  "))
+    return "\n".join(lines)
+
+
+def spelled(kind: Any) -> str:
+    """A type as one would say it; choices as they are written."""
+    if get_origin(kind) is Literal:
+        return " or ".join(f"`{choice!r}`" for choice in get_args(kind))
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(spelled(one) for one in get_args(kind))
+    return "`None`" if kind is type(None) else f"`{getattr(kind, '__name__', kind) if not get_args(kind) else kind}`"
 
 
 def methods(cls: type) -> list[str]:
@@ -131,7 +176,11 @@ def page() -> str:
         parts.append(f"## `{room}`\n\n{wrapped(about)}\n\n" + "\n".join(lines))
         if room == "ciao_peft":
             classes = [(name, methods(thing)) for name, thing in things.items() if inspect.isclass(thing)]
-            parts += [f"### `{name}`\n\n" + "\n".join(lines) for name, lines in classes if lines]
+            for name, lines in classes:
+                if lines:
+                    parts.append(f"### `{name}`\n\n" + "\n".join(lines))
+                if name in SETTINGS:
+                    parts.append(f"#### Settings of `{name}`\n\n{settings(things[name])}")
     about = "The classes in brackets are its bases: an `except` for one of them catches it too."
     parts.append(f"## `ciao_peft.errors`\n\n{about}\n\n{errors()}")
     return "\n\n".join(parts) + "\n"

@@ -9,7 +9,7 @@ import json
 from functools import cache
 from pathlib import Path
 
-from pages import fill, narrow, wrap_page
+from pages import fill, narrow, wrap_page, wrapped
 from settings_tables import METRICS, networks, networks_sizes, settings, starts_of_a, three_or_nine
 
 from ciao_peft.markdown import markdown_table as table
@@ -55,7 +55,7 @@ def studies() -> dict[str, Study]:
 
 def three_numbers() -> str:
     """The same head, CIAO and the unfrozen last convolution, one line for each encoder, and what they say."""
-    rows = []
+    rows, files = [], []
     for study in studies().values():
         for task, encoder in study.pairs:
             results = study.results(task, encoder)
@@ -65,6 +65,7 @@ def three_numbers() -> str:
             against = {one.other: one.comparison for one in study.comparisons(task, encoder, ("network",))}
             gaps = [f"{100 * against[name].difference.mean:+.1f}".replace("-", "−") for name in (HEAD, CONVOLUTION)]
             rows.append([encoder, *scores, *gaps, str(len(results[CIAO].seeds))])
+            files.append(4 * results[CIAO].trained / 1e6)
     header = ["encoder", "same head alone", "head + CIAO", "last convolution", "CIAO − head", "CIAO − conv", "seeds"]
     return f"""{table(header, rows)}
 
@@ -76,8 +77,8 @@ mask, “last convolution” the same head with the last convolution unfrozen.
 - **It does not replace fine-tuning.** Unfreezing the last convolution trains as many parameters from the same stored
   features and reaches more. The mask can only weaken what the frozen convolution found; the unfrozen convolution may
   find something new.
-- **What CIAO keeps:** the encoder stays as it is, so that one pass through it serves every world, and one file of a few
-  megabytes holds a world."""
+- **What CIAO keeps:** the encoder stays as it is, so that one pass through it serves every world, and one file of
+  {min(files):.0f} to {max(files):.0f} MB holds a world."""
 
 
 def together() -> str:
@@ -94,8 +95,8 @@ def sizes() -> str:
 def painted() -> str:
     return f"""    python examples/quickstart.py --table benchmarks/results/painted_worlds.txt
 
-The same encoder and the same painted faces, in four worlds that label them differently; scores on people who are not in
-training.
+The same encoder and the same painted faces, in four worlds that label them differently; scores on people not
+in training.
 
 ```text
 {PAINTED.read_text().rstrip()}
@@ -117,7 +118,7 @@ def results_page() -> str:
 `python docs/make_results.py` wrote every number and picture on this page and on those it links to, from
 `benchmarks/results/`.
 
-## The three numbers that matter
+## CIAO between its two neighbours: the three numbers that matter
 
 {three_numbers()}
 
@@ -239,7 +240,7 @@ def faces() -> str:
     """How many there are, as the trainings counted them."""
     record = next(one for study in studies().values() for one in study.records if one.split == "test")
     train, test = record.samples["train"], record.samples["test"]
-    return f"""{train:,} training faces and {test:,} test faces of people of whom none is in training, in
+    return f"""{train:,} training faces and {test:,} test faces of people not in training, in
 {len(record.labels)} very unequal classes (`fear` and `contempt`, with fewer than 20 training faces, are left out)."""
 
 
@@ -342,15 +343,20 @@ def found_by_searches() -> str:
 
 
 def short() -> str:
-    """The README's table: what adapts, what it trains, what it reaches."""
-    rows = []
+    """The README's table: what adapts, what it trains, what it reaches, and for how long it trained."""
+    rows: list[list[str]] = []
+    trained_for: dict[str, float] = {}
     for study in studies().values():
         for task, encoder in study.pairs:
             for name, result in study.results(task, encoder).items():
                 if task == "faces" and name in NETWORKS:
+                    trained_for[encoder] = study.plan.epochs
                     scores = [spread(result.summary(metric), metric) for metric in METRICS]
                     rows.append([encoder, name, *scores, f"{result.trained:,}", str(len(result.seeds))])
-    return table(["real faces, six classes", "what trains", "accuracy", "balanced accuracy", "trained", "seeds"], rows)
+    header = ["real faces, six classes", "what trains", "accuracy", "balanced accuracy", "trained", "seeds"]
+    epochs = [f"{encoder} {number:g}" for encoder, number in trained_for.items()]
+    budgets = f"Epochs differ ({', '.join(epochs)}), so compare rows of one encoder only."
+    return f"{table(header, rows)}\n\n{wrapped(budgets)}"
 
 
 def encoder_page() -> str:

@@ -29,7 +29,7 @@ QUESTIONS = {
     "learning rate of the mask": ("mask_learning_rate", 0.01),
     "learning rate of the last convolution, a baseline": ("encoder_learning_rate", None),
     "contrastive weight": ("contrastive_weight", 1.0),
-    "start of a": ("decay_init", 3.0),  # left out, a starts at 3 with this encoder
+    "start of a": ("decay_init", 3.0),  # what a start at about nine spreads of u, the default, gives with this encoder
     "what the head sees": ("pooling", "flatten"),
     "where z is taken": ("embedding_source", "features"),
     "temperature": ("temperature", 0.1),
@@ -110,8 +110,10 @@ def settings() -> str:
         for answer in sorted(answers, key=lambda one: one if isinstance(one, float) else one != default):
             rows = [row for row in answers[answer] if row["seed"] in shared]
             name = answer if isinstance(answer, str) else f"{answer:g}"
-            mark = " (default)" * (answer == default)
+            mark = (" (left out)" if setting == "decay_init" else " (default)") * (answer == default)
             lines.append([name + mark, *(spread(percent(rows, metric)) for metric in METRICS), str(len(rows))])
+        if setting == "decay_init":
+            question += ", by default about nine spreads of u: 3 with this encoder"
         parts.append(f"**{question}**\n\n{table(['setting', 'accuracy', 'balanced accuracy', 'runs'], lines)}")
     return "\n\n".join(parts)
 

@@ -93,11 +93,11 @@ def main(args: argparse.Namespace) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", default="runs/quickstart")
+    parser.add_argument("--output_dir", default="runs/quickstart", help="for features and adapters (%(default)s)")
     parser.add_argument("--num_train", type=int, default=2400, help="painted faces to learn from (%(default)s)")
-    parser.add_argument("--num_test", type=int, default=900)
-    parser.add_argument("--num_train_epochs", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num_test", type=int, default=900, help="painted faces to be tested on (%(default)s)")
+    parser.add_argument("--num_train_epochs", type=int, default=10, help="passes over them (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the faces and of each training (%(default)s)")
     parser.add_argument("--table", help="a file to write the table to as well")
     return parser.parse_args(argv)
 

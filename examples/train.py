@@ -37,7 +37,10 @@ def main(args: argparse.Namespace) -> None:
     settings = {name: getattr(args, name) for name in OF_DATASETS if getattr(args, name) is not None}
     faces = load_faces(args.dataset, args.data_dir, streaming=False, **settings)
     if missing := {"train", "test"} - set(faces):
-        raise SystemExit(f"{args.data_dir or args.dataset} has no {' and no '.join(sorted(missing))} split.")
+        raise SystemExit(
+            f"{args.data_dir or args.dataset} has no {' and no '.join(sorted(missing))} split: make folders train/ and "
+            "test/ in it, each with its faces, or let --protocol k-fold divide them."
+        )
     arguments = settings_from(args, CIAOTrainingArguments)
     config = settings_from(args, CIAOConfig, **labels_of(faces["train"]).as_config(), init_seed=arguments.seed)
     model = get_ciao_model(load_encoder(args.encoder), config, adapter_name=args.adapter_name)
@@ -50,7 +53,8 @@ def main(args: argparse.Namespace) -> None:
     output = trainer.predict(faces["test"])
     for name, value in output.metrics.items():
         trainer.print(f"{name.removeprefix('test_'):>20} {value:.4f}")
-    about = {"dataset": " ".join(filter(None, [args.dataset, args.world]))}  # for the model card
+    folder_name = Path(args.data_dir).resolve().name if args.dataset == "imagefolder" else args.dataset
+    about = {"dataset": " ".join(filter(None, [folder_name, args.world]))}  # for the model card
     folder = trainer.save_adapter(Path(args.output_dir) / "adapter", about)
     trainer.print(f"Saved the adapter in '{folder}'.")
     if trainer.accelerator.is_main_process:

@@ -46,8 +46,10 @@ def _inspect(options: argparse.Namespace) -> None:
         _check_picture(Path(options.contact_sheet))
     print(data.inspect_faces(options.name, options.data_dir, **settings))
     if options.contact_sheet:
-        faces = data.load_faces(options.name, options.data_dir, protocol=None, **settings)
-        sheet = data.contact_sheet(cast("Dataset", next(iter(faces.values()))))
+        builder = data.dataset_builder(options.name)(data_dir=options.data_dir, **settings)
+        builder.tells_left_out = False  # the page has said it
+        builder.download_and_prepare()
+        sheet = data.contact_sheet(cast("Dataset", next(iter(builder.as_dataset().values()))))
         try:
             sheet.save(options.contact_sheet)
         except OSError as error:

@@ -147,6 +147,7 @@ class FacesBuilder(datasets.GeneratorBasedBuilder):
             raise DataError(f"{type(self).__name__} has no setting {unknown[0]!r}. It has: {', '.join(own) or 'none'}.")
         kwargs.setdefault("hash", self._fingerprint_of(folder))
         self._preparing = False
+        self.tells_left_out = True  # those who show `left_out` themselves turn the warning off
         super().__init__(*args, data_dir=folder, **kwargs)
 
     @property
@@ -241,7 +242,7 @@ class FacesBuilder(datasets.GeneratorBasedBuilder):
                 raise DataError(
                     f"No face is left in the {name} split of {self.config.data_dir!r}. Left out: {left_out}."
                 )
-        if left_out.counts:
+        if left_out.counts and self.tells_left_out:
             logger.warning("%s left out: %s.", type(self).__name__, left_out)
         self._compare_with_official()
 

@@ -103,7 +103,7 @@ class Inspection:
             lines.append(f"{name}: {shown}")
             lines += [f"  {problem}" for problem in part.unreadable]
         lines += [str(shared) for shared in self.shared]
-        lines.append(f"Left out: {self.left_out}.")
+        lines.append(f"Left out, and in no count above: {self.left_out}.")
         if self.how_to_obtain:
             lines.append(self.how_to_obtain)
         return "\n".join(lines)
@@ -151,6 +151,7 @@ def inspect_faces(name: str, data_dir: str | os.PathLike[str] | None = None, **s
     if "min_images_per_class" in builder_class.BUILDER_CONFIG_CLASS.__dataclass_fields__:
         settings.setdefault("min_images_per_class", 0)  # what is there is shown, whatever training would make of it
     builder = builder_class(data_dir=data_dir, **settings)
+    builder.tells_left_out = False  # the page does
     builder.download_and_prepare()
     faces = cast("DatasetDict", builder.as_dataset())
     labels = labels_of(next(iter(faces.values())))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..checking import check_choice
-from ..errors import DataError, DataNotFoundError
+from ..errors import DataError, DataNotFoundError, MissingExtraError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,8 +19,6 @@ __all__ = ["MISSING", "Box", "Detector", "FaceLocalizer", "crop_faces", "haar_de
 
 MISSING = ("nearest", "skip", "whole", "error")
 """What `crop_faces` can do with frames in which there is no face."""
-
-_INSTALL = "Install it with `pip install 'ciao_peft[video]'`, or give `detector` a function of your own."
 
 
 class Box(NamedTuple):
@@ -82,7 +80,8 @@ def haar_detector(
         A function that takes `(H, W, 3)` uint8 RGB and returns a `Box` per face.
 
     Raises:
-        DataNotFoundError: OpenCV, its cascade classifier or the cascade file is missing (version 5 ships neither).
+        MissingExtraError: OpenCV is missing.
+        DataNotFoundError: its cascade classifier or the cascade file is missing (version 5 ships neither).
         DataError: the file is no Haar cascade.
     """
     cv2 = _opencv()
@@ -119,7 +118,8 @@ def yunet_detector(model: str | os.PathLike[str], *, threshold: float = 0.7) -> 
         A function that takes `(H, W, 3)` uint8 RGB and returns a `Box` per face.
 
     Raises:
-        DataNotFoundError: OpenCV or the file is missing.
+        MissingExtraError: OpenCV is missing.
+        DataNotFoundError: the file is missing.
         DataError: OpenCV cannot read the file as a YuNet model.
     """
     cv2 = _opencv()
@@ -333,5 +333,6 @@ def _opencv() -> Any:
     try:
         import cv2
     except ImportError:
-        raise DataNotFoundError(f"Finding faces needs OpenCV, which is not installed. {_INSTALL}") from None
+        what = "Finding faces without a `detector` of your own"
+        raise MissingExtraError("OpenCV", what, "video") from None
     return cv2

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, listed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,7 +33,8 @@ def hold_out(
         The remaining part and the part held out, each with its rows in their old order.
 
     Raises:
-        DataError: there is no such column, the fraction is out of range, or there are fewer than two groups.
+        DataError: several splits are given, there is no such column, the fraction is out of range, or there are
+            fewer than two groups.
 
     Example:
         >>> from datasets import Dataset
@@ -43,6 +45,11 @@ def hold_out(
     """
     if not 0 < fraction < 1:
         raise DataError(f"`fraction` must lie between 0 and 1; got {fraction!r}.")
+    if isinstance(faces, Mapping):
+        raise DataError(
+            f"`faces` is several splits ({listed(faces)}); give one of them, such as "
+            f"`hold_out(faces[{next(iter(faces), 'train')!r}], {fraction})`."
+        )
     if group_by is not None and group_by not in faces.column_names:
         raise DataError(
             f"There is no column {group_by!r} to group by. Columns: {', '.join(map(repr, faces.column_names))}. "

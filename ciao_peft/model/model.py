@@ -43,6 +43,10 @@ def get_ciao_model(
         input_size: `(C, H, W)` of the backbone's pixels; that of the preprocessing, or found out, when left out.
         preprocessing: What the backbone must be fed; taken from the backbone when it knows, with `input_size` as size.
 
+    Returns:
+        The model, in the mode (`training`) of the backbone: in eval mode, without dropout, for what `load_encoder`
+        returns. `CIAOTrainer` turns on dropout by itself; in a loop of your own call `model.train()` first.
+
     Raises:
         ConfigError: `preprocessing` and `input_size` contradict each other.
         BackboneError: the backbone has no spatial convolution, or cannot be called.

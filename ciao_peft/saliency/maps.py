@@ -37,7 +37,7 @@ def gradcam_plus_plus(
     target: Target | None = None,
     scaled: bool = True,
 ) -> Tensor:
-    r"""Maps where on a face the mask lets through what the answer rests on (GradCAM++ of M; Fig. 3).
+    r"""Maps the regions, after the mask, that support the answer (GradCAM++ of M; Fig. 3).
 
     $$S^{xy} = \mathrm{ReLU} \sum_c w_c M_c^{xy} \qquad
       w_c = \sum_{xy} \frac{g^2}{2 g^2 + g^3 \sum_{xy} M_c} \, \mathrm{ReLU}(g) \qquad

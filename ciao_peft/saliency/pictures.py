@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
@@ -29,7 +30,7 @@ VIEWS = ("saliency", "mask")
 
 def saliency_picture(
     model: CIAOModel,
-    images: Sequence[Any],
+    images: Any,
     adapter_names: Sequence[str] | Mapping[str, str] | None = None,
     *,
     views: Sequence[str] = ("saliency",),
@@ -43,7 +44,7 @@ def saliency_picture(
 
     Args:
         model: A model that has a preprocessing.
-        images: Paths, PIL images or arrays, as `model.predict` takes them; one row each.
+        images: Paths, PIL images or arrays, as `model.predict` takes them; one row each, or a single one.
         adapter_names: The worlds, or their names by the titles of their columns; all when left out.
         views: `"saliency"` (GradCAM++ of M), `"mask"` (the mean of `1 / (a + I)`), or both. Worlds without inhibition
             have no mask to show.
@@ -61,7 +62,7 @@ def saliency_picture(
             draw.
         DataError: a picture cannot be read.
         AdapterNotFoundError: a name is not loaded.
-        ModuleNotFoundError: matplotlib is missing; `pip install 'ciao_peft[plots]'` brings it.
+        MissingExtraError: matplotlib is missing; `pip install 'ciao_peft[plots]'` brings it.
 
     Example:
         >>> import numpy as np
@@ -76,6 +77,8 @@ def saliency_picture(
         raise InputError(
             "This backbone does not say how pictures must be prepared for it; give `preprocessing=` to get_ciao_model."
         )
+    if isinstance(images, str | bytes | os.PathLike) or not isinstance(images, Iterable) or _is_one_array(images):
+        images = [images]
     chosen = list(model.adapters) if adapter_names is None else adapter_names
     titles = dict(chosen) if isinstance(chosen, Mapping) else {name: name for name in chosen}
     titles = {title: model.resolve_adapter(name) for title, name in titles.items()}
@@ -104,6 +107,12 @@ def saliency_picture(
             maps[column] = mask_strength(model, source, features=from_features, adapter_name=name)
     faces = [_fitted(model.preprocessing, image) for image in images]
     return draw_saliency(faces, maps, captions=captions, names=names)
+
+
+def _is_one_array(images: Any) -> bool:
+    """Whether it is a picture `(h, w)` or `(h, w, channels)`, whose lines would be taken for pictures."""
+    shape = getattr(images, "shape", ())
+    return len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))
 
 
 def _fitted(preprocessing: Preprocessing, image: Any) -> Any:
@@ -146,7 +155,7 @@ def draw_saliency(
     Raises:
         InputError: no face, no map, or maps, captions and names that are not one for each face.
         DataError: a PIL image cannot be decoded.
-        ModuleNotFoundError: matplotlib is missing; `pip install 'ciao_peft[plots]'` brings it.
+        MissingExtraError: matplotlib is missing; `pip install 'ciao_peft[plots]'` brings it.
 
     Example:
         >>> import numpy as np

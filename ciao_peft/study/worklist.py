@@ -268,6 +268,7 @@ class Worklist:
                 return False
             except CIAOError as error:
                 self.progress.skipped[part] = self.progress.failed[part] = str(error)
+                self.say(f"{part} cannot be trained on: {error}" if item is task else f"{part} cannot be used: {error}")
                 return False
             for note in getattr(loaded[item.name], "notes", ()):
                 self.say(note)

@@ -34,7 +34,7 @@ class CIAOTrainingArguments:
 
     Args:
         output_dir: Folder for log, learning curve, checkpoints and stored features; nothing is written when left out.
-        num_train_epochs: Passes over the training data; a part of a pass counts.
+        num_train_epochs: Passes over the training data; fractions allowed.
         max_steps: Updates to make instead, when above 0.
         per_device_train_batch_size: Samples of a micro-batch on each process. The contrastive loss compares the samples
             of one micro-batch, over all processes.
@@ -49,14 +49,15 @@ class CIAOTrainingArguments:
         weight_decay: Weight decay of weights; biases, gains and the decay `a` have none.
         optim: The optimizer: `"adamw"` or `"sgd"` (with Nesterov's momentum).
         adam_beta1, adam_beta2, adam_epsilon: Settings of AdamW: the decay of its two running means, 0 to below 1, and
-            what is added to the divisor, above 0.
+            the term added to the denominator, above 0.
         sgd_momentum: Momentum of SGD, 0 to below 1.
-        lr_scheduler_type: After the warm-up, rates go down to 0 along a `"linear"` or `"cosine"` way, or stay
-            `"constant"`.
+        lr_scheduler_type: After the warm-up, rates decay to 0 linearly (`"linear"`) or along a cosine
+            (`"cosine"`), or stay `"constant"`.
         warmup_ratio: Share of all updates over which the rates rise from 0.
         warmup_steps: Updates over which they rise instead, when above 0.
         max_grad_norm: Gradients longer than this are scaled down to it; 0 leaves them alone.
-        bf16, fp16: Mixed precision; fp16 needs a GPU. With neither, what `accelerate launch` says.
+        bf16, fp16: Mixed precision; fp16 needs a GPU. With neither, the precision that
+            `accelerate launch` chose.
         class_balanced_batches: Draw samples by class, in pairs of one class, so that no batch lacks a positive pair
             where that can be avoided. Otherwise every sample comes once per epoch, in random order.
         class_balance: From 0, classes as frequent as in the data, to 1, all equally frequent: a class of n samples is
@@ -68,7 +69,7 @@ class CIAOTrainingArguments:
             `output_dir`.
         save_steps: Updates between two checkpoints, for `save_strategy="steps"`.
         save_total_limit: Checkpoints to keep, those written last; all when left out.
-        load_best_model_at_end: Put the adapter back to where evaluation was best.
+        load_best_model_at_end: At the end, restore the best evaluated weights.
         metric_for_best_model: Name of a metric, with or without `eval_`; when left out, the one of the problem:
             accuracy, concordance or macro F1.
         greater_is_better: When left out, false for a loss or an error and true otherwise.
@@ -82,7 +83,7 @@ class CIAOTrainingArguments:
             process.
         seed: Seed of the order of samples, the stored views and the dropout.
         dataloader_num_workers: Processes that prepare pictures; changes no result.
-        disable_tqdm: No progress bar; when left out, none unless a terminal is there to show it.
+        disable_tqdm: Hide the progress bar; by default it is shown only on a terminal.
         resume_from_checkpoint: A checkpoint folder; `True`: the one in `output_dir` that was written last, whatever its
             number; `"auto"`: that one, or from the start if there is none.
         feature_cache: `"auto"`: run the frozen trunk once and train from stored features wherever that gives the same
@@ -252,7 +253,7 @@ class CIAOTrainingArguments:
         }
 
     def rate_factor(self, step: int, total_steps: int) -> float:
-        """What every learning rate is multiplied with at an update, 0 to 1.
+        """What every learning rate is multiplied by at an update, 0 to 1.
 
         Args:
             step: Updates made before it.

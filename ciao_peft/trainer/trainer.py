@@ -43,8 +43,8 @@ class CIAOTrainer:
     the model meanwhile, choose, train or evaluate other adapters: the result is the same.
 
     With several processes, a micro-batch is spread over them, and each computes the losses of the whole of it:
-    gradients are those of one process with a batch as large. Only statistics of batch norm that follow the data
-    (`train_batch_norm=True`) are of one process.
+    gradients equal those of one process with the whole batch. Only statistics of batch norm that follow the data
+    (`train_batch_norm=True`) are computed per process.
 
     Args:
         model: With at least one adapter.
@@ -123,7 +123,7 @@ class CIAOTrainer:
 
     @property
     def config(self) -> CIAOConfig:
-        """Settings of the adapter that has the name now."""
+        """Config of the adapter that currently has this name."""
         return self._adapter.config
 
     @property
@@ -179,6 +179,9 @@ class CIAOTrainer:
 
         Args:
             dataset: What `train` takes, with labels.
+
+        Returns:
+            Each score by its name, such as `eval_loss` and `eval_accuracy`.
 
         Raises:
             DataError, InputError, TrainingError, FeatureCacheError: as for `train`.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 import types
 
 import pytest
 
 from ciao_peft._lazy import lazy_names
+from helpers.processes import environment
 
 
 @pytest.fixture
@@ -86,3 +88,18 @@ def test_an_old_module_gives_its_names_with_a_warning(old, new, name):
     assert value is getattr(importlib.import_module(f"ciao_peft.{new}"), name)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'; it is 'ciao_peft"):
         importlib.import_module(f"ciao_peft.{old}").nothing  # noqa: B018
+
+
+def test_a_public_module_of_the_package_is_an_attribute_before_anybody_imported_it(package):
+    assert package.late is sys.modules["lazy_package.late"]
+    assert vars(package)["late"] is package.late
+
+
+def test_help_finds_the_rooms_of_a_fresh_library():
+    code = (
+        "import sys, ciao_peft\n"
+        "assert 'torch' not in sys.modules and 'ciao_peft.losses' not in sys.modules\n"
+        "print(ciao_peft.losses.__name__, ciao_peft.saliency.__name__, hasattr(ciao_peft, 'lozzes'))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["ciao_peft.losses", "ciao_peft.saliency", "False"]

@@ -34,7 +34,7 @@ def test_faces_of_two_splits_and_files_left_out_are_told(folder, tmp_path):
     (folder / "train" / "calm" / "bad.png").write_bytes(b"")
     page = str(look(folder, tmp_path))
     assert "1 identical pictures are in both train and test (1 of 2 rows of test)" in page
-    assert "Left out: 1 x empty file" in page
+    assert "Left out, and in no count above: 1 x empty file" in page
 
 
 def test_pictures_that_cannot_be_decoded_are_listed(folder, tmp_path):
@@ -94,6 +94,15 @@ def test_the_command_prints_the_page_and_saves_the_faces(folder, tmp_path, capsy
     assert "single_label_classification of 2 labels" in capsys.readouterr().out
     with Image.open(tmp_path / "faces.png") as sheet:
         assert sheet.size[0] == 12 * 96
+
+
+def test_the_command_says_once_what_was_left_out(folder, tmp_path, capfd):
+    (folder / "train" / "calm" / "bad.png").write_bytes(b"rubbish")
+    settings = ["--setting", "min_images_per_class=0", "--setting", f"cache_dir={tmp_path / 'cache'}"]
+    sheet = ["--contact_sheet", str(tmp_path / "faces.png")]
+    assert main(["data", "inspect", "imagefolder", str(folder), *settings, *sheet]) == 0
+    heard = "".join(capfd.readouterr())
+    assert heard.count("left out") + heard.count("Left out") == heard.count("bad.png") == 1
 
 
 def test_the_command_says_how_to_get_data_that_is_not_there(tmp_path, capsys):

@@ -383,6 +383,12 @@ def test_holding_out_keeps_groups_whole_and_loses_no_row():
         assert len(held) >= 0.3 * 15 or len(set(rest["identity"])) == 1
 
 
+def test_holding_out_of_several_splits_asks_for_one_of_them():
+    faces = DatasetDict(train=Dataset.from_dict({"identity": ["ann", "bob"]}))
+    with pytest.raises(DataError, match=r"several splits \('train'\); give one.*`hold_out\(faces\['train'\], 0.2\)`"):
+        hold_out(faces, 0.2)
+
+
 def test_holding_out_is_decided_by_the_seed():
     faces = grouped(*"abcdefghijklmnop")
     assert hold_out(faces, 0.3, seed=1)[1]["row"] == hold_out(faces, 0.3, seed=1)[1]["row"]

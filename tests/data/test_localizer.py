@@ -7,7 +7,7 @@ from PIL import Image
 
 from ciao_peft.data import FaceLocalizer, crop_faces, paint_face
 from ciao_peft.data.localizer import Box, haar_detector, yunet_detector
-from ciao_peft.errors import DataError, DataNotFoundError
+from ciao_peft.errors import DataError, DataNotFoundError, MissingExtraError
 
 
 def scene(seed=2, at=(100, 60), side=120, size=(320, 240)):
@@ -148,8 +148,10 @@ def test_an_opencv_whose_cascade_folder_is_empty_is_explained(monkeypatch, tmp_p
 
 def test_without_opencv_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(DataNotFoundError, match=r"pip install 'ciao_peft\[video\]'.*a function of your own"):
+    with pytest.raises(MissingExtraError, match=r"a `detector` of your own needs OpenCV.*'ciao_peft\[video\]'"):
         FaceLocalizer("haar")
+    with pytest.raises(ModuleNotFoundError, match="needs OpenCV"):
+        yunet_detector("a.onnx")
 
 
 def test_files_that_are_no_detector_are_refused(tmp_path):

@@ -104,9 +104,9 @@ def test_means_and_deviations_are_those_of_the_formula(make, found):
 
 def test_only_what_no_random_network_reaches_counts_as_above(make, found):
     first, second = make.verdict(found).splitlines()
-    assert "in who is it: AUC of all pairs (+20.0 points); who is it: linear, top 1 (+20.0 points)" in first
+    assert "in identity: AUC of all pairs (+20.0 points); identity: linear, top 1 (+20.0 points)" in first
     assert "not in" not in first
-    assert "in who is it: linear, top 1 (+35.0 points); not in who is it: AUC of all pairs (-5.0 points)" in second
+    assert "in identity: linear, top 1 (+35.0 points); not in identity: AUC of all pairs (-5.0 points)" in second
 
 
 def test_the_picture_is_drawn_and_the_same_each_time(make, found, tmp_path, monkeypatch):

@@ -80,3 +80,18 @@ def test_the_quickstart_runs_again_in_its_folder_with_other_sizes(tmp_path, monk
     for sizes in ("--num_train 24 --num_test 8", "--num_train 24 --num_test 12", "--num_train 16 --num_test 12"):
         quickstart.main(quickstart.parse_args(f"--output_dir {tmp_path} --num_train_epochs 1 {sizes}".split()))
         assert "with CIAO" in capsys.readouterr().out
+
+
+def test_training_on_a_folder_without_a_test_split_says_how_to_get_one_and_the_card_names_the_folder(tmp_path):
+    from ciao_peft.data import paint_face
+
+    for label in ("calm", "glad"):
+        (tmp_path / "moods" / label).mkdir(parents=True)
+        for seed in range(20):
+            paint_face(seed=seed, size=24).save(tmp_path / "moods" / label / f"{seed}.png")
+    line = ["--dataset", "imagefolder", "--data_dir", "moods", "--output_dir", "run", "--num_train_epochs", "1"]
+    refused = run_example("train.py", line, tmp_path)
+    assert refused.returncode == 1
+    assert "moods has no test split: make folders train/ and test/ in it" in refused.stderr
+    assert run_example("train.py", [*line, "--protocol", "k-fold"], tmp_path).returncode == 0
+    assert "people who labelled moods would" in (tmp_path / "run" / "adapter" / "README.md").read_text()

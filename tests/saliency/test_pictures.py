@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from ciao_peft import (
     draw_saliency,
     get_ciao_model,
     gradcam_plus_plus,
+    load_encoder,
     mask_strength,
     saliency_picture,
 )
@@ -24,6 +26,7 @@ from ciao_peft.errors import (
     AdapterNotFoundError,
     ConfigError,
     InputError,
+    MissingExtraError,
 )
 from helpers.fakes import (
     SIZE,
@@ -248,3 +251,19 @@ def test_a_picture_of_what_nobody_knows_is_refused():
         saliency_picture(wrap(), painted())
     with pytest.raises(AdapterNotFoundError, match="'gone'"):
         saliency_picture(with_preprocessing(), painted(), ["gone"])
+
+
+def test_a_single_picture_is_one_row_however_it_is_given(tmp_path):
+    pytest.importorskip("matplotlib")
+    model = get_ciao_model(load_encoder("small-face"), CIAOConfig(problem_type="regression", num_labels=1))
+    face = paint_face(seed=1)
+    face.save(tmp_path / "a.png")
+    expected = saliency_picture(model, [face])
+    for one in (face, str(tmp_path / "a.png"), tmp_path / "a.png", np.asarray(face)):
+        assert saliency_picture(model, one) == expected
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match=r"A picture needs matplotlib: pip install 'ciao_peft\[plots\]'"):
+        draw_saliency([np.zeros((8, 8), dtype=np.uint8)], {"one": torch.ones(1, 4, 4)})

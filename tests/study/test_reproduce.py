@@ -17,6 +17,7 @@ import yaml
 from filelock import FileLock
 
 from ciao_peft.cli import main
+from ciao_peft.data import paint_face
 from ciao_peft.errors import ConfigError, TrainingError
 from ciao_peft.study import Encoder, Method, Plan, Task, plan_from_dict, read_plan, read_records, write_plan
 from ciao_peft.study.data import Material, load_study_encoder, load_task
@@ -208,7 +209,22 @@ def test_a_study_of_which_nothing_is_there_is_an_error(finished, tmp_path, capsy
     plan = replace(finished[0], tasks=(absent,))
     command = ["reproduce", "--plan", written(plan, tmp_path / "plan.yaml"), "--output_dir", str(tmp_path / "run")]
     assert main(command) == 1
-    assert "Nothing could be trained" in capsys.readouterr().err
+    heard = capsys.readouterr()
+    assert "Nothing could be trained" in heard.err
+    assert "Not done: task fer: " in heard.out
+
+
+def test_why_the_only_task_cannot_be_loaded_is_said(tmp_path, capsys):
+    for split in ("train", "test"):
+        for label in ("calm", "glad"):
+            (tmp_path / "faces" / split / label).mkdir(parents=True)
+            for seed in range(20):
+                paint_face(seed=seed).save(tmp_path / "faces" / split / label / f"{seed}.png")
+    command = ["reproduce", "--tasks", f"faces={tmp_path / 'faces'}", "--output_dir", str(tmp_path / "run")]
+    assert main(command) == 1
+    heard = capsys.readouterr()
+    assert "the reason for every task or encoder is above" in heard.err
+    assert re.search(r"Not done: task faces: .*'identity'", heard.out)
 
 
 def test_what_cannot_be_trained_is_named_and_the_rest_goes_on(finished, tmp_path, capsys):

@@ -19,11 +19,17 @@ from ..records import Record
 from .statistics import Comparison, Summary, compare, holm, summarize, t_test
 
 CIAO = "decision layer + CIAO"
+"""The method that all others are compared with."""
 NETWORKS = tuple(name + mark for name in reversed(SCHEMES) for mark in ("", WITH_CIAO))
-BASELINE = "rival"  # the kind of a baseline, as records and plans name it
-COMPARED = ("network", BASELINE)  # kinds that are compared with CIAO, unlike its own ablations
+"""Names of the six networks of the paper's Table I, in the order of its columns."""
+BASELINE = "rival"
+"""The kind of a baseline, as records and plans name it."""
+COMPARED = ("network", BASELINE)
+"""Kinds of methods that are compared with CIAO, unlike its own ablations."""
 LEVEL = 0.05
-MARGIN = 0.01  # one point of a score that is given in percent
+"""The p below which a difference is spoken of."""
+MARGIN = 0.01
+"""How far behind still counts as within a point: one point of a score that is given in percent."""
 AS_MANY = 1.01  # a baseline with as many parameters may train one in a hundred more
 
 

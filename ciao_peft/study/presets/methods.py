@@ -41,6 +41,7 @@ NETWORKS = (
     _network("full", "full", "encoder_learning_rate", ENCODER_RATES, ciao=False),
     _network("full + CIAO", "full", "encoder_learning_rate", ENCODER_RATES, ciao=True),
 )
+"""The six networks of the paper's Table I."""
 
 
 def _ablation(name: str, arguments: Mapping[str, Any] | None = None, **config: Any) -> Method:
@@ -113,11 +114,13 @@ BASELINES: tuple[Method, ...] = (
 """What people use instead, on the same encoder, features and budget: those from stored features first."""
 
 METHODS: dict[str, Method] = {method.name: method for method in (*NETWORKS, *ABLATIONS, *BASELINES)}
+"""Every method of the library by its name."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
     group: tuple(method.name for method in methods)
     for group, methods in (("networks", NETWORKS), ("ablations", ABLATIONS), ("baselines", BASELINES))
 }
+"""The names of the methods of each group."""
 
 
 _OLD_GROUPS = {"rivals": "baselines"}

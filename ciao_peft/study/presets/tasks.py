@@ -40,6 +40,7 @@ TASKS: dict[str, Task] = {
         Task(name="painted_faces", dataset="painted_faces", group_by="identity"),
     )
 }
+"""Every task of the library by its name."""
 
 
 def task_from(name: str, changes: Any = None) -> Task:

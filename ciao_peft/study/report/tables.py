@@ -60,7 +60,7 @@ def headlines(study: Study) -> Table | None:
         "p",
         "best baseline",
         "− baseline",
-        "p",
+        "p (baseline)",
         "within a point",
     )
     note = (
