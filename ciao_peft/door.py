@@ -27,6 +27,9 @@ MAX_TEXT_BYTES = 4 * 2**20
 MAX_DEPTH = 64
 """How deep settings may be nested."""
 
+MAX_VALUES = 2_000_000
+"""How many values one file may stand for, each alias of YAML written out."""
+
 MAX_DIGITS = 500
 """The longest number that a file may hold."""
 
@@ -203,8 +206,8 @@ def parse_yaml(
         error: What is raised.
 
     Raises:
-        CIAOError: of the kind that was given: it is no YAML, a key stands twice in one map, it has aliases (a few of
-            them can stand for billions of values), or it is nested deeper than `MAX_DEPTH`.
+        CIAOError: of the kind that was given: it is no YAML, a key stands twice in one map, its aliases stand
+            for more than `MAX_VALUES` values, or it is nested deeper than `MAX_DEPTH`.
 
     Example:
         >>> parse_yaml("seeds: 3\\nseeds: 4", "plan.yaml")
@@ -216,11 +219,6 @@ def parse_yaml(
 
     class Loader(yaml.SafeLoader):
         """Safe, and nothing can multiply."""
-
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                raise ValueError("aliases (`*name`) are not read; write the value out")
-            return super().compose_node(parent, index)
 
         def construct_map(self, node: Any) -> dict[Any, Any]:
             return _once([(self.construct_object(k, True), self.construct_object(v, True)) for k, v in node.value])
@@ -358,14 +356,17 @@ def _runs_of_digits(text: str) -> Iterable[str]:
 
 
 def _check_depth(value: Any) -> None:
-    level = [value]
+    """Walks through data as if every alias were written out: neither deep nor wide without end."""
+    level, count = [value], 0
     for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, (dict, list))
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
+        deeper: list[Any] = []
+        for outer in level:
+            if isinstance(outer, (dict, list)):
+                count += len(outer)
+                if count > MAX_VALUES:
+                    raise ValueError(f"it stands for more than {MAX_VALUES:,} values")
+                deeper.extend(outer.values() if isinstance(outer, dict) else outer)
+        level = deeper
         if not level:
             return
     raise ValueError(f"it is nested deeper than {MAX_DEPTH}")

@@ -155,13 +155,14 @@ class Adapter(nn.Module):
             yield
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapter:
-        """Moves between devices follow; casts do not, so that `half()` of a model reaches the backbone alone."""
+        """Moves between devices follow, and casts to float64; `half()` of a model reaches the backbone alone."""
 
-        def without_cast(tensor: Tensor) -> Tensor:
+        def at_least_float32(tensor: Tensor) -> Tensor:
             result = fn(tensor)
-            return result if result.dtype == tensor.dtype else tensor.to(result.device)
+            narrower = result.is_floating_point() and result.dtype not in (torch.float32, torch.float64)
+            return tensor.to(result.device) if narrower else result
 
-        return super()._apply(without_cast, recurse)
+        return super()._apply(at_least_float32, recurse)
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> Adapter:
         """Makes tensors the adapter's own, in its dtypes and on its device, without a copy where they already fit.

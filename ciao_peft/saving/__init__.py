@@ -14,7 +14,7 @@ from .adapter_folder import (
     load_adapter,
     save_adapter,
 )
-from .files import MAX_JSON_BYTES, move_into_place, read_json, to_json, write_file, write_folder
+from .files import MAX_JSON_BYTES, local_path, move_into_place, read_json, to_json, write_file, write_folder
 from .safetensors_file import parse_tensors
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "check_tensors",
     "library_versions",
     "load_adapter",
+    "local_path",
     "move_into_place",
     "parse_tensors",
     "read_json",

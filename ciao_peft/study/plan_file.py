@@ -12,8 +12,7 @@ from typing import Any
 from ..checking import checked_keys
 from ..door import read_yaml
 from ..errors import ConfigError, shortened
-from ..saving import write_file
-from ..saving.files import local_path
+from ..saving import local_path, write_file
 from .plan import Encoder, Plan, names_in_files
 from .presets import TASKS, methods_named, preset_method, task_from
 

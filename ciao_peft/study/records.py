@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..checking import is_number
 from ..door import check_types, open_file, parse_json, read_file
 from ..errors import FileReadError, RecordError, listed, shortened
-from ..saving.files import local_path
+from ..saving import local_path
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[2] / "ciao_peft"
+import ciao_peft
+
+PACKAGE = Path(ciao_peft.__file__).parent
 
 # Documented by their class, or by the library whose methods they override.
 OVERRIDDEN = {"forward", "backward", "train", "extra_repr", "setup_context"}

@@ -17,6 +17,7 @@ from ciao_peft.encoders import save_encoder
 from ciao_peft.encoders.bounds import bounded_building, check_config
 from ciao_peft.encoders.from_transformers import build
 from ciao_peft.errors import AdapterFileError, CIAOError, ConfigError
+from helpers.fakes import sealed
 
 
 @pytest.fixture
@@ -28,11 +29,15 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
+COVERED = ("model.safetensors", "preprocessor_config.json")
+
+
 def ours(folder, architecture, kind):
     """A folder of ours with any architecture and small weights."""
     folder = save_encoder(load_encoder("small-face", pretrained=False, channels=[4, 4], embedding_size=4), folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"ciao_encoder": kind, "architecture": architecture}))
+    config = sealed(config | {"ciao_encoder": kind, "architecture": architecture}, folder, COVERED)
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 

@@ -15,7 +15,9 @@ from ciao_peft import (
 )
 from ciao_peft.encoders import save_encoder
 from ciao_peft.errors import AdapterFileError
+from ciao_peft.saving.digest import DIGEST
 from helpers.anybodys import in_repository, of_timm, of_timm_in
+from helpers.fakes import sealed
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
 
@@ -72,6 +74,8 @@ def pickled(tmp_path):
 def with_settings(folder, key, settings):
     config = json.loads((folder / "config.json").read_text())
     config[key] = (config.get(key) or {}) | settings
+    if DIGEST in config:
+        config = sealed(config, folder, ("model.safetensors", "preprocessor_config.json"))
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 

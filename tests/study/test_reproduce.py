@@ -223,7 +223,7 @@ def test_why_the_only_task_cannot_be_loaded_is_said(tmp_path, capsys):
     command = ["reproduce", "--tasks", f"faces={tmp_path / 'faces'}", "--output_dir", str(tmp_path / "run")]
     assert main(command) == 1
     heard = capsys.readouterr()
-    assert "the reason for every task or encoder is above" in heard.err
+    assert "every task or every encoder of the plan was skipped" in heard.err
     assert re.search(r"Not done: task faces: .*'identity'", heard.out)
 
 

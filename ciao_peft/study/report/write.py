@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import RecordError
-from ...saving import write_file
-from ...saving.files import local_path
+from ...saving import local_path, write_file
 from ..analysis.study import Study
 from ..plan import Plan
 from ..plan_file import PLAN_FILE, read_plan

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...checking import check_number
 from ...errors import DivergenceError, MissingExtraError, TrainingError
 from ...markdown import markdown_table
-from ...saving import write_file
-from ...saving.files import local_path
+from ...saving import local_path, write_file
 from ..plan import Encoder, Method, Task
 from ..presets import METHODS
 from .objective import GivenUp, Objective
