@@ -11,7 +11,7 @@ import statistics
 from pathlib import Path
 from types import ModuleType
 
-from pages import wrap_page
+from pages import command_block, wrap_page
 
 from ciao_peft.encoders import small_face
 from ciao_peft.markdown import markdown_table as table
@@ -95,7 +95,7 @@ def trainings(found: dict[str, dict]) -> str:
     typed, rows = [], []
     for name, entry in found.items():
         training = entry["training"]
-        typed += [f"    {line}" for line in commands(name, training)]
+        typed += [command_block(line) for line in commands(name, training)]
         faces = training.get("faces") or training["people"]["training_faces"]
         last = training.get("history", [{}])[-1]
         if "verification_auc" in training:
@@ -207,11 +207,12 @@ def measured(found: dict[str, dict]) -> str:
     first = next(iter(probed(found).values()))
     random, splits = len(first["random"]), len(first["trained"]["identity"])
     told = " ".join(f"--encoder {name}{folder}" for name, folder in folders(probed(found)).items())
+    line = f"python benchmarks/encoder_probe.py --data_dir ../shared/faces --splits {splits} --random_seeds {random}"
     page = f"""{trained_on_two_cores(found)}
 
 ### What linear probes read from the frozen features
 
-    python benchmarks/encoder_probe.py --data_dir ../shared/faces --splits {splits} --random_seeds {random} {told}
+{command_block(f"{line} {told}")}
 
 No person that is scored was in a training. Mean ± standard deviation: for trained weights over {splits} splits of the
 faces that the probe is fitted to, for random weights over {random} {"networks" if random > 1 else "network"}.

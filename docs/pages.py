@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Iterable
 
@@ -34,6 +35,16 @@ def wrap_page(page: str) -> str:
             block = "\n".join(wrapped(part, "  " * items) for part in parts)
         blocks.append(block)
     return "\n\n".join(blocks) + "\n"
+
+
+def command_block(command: str) -> str:
+    """A command as a block of code, broken before its flags where it is longer than a screen."""
+    lines = [""]
+    for word in re.split(r" (?=--)", command):
+        if lines[-1] and len(lines[-1]) + len(word) + 7 > SCREEN:
+            lines.append("   ")
+        lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+    return "    " + " \\\n    ".join(lines)
 
 
 def narrow(section: Section) -> Section:

@@ -155,5 +155,7 @@ def growth() -> str:
                     size(stored["memory"]["mapped"]),
                 ]
             )
-    header = ["encoder", "faces", "storing, ms a face", "epoch, stored, ms a face", "epoch, live, ms a face", "disk"]
-    return table([*header, "memory, stored", "memory, live", "mapped"], rows)
+    names, times = ["encoder", "faces"], ["storing, ms a face", "epoch, stored, ms a face", "epoch, live, ms a face"]
+    by_time = table([*names, *times], [row[:5] for row in rows])
+    by_size = ["disk", "memory, stored", "memory, live", "mapped"]
+    return by_time + "\n\n" + table([*names, *by_size], [[*row[:2], *row[5:]] for row in rows])

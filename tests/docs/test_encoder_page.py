@@ -61,8 +61,13 @@ def test_the_page_says_what_was_measured(make):
     assert f"{make.BEGIN}\n{make.measured(make.results())}\n{make.END}" in make.PAGE.read_text(encoding="utf-8")
 
 
+def joined(text: str) -> str:
+    """Commands that are broken into several lines, in one line each."""
+    return text.replace(" \\\n       ", "")
+
+
 def test_commands_are_those_that_were_typed(make, found):
-    text = make.trainings(found)
+    text = joined(make.trainings(found))
     assert (
         "    python examples/pretrain_pk.py --data_dir ../shared/faces/train --output_dir runs/pk --num_train_epochs 2 "
         "--widths 256 128 64 32 16 --mixed_precision bf16\n"
@@ -78,7 +83,7 @@ def test_a_training_that_began_with_an_earlier_one_is_told_with_it(make, found):
     first = {**second, "settings": {**second["settings"], "num_train_epochs": 3, "seed": 5}}
     first["history"] = [{**second["history"][0], "epoch": epoch, "reconstruction": 0.9} for epoch in (1, 2, 3)]
     found["prior_knowledge"]["training"] = {**second, "started_from": first}
-    lines = make.trainings(found).splitlines()
+    lines = joined(make.trainings(found)).splitlines()
     assert "--output_dir runs/pk-start --num_train_epochs 3 " in lines[0] and "--seed 5" in lines[0]
     assert "--output_dir runs/pk --start_dir runs/pk-start --num_train_epochs 2 " in lines[1]
     assert "--seed" not in lines[1]
@@ -89,7 +94,7 @@ def test_a_training_that_began_with_an_earlier_one_is_told_with_it(make, found):
 
 
 def test_trainings_and_their_epochs_are_told(make, found):
-    text = make.trainings(found)
+    text = joined(make.trainings(found))
     assert "| `prior_knowledge` | 8,364 | 2 | 3 | mean absolute difference 0.250 of pixels" in text
     assert "| `vggface2` | 8,364 | 2 | 11 | verification AUC 0.877 on 227 unseen people (0.600 with random" in text
     assert "| 2 | 96 | 7.500 | 0.880 | 10.0 |" in make.curves(found)

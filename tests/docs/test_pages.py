@@ -141,3 +141,13 @@ def test_a_wide_table_is_taken_apart_and_names_its_rows_again(script):
     assert all(part.header[:2] == ("task", "encoder") for part in parts)
     assert [name for part in parts for name in part.header[2:]] == list(header[2:])
     assert [part.note for part in parts] == [""] * (len(parts) - 1) + ["a note"]
+
+
+def test_a_long_command_is_broken_before_its_flags(script):
+    pages = script("pages")
+    words = " ".join(["python examples/train.py", *(f"--flag_{n} a b" for n in range(12))])
+    block = pages.command_block(words)
+    lines = block.splitlines()
+    assert all(len(line) <= 110 for line in lines)
+    assert all(line.startswith("        --flag_") for line in lines[1:])
+    assert block.replace(" \\\n       ", "") == f"    {words}"
