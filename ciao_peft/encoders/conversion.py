@@ -186,7 +186,7 @@ def _inside_keras(path: Path, content: bytes) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return read_member(archive, "model.weights.h5", MAX_SOURCE_BYTES, error=AdapterFileError)
-    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, NotImplementedError, AdapterFileError) as error:
         raise AdapterFileError(f"'{path}' cannot be read as a model of Keras: {error}") from error
 
 

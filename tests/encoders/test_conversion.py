@@ -307,7 +307,7 @@ def test_on_the_command_line(network, tmp_path, capsys):
     assert "minus 123.675 116.28 103.53, divided by 58.395 57.12 57.375" in told
     assert load_encoder(tmp_path / "mine").encoder_type == "vggface2"
     assert main(["convert-encoder", str(tmp_path / "nothing.pth"), str(tmp_path / "other")]) == 1
-    assert "nothing.pth' cannot be read" in capsys.readouterr().err
+    assert "nothing.pth' is missing" in capsys.readouterr().err
 
 
 class Command:
