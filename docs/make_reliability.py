@@ -164,8 +164,8 @@ def altered(fuzz: dict[str, Any]) -> str:
         return "No input that was altered without its checksums being made right again was loaded as something else."
     said = ", ".join(f"{count:,} at `{name}`" for name, count in counts.items())
     return (
-        "Of the inputs that loaded, some were altered without their checksums being made right again, and gave something "
-        f"else than the unaltered ones: {said}."
+        "Of the inputs that loaded, some were altered without their checksums being made right again, and gave "
+        f"something else than the unaltered ones: {said}."
     )
 
 
