@@ -165,8 +165,7 @@ def altered(fuzz: dict[str, Any]) -> str:
     said = ", ".join(f"{count:,} at `{name}`" for name, count in counts.items())
     return (
         "Of the inputs that loaded, some were altered without their checksums being made right again, and gave "
-        "something "
-        f"else than the unaltered ones: {said}."
+        f"something else than the unaltered ones: {said}."
     )
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 
 from ..backbone import FrozenBackbone, OpenedBackbone, check_same_backbone
-from ..errors import AdapterFileError, BackboneMismatchError, TargetModulesError
+from ..errors import AdapterFileError, BackboneMismatchError, TargetModulesError, shortened
 from ..heads import pool_map
 from ..preprocessing import Preprocessing
 from ..saving import SavedAdapter, check_tensors
@@ -93,7 +93,7 @@ def _check_same_preprocessing(saved: SavedAdapter, where: str, preprocessing: Pr
     if mine is None or theirs is None or mine == theirs:
         return
     keys = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
-    changed = "; ".join(f"{key}: {theirs.get(key)!r} there, {mine.get(key)!r} here" for key in keys)
+    changed = shortened("; ".join(f"{key}: {theirs.get(key)!r} there, {mine.get(key)!r} here" for key in keys), 2000)
     raise BackboneMismatchError(
         f"The adapter in '{where}' was trained on pixels prepared in another way ({changed}). Give what it was "
         "trained on as `preprocessing=` where the model is made, by `get_ciao_model` or `from_pretrained`, or pass "

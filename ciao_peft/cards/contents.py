@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..door import MAX_TEXT_BYTES, read_file
 from ..errors import HubFileError
 from ..saving import CARD_FILE, PICTURE_FILE
 from .metadata import COMMIT, adapter_metadata, collection_metadata, encoder_metadata, recorded_metadata, title_of
@@ -141,7 +142,7 @@ def text_reader(folder: str | os.PathLike[str]) -> Callable[[str], str | None]:
 
     def read(name: str) -> str | None:
         path = Path(folder) / name
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+        return read_file(path, MAX_TEXT_BYTES).decode("utf-8", "replace") if path.is_file() else None
 
     return read
 

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from ..door import MAX_TEXT_BYTES, parse_json, read_file
 from ..errors import FeatureCacheError, listed
 from ..saving.digest import DIGEST, digest_of_folder, with_digest
 from ..saving.files import local_path, write_file
@@ -138,15 +139,17 @@ class FeatureFiles:
         )
 
     def _read_index(self) -> None:
+        if not os.path.lexists(self.folder / INDEX_FILE):
+            return
         try:
-            found = index = json.loads((self.folder / INDEX_FILE).read_text(encoding="utf-8"))
+            found = index = parse_json(
+                read_file(self.folder / INDEX_FILE, MAX_TEXT_BYTES, error=FeatureCacheError), self.folder / INDEX_FILE
+            )
             version, key, layout, complete = (index[name] for name in ("format_version", "key", "layout", "complete"))
             key = {"excitation": False} | key  # as it was before u could be stored
             shapes = tuple(tuple(shape) for shape in layout["shapes"])
             stored = self.layout = FeatureLayout(shapes, layout["dtype"], layout["num_rows"])
             spots, self._failed = index.get("spots"), bool(index.get("failed"))
-        except (FileNotFoundError, NotADirectoryError):
-            return
         except (OSError, ValueError, KeyError, TypeError) as error:
             self._refuse(f"have an index that cannot be read ({type(error).__name__}: {error})")
         if type(version) is not int or not 1 <= version <= FORMAT_VERSION:

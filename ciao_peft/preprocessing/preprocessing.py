@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..checking import check_choice, is_number, make_plain
-from ..errors import ConfigError, DataError, listed, shortened
+from ..errors import CIAOError, ConfigError, DataError, listed, shortened
 from .pictures import RESAMPLES, Resample, as_mode, open_picture, resized_to
 
 if TYPE_CHECKING:
@@ -28,6 +29,18 @@ CropMode = Literal["squash", "center", "border"]
 
 _CONSTANTS = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
 _KEYS = {*_CONSTANTS, "size", "mode", "image_mean", "image_std", "resample", "crop_pct", "crop_mode"}
+
+
+@contextmanager
+def _as_config_error(what: str) -> Iterator[None]:
+    """Inside, a value of a kind that nobody expected is a `ConfigError`."""
+    try:
+        yield
+    except CIAOError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        said = shortened(f"{type(error).__name__}: {error}")
+        raise ConfigError(f"This cannot be {what}: a value is missing, or of another type ({said}).") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,14 +316,16 @@ class Preprocessing:
             >>> Preprocessing.from_timm(config).size
             (224, 224)
         """
-        channels, height, width = data_config["input_size"]
+        with _as_config_error("a data config of timm"):
+            channels, height, width = data_config["input_size"]
+            mean, std = tuple(data_config["mean"]), tuple(data_config["std"])
         if channels not in (1, 3):
             raise ConfigError(f"A network with {channels} input channels is fed neither gray nor colour pictures.")
         return cls(
             size=(height, width),
             mode="L" if channels == 1 else "RGB",
-            mean=tuple(data_config["mean"]),
-            std=tuple(data_config["std"]),
+            mean=mean,
+            std=std,
             resample=data_config["interpolation"],
             crop_pct=data_config["crop_pct"],
             crop_mode=data_config["crop_mode"],
@@ -337,7 +352,8 @@ class Preprocessing:
         from .processors import settings_of
 
         data = processor if isinstance(processor, Mapping) else processor.to_dict()
-        return cls(**settings_of(data))
+        with _as_config_error("the settings of an image processor"):
+            return cls(**settings_of(data))
 
     @classmethod
     def for_backbone(cls, backbone: Any) -> Preprocessing | None:

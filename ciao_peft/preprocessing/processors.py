@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import ConfigError
+from ..errors import ConfigError, shortened
 from .pictures import RESAMPLES, Resample
 
 __all__ = ["settings_of", "stored_with"]
@@ -162,7 +162,8 @@ def _sizes(data: Mapping[str, Any], kind: str, defaults: _Defaults) -> tuple[tup
     size = {key: value for key, value in size.items() if value} if isinstance(size, Mapping) else size
     if not isinstance(size, dict) or set(size) not in ({"shortest_edge"}, {"height", "width"}):
         raise ConfigError(
-            f"`size` of an image processor must have 'height' and 'width' or 'shortest_edge'; got {size!r}."
+            f"`size` of an image processor must have 'height' and 'width' or 'shortest_edge'; got "
+            f"{shortened(repr(size))}."
         )
     if size.get("shortest_edge"):
         edge, keeps_ratio = int(size["shortest_edge"]), True
@@ -237,7 +238,9 @@ def _mean_and_std(
 def _three(values: Any) -> tuple[float, ...]:
     values = (values,) * 3 if isinstance(values, int | float) else tuple(float(value) for value in values)
     if len(values) != 3:
-        raise ConfigError(f"An image processor's mean and deviation must have three numbers; got {values!r}.")
+        raise ConfigError(
+            f"An image processor's mean and deviation must have three numbers; got {shortened(repr(values))}."
+        )
     return values
 
 

@@ -135,7 +135,9 @@ class Method:
             check_choice(name, getattr(self, name), choices)
         rates = tuple(self.rates) if isinstance(self.rates, (list, tuple)) else ()
         if not rates or not all(map(is_number, rates)) or list(rates) != sorted(set(rates)) or rates[0] <= 0:
-            raise ConfigError(f"`rates` must be learning rates above 0, from low to high; got {self.rates!r}.")
+            raise ConfigError(
+                f"`rates` must be learning rates above 0, from low to high; got {shortened(repr(self.rates))}."
+            )
         object.__setattr__(self, "rates", tuple(float(rate) for rate in rates))
 
     def grid(self, count: int) -> tuple[float, ...]:
@@ -169,6 +171,8 @@ def names_in_code(values: Mapping[str, Any]) -> dict[str, Any]:
         >>> names_in_code({"rival": "lora"})
         {'baseline': 'lora'}
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"A method must map keys to values; got {shortened(repr(values))}.")
     by_name_in_file = {in_file: name for name, in_file in _NAMES_IN_FILES.items()}
     return {by_name_in_file.get(name, name): value for name, value in values.items()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from ciao_peft import CIAOTrainer, CIAOTrainingArguments, cache_features, load_encoder
 from ciao_peft.encoders import convert_encoder, save_encoder
 from helpers import anybodys, published
-from helpers.fakes import forge
+from helpers.fakes import forge, sealed
 from helpers.features import SQUARE
 from helpers.features import faces as feature_faces
 from helpers.training import faces, make_model
@@ -31,6 +32,8 @@ def _sha256(path: Path) -> str:
 
 
 def _is_plain(*paths: Path) -> bool:
+    paths = (*paths, *(path.with_name("preprocessor_config.json") for path in paths[:1]))
+    paths = tuple(path for path in paths if path.name != "preprocessor_config.json" or os.path.lexists(path))
     return all(path.is_file() and not path.is_symlink() and path.stat().st_size < 2**24 for path in paths)
 
 
@@ -97,7 +100,8 @@ class EncoderFolder(Door):
             return False
         try:
             record = json.loads(config.read_bytes())
-            config.write_text(json.dumps(record | {"weights_sha256": _sha256(weights)}))
+            record |= {"weights_sha256": _sha256(weights)}
+            config.write_text(json.dumps(sealed(record, folder, (weights.name, "preprocessor_config.json"))))
         except (ValueError, TypeError, RecursionError):
             return False
         return True

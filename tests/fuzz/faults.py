@@ -169,8 +169,9 @@ def campaign(kills: int, seed: int, names: list[str], home: Path) -> dict[str, A
         case.at_every_point()
         print(f"{case.save.name}: every one of {len(case.points)} points", file=sys.stderr)
     left = max(0, kills - sum(case.counts["point"] for case in cases))
-    for number, case in enumerate(cases):
-        case.at_random(left // len(cases) + (number < left % len(cases)), rng)
+    weights = [1 / max(case.seconds, 0.02) for case in cases]  # more of what is quick
+    for case, weight in zip(cases, weights, strict=True):
+        case.at_random(round(left * weight / sum(weights)), rng)
     for case in cases:
         results[case.save.name] = case.result()
         findings += case.findings.values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -175,8 +176,9 @@ def full_disk(save: Save, place: Path, clean: set[str]) -> Found:
         shutil.copytree(place, disk, symlinks=True)
         before = None if save.ends_alike else in_child(lambda: save.read(disk)).get("value")
         names = set(listing(disk))
-        room = shutil.disk_usage(disk).free
-        (disk.parent / "full").write_bytes(bytes(max(0, room - 4096)))
+        with contextlib.suppress(OSError), (disk.parent / "full").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
         result = in_child(lambda: save.new(disk))
         if "error" not in result:
             return {"outcome": "skipped", "why": "there was room for it"}

@@ -35,6 +35,7 @@ from helpers.places import BENCHMARKS, REPOSITORY
 from .data_doors import DATA_DOORS
 from .door import Door
 from .doors import MODEL_DOORS
+from .mutations import copy_folder
 from .watch import place_in_dump
 from .worker import DUMP, Opener, detail_of, keep, work
 
@@ -226,10 +227,11 @@ def replay(folder: Path, private: Path) -> None:
     about = json.loads((folder / "finding.json").read_text(encoding="utf-8"))
     home, door = private / "replay", DOORS[about["door"]]()
     (home / "seeds").mkdir(parents=True)
+    copy_folder(folder / "input", home / "input")
     opener = Opener(door, home, BUILD, hears=False)
     door.begin()
     print(about["steps"])
-    print(door.open(folder.resolve() / "input", opener.scratch))
+    print(door.open(home / "input", opener.scratch))
 
 
 def main() -> None:

@@ -186,4 +186,6 @@ def method_from_file(path: str | os.PathLike[str]) -> Method:
     keys = [part.name for part in dataclasses.fields(Method)]
     values = checked_keys(f"the method in {str(path)!r}", values, [*keys, "rival", "search"])
     values.pop("search", None)  # how it was found
+    if "name" not in values:
+        raise ConfigError(f"The method in {str(path)!r} has no 'name'.")
     return Method(**names_in_code(values))

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...checking import is_number, make_plain
 from ...config import CIAOConfig
-from ...errors import ConfigError
+from ...errors import ConfigError, shortened
 from ..plan import Method
 
 _WHOLE = ("hidden_layers", "hidden_size")
@@ -65,7 +65,7 @@ class SearchSpace:
                 wanted = f"two {'whole ' * whole}numbers of {low:g} or more, the lower one first"
                 fits = fits and len(values) == 2 and values[0] <= values[1]
             if not fits:
-                raise ConfigError(f"`{part.name}` of a search must be {wanted}; got {given!r}.")
+                raise ConfigError(f"`{part.name}` of a search must be {wanted}; got {shortened(repr(given))}.")
             object.__setattr__(self, part.name, values)
 
     def names(self, method: Method) -> list[str]:
