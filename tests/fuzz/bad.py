@@ -25,6 +25,10 @@ from .run import Campaign
 from .saves import Save
 
 
+def _refuses(message: str) -> None:
+    raise ConfigError(message)
+
+
 def _allocates() -> None:
     bytearray(1_900 * 2**20)[::4096] = b"x" * (1_900 * 2**20 // 4096)
     raise ConfigError("too late")
@@ -43,7 +47,7 @@ class BadDoor(Door):
         "f-runs": lambda: os.system("true"),
         "g-writes": lambda: Path("/tmp/ciao-peft-reached").write_text("x") and os.remove("/tmp/ciao-peft-reached"),
         "h-draws": lambda: torch.rand(1),
-        "i-says-much": lambda: check_number("it", "x" * 100_000),
+        "i-says-much": lambda: _refuses("x" * 100_000),
         "j-changes-the-model": lambda: check_number("it", "y"),
         "k-fills-the-memory": _allocates,
     }
