@@ -188,6 +188,8 @@ writes this page from the results of two campaigns; findings that are open are l
 
 {listed(PROMISES)}
 
+Where this does not hold yet, the [open findings](#open-findings) say so.
+
 ## What is not
 
 {listed(LIMITS)}

@@ -82,8 +82,8 @@ class BadSave(Save):
         with (folder / "content.txt").open("w") as file:
             for line in content:
                 file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+                file.flush()
+                os.fsync(file.fileno())
         if aside.exists() and not (folder / "notes.txt").exists():
             shutil.move(aside, folder / "notes.txt")
 

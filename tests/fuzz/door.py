@@ -21,6 +21,7 @@ class Door:
         limit: Seconds after which an input counts as hanging.
         reaches: Hosts that may be asked.
         warms_up: Whether the seeds are opened once before anything is measured.
+        hostile: Names of seeds of which that would be too much.
         compares: Whether what `open` returns tells contents apart.
     """
 
@@ -29,6 +30,7 @@ class Door:
     fast = True
     limit = 2.0
     warms_up, compares = True, False
+    hostile: frozenset[str] = frozenset()
     reaches: frozenset[str] = frozenset()
 
     def make_seeds(self, folder: Path) -> None:

@@ -81,7 +81,7 @@ class AdapterFolder(Door):
 
 class EncoderFolder(Door):
     name, about = "encoder", "an encoder's folder of this library, for `load_encoder`"
-    compares = True
+    compares, hostile = True, frozenset({"elsewhere"})
 
     def make_seeds(self, folder: Path) -> None:
         small = load_encoder("small-face", pretrained=False, channels=(8, "pool", "pool", 12), embedding_size=4)
@@ -90,6 +90,11 @@ class EncoderFolder(Door):
         theirs = anybodys.written(anybodys.of_transformers(), folder / "foreign")
         save_encoder(load_encoder(theirs), folder / "transformers")
         shutil.rmtree(theirs)
+        for name, backbone in (("inside", "test_resnet"), ("elsewhere", "hf-hub:ann/other")):
+            shutil.copytree(folder / "transformers", folder / name)
+            config = json.loads((folder / name / "config.json").read_bytes())
+            config["architecture"] = {"model_type": "timm_backbone", "backbone": backbone}
+            (folder / name / "config.json").write_text(json.dumps(config))
 
     def wanted(self, path: Path) -> bool:
         return path.name != "README.md"

@@ -36,7 +36,7 @@ from .data_doors import DATA_DOORS
 from .door import Door
 from .doors import MODEL_DOORS
 from .mutations import copy_folder
-from .watch import place_in_dump
+from .watch import NOTES, place_in_dump
 from .worker import DUMP, Opener, detail_of, keep, work
 
 DOORS: dict[str, type[Door]] = {door.name: door for door in (*MODEL_DOORS, *DATA_DOORS)}
@@ -153,8 +153,11 @@ class Campaign:
         self.counts["inputs"] += 1
         key, place = place_in_dump((self.home / DUMP).read_text())
         finding = {"what": what, "error": "", "key": key, "place": place, "message": message}
-        keep(self.home, self.build, self.door.name, finding, number, steps)
-        self._add(finding, number, steps)
+        reached = (self.home / NOTES).read_text().splitlines() if (self.home / NOTES).exists() else []
+        outside = {"what": "reaches outside", "error": "", "key": "-", "place": place}
+        for one in (finding, *(outside | {"message": what} for what in reached)):
+            keep(self.home, self.build, self.door.name, one, number, steps)
+            self._add(one, number, steps)
 
     def _add(self, finding: dict[str, Any], number: int, steps: list[str]) -> None:
         key = (finding["what"], finding["error"], finding["key"], detail_of(finding))

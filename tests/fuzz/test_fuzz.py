@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import pytest
 
 from fuzz.mutations import VALUES, Rng, as_text, change_tree, copy_folder, files_in, mutate
-from helpers.places import BENCHMARKS
+from helpers.places import BENCHMARKS, DOCS
 from helpers.processes import environment
 
 # What a campaign finds within some seconds depends on the machine: it is asked for, as by `make fuzz`.
@@ -26,8 +27,15 @@ def run(module, *arguments):
     assert done.returncode == 0
 
 
+RESOURCES = {"memory", "slow", "hang"}  # which of them, and where, depends on who else uses the machine
+
+
 def told_apart(findings, *names):
-    return {tuple(finding[name] for name in names) for finding in findings}
+    """What findings are known by; those that cost too much by their door alone."""
+    return {
+        (one["door"], "resources") if one["what"] in RESOURCES else tuple(one[name] for name in names)
+        for one in findings
+    }
 
 
 def published(name, *names):
@@ -46,7 +54,7 @@ def blamed(tmp_path_factory):
 def test_hostile_files_meet_nothing_at_any_quick_door_that_is_not_published(tmp_path):
     run("run", "--fast", "--inputs", 300, "--seconds", 35, "--out", tmp_path / "out.json", "--build", tmp_path / "kept")
     result = json.loads((tmp_path / "out.json").read_text("utf-8"))
-    assert all(door["inputs"] > 10 and door["loaded"] for door in result["doors"].values())
+    assert all(door["inputs"] >= 3 and door["loaded"] for door in result["doors"].values())
     names = ("door", "what", "error", "key")
     assert told_apart(result["findings"], *names) - published("fuzz", *names) == set()
 
@@ -83,6 +91,13 @@ def test_a_campaign_sees_everything_that_a_save_must_not_do(blamed):
     assert killed >= {"leaves something over", "loses other people's files"}
     refused = {finding["what"] for finding in blamed["save"] if finding["way"].startswith("refused")}
     assert refused >= {"a foreign exception", "leaves something over at once"}
+
+
+def test_the_page_says_what_the_campaigns_found(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    script = importlib.import_module("make_reliability")
+    written = (DOCS / "reliability.md").read_text(encoding="utf-8")
+    assert script.wrap_page(script.page()) == written, "`python docs/make_reliability.py` writes it"
 
 
 # -- changes -----------------------------------------------------------------------------------------------------------

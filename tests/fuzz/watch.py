@@ -17,6 +17,7 @@ from torch import nn
 
 from helpers.places import PACKAGE, REPOSITORY
 
+NOTES = "reached.txt"
 PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.startfile"}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -33,6 +34,7 @@ class Watch:
         self.inside = f"{inside}{os.sep}"
         self.hosts = frozenset(hosts)
         self.reached: list[str] = []
+        self.notes = (inside / NOTES).open("w+b", buffering=0)  # for those who look when this process is dead
         sys.addaudithook(self._hear)
 
     def _hear(self, event: str, values: tuple[Any, ...]) -> None:
@@ -40,11 +42,11 @@ class Watch:
             if event == "open":
                 self._opened(*values)
             elif event in PROGRAMS:
-                self.reached.append(f"runs {values[0]!r}"[:200])
+                self._note(f"runs {values[0]!r}"[:200])
             elif event == "socket.connect" and isinstance(values[1], tuple) and values[1][0] not in self.hosts:
-                self.reached.append(f"asks {values[1][0]}")
+                self._note(f"asks {values[1][0]}")
             elif event == "socket.getaddrinfo" and values[0] not in self.hosts:
-                self.reached.append(f"asks {values[0]}")
+                self._note(f"asks {values[0]}")
         except Exception:  # an oddity of the event must not become one of the library
             return
 
@@ -53,12 +55,19 @@ class Watch:
             return
         text = os.path.abspath(os.fsdecode(path))
         if not text.startswith((self.inside, "/dev/", "/proc/")):
-            self.reached.append(f"writes {text}")
+            self._note(f"writes {text}")
+
+    def _note(self, what: str) -> None:
+        if what not in self.reached:
+            self.reached.append(what)
+            self.notes.write(f"{what}\n".encode())
 
     def take(self) -> list[str]:
         """What was noted since the last call."""
         found, self.reached = self.reached, []
-        return sorted(set(found))
+        self.notes.seek(0)
+        self.notes.truncate()
+        return sorted(found)
 
 
 def global_state() -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Opener:
         self.watch = Watch(home, door.reaches) if hears else None
         door.start(self.scratch)
         seeds = sorted((home / "seeds").iterdir()) if door.warms_up else []
-        self.contents = {path.name: self._content_of(path) for path in seeds}
+        self.contents = {path.name: self._content_of(path) for path in seeds if path.name not in door.hostile}
 
     def _content_of(self, seed: Path) -> Any:
         shutil.rmtree(self.home / "input", ignore_errors=True)
