@@ -33,6 +33,8 @@ MAX_VALUES = 2_000_000
 MAX_DIGITS = 500
 """The longest number that a file may hold."""
 
+_MOST_KEYS = 100_000
+
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -221,7 +223,12 @@ def parse_yaml(
         """Safe, and nothing can multiply."""
 
         def construct_map(self, node: Any) -> dict[Any, Any]:
-            return _once([(self.construct_object(k, True), self.construct_object(v, True)) for k, v in node.value])
+            own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+            _once([(self.construct_object(key, True), None) for key in own])
+            self.flatten_mapping(node)  # what `<<:` brings comes first, and gives way to a map's own keys
+            if len(node.value) > _MOST_KEYS:
+                raise ValueError(f"a map has more than {_MOST_KEYS:,} keys")
+            return {self.construct_object(k, True): self.construct_object(v, True) for k, v in node.value}
 
     Loader.add_constructor("tag:yaml.org,2002:map", Loader.construct_map)
     Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: node.value)

@@ -95,8 +95,11 @@ def _reproduce(options: argparse.Namespace) -> None:
     if not says:
         return
     if not progress.total and progress.skipped:
-        reasons = " ".join(f"{part}: {why}" for part, why in progress.skipped.items())
-        raise StudyError(f"Nothing could be trained: every task or every encoder of the plan was skipped. {reasons}")
+        for part, why in progress.skipped.items():
+            _say(f"Not done: {part}: {why}")
+        raise StudyError(
+            "Nothing could be trained: every task or every encoder of the plan was skipped; the reasons are above."
+        )
     _say(f"{progress.done} of {progress.total} trainings are in {folder / 'results.jsonl'}, the plan beside it.")
     if progress.failed:
         for what, why in progress.failed.items():

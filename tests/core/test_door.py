@@ -156,6 +156,7 @@ def test_yaml_of_ours_comes_through_unchanged():
         "d": "2024-01-01",
     }
     assert parse_yaml("") is None
+    assert parse_yaml("a: &x {b: 1, c: 2}\nd: {<<: *x, c: 3}") == {"a": {"b": 1, "c": 2}, "d": {"b": 1, "c": 3}}
     assert parse_yaml("a: &x [1]\nb: *x") == {"a": [1], "b": [1]}  # as PyYAML writes what stands twice
 
 

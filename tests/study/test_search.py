@@ -397,7 +397,7 @@ def test_without_optuna_the_extra_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "cannot be read"), ("{", "is no JSON"), ('{"name": "x", "temperature": 1}', "Unknown key 'temperature'")],
+    [(None, "is missing"), ("{", "is no JSON"), ('{"name": "x", "temperature": 1}', "Unknown key 'temperature'")],
     ids=["missing", "torn", "unknown"],
 )
 def test_files_that_hold_no_method_are_refused(tmp_path, content, message):

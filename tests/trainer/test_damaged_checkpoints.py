@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from ciao_peft import CIAOTrainer, CIAOTrainingArguments
 from ciao_peft.errors import CIAOError, TrainingError
+from ciao_peft.saving.digest import DIGEST, digest_of_folder
 from ciao_peft.trainer.checkpoint import OPTIMIZER_FILE, STATE_FILE
 from helpers.training import assert_same, faces, make_model, weights
 
@@ -98,7 +99,7 @@ def alter(checkpoint, change):
     save_file(tensors, checkpoint / OPTIMIZER_FILE)
     state = json.loads((checkpoint / STATE_FILE).read_text())
     state["files"][OPTIMIZER_FILE] = hashlib.sha256((checkpoint / OPTIMIZER_FILE).read_bytes()).hexdigest()
-    write_state(checkpoint, state)
+    write_state(checkpoint, state | {DIGEST: digest_of_folder(state, state["files"])})
 
 
 def all_of(moment, new):

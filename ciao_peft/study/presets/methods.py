@@ -175,9 +175,9 @@ def method_from_file(path: str | os.PathLike[str]) -> Method:
         ConfigError: there is no such file, it is no JSON, or has keys that are unknown.
 
     Example:
-        >>> import tempfile
+        >>> import pathlib, tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "best.json"
+        ...     path = pathlib.Path(folder) / "best.json"
         ...     _ = path.write_text('{"name": "hot", "config": {"temperature": 1.0}}')
         ...     method_from_file(path).config
         {'temperature': 1.0}
