@@ -61,7 +61,8 @@ def write_file(path: str | os.PathLike[str], content: bytes | str) -> Path:
         The path.
 
     Raises:
-        OSError: the disk refuses; what was there stays, and nothing else is left behind.
+        OSError: the path leads to a folder or a device, or the disk refuses; what was there stays, and nothing else is
+            left behind.
 
     Example:
         >>> import tempfile
@@ -70,6 +71,8 @@ def write_file(path: str | os.PathLike[str], content: bytes | str) -> Path:
     """
     path = local_path(path)
     target = path.resolve()
+    if os.path.lexists(target) and not target.is_file():  # a device behind a link would be gone for everybody
+        raise OSError(f"'{path}' leads to '{target}', which is no file.")
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:

@@ -139,3 +139,12 @@ def test_json_larger_than_its_bound_is_refused_by_its_size(tmp_path):
     assert read_json(write_file(tmp_path / "config.json", most))
     with pytest.raises(AdapterConfigError, match=f"larger than {MAX_JSON_BYTES} bytes"):
         read_json(write_file(tmp_path / "config.json", most + b"\n"))
+
+
+def test_what_is_no_file_is_never_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(OSError, match="which is no file"):
+            write_file(tmp_path / name, b"x")
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink()
