@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from .agreement import agreed_input
 from .pictures import RESAMPLES, Resample, as_mode, open_picture
-from .preprocessing import CropMode, Mode, Preprocessing, agreed_input
+from .preprocessing import CropMode, Mode, Preprocessing
 
 __all__ = ["RESAMPLES", "CropMode", "Mode", "Preprocessing", "Resample", "agreed_input", "as_mode", "open_picture"]

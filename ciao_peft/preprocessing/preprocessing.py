@@ -17,9 +17,9 @@ from .pictures import RESAMPLES, Resample, as_mode, open_picture, resized_to
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
-    from torch import Tensor, nn
+    from torch import Tensor
 
-__all__ = ["MAX_SIDE", "CropMode", "Mode", "Preprocessing", "agreed_input"]
+__all__ = ["MAX_SIDE", "CropMode", "Mode", "Preprocessing"]
 
 MAX_SIDE = 4096
 """Of the pixels that an encoder is fed."""
@@ -423,39 +423,3 @@ def _resample_name(number: Any) -> Resample:
     if not is_number(number, int, 0, len(RESAMPLES) - 1):
         raise ConfigError(f"`resample` must be Pillow's number of a filter, 0 to {len(RESAMPLES) - 1}; got {number!r}.")
     return RESAMPLES[number]
-
-
-def agreed_input(
-    backbone: nn.Module, preprocessing: Preprocessing | None, input_size: tuple[int, int, int] | None
-) -> tuple[Preprocessing | None, tuple[int, int, int] | None]:
-    """Completes the preprocessing and the input size of a backbone, each from the other where only one is given.
-
-    Args:
-        backbone: Network whose own preprocessing is used where none is given, at the input size given.
-        preprocessing: The user's preprocessing, or None.
-        input_size: The user's input size `(C, H, W)`, or None.
-
-    Returns:
-        Preprocessing and input size; None for what is not known.
-
-    Raises:
-        ConfigError: both are given, and they contradict each other.
-
-    Example:
-        >>> from torch import nn
-        >>> agreed_input(nn.Conv2d(3, 8, 3), Preprocessing(size=(96, 96)), None)[1]
-        (3, 96, 96)
-    """
-    if preprocessing is None:
-        own = Preprocessing.for_backbone(backbone)
-        if own is None or input_size is None:
-            return own, input_size if own is None else own.input_size
-        channels, height, width = input_size
-        # Pictures cannot be made into pixels of another number of channels than the preprocessing knows.
-        return own.replace(size=(height, width)) if channels == len(own.mean) else None, input_size
-    if input_size is not None and tuple(input_size) != preprocessing.input_size:
-        raise ConfigError(
-            f"`preprocessing` makes pixels of {preprocessing.input_size}, `input_size` is {tuple(input_size)}. Leave "
-            "`input_size` out, or change the `size` of the preprocessing."
-        )
-    return preprocessing, preprocessing.input_size

@@ -314,10 +314,7 @@ class Study:
         return sorted(comparisons, key=lambda against: -against.comparison.difference.mean)
 
     def baselines(self, task: str, encoder: str) -> list[Against]:
-        """CIAO against each method without a mask that trains no more numbers.
-
-        Returns:
-            The one furthest ahead of CIAO (or least behind it) first.
+        """CIAO against each method without a mask that trains no more numbers, the one furthest ahead of CIAO first.
 
         Example:
             >>> from ciao_peft.study.example import ENCODER, TASK, example_study
