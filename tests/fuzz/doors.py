@@ -14,6 +14,7 @@ import torch
 
 from ciao_peft import CIAOTrainer, CIAOTrainingArguments, cache_features, load_encoder
 from ciao_peft.encoders import convert_encoder, save_encoder
+from ciao_peft.saving.digest import DIGEST, digest_of_folder
 from helpers import anybodys, published
 from helpers.fakes import forge, sealed
 from helpers.features import SQUARE
@@ -94,7 +95,8 @@ class EncoderFolder(Door):
             shutil.copytree(folder / "transformers", folder / name)
             config = json.loads((folder / name / "config.json").read_bytes())
             config["architecture"] = {"model_type": "timm_backbone", "backbone": backbone}
-            (folder / name / "config.json").write_text(json.dumps(config))
+            files = ("model.safetensors", "preprocessor_config.json")
+            (folder / name / "config.json").write_text(json.dumps(sealed(config, folder / name, files)))
 
     def wanted(self, path: Path) -> bool:
         return path.name != "README.md"
@@ -148,7 +150,7 @@ class Features(Door):
         index = folder / "half" / "features" / "index.json"
         record = json.loads(index.read_bytes())
         record.pop("spots", None)
-        index.write_text(json.dumps(record | {"complete": False}))
+        index.write_text(json.dumps(sealed(record | {"complete": False}, index.parent, ())))
         (index.parent / "done.bin").write_bytes(b"\1" * 9 + b"\0" * 11)
 
     def start(self, scratch: Path) -> None:
@@ -159,6 +161,16 @@ class Features(Door):
 
     def wanted(self, path: Path) -> bool:
         return path.name != "kind.txt"
+
+    def finish(self, folder: Path, rng: Rng) -> bool:
+        index = folder / "features" / "index.json"
+        if rng.random() < 0.4 or not _is_plain(index):
+            return False
+        try:
+            index.write_text(json.dumps(sealed(json.loads(index.read_bytes()), index.parent, ())))
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            return False
+        return True
 
     def open(self, folder: Path, scratch: Path) -> Any:
         stored = self._store(folder / "features", (folder / "kind.txt").read_text())
@@ -198,12 +210,12 @@ class Checkpoint(Door):
         try:
             record = json.loads(state.read_bytes())
             names = [name for name in record["files"] if _is_plain(folder / name)]
+            if rng.random() < 0.3:
+                _forged(folder)
             record["files"] |= {name: _sha256(folder / name) for name in names}
-            state.write_text(json.dumps(record))
+            state.write_text(json.dumps(record | {DIGEST: digest_of_folder(record, record["files"])}))
         except (ValueError, TypeError, KeyError, RecursionError):
             return False
-        if rng.random() < 0.3:
-            _forged(folder)
         return True
 
     def open(self, folder: Path, scratch: Path) -> Any:
