@@ -101,17 +101,26 @@ class Campaign:
             work(self.door, self.home, self.build, self.seed, first, last, until, theirs)
         os.close(theirs)
         pending, current, steps, ended = b"", first, [], False
-        allowed = _START
-        while select.select([ours], [], [], allowed)[0] and (data := os.read(ours, 2**16)):
+        allowed, opening = _START, False
+        while True:
+            if not select.select([ours], [], [], allowed)[0]:
+                if not opening:
+                    break
+                os.kill(process, signal.SIGUSR1)  # it writes down where it is
+                opening, allowed = False, _GRACE
+                continue
+            if not (data := os.read(ours, 2**16)):
+                break
             pending += data
             *lines, pending = pending.split(b"\n")
             for line in lines:
                 said = json.loads(line)
                 if "opens" in said:
-                    current, steps, allowed = said["opens"], said["steps"], times * self.door.limit + _GRACE
+                    current, steps, allowed = said["opens"], said["steps"], times * self.door.limit
+                    opening = True
                 elif "done" in said:
                     self._note(said, steps)
-                    current, allowed = said["done"] + 1, _START
+                    current, allowed, opening = said["done"] + 1, _START, False
                 elif "broken" in said:
                     raise RuntimeError(f"the campaign itself broke at input {current}:\n{said['broken']}")
                 ended |= "end" in said
@@ -131,7 +140,7 @@ class Campaign:
         what, message = "hang", f"longer than {_AGAIN * self.door.limit:g} s"
         if done:
             what, message = "crash", signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else "exit"
-        # Others use the machine, and a dump of the stack in the middle of an import can crash: tried again, alone.
+        # Others use the machine: tried again, alone.
         known = (what, "", place_in_dump((self.home / DUMP).read_text())[0], "") in self.findings
         if known or self._process(current, current + 1, until + 60, _AGAIN) < 0:
             self._killed(what, message, current, steps)
@@ -142,10 +151,6 @@ class Campaign:
         self.counts[said["outcome"]] += 1
         self.counts["altered"] += bool(said.get("altered"))
         self.most = {"peak": max(self.most["peak"], said["peak"]), "seconds": max(self.most["seconds"], said["cpu"])}
-        if said["cpu"] > self.door.limit:
-            key, place = place_in_dump((self.home / DUMP).read_text())
-            slow = {"what": "slow", "error": "", "key": key, "place": place}
-            said["findings"].append(slow | {"message": f"{said['cpu']:.1f} s of a processor"})
         for finding in said["findings"]:
             self._add(finding, said["done"], steps)
 

@@ -20,7 +20,7 @@ from ciao_peft.errors import CIAOError, DivergenceError
 
 from .door import Door
 from .mutations import Rng, copy_folder, files_in, mutate
-from .watch import Watch, differing, forget_peak, global_state, limit_memory, own_place, peak_memory
+from .watch import Watch, differing, forget_peak, global_state, limit_memory, own_place, peak_memory, place_in_dump
 
 MEMORY = 2 * 10**9
 LONGEST_MESSAGE = 10_000
@@ -213,6 +213,7 @@ def work(door: Door, home: Path, build: Path, seed: int, first: int, last: int, 
             os.dup2(nothing.fileno(), stream)
     stacks = (home / DUMP).open("w")
     faulthandler.enable(stacks)
+    faulthandler.register(signal.SIGUSR1, stacks, chain=False)  # asked for by whoever waits too long
 
     def say(**what: Any) -> None:
         os.write(pipe, json.dumps(what).encode() + b"\n")
@@ -228,9 +229,11 @@ def work(door: Door, home: Path, build: Path, seed: int, first: int, last: int, 
             stacks.seek(0)
             stacks.truncate()
             say(opens=number, steps=steps)
-            faulthandler.dump_traceback_later(door.limit, file=stacks)
             found = opener.open(steps)
-            faulthandler.cancel_dump_traceback_later()
+            if found["cpu"] > door.limit:
+                slow = dict(zip(("key", "place"), place_in_dump((home / DUMP).read_text()), strict=True))
+                slow |= {"what": "slow", "error": "", "message": f"{found['cpu']:.1f} s of a processor"}
+                found["findings"].append(slow)
             for finding in found["findings"]:
                 opener.keep(finding, number, steps)
             if found.pop("new"):
