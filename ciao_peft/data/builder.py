@@ -399,6 +399,8 @@ def image_problem(path: str | os.PathLike[str]) -> str | None:
         if size == 0:
             return "empty file"
         with Image.open(path) as image:
+            if image.format == "EPS":  # a program in PostScript, which Pillow would have Ghostscript run
+                return "not an image"
             if image.format in _ENDINGS:
                 with open(path, "rb") as file:
                     file.seek(max(0, size - 4096))
