@@ -38,7 +38,7 @@ Denominator = Literal["all", "negatives"]
 Reduction = Literal["mean", "sum"]
 RegressionLoss = Literal["mse", "ccc"]
 MultiLabelPositives = Literal["same_set", "jaccard"]
-InhibitionForm = Literal["divisive", "additive", "subtractive"]
+InhibitionForm = Literal["divisive", "gain", "additive", "subtractive"]
 InhibitionStart = Literal["copy", "random"]
 TaskLossTrains = Literal["all", "head"]
 
@@ -113,10 +113,16 @@ class CIAOConfig:
             last convolution for u (`"last_conv"`), or a copy of the whole encoder (`"full"`). The backbone itself
             stays frozen in all three cases.
         inhibition: Whether the adapter has the mask of Eq. 1. `False` gives the "-" columns of the paper's Table I.
-        inhibition_form: How I acts on u: `"divisive"`, `M = u / (a + I)`, which is Eq. 1; or, for comparison,
+        inhibition_form: How I acts on u: `"divisive"`, `M = u / (a + I)`, which is Eq. 1; `"gain"`,
+            `M = u (a0 + relu(u)) / (a + I)`, which is u at the start, whatever follows the unit; or, for comparison,
             `"additive"`, `M = (u + I) / a`, and `"subtractive"`, `M = (u - I) / a`.
+        inhibition_rank: Learn I as a change of this rank to u, `I = relu(u + J)`, 1 to 65536; when left out, I is a
+            full copy of the convolution, as in the paper.
+        excitation_rank: Add a learned change E of this rank to u, wherever u stands in `inhibition_form`, 0 to 65536;
+            0 for none, as in the paper. Without inhibition, `M = u + E`, which is LoRA on the convolution of a unit
+            without normalisation and activation.
         inhibition_start: Initial weights of the inhibitory copy: `"copy"` takes the convolution's, as in the paper;
-            `"random"` draws them as for a fresh convolution, seeded by `init_seed`.
+            `"random"` draws them as for a fresh convolution, seeded by `init_seed` (a full copy only).
         target_modules: Exact paths of the convolutions to mask; the last ones when left out
             (docs/backbones.md).
         decay_init: Starting value of `a` in Eq. 1, 1e-5 to 1e6, in the units of the activation it is added to. When
@@ -126,6 +132,9 @@ class CIAOConfig:
         learn_decay: Whether `a` is learned; otherwise it stays at `decay_init`.
         pooling: What the head receives of the masked map: all of it (`"flatten"`), its 2x2 maxima (`"max"`), or its
             mean (`"avg"`, which forgets where in the face something happened).
+        spatial_maps: Let the head read the pooled map through this many learned maps of its positions, 1 to 1024,
+            followed by a layer normalisation: with `hidden_sizes=()`, a head of some ten thousand numbers in place of
+            some hundred thousand. When left out, the head reads every position by itself.
         frames: For clips, the number of frames in each: a sample is then `(T, C, H, W)`, and the masked maps of its
             frames go through an LSTM before the dense layers. For single pictures when left out.
         recurrent_size: Units of that LSTM; required with `frames`, and only with it.
@@ -168,11 +177,14 @@ class CIAOConfig:
     tuning: Tuning = "decision_layer"
     inhibition: bool = True
     inhibition_form: InhibitionForm = "divisive"
+    inhibition_rank: int | None = None
+    excitation_rank: int = 0
     inhibition_start: InhibitionStart = "copy"
     target_modules: tuple[str, ...] | None = None
     decay_init: float | None = None
     learn_decay: bool = True
     pooling: Pooling = "flatten"
+    spatial_maps: int | None = None
     frames: int | None = None
     recurrent_size: int | None = None
     hidden_sizes: tuple[int, ...] = (256,)
@@ -204,11 +216,27 @@ class CIAOConfig:
         check_number("temperature", self.temperature, float, 1e-6, 1e6)
         check_number("contrastive_weight", self.contrastive_weight, float, 0, 1e6)
         check_number("dropout", self.dropout, float, 0, 0.999)
+        self._check_compact()
         self._check_clips()
         self._check_sequences()
         self._check_id2label()
         if self.problem_type == "single_label_classification" and self.num_labels < 2:
             raise ConfigError("`num_labels` must be 2 or more for single_label_classification; got 1.")
+
+    def _check_compact(self) -> None:
+        check_number("excitation_rank", self.excitation_rank, int, 0, 65_536)
+        if self.inhibition_rank is not None:
+            check_number("inhibition_rank", self.inhibition_rank, int, 1, 65_536)
+            if self.inhibition and self.inhibition_start == "random":
+                raise ConfigError(
+                    "`inhibition_start='random'` draws the weights of a full copy, and `inhibition_rank="
+                    f"{self.inhibition_rank}` has none; leave one of them out."
+                )
+
+        if self.spatial_maps is not None:
+            check_number("spatial_maps", self.spatial_maps, int, 1, 1024)
+            if self.pooling == "avg":
+                raise ConfigError("`spatial_maps` weights positions, and `pooling='avg'` leaves none; use one of them.")
 
     def _check_clips(self) -> None:
         if (self.frames is None) != (self.recurrent_size is None):

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ._shapes import Float
 from .config import CIAOConfig, Pooling
+from .errors import ConfigError
 
-__all__ = ["DecisionHead", "dropout_from", "pool_map"]
+__all__ = ["DecisionHead", "dropout_from", "head_width", "pool_map"]
 
 
 class _Draws(threading.local):
@@ -82,17 +83,52 @@ def pool_map(
     return feature_map.flatten(1)
 
 
-class DecisionHead(nn.Module):
-    """Dense ReLU layers with dropout, then one linear layer to the logits; for clips, an LSTM over the frames first.
-
-    For clips, the dense layers receive the LSTM's output for the last frame.
+def head_width(in_features: int, positions: int, config: CIAOConfig) -> int:
+    """How many numbers the first dense layer of a head receives (for clips, the LSTM), for each row.
 
     Args:
         in_features: `F`, the size of the vectors that `pool_map` returns.
-        config: Gives `hidden_sizes`, `dropout`, `num_labels` and `init_seed`; for clips also `recurrent_size`.
+        positions: How many of them belong to each channel.
+        config: Gives `spatial_maps`.
+
+    Returns:
+        `F`, or one number for each channel and map.
+
+    Raises:
+        ConfigError: there are maps to learn, and one position alone.
+
+    Example:
+        >>> config = CIAOConfig(problem_type="regression", num_labels=2, spatial_maps=8)
+        >>> head_width(192 * 16, 16, config)
+        1536
+    """
+    if config.spatial_maps is None:
+        return in_features
+    if positions < 2:
+        raise ConfigError(
+            f"`spatial_maps={config.spatial_maps}` learns maps of positions, and after pooling={config.pooling!r} "
+            "there is one position; leave it out, or pool by 'flatten' or 'max'."
+        )
+    return in_features // positions * config.spatial_maps
+
+
+class DecisionHead(nn.Module):
+    """Dense ReLU layers with dropout, then one linear layer to the logits; for clips, an LSTM over the frames first.
+
+    For clips, the dense layers receive the LSTM's output for the last frame. With `spatial_maps`, the head looks at
+    the pooled map through that many learned maps of its positions: for each channel one weighted sum per map, then a
+    layer normalisation over all of them. It is a head of few numbers.
+
+    Args:
+        in_features: `F`, the size of the vectors that `pool_map` returns.
+        config: Gives `spatial_maps`, `hidden_sizes`, `dropout`, `num_labels` and `init_seed`; for clips also
+            `recurrent_size`.
         empty: Whether to leave the parameters on the meta device, without values; for heads that are loaded next.
+        positions: How many of the `F` numbers belong to each channel; counts with `spatial_maps` alone.
 
     Attributes:
+        maps: The learned maps of positions, as a linear layer `(positions, K)`; None without `spatial_maps`.
+        norm: The layer normalisation after them, or None.
         dropout: Share of a hidden layer's outputs zeroed in training.
         lstm: The LSTM over the frames of a clip, or None.
         num_layers: Number of linear layers; they are the children named `"0"`, `"1"`, ...
@@ -101,7 +137,8 @@ class DecisionHead(nn.Module):
         - pooled: `(B, F)`; for clips `(B, T, F)`.
         - logits, returned first: `(B, num_labels)`.
         - hidden, returned second: `(B, hidden_sizes[-1])`, the last hidden layer's output before dropout. Without a
-          hidden layer it is the LSTM's output `(B, recurrent_size)`, or `pooled` itself.
+          hidden layer it is the LSTM's output `(B, recurrent_size)`, the normalised sums over the maps
+          `(B, C * K)`, or `pooled` itself.
 
         All in the dtype of the head's parameters, whatever the dtype of `pooled`.
 
@@ -112,16 +149,28 @@ class DecisionHead(nn.Module):
         >>> config = CIAOConfig(problem_type="regression", num_labels=2, hidden_sizes=(), frames=10, recurrent_size=32)
         >>> [tuple(t.shape) for t in DecisionHead(4608, config)(torch.rand(5, 10, 4608))]
         [(5, 2), (5, 32)]
+        >>> compact = CIAOConfig(problem_type="regression", num_labels=2, spatial_maps=8, hidden_sizes=())
+        >>> head = DecisionHead(512 * 9, compact, positions=9)
+        >>> sum(parameter.numel() for parameter in head.parameters())  # 9 * 8 + 2 * 512 * 8 + 512 * 8 * 2 + 2
+        16458
     """
 
     dropout: float
+    maps: nn.Linear | None
+    norm: nn.LayerNorm | None
     lstm: nn.LSTM | None
     num_layers: int
 
-    def __init__(self, in_features: int, config: CIAOConfig, empty: bool = False):
+    def __init__(self, in_features: int, config: CIAOConfig, empty: bool = False, positions: int = 1):
         super().__init__()
         self.dropout = config.dropout
-        self.lstm = None
+        self.maps = self.norm = self.lstm = None
+        in_features = head_width(in_features, positions, config)
+        if config.spatial_maps is not None:
+            maps = nn.Linear(positions, config.spatial_maps, bias=False, device="meta", dtype=torch.float32)
+            norm = nn.LayerNorm(in_features, device="meta", dtype=torch.float32)
+            self.maps = maps if empty else maps.to_empty(device="cpu")
+            self.norm = norm if empty else norm.to_empty(device="cpu")
         if config.recurrent_size is not None:
             lstm = nn.LSTM(in_features, config.recurrent_size, batch_first=True, device="meta", dtype=torch.float32)
             self.lstm = lstm if empty else lstm.to_empty(device="cpu")
@@ -152,6 +201,10 @@ class DecisionHead(nn.Module):
             bound = 1 / math.sqrt(self.lstm.hidden_size)
             for parameter in self.lstm.parameters():
                 parameter.uniform_(-bound, bound, generator=generator)
+        if self.maps is not None and self.norm is not None:
+            bound = 1 / math.sqrt(self.maps.in_features)
+            self.maps.weight.uniform_(-bound, bound, generator=generator)
+            self.norm.reset_parameters()
         for index in range(self.num_layers):
             linear = getattr(self, str(index))
             bound = 1 / math.sqrt(linear.in_features)
@@ -170,6 +223,9 @@ class DecisionHead(nn.Module):
     ) -> tuple[Float[Tensor, "batch num_labels"], Float[Tensor, "batch hidden"]]:
         last = getattr(self, str(self.num_layers - 1))
         hidden = dropped = pooled.to(last.weight.dtype)
+        if self.maps is not None and self.norm is not None:
+            by_channel = dropped.unflatten(-1, (-1, self.maps.in_features))
+            hidden = dropped = self.norm(self.maps(by_channel).flatten(-2))
         if self.lstm is not None:
             hidden = dropped = self.lstm(dropped)[0][:, -1]
         for index in range(self.num_layers - 1):

@@ -1,9 +1,10 @@
-"""Eq. 1: the inhibitory unit."""
+"""Eq. 1: the inhibitory unit, and the forms around it."""
 
 from __future__ import annotations
 
 import copy
 import math
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from ._shapes import Float
 from .config import InhibitionForm
+from .errors import InputError
 
-__all__ = ["DECAY_FLOOR", "DECAY_START", "InhibitoryLayer"]
+__all__ = ["DECAY_FLOOR", "DECAY_START", "InhibitoryLayer", "LowRankConvolution"]
 
 DECAY_FLOOR = 1e-6
 """No step of any optimiser carries `a` below this, so that M stays finite where I is silent."""
@@ -25,15 +27,75 @@ def _at_least_float32(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def _needed(excitation: Tensor | None) -> Tensor:
+    if excitation is None:
+        raise InputError("This form of the mask needs u as well: give `excitation`.")
+    return excitation
+
+
+class LowRankConvolution(nn.Module):
+    """A convolution of low rank, as LoRA has it for convolutions: zero at the start.
+
+    It goes through `rank` channels by a convolution of the geometry of another one, and from there to the channels of
+    that one by a 1x1 convolution that starts at zero.
+
+    Args:
+        conv: The convolution whose geometry it takes; its values are not used.
+        rank: Channels in between, 1 or more.
+        seed: Of the values of the first convolution; the global random state is not touched.
+
+    Shapes:
+        - input: `(B, C, H, W)`, floating point; what `conv` receives.
+        - output: `(B, C', H', W')`, the shape of what `conv` returns, in the dtype of its own values (float32).
+
+    Example:
+        >>> low_rank = LowRankConvolution(nn.Conv2d(8, 16, kernel_size=3), rank=2)
+        >>> sum(parameter.numel() for parameter in low_rank.parameters())  # 8 * 3 * 3 * 2 + 2 * 16
+        176
+        >>> low_rank(torch.rand(4, 8, 6, 6)).abs().max()
+        tensor(0., grad_fn=<MaxBackward1>)
+    """
+
+    down: nn.Conv2d
+    up: nn.Conv2d
+
+    def __init__(self, conv: nn.Conv2d, rank: int, seed: int = 0) -> None:
+        super().__init__()
+        geometry: dict[str, Any] = {
+            name: getattr(conv, name) for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+        }
+        on_meta: dict[str, Any] = {"bias": False, "device": "meta", "dtype": torch.float32}
+        self.down = nn.Conv2d(conv.in_channels, rank, **geometry, **on_meta)
+        self.up = nn.Conv2d(rank, conv.out_channels, kernel_size=1, **on_meta)
+        if not conv.weight.is_meta:
+            self.to_empty(device="cpu")
+            self._start(torch.Generator().manual_seed(seed % 2**63))
+
+    @torch.no_grad()
+    def _start(self, generator: torch.Generator) -> None:
+        bound = 1 / math.sqrt(self.down.weight[0].numel())
+        self.down.weight.uniform_(-bound, bound, generator=generator)
+        self.up.weight.zero_()
+
+    def forward(
+        self, features: Float[Tensor, "batch in_channels in_height in_width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        return self.up(self.down(features.to(self.down.weight.dtype)))
+
+
 class InhibitoryLayer(nn.Module):
     r"""Shunting inhibition of a frozen convolution unit (Eq. 1).
 
-    $$M = \frac{u}{a + I}$$
+    $$M = \frac{u + E}{a + I}$$
 
     - `u`, the excitation, is the output of the backbone's last convolution unit;
     - `I`, the inhibition, is the output of a trainable copy of that unit for the same features, passed through a ReLU
       so that `I >= 0` whatever activation the backbone has;
-    - `a`, the decay, is a learned positive number per channel.
+    - `a`, the decay, is a learned positive number per channel;
+    - `E` is what a caller adds to u (`LowRankConvolution` of the features), nothing in Eq. 1.
+
+    With `rank`, I is no copy: `I = relu(u + J)`, where J is a `LowRankConvolution` of the features. At the start it is
+    then what a copy answers for a unit that ends with a ReLU.
 
     Where the copy responds strongly, the mask goes towards zero; where it is silent, `M = u / a`. The division runs in
     float32, whatever the dtype of the inputs (in float64 for float64).
@@ -43,20 +105,26 @@ class InhibitoryLayer(nn.Module):
             that directly follow it. The layer keeps the copy only, and trains it in float32.
         num_channels: Channels `C'` of the unit's output.
         decay_init: Starting value of every entry of `a`, above 1e-6, in the units of the activation.
-        form: `"divisive"`, which is Eq. 1; or, for comparison, `"additive"`: `M = (u + I) / a`, or `"subtractive"`:
-            `M = (u - I) / a`.
+        form: `"divisive"`, which is Eq. 1; `"gain"`: `M = (u + E) (a0 + relu(u)) / (a + I)`, where a0 is the value at
+            which `a` started, so that at the start M is u; or, for comparison, `"additive"`: `M = (u + E + I) / a`, or
+            `"subtractive"`: `M = (u + E - I) / a`.
+        rank: Of the change that I is learned by; None for a full copy of the unit.
+        seed: Of the random values of that change.
         learn_decay: Whether `a` is learned.
         generator: Draws new weights for the copy, distributed as those of a fresh convolution. When left out, the
             copy starts with the unit's weights.
 
     Attributes:
         form: As given.
-        steps: Names of the copied modules, in the order in which they run.
+        steps: Names of the copied modules, in the order in which they run; empty with `rank`.
+        low_rank: J, or None.
         raw_decay: The parameter behind `a`, `(C',)`: `a = softplus(raw_decay) + DECAY_FLOOR`.
+        start_decay: a0 of `form="gain"`, `()`; None in the other forms.
 
     Shapes:
         - features: `(B, C, H, W)`, floating point; what the backbone's unit receives.
-        - excitation: `(B, C', H', W')`, floating point; what the backbone's unit returns for them.
+        - excitation: `(B, C', H', W')`, floating point; u, what the backbone's unit returns for them.
+        - added: `(B, C', H', W')`, E; or None.
         - output: `(B, C', H', W')`, in the dtype of the excitation.
 
     Example:
@@ -72,7 +140,9 @@ class InhibitoryLayer(nn.Module):
 
     form: InhibitionForm
     steps: tuple[str, ...]
+    low_rank: LowRankConvolution | None
     raw_decay: nn.Parameter
+    start_decay: Tensor | None
 
     def __init__(
         self,
@@ -81,14 +151,20 @@ class InhibitoryLayer(nn.Module):
         decay_init: float = DECAY_START,
         *,
         form: InhibitionForm = "divisive",
+        rank: int | None = None,
+        seed: int = 0,
         learn_decay: bool = True,
         generator: torch.Generator | None = None,
     ):
         super().__init__()
         self.form = form
-        self.steps = tuple(name for name, _ in conv_unit.named_children())
-        for name, module in conv_unit.named_children():
-            self.add_module(name, copy.deepcopy(module).float())
+        conv = cast(nn.Conv2d, conv_unit[0])
+        self.low_rank = None if rank is None else LowRankConvolution(conv, rank, seed)
+        self.steps = () if rank is not None else tuple(name for name, _ in conv_unit.named_children())
+        for name in self.steps:
+            self.add_module(name, copy.deepcopy(conv_unit.get_submodule(name)).float())
+        start = torch.empty((), dtype=torch.float32, device="cpu") if form == "gain" else None
+        self.register_buffer("start_decay", start)
         self.raw_decay = nn.Parameter(torch.empty(num_channels, dtype=torch.float32, device="cpu"))
         self.set_decay(decay_init)
         self.requires_grad_(True)
@@ -129,6 +205,8 @@ class InhibitoryLayer(nn.Module):
             [0.5, 0.5, 0.5, 0.5]
         """
         self.raw_decay.copy_(self.raw_of(decay))
+        if self.start_decay is not None:
+            self.start_decay.fill_(decay)
 
     @torch.no_grad()
     def _start_anew(self, generator: torch.Generator) -> None:
@@ -154,56 +232,76 @@ class InhibitoryLayer(nn.Module):
         return F.softplus(_at_least_float32(self.raw_decay)) + DECAY_FLOOR
 
     def inhibition(
-        self, features: Float[Tensor, "batch in_channels in_height in_width"]
+        self,
+        features: Float[Tensor, "batch in_channels in_height in_width"],
+        excitation: Float[Tensor, "batch channels height width"] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
         """`I` of Eq. 1.
 
         Args:
             features: `(B, C, H, W)`, what the backbone's unit receives.
+            excitation: `(B, C', H', W')`, u; needed with `rank` alone.
 
         Returns:
             `(B, C', H', W')`, at least 0, in the dtype of `raw_decay`.
 
         Example:
-            >>> layer = InhibitoryLayer(nn.Sequential(nn.Conv2d(8, 4, 3)), num_channels=4)
-            >>> layer.inhibition(torch.rand(2, 8, 6, 6)).min() >= 0
-            tensor(True)
+            >>> unit = nn.Sequential(nn.Conv2d(8, 4, 3), nn.ReLU())
+            >>> features = torch.rand(2, 8, 6, 6)
+            >>> u = unit(features)
+            >>> [torch.equal(InhibitoryLayer(unit, 4, rank=r).inhibition(features, u), u) for r in (None, 2)]
+            [True, True]
         """
         response = features.to(self.raw_decay.dtype)
+        if self.low_rank is not None:
+            return F.relu(_needed(excitation).to(self.raw_decay.dtype) + self.low_rank(response))
         for name in self.steps:
             response = getattr(self, name)(response)
         return F.relu(response)
 
     def gate(
-        self, features: Float[Tensor, "batch in_channels in_height in_width"]
+        self,
+        features: Float[Tensor, "batch in_channels in_height in_width"],
+        excitation: Float[Tensor, "batch channels height width"] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
-        """How much of u passes: `1 / (a + I)`; `1 / a` in the other forms.
+        """How much of u passes: `1 / (a + I)`; `(a0 + relu(u)) / (a + I)` for `form="gain"`, else `1 / a`.
 
         Args:
             features: `(B, C, H, W)`, what the backbone's unit receives.
+            excitation: `(B, C', H', W')`, u; needed with `rank` and `form="gain"` alone.
 
         Returns:
             `(B, C', H', W')`, above 0, in float32 or wider.
 
         Example:
-            >>> layer = InhibitoryLayer(nn.Sequential(nn.Conv2d(8, 4, 3)), num_channels=4, decay_init=2.0)
-            >>> layer.gate(torch.rand(2, 8, 6, 6)).max() <= 1 / 2 + 1e-6  # reached where the inhibition is silent
+            >>> unit = nn.Sequential(nn.Conv2d(8, 4, 3))
+            >>> layer, features = InhibitoryLayer(unit, num_channels=4, decay_init=2.0), torch.rand(2, 8, 6, 6)
+            >>> layer.gate(features, unit(features)).max() <= 1 / 2 + 1e-6  # reached where the inhibition is silent
             tensor(True)
         """
-        decay, inhibition = self.decay.view(-1, 1, 1), _at_least_float32(self.inhibition(features))
-        return 1 / (decay + inhibition) if self.form == "divisive" else (1 / decay).expand_as(inhibition)
+        decay, inhibition = self.decay.view(-1, 1, 1), _at_least_float32(self.inhibition(features, excitation))
+        if self.form in ("additive", "subtractive"):
+            return (1 / decay).expand_as(inhibition)
+        passing = 1.0 if self.start_decay is None else self.start_decay + F.relu(_at_least_float32(_needed(excitation)))
+        return passing / (decay + inhibition)
 
     def forward(
         self,
         features: Float[Tensor, "batch in_channels in_height in_width"],
         excitation: Float[Tensor, "batch channels height width"],
+        added: Float[Tensor, "batch channels height width"] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
-        decay, inhibition = self.decay.view(-1, 1, 1), _at_least_float32(self.inhibition(features))
-        if self.form == "divisive":
-            mask = _at_least_float32(excitation) / (decay + inhibition)
+        decay, u = self.decay.view(-1, 1, 1), _at_least_float32(excitation)
+        inhibition = _at_least_float32(self.inhibition(features, excitation))
+        mask = u if added is None else u + _at_least_float32(added)
+        if self.form == "additive":
+            mask = (mask + inhibition) / decay
+        elif self.form == "subtractive":
+            mask = (mask - inhibition) / decay
+        elif self.start_decay is None:
+            mask = mask / (decay + inhibition)
         else:
-            sign = 1 if self.form == "additive" else -1
-            mask = (_at_least_float32(excitation) + sign * inhibition) / decay
+            mask = mask * ((self.start_decay + F.relu(u)) / (decay + inhibition))
         if excitation.dtype in (torch.float16, torch.bfloat16):  # u / a may be more than half precision can hold
             largest = torch.finfo(excitation.dtype).max
             mask = mask.clamp(-largest, largest)

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..backbone import OpenedBackbone, parameters_reaching_the_map
 from ..config import CIAOConfig
 from ..heads import DecisionHead, pool_map
-from ..inhibition import DECAY_START, InhibitoryLayer
+from ..inhibition import DECAY_START, InhibitoryLayer, LowRankConvolution
 from .hold import Hold
 
 __all__ = ["Adapter", "AdapterDict"]
@@ -39,6 +39,8 @@ class Adapter(nn.Module):
     Attributes:
         config: Its settings.
         inhibition: An `InhibitoryLayer` for each masked convolution; empty with `inhibition=False`.
+        low_rank_excitation: A `LowRankConvolution` for each masked convolution, whose answer E is added to u, with
+            `excitation_rank`; else empty.
         excitation: Trainable copies of the conv units for u, with `tuning="last_conv"`; else empty.
         encoder: A trainable copy of the backbone, with `tuning="full"`; else None.
         head: From the pooled map to logits.
@@ -62,6 +64,7 @@ class Adapter(nn.Module):
 
     config: CIAOConfig
     inhibition: nn.ModuleList
+    low_rank_excitation: nn.ModuleList
     excitation: nn.ModuleList
     encoder: nn.Module | None
     head: DecisionHead
@@ -80,17 +83,24 @@ class Adapter(nn.Module):
                 spec.out_shape[0],
                 DECAY_START if config.decay_init is None else config.decay_init,
                 form=config.inhibition_form,
+                rank=config.inhibition_rank,
+                seed=_seed_of(config, 2 * index),
                 learn_decay=config.learn_decay,
                 generator=_generator_of(config, index) if config.inhibition_start == "random" else None,
             )
             for index, (unit, spec) in enumerate(zip(units, opened.units_spec, strict=True))
             if config.inhibition
         )
+        self.low_rank_excitation = nn.ModuleList(
+            LowRankConvolution(cast(nn.Conv2d, unit[0]), config.excitation_rank, _seed_of(config, 2 * index + 1))
+            for index, unit in enumerate(units)
+            if config.excitation_rank
+        )
         own_units = units if config.tuning == "last_conv" else []
         self.excitation = nn.ModuleList(unit.float().requires_grad_(True) for unit in own_units)
         self.encoder = copy.deepcopy(backbone).float() if config.tuning == "full" else None
         in_features = pool_map(torch.empty(1, *opened.map_shape, device="meta"), config.pooling).shape[1]
-        self.head = DecisionHead(in_features, config, empty)
+        self.head = DecisionHead(in_features, config, empty, positions=in_features // opened.map_shape[0])
         self._device = next(backbone.parameters()).device
         if not empty:
             self.to(self._device)
@@ -232,14 +242,20 @@ class Adapter(nn.Module):
             {'mask': 3, 'encoder': 0, 'head': 2}
         """
         groups: dict[str, list[nn.Parameter]] = {"mask": [], "encoder": [], "head": []}
-        room = {"inhibition": "mask", "excitation": "encoder", "encoder": "encoder", "head": "head"}
+        room = {
+            "inhibition": "mask",
+            "low_rank_excitation": "mask",
+            "excitation": "encoder",
+            "encoder": "encoder",
+            "head": "head",
+        }
         for name, parameter in self.named_parameters():
             if name in self.trainable:
                 groups[room[name.split(".")[0]]].append(parameter)
         return groups
 
     def mask(self, index: int, features: Tensor, frozen_excitation: Callable[[], Tensor]) -> Tensor:
-        """Computes what goes on in place of a conv unit's answer: M of Eq. 1, or u where there is no inhibition.
+        """Computes what goes on in place of a conv unit's answer: M of Eq. 1, or u (+ E) where nothing inhibits.
 
         Args:
             index: Number of the conv unit.
@@ -258,12 +274,35 @@ class Adapter(nn.Module):
             >>> torch.allclose(mask, net(x) / (1 + net(x)), atol=1e-6)
             True
         """
-        if len(self.excitation):
-            unit = cast(nn.Sequential, self.excitation[index])
-            excitation = unit(features.to(cast(nn.Conv2d, unit[0]).weight.dtype)).to(features.dtype)
-        else:
-            excitation = frozen_excitation()
-        return self.inhibition[index](features, excitation) if len(self.inhibition) else excitation
+        excitation = self.excitation_of(index, features, frozen_excitation)
+        added = self.low_rank_excitation[index](features) if len(self.low_rank_excitation) else None
+        if len(self.inhibition):
+            return self.inhibition[index](features, excitation, added)
+        return excitation if added is None else (excitation + added).to(excitation.dtype)
+
+    def excitation_of(self, index: int, features: Tensor, frozen_excitation: Callable[[], Tensor]) -> Tensor:
+        """Computes u of a conv unit: the frozen unit's answer, or that of the adapter's own copy.
+
+        Args:
+            index: Number of the conv unit.
+            features: Its input, `(B, C, H, W)`.
+            frozen_excitation: Gives u of the encoder that runs, `(B, C', H', W')`; called only if it is needed.
+
+        Returns:
+            `(B, C', H', W')`.
+
+        Example:
+            >>> from ciao_peft.backbone import open_backbone
+            >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
+            >>> config = CIAOConfig(problem_type="regression", num_labels=2, tuning="last_conv")
+            >>> adapter, x = Adapter(config, open_backbone(net, (3, 16, 16))), torch.rand(4, 3, 16, 16)
+            >>> torch.equal(adapter.excitation_of(0, x, lambda: net(x)), net(x))  # its copy starts as the unit
+            True
+        """
+        if not len(self.excitation):
+            return frozen_excitation()
+        unit = cast(nn.Sequential, self.excitation[index])
+        return unit(features.to(cast(nn.Conv2d, unit[0]).weight.dtype)).to(features.dtype)
 
     def decide(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
         """Goes from the final map to logits and embeddings.
@@ -295,7 +334,11 @@ class Adapter(nn.Module):
 
 def _generator_of(config: CIAOConfig, index: int) -> torch.Generator:
     """For the weights of one inhibitory unit, apart from those of the head and of the other units."""
-    return torch.Generator().manual_seed((config.init_seed + 1_000_003 * (index + 1)) % 2**63)
+    return torch.Generator().manual_seed(_seed_of(config, index))
+
+
+def _seed_of(config: CIAOConfig, index: int) -> int:
+    return (config.init_seed + 1_000_003 * (index + 1)) % 2**63
 
 
 class AdapterDict(nn.Module, Mapping[str, Adapter]):

@@ -10,7 +10,7 @@ import torch
 
 from ..backbone import FrozenBackbone, OpenedBackbone, check_same_backbone
 from ..errors import AdapterFileError, BackboneMismatchError, TargetModulesError, shortened
-from ..heads import pool_map
+from ..heads import head_width, pool_map
 from ..preprocessing import Preprocessing
 from ..saving import SavedAdapter, check_tensors
 from .adapter import Adapter
@@ -105,8 +105,9 @@ def _check_head_fits(saved: SavedAdapter, where: str, opened: OpenedBackbone) ->
     """Compares the config's sizes with the tensors before memory is taken for them: a few bytes could ask for all."""
     pooled = pool_map(torch.empty(1, *opened.map_shape, device="meta"), saved.config.pooling)
     config, units = saved.config, saved.config.recurrent_size or 0
-    widths = (units or pooled.shape[1], *config.hidden_sizes, config.num_labels)
-    recurrent = 4 * units * (pooled.shape[1] + units)
+    width = head_width(pooled.shape[1], pooled.shape[1] // opened.map_shape[0], config)
+    widths = (units or width, *config.hidden_sizes, config.num_labels)
+    recurrent = 4 * units * (width + units)
     if recurrent + sum(a * b for a, b in pairwise(widths)) > sum(tensor.numel() for tensor in saved.tensors.values()):
         raise AdapterFileError(f"The adapter in '{where}' lacks numbers for a head of widths {widths}, its config's.")
 

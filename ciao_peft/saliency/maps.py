@@ -148,7 +148,8 @@ def mask_strength(
     gates: dict[int, Tensor] = {}
 
     def watch(adapter: Adapter, index: int, inputs: Tensor, excitation: Callable[[], Tensor]) -> Tensor:
-        gates[index] = cast(InhibitoryLayer, adapter.inhibition[index]).gate(inputs)
+        u = adapter.excitation_of(index, inputs, excitation)
+        gates[index] = cast(InhibitoryLayer, adapter.inhibition[index]).gate(inputs, u)
         return adapter.mask(index, inputs, excitation)
 
     source = _as_data(pixel_values, features)

@@ -7,6 +7,9 @@ import sys
 import pytest
 import torch
 
+from ciao_peft.adapters import Adapter
+from ciao_peft.backbone import open_backbone
+from ciao_peft.errors import ConfigError
 from ciao_peft.heads import DecisionHead, pool_map
 from helpers.fakes import small_config
 
@@ -139,3 +142,48 @@ def test_without_dropout_training_and_inference_agree():
 def test_a_head_in_float32_takes_a_map_in_half_precision():
     logits, _ = DecisionHead(10, small_config())(torch.rand(3, 10, dtype=torch.float16))
     assert logits.dtype == torch.float32
+
+
+def compact(**changes):
+    return small_config(hidden_sizes=(), spatial_maps=2, **changes)
+
+
+def test_learned_maps_worked_by_hand():
+    head = DecisionHead(2 * 3, compact(num_labels=2), positions=3).eval()
+    head.maps.weight.data = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
+    pooled = torch.tensor([[1.0, 2.0, 4.0, 5.0, 0.0, 2.0]])  # two channels of three positions
+    sums = torch.tensor([[1.0, 3.0, 5.0, 1.0]])  # by channel, then by map
+    normalised = (sums - 2.5) / math.sqrt(sums.var(correction=0).item() + 1e-5)
+    logits, hidden = head(pooled)
+    torch.testing.assert_close(hidden, normalised)
+    torch.testing.assert_close(
+        logits, torch.nn.functional.linear(normalised, getattr(head, "0").weight, getattr(head, "0").bias)
+    )
+
+
+@pytest.mark.parametrize("pooling", ["flatten", "max"])
+def test_a_head_of_maps_knows_the_positions_that_the_pooling_leaves(pooling):
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()).eval()
+    adapter = Adapter(compact(pooling=pooling), open_backbone(net, (3, 11, 15)))
+    logits, _ = adapter.decide(torch.rand(4, 8, 9, 13))
+    assert logits.shape == (4, adapter.config.num_labels)
+    assert adapter.head.maps.in_features == (9 * 13 if pooling == "flatten" else 4 * 6)
+
+
+def test_a_head_of_maps_tells_apart_where_something_happens():
+    head = DecisionHead(2 * 3, compact(), positions=3)
+    here, there = torch.tensor([[1.0, 0, 0, 0, 0, 2]]), torch.tensor([[0.0, 1, 0, 0, 0, 2]])
+    assert not torch.allclose(head(here)[0], head(there)[0])
+
+
+def test_one_position_has_no_maps_to_learn():
+    with pytest.raises(ConfigError, match="there is one position"):
+        DecisionHead(8, compact(pooling="max"), positions=1)
+
+
+def test_a_head_of_maps_reads_clips_frame_by_frame():
+    config = compact(frames=4, recurrent_size=5)
+    head = DecisionHead(2 * 3, config, positions=3).eval()
+    clips = torch.rand(2, 4, 6)
+    assert head(clips)[0].shape == (2, config.num_labels)
+    assert not torch.allclose(head(clips)[0], head(clips.flip(1))[0])

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from ciao_peft.inhibition import DECAY_FLOOR, DECAY_START, InhibitoryLayer
+from ciao_peft.errors import InputError
+from ciao_peft.inhibition import DECAY_FLOOR, DECAY_START, InhibitoryLayer, LowRankConvolution
 from helpers.fakes import tiny_backbone
 
 ACTIVATIONS = [nn.ReLU, nn.PReLU, nn.SiLU, nn.GELU, nn.Tanh, None]
@@ -315,3 +316,106 @@ def test_a_deep_copy_gives_the_same_mask_and_is_independent():
     layer.raw_decay.data.add_(1)
     assert torch.equal(other(features, conv_unit(features)), expected)
     assert not torch.equal(layer(features, conv_unit(features)), expected)
+
+
+def low_rank(layer, seed=5):
+    """The layer, or the convolution of low rank, with a change that is not zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in layer.named_parameters():
+        if name.endswith("up.weight"):
+            parameter.data = torch.randn(parameter.shape, generator=generator).to(parameter.dtype) / 4
+    return layer
+
+
+GEOMETRIES = [
+    {"stride": 2},
+    {"padding": 1},
+    {"dilation": 2, "padding": "same"},
+    {"groups": 2, "padding_mode": "circular"},
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_a_convolution_of_low_rank_answers_in_the_shape_of_the_other_and_starts_at_zero(geometry):
+    conv = nn.Conv2d(4, 6, (3, 5), **geometry)
+    features = torch.randn(2, 4, 9, 11)
+    answer = LowRankConvolution(conv, rank=3)(features)
+    assert answer.shape == conv(features).shape
+    assert not answer.any()
+
+
+def test_a_convolution_of_low_rank_is_a_convolution_whose_weight_has_that_rank():
+    conv = nn.Conv2d(4, 6, 3, padding=1)
+    change = low_rank(LowRankConvolution(conv, rank=2))
+    weight = torch.einsum("or,rikl->oikl", change.up.weight[:, :, 0, 0], change.down.weight)
+    assert torch.linalg.matrix_rank(weight.flatten(1)) == 2
+    features = torch.randn(2, 4, 9, 9)
+    expected = torch.nn.functional.conv2d(features, weight, padding=1)
+    torch.testing.assert_close(change(features), expected)
+
+
+def test_its_random_values_come_from_the_seed_alone():
+    conv = nn.Conv2d(4, 6, 3)
+    before = torch.get_rng_state()
+    first, again, other = (LowRankConvolution(conv, 2, seed).down.weight for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("form", ["divisive", "gain", "additive", "subtractive"])
+def test_inhibition_of_low_rank_starts_where_the_copy_of_a_unit_with_relu_starts(form):
+    conv_unit = unit(nn.ReLU)
+    features = torch.randn(4, 3, 6, 6)
+    masks = [InhibitoryLayer(conv_unit, 5, 0.7, form=form, rank=r)(features, conv_unit(features)) for r in (None, 2)]
+    torch.testing.assert_close(*masks)
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("activation", [nn.ReLU, None])
+def test_the_gain_form_is_u_at_the_start(activation, rank):
+    conv_unit = unit(activation)
+    features = torch.randn(4, 3, 6, 6)
+    layer = InhibitoryLayer(conv_unit, 5, 0.7, form="gain", rank=rank)
+    torch.testing.assert_close(layer(features, conv_unit(features)), conv_unit(features))
+    torch.testing.assert_close(layer.gate(features, conv_unit(features)), torch.ones(4, 5, 6, 6))
+
+
+WHOLE = {
+    "divisive": lambda u, e, i, a: (u + e) / (a + i),
+    "gain": lambda u, e, i, a: (u + e) * (0.3 + u.clamp(min=0)) / (a + i),
+    "additive": lambda u, e, i, a: (u + e + i) / a,
+    "subtractive": lambda u, e, i, a: (u + e - i) / a,
+}
+
+
+@pytest.mark.parametrize("form", WHOLE)
+def test_the_whole_shunting_equation_against_its_definition_in_float64(form):
+    conv_unit = unit(None, dtype=torch.float64)
+    layer = low_rank(InhibitoryLayer(conv_unit, 5, 0.3, form=form, rank=2).double())
+    on_decay(layer, 0.9)
+    features, added = torch.randn(2, 3, 4, 4).double(), torch.randn(2, 5, 4, 4).double()
+    u = conv_unit(features)
+    inhibition = (u + layer.low_rank.up(layer.low_rank.down(features))).clamp(min=0)
+    expected = WHOLE[form](u, added, inhibition, 0.9)
+    torch.testing.assert_close(layer(features, u, added), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_every_number_of_the_low_rank_forms_learns():
+    conv_unit = unit()
+    layer = InhibitoryLayer(conv_unit, 5, 0.3, form="gain", rank=2)
+    features = torch.randn(8, 3, 6, 6)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for _ in range(2):  # what leads to the zeros of the start learns from the second step on
+        optimizer.zero_grad()
+        layer(features, conv_unit(features)).square().sum().backward()
+        optimizer.step()
+    assert all(parameter.grad.abs().max() > 0 for parameter in layer.parameters())
+
+
+def test_forms_that_look_at_u_say_so_when_they_do_not_get_it():
+    features = torch.randn(2, 3, 4, 4)
+    with pytest.raises(InputError, match="give `excitation`"):
+        InhibitoryLayer(unit(), 5, rank=2).inhibition(features)
+    with pytest.raises(InputError, match="give `excitation`"):
+        InhibitoryLayer(unit(), 5, form="gain").gate(features)

@@ -132,7 +132,10 @@ class Baseline(Trainee):
             adapt(self.rooted.backbone)
         self._trains_encoder = any(p.requires_grad for p in self.rooted.parameters())
         in_features = pool_map(torch.empty(1, *self.cut.map_shape, device="meta"), config.pooling).shape[1]
-        self.head = DecisionHead(in_features, self.config).to(next(self.rooted.parameters()).device)
+        positions = in_features // self.cut.map_shape[0]
+        self.head = DecisionHead(in_features, self.config, positions=positions).to(
+            next(self.rooted.parameters()).device
+        )
         self.train(False)
 
     def train(self, mode: bool = True) -> Baseline:
