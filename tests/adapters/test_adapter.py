@@ -28,6 +28,11 @@ from helpers.golden import FOLDERS, formula_backbone
 ABLATIONS = {
     "additive": {"inhibition_form": "additive"},
     "subtractive": {"inhibition_form": "subtractive"},
+    "gain": {"inhibition_form": "gain"},
+    "low-rank": {"inhibition_rank": 2, "excitation_rank": 3},
+    "gain-low-rank": {"inhibition_form": "gain", "inhibition_rank": 2, "excitation_rank": 2},
+    "excitation-alone": {"inhibition": False, "excitation_rank": 2},
+    "maps": {"spatial_maps": 3, "hidden_sizes": ()},
     "random": {"inhibition_start": "random"},
     "constant": {"learn_decay": False},
     "head": {"task_loss_trains": "head"},
@@ -35,6 +40,7 @@ ABLATIONS = {
     "all-of-it": {"inhibition_form": "additive", "inhibition_start": "random", "learn_decay": False},
 }
 CHANGES = pytest.mark.parametrize("changes", ABLATIONS.values(), ids=ABLATIONS)
+NEWER = {"inhibition_rank": None, "excitation_rank": 0, "spatial_maps": None}
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 
 
@@ -56,12 +62,12 @@ def test_saved_is_loaded_bit_for_bit(changes, tuning, tmp_path):
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_an_adapter_from_before_a_setting_has_its_default(folder):
-    settings = ("inhibition_form", "inhibition_start", "learn_decay", "task_loss_trains")
+    settings = ("inhibition_form", "inhibition_start", "learn_decay", "task_loss_trains", *NEWER)
     saved = json.loads((folder / "adapter_config.json").read_text("utf-8"))
     if "inhibition_form" in saved:
         pytest.skip("saved with these settings")
     config = CIAOModel.from_pretrained(formula_backbone(), folder).peft_config[folder.name]
-    assert [getattr(config, name) for name in settings] == ["divisive", "copy", True, "all"]
+    assert [getattr(config, name) for name in settings] == ["divisive", "copy", True, "all", *NEWER.values()]
 
 
 @CHANGES
