@@ -34,7 +34,7 @@ ProblemType = Literal["single_label_classification", "regression", "multi_label_
 Tuning = Literal["decision_layer", "last_conv", "full"]
 Pooling = Literal["flatten", "max", "avg"]
 EmbeddingSource = Literal["features", "hidden", "logits"]
-Denominator = Literal["all", "negatives"]
+Denominator = Literal["all", "negatives", "class_average"]
 Reduction = Literal["mean", "sum"]
 RegressionLoss = Literal["mse", "ccc"]
 MultiLabelPositives = Literal["same_set", "jaccard"]
@@ -144,8 +144,9 @@ class CIAOConfig:
         contrastive_weight: Factor λ of the contrastive loss in Eq. 5, at least 0.
         task_loss_trains: What the task loss of Eq. 5 trains: `"all"` parameters of the adapter; or the `"head"` alone,
             so that the mask and the adapter's own copies of the encoder learn from the contrastive loss only.
-        contrastive_denominator: What k runs over in Eq. 2: `"all"` other samples (Khosla et al. 2020) or the
-            `"negatives"` only, as the paper writes.
+        contrastive_denominator: What k runs over in Eq. 2: `"all"` other samples (Khosla et al. 2020), the
+            `"negatives"` only, as the paper writes, or all with the `"class_average"` of each class in place of its
+            sum (Zhu et al. 2022), so that common classes do not outweigh rare ones; classes only.
         contrastive_reduction: `"mean"` over pairs, then over anchors; or `"sum"`: Eq. 3-4 as written.
         embedding_source: What serves as the embedding z: the pooled `"features"` (for a clip their mean over the
             frames), the output of the head's last `"hidden"` layer, or its `"logits"`.
@@ -217,6 +218,11 @@ class CIAOConfig:
         check_number("contrastive_weight", self.contrastive_weight, float, 0, 1e6)
         check_number("dropout", self.dropout, float, 0, 0.999)
         self._check_compact()
+        if self.contrastive_denominator == "class_average" and self.problem_type != "single_label_classification":
+            raise ConfigError(
+                "`contrastive_denominator='class_average'` counts the samples of each class; it goes with "
+                f"problem_type='single_label_classification', not with {self.problem_type!r}."
+            )
         self._check_clips()
         self._check_sequences()
         self._check_id2label()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor
 from ._shapes import Float, Int, Shaped
 from .checking import check_number
 from .config import CIAOConfig, Denominator, Reduction
-from .errors import ConfigError, InputError
+from .errors import ConfigError, InputError, listed
 from .labels import Labels, check_labels, contrastive_targets, discretise, jaccard_overlap, widest_dtype
 
 __all__ = [
@@ -54,7 +54,10 @@ def supervised_contrastive_loss(
     - `w_ip` is the weight of a pair: 1 where two samples share their class id and 0 elsewhere, or as given.
     - `K(i)` is every other sample for `denominator="all"`, the loss of Khosla et al. 2020 that the paper cites. For
       `"negatives"`, the paper's Eq. 2 ("different labels than k"), it is only the samples with `w_ik = 0`; the loss
-      then falls below zero for well separated classes.
+      then falls below zero for well separated classes. For `"class_average"`, it is every other sample, and each
+      counts `B / (C n)` times, where n is how many of the batch share its class and C how many classes there are: no
+      class fills the denominator because it is common (the class averaging of Zhu et al. 2022, Balanced Contrastive
+      Learning, with every n counted over the whole batch). In a batch of equal classes it is `"all"`.
 
     An anchor i without a positive (or, for `"negatives"`, without a negative) has no term `L_i`, but it still pushes
     others away. `reduction="mean"` is the mean of `L_i` over the anchors that have a term. `"sum"` is Eq. 3-4 to the
@@ -65,7 +68,7 @@ def supervised_contrastive_loss(
         embeddings: `(B, D)`, floating point. Scaled to length 1 here; rows of zeros stay zeros, without a gradient.
         labels: `(B,)` class ids, or `(B, B)` weights of the pairs, at least 0; the diagonal is ignored.
         temperature: τ, above 0.
-        denominator: `"all"` or `"negatives"`.
+        denominator: `"all"`, `"negatives"` or `"class_average"`.
         reduction: `"mean"` or `"sum"`.
         block_size: With class ids, the similarities of this many samples to this many others are in memory at a time,
             and are computed again for the gradient. Changes no result. Pair weights, and a τ so small that its powers
@@ -77,7 +80,8 @@ def supervised_contrastive_loss(
 
     Raises:
         InputError: shapes that do not fit together.
-        ConfigError: an unknown denominator or reduction, a temperature of 0 or less, or a `block_size` below 1.
+        ConfigError: an unknown denominator or reduction, a temperature of 0 or less, a `block_size` below 1, or
+            `"class_average"` with weights of pairs, which name no classes.
 
     Example:
         >>> pairs = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
@@ -90,19 +94,21 @@ def supervised_contrastive_loss(
     """
     if not temperature > 0:
         raise ConfigError(f"`temperature` must be above 0; got {temperature!r}.")
-    if denominator not in ("all", "negatives") or reduction not in ("mean", "sum"):
+    if denominator not in get_args(Denominator) or reduction not in get_args(Reduction):
         raise ConfigError(
-            f"`denominator` is 'all' or 'negatives' and `reduction` is 'mean' or 'sum'; got {denominator!r}, "
-            f"{reduction!r}."
+            f"`denominator` is one of {listed(get_args(Denominator))} and `reduction` one of "
+            f"{listed(get_args(Reduction))}; got {denominator!r}, {reduction!r}."
         )
     if embeddings.ndim != 2 or labels.shape not in ((len(embeddings),), (len(embeddings), len(embeddings))):
         raise InputError(
             f"`embeddings` must be (B, D), with `labels` of (B,) class ids or (B, B) pair weights; "
             f"got {tuple(embeddings.shape)} and {tuple(labels.shape)}."
         )
+    if denominator == "class_average" and labels.ndim == 2:
+        raise ConfigError("`denominator='class_average'` counts classes; give class ids `(B,)`, not weights of pairs.")
     check_number("block_size", block_size, int, 1)
     result_dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
-    settings = (float(temperature), denominator == "negatives", reduction == "sum")
+    settings = (float(temperature), denominator, reduction == "sum")
     # Mixed precision would take the products in half precision.
     with torch.autocast(embeddings.device.type, enabled=False):
         # exp((cos - 1) / τ) down to cos = -1, with room for a sum of them and its inverse.
@@ -116,7 +122,7 @@ def _dense_loss(
     embeddings: Float[Tensor, "batch dim"],
     labels: Shaped[Tensor, " batch"] | Shaped[Tensor, "batch batch"],
     temperature: float,
-    negatives_only: bool,
+    denominator: Denominator,
     summed: bool,
 ) -> Float[Tensor, ""]:
     """The loss from whole `(B, B)` matrices, in the widest floating point."""
@@ -126,12 +132,15 @@ def _dense_loss(
     same_sample = torch.eye(len(z), dtype=torch.bool, device=z.device)
     weights = labels if labels.ndim == 2 else labels[:, None] == labels[None, :]
     weights = weights.to(exact).masked_fill(same_sample, 0.0)
-    counted = (weights == 0) & ~same_sample if negatives_only else ~same_sample
+    counted = (weights == 0) & ~same_sample if denominator == "negatives" else ~same_sample
     total_weight = weights.sum(dim=1)
     is_anchor = (total_weight > 0) & counted.any(dim=1)
 
     # A large number rather than -inf: a row that counts nobody would be a row of -inf, whose gradient is NaN.
-    log_prob = similarity - similarity.masked_fill(~counted, -1e30).logsumexp(dim=1, keepdim=True)
+    in_denominator = similarity
+    if denominator == "class_average":
+        in_denominator = similarity + _shares(_group_ids(labels), exact).log()
+    log_prob = similarity - in_denominator.masked_fill(~counted, -1e30).logsumexp(dim=1, keepdim=True)
     per_anchor = -torch.where(is_anchor, (log_prob * weights).sum(dim=1), 0.0)
     if summed:
         return per_anchor.sum() / max(len(z) - 1, 1)
@@ -159,6 +168,8 @@ class _BlockedLoss(torch.autograd.Function):
     and, c being the same for a whole class, its gradient to `z_i` is, with `a_i = c_i P_i / Z_i`,
 
         (sum_j E_ij (a_i + a_j) z_j - 2 c_i (S_i - z_i)) / τ.
+
+    With `"class_average"`, `E_ij` counts `v_j` times in `Z_i`, and `a_i v_j + a_j v_i` stands for `a_i + a_j`.
     """
 
     @staticmethod
@@ -166,17 +177,18 @@ class _BlockedLoss(torch.autograd.Function):
         ctx: Any,
         embeddings: Float[Tensor, "batch dim"],
         group: Int[Tensor, " batch"],
-        settings: tuple[float, bool, bool],
+        settings: tuple[float, Denominator, bool],
         block_size: int,
     ) -> Float[Tensor, ""]:
-        temperature, negatives_only, summed = settings
+        temperature, denominator, summed = settings
         z, _ = _directions(embeddings)
-        positives, weight = _anchors(group, z.dtype, negatives_only, summed)
+        positives, weight = _anchors(group, z.dtype, denominator, summed)
+        shares = _shares(group, z.dtype) if denominator == "class_average" else None
         totals = z.new_zeros(len(z))
-        for rows, columns, powers in _blocks(z, group, temperature, negatives_only, block_size):
-            totals[rows] += powers.sum(dim=1)
+        for rows, columns, powers in _blocks(z, group, temperature, denominator, block_size):
+            totals[rows] += powers.sum(dim=1) if shares is None else powers @ shares[columns]
             if rows != columns:
-                totals[columns] += powers.sum(dim=0)
+                totals[columns] += powers.sum(dim=0) if shares is None else shares[rows] @ powers
         totals = torch.where(totals > 0, totals, 1.0)  # of a sample that counts nobody: no anchor
         class_weight = weight.new_zeros(len(z)).scatter_(0, group, weight)
         sums = torch.zeros_like(z).index_add_(0, group, z)
@@ -189,18 +201,25 @@ class _BlockedLoss(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Float[Tensor, ""]) -> tuple[Float[Tensor, "batch dim"], None, None, None]:
         (grad,) = grad_outputs
         embeddings, group, totals = ctx.saved_tensors
-        temperature, negatives_only, summed = ctx.settings
+        temperature, denominator, summed = ctx.settings
         with torch.autocast(embeddings.device.type, enabled=False):
             if torch.is_grad_enabled():  # the gradient of the gradient will be asked for
                 loss = _dense_loss(embeddings, group, *ctx.settings)
                 return *torch.autograd.grad(loss, embeddings, grad, create_graph=True), None, None, None
             z, length = _directions(embeddings)
-            positives, weight = _anchors(group, z.dtype, negatives_only, summed)
+            positives, weight = _anchors(group, z.dtype, denominator, summed)
             pull = weight * positives / totals
+            shares = _shares(group, z.dtype) if denominator == "class_average" else None
+
+            def pulls(rows: slice, columns: slice) -> Tensor:
+                if shares is None:
+                    return pull[rows, None] + pull[columns]
+                return torch.outer(pull[rows], shares[columns]) + torch.outer(shares[rows], pull[columns])
+
             to_z = torch.zeros_like(z).index_add_(0, group, z).index_select(0, group)
             to_z.sub_(z).mul_(-2 * weight[:, None])
-            for rows, columns, powers in _blocks(z, group, temperature, negatives_only, ctx.block_size):
-                powers.mul_(pull[rows, None] + pull[columns])
+            for rows, columns, powers in _blocks(z, group, temperature, denominator, ctx.block_size):
+                powers.mul_(pulls(rows, columns))
                 to_z[rows].addmm_(powers, z[columns])
                 if rows != columns:
                     to_z[columns].addmm_(powers.T, z[rows])
@@ -218,24 +237,31 @@ def _directions(embeddings: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "
 
 
 def _anchors(
-    group: Int[Tensor, " batch"], dtype: torch.dtype, negatives_only: bool, summed: bool
+    group: Int[Tensor, " batch"], dtype: torch.dtype, denominator: Denominator, summed: bool
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
     """The number of positives of each sample, and the weight of the sum over them: 0 where it is no anchor."""
     size = len(group)
     in_group = torch.zeros(size, dtype=dtype, device=group.device)
     positives = in_group.scatter_add_(0, group, torch.ones_like(in_group))[group] - 1
-    is_anchor = (positives > 0) & (positives + 1 < size) if negatives_only else positives > 0
+    is_anchor = (positives > 0) & (positives + 1 < size) if denominator == "negatives" else positives > 0
     if summed:
         return positives, is_anchor.to(dtype) / max(size - 1, 1)
     each = positives.clamp(min=1) * is_anchor.sum().clamp(min=1)
     return positives, is_anchor.to(dtype) / each
 
 
+def _shares(group: Int[Tensor, " batch"], dtype: torch.dtype) -> Float[Tensor, " batch"]:
+    """How often each sample counts in a denominator of `"class_average"`: B / (C n), 1 where all classes are equal."""
+    in_group = torch.zeros(len(group), dtype=dtype, device=group.device)
+    in_group.scatter_add_(0, group, torch.ones_like(in_group))
+    return len(group) / (in_group[group] * (in_group > 0).sum())
+
+
 def _blocks(
     z: Float[Tensor, "batch dim"],
     group: Int[Tensor, " batch"],
     temperature: float,
-    negatives_only: bool,
+    denominator: Denominator,
     block_size: int,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Rows, columns and the powers E there, for the blocks on and above the diagonal."""
@@ -247,7 +273,7 @@ def _blocks(
             powers = torch.addmm(largest, z[rows], z[columns].T, alpha=1 / temperature).exp_()
             if rows == columns:
                 powers.fill_diagonal_(0.0)
-            if negatives_only:
+            if denominator == "negatives":
                 powers.masked_fill_(group[rows, None] == group[columns], 0.0)
             yield rows, columns, powers
 

@@ -19,7 +19,8 @@ from ciao_peft.losses import (
 )
 from helpers.fakes import default_config as config
 
-VARIANTS = [(d, r) for d in ("all", "negatives") for r in ("mean", "sum")]
+VARIANTS = [(d, r) for d in ("all", "negatives", "class_average") for r in ("mean", "sum")]
+BY_WEIGHTS = [(d, r) for d, r in VARIANTS if d != "class_average"]
 BATCHES = {
     "pairs": [0, 0, 1, 1, 2, 2],
     "one-alone": [0, 0, 0, 1, 1, 2],
@@ -41,7 +42,11 @@ def by_definition(z, labels, temperature, denominator, reduction):
             continue
         logits = torch.stack([torch.dot(rows[i], rows[k]) / temperature for k in counted])
         largest = logits.max().detach()
-        log_total = largest + (logits - largest).exp().sum().log()
+        shares = [1.0] * len(counted)
+        if denominator == "class_average":
+            classes = [int(label) for label in labels]
+            shares = [size / (len(set(classes)) * classes.count(classes[k])) for k in counted]
+        log_total = largest + (torch.tensor(shares, dtype=torch.float64).to(logits) * (logits - largest).exp()).sum().log()
         logs = [torch.dot(rows[i], rows[p]) / temperature - log_total for p in positives]
         losses.append(-sum(logs) / (len(positives) if reduction == "mean" else size - 1))
     if not losses:
@@ -111,7 +116,7 @@ def test_gradients_have_gradients(denominator, reduction):
 
 
 @pytest.mark.parametrize("temperature", [1e-4, 0.005, 0.1])
-@pytest.mark.parametrize(("denominator", "reduction"), VARIANTS)
+@pytest.mark.parametrize(("denominator", "reduction"), BY_WEIGHTS)
 @pytest.mark.parametrize("block_size", [1, 3, 7, 20, 21, 64])
 def test_no_block_size_changes_the_result(block_size, denominator, reduction, temperature):
     z, labels = torch.randn(21, 5, dtype=torch.float64), torch.randint(0, 6, (21,)) - 2
@@ -276,12 +281,40 @@ def test_pair_weights_weigh_the_positives(reduction):
     assert loss.item() == pytest.approx(np.mean(expected) if reduction == "mean" else sum(expected), rel=1e-9)
 
 
-@pytest.mark.parametrize(("denominator", "reduction"), VARIANTS)
+@pytest.mark.parametrize(("denominator", "reduction"), BY_WEIGHTS)
 def test_weights_of_0_and_1_are_the_same_as_class_ids(denominator, reduction):
     z, labels = torch.randn(6, 4), torch.tensor([0, 0, 0, 1, 1, 2])
     weights = (labels[:, None] == labels[None, :]).float()
     settings = {"denominator": denominator, "reduction": reduction}
     assert supervised_contrastive_loss(z, weights, **settings) == supervised_contrastive_loss(z, labels, **settings)
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 0.005, 0.1])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("block_size", [1, 3, 7, 20, 21])
+def test_averages_of_classes_are_the_definitions_in_every_block_size(block_size, reduction, temperature):
+    labels = torch.tensor([0] * 11 + [1] * 6 + [2, 2, 3])[torch.randperm(20)]
+    z = torch.randn(20, 5, dtype=torch.float64)
+    settings = {"temperature": temperature, "denominator": "class_average", "reduction": reduction}
+    found = value_and_gradient(lambda z: supervised_contrastive_loss(z, labels, **settings, block_size=block_size), z)
+    expected = value_and_gradient(lambda z: by_definition(z, labels, **settings), z)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_with_equal_classes_their_averages_are_their_sums(reduction):
+    z, labels = torch.randn(8, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3] * 2)
+    averages, sums = (
+        supervised_contrastive_loss(z, labels, denominator=denominator, reduction=reduction)
+        for denominator in ("class_average", "all")
+    )
+    torch.testing.assert_close(averages, sums)
+
+
+def test_averages_of_classes_need_classes():
+    with pytest.raises(ConfigError, match="give class ids"):
+        supervised_contrastive_loss(torch.randn(3, 4), torch.eye(3), denominator="class_average")
 
 
 def test_a_sample_is_never_its_own_positive():
@@ -295,8 +328,8 @@ def test_a_sample_is_never_its_own_positive():
         ({"temperature": 0.0}, "`temperature` must be above 0; got 0.0"),
         ({"temperature": -1}, "`temperature` must be above 0; got -1"),
         ({"temperature": float("nan")}, "`temperature` must be above 0; got nan"),
-        ({"denominator": "positives"}, "`denominator` is 'all' or 'negatives' .* got 'positives', 'mean'"),
-        ({"reduction": "none"}, "`reduction` is 'mean' or 'sum'; got 'all', 'none'"),
+        ({"denominator": "positives"}, "`denominator` is one of 'all', 'class_average', 'negatives' .* got 'positives', 'mean'"),
+        ({"reduction": "none"}, "`reduction` one of 'mean', 'sum'; got 'all', 'none'"),
     ],
     ids=str,
 )
