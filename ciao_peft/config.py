@@ -155,6 +155,13 @@ class CIAOConfig:
         multi_label_positives: Which samples of several labels are a positive pair: those with the `"same_set"` of
             labels, or all with the weight of their `"jaccard"` overlap.
         regression_loss: `"mse"`, as in the paper, or `"ccc"`: one minus the concordance over the batch.
+        logit_adjustment: τ of the task loss on `logits + τ log π`, 0 to 10, π being the frequencies of the classes in
+            the training (Menon et al. 2021): above 0, rare classes are learned better, at some cost in common ones.
+            Single-label classification only.
+        class_prior: π, a share above 0 for each class; `CIAOTrainer` notes it. `predict(..., prior=...)` needs it to
+            answer for other frequencies.
+        probability_temperature: Logits are divided by it before they become probabilities, 0.01 to 100;
+            `CIAOTrainer.calibrate` finds it on held-out samples. It changes no order of the answers.
         train_batch_norm: Whether the batch-norm statistics of the adapter's own copies follow its data. When `False`
             they stay the backbone's, so that a batch of one trains as well as any; gains and biases still learn.
         init_seed: Seed of the head's initial values, 0 or more. The global random state is never touched.
@@ -200,6 +207,9 @@ class CIAOConfig:
     label_range: tuple[float, float] = (-1.0, 1.0)
     multi_label_positives: MultiLabelPositives = "jaccard"
     regression_loss: RegressionLoss = "mse"
+    logit_adjustment: float = 0.0
+    class_prior: tuple[float, ...] | None = None
+    probability_temperature: float = 1.0
     train_batch_norm: bool = False
     init_seed: int = 0
 
@@ -217,6 +227,8 @@ class CIAOConfig:
         check_number("temperature", self.temperature, float, 1e-6, 1e6)
         check_number("contrastive_weight", self.contrastive_weight, float, 0, 1e6)
         check_number("dropout", self.dropout, float, 0, 0.999)
+        check_number("logit_adjustment", self.logit_adjustment, float, 0, 10)
+        check_number("probability_temperature", self.probability_temperature, float, 0.01, 100)
         self._check_compact()
         if self.contrastive_denominator == "class_average" and self.problem_type != "single_label_classification":
             raise ConfigError(
@@ -226,6 +238,7 @@ class CIAOConfig:
         self._check_clips()
         self._check_sequences()
         self._check_id2label()
+        self._check_prior()
         if self.problem_type == "single_label_classification" and self.num_labels < 2:
             raise ConfigError("`num_labels` must be 2 or more for single_label_classification; got 1.")
 
@@ -283,6 +296,26 @@ class CIAOConfig:
                 refuse("target_modules", "a non-empty tuple of module paths")
             elif len(set(paths)) != len(paths):
                 refuse("target_modules", "without repetition")
+
+    def _check_prior(self) -> None:
+        single = self.problem_type == "single_label_classification"
+        if not single and (self.logit_adjustment or self.class_prior is not None):
+            raise ConfigError(
+                "`logit_adjustment` and `class_prior` are for one class of several, "
+                f"problem_type='single_label_classification'; this is {self.problem_type!r}."
+            )
+        if self.class_prior is None:
+            return
+        shares: Any = self.class_prior
+        shares = tuple(cast("Sequence[Any]", shares)) if isinstance(shares, list | tuple) else ()
+        if len(shares) != self.num_labels or not all(is_number(share, float, 1e-12, 1) for share in shares):
+            raise ConfigError(
+                f"`class_prior` must be {self.num_labels} shares above 0, one for each class; got "
+                f"{str(self.class_prior)[:80]}."
+            )
+        if abs(sum(shares) - 1) > 1e-6:
+            raise ConfigError(f"The shares of `class_prior` must add up to 1; they add up to {sum(shares)}.")
+        object.__setattr__(self, "class_prior", shares)
 
     def _check_id2label(self) -> None:
         given: Any = getattr(self, "id2label")  # noqa: B009 - whatever the caller gave, None included

@@ -15,6 +15,7 @@ from .checking import check_number
 from .config import CIAOConfig, Denominator, Reduction
 from .errors import ConfigError, InputError, listed
 from .labels import Labels, check_labels, contrastive_targets, discretise, jaccard_overlap, widest_dtype
+from .probabilities import adjusted_logits
 
 __all__ = [
     "Losses",
@@ -346,14 +347,14 @@ def concordance_loss(
 def task_loss(logits: Float[Tensor, "batch num_labels"], labels: Labels, config: CIAOConfig) -> Float[Tensor, ""]:
     """`L_dm` of Eq. 5: the supervised loss on the logits.
 
-    - `"single_label_classification"`: cross-entropy with class ids or distributions;
+    - `"single_label_classification"`: cross-entropy with class ids or distributions, of `adjusted_logits`;
     - `"multi_label_classification"`: binary cross-entropy, averaged over the labels;
     - `"regression"`: mean squared error, or `concordance_loss` where `regression_loss` is `"ccc"`.
 
     Args:
         logits: `(B, num_labels)`.
         labels: `(B,)` or `(B, num_labels)`, as `check_labels` returns them.
-        config: Gives `problem_type` and `regression_loss`.
+        config: Gives `problem_type`, `logit_adjustment` and `regression_loss`.
 
     Returns:
         A scalar in float32, the mean over the batch.
@@ -365,7 +366,7 @@ def task_loss(logits: Float[Tensor, "batch num_labels"], labels: Labels, config:
     """
     logits = logits.float()
     if config.problem_type == "single_label_classification":
-        return F.cross_entropy(logits, labels)
+        return F.cross_entropy(adjusted_logits(logits, config), labels)
     if config.problem_type == "multi_label_classification":
         return F.binary_cross_entropy_with_logits(logits, labels)
     return concordance_loss(logits, labels) if config.regression_loss == "ccc" else F.mse_loss(logits, labels)

@@ -17,6 +17,7 @@ from .config import CIAOConfig
 from .data.frames import frame_places
 from .errors import DataError, DataNotFoundError, InputError
 from .preprocessing import Preprocessing
+from .probabilities import Prior, probabilities
 
 __all__ = [
     "clip_pixels",
@@ -225,12 +226,14 @@ def read_pictures(
     return answers
 
 
-def named_answers(logits: Tensor, config: CIAOConfig) -> list[dict[str, float]]:
+def named_answers(logits: Tensor, config: CIAOConfig, prior: Prior | None = None) -> list[dict[str, float]]:
     """Each row's logits as values by label.
 
     Args:
         logits: `(B, num_labels)`.
         config: Config of the adapter that gave them.
+        prior: Frequencies of the classes where the answers are wanted, as `ciao_peft.probabilities.probabilities`
+            takes them.
 
     Returns:
         For each row `{label: probability}`, likeliest first, or `{name: value}` in order for regression.
@@ -240,11 +243,7 @@ def named_answers(logits: Tensor, config: CIAOConfig) -> list[dict[str, float]]:
         >>> named_answers(torch.tensor([[0.5, -0.25]]), config)
         [{'arousal': 0.5, 'valence': -0.25}]
     """
-    values = logits.float()
-    if config.problem_type == "single_label_classification":
-        values = values.softmax(dim=1)
-    elif config.problem_type == "multi_label_classification":
-        values = values.sigmoid()
+    values = logits.float() if config.problem_type == "regression" else probabilities(logits.float(), config, prior)
     answers, names = [], label_names(config)
     for row in values.tolist():
         pairs = [(name, round(value, 6)) for name, value in zip(names, row, strict=True)]

@@ -7,6 +7,7 @@ from .problem import compute_metrics, load_metric, main_metric
 from .scores import (
     accuracy,
     balanced_accuracy,
+    calibration_error,
     concordance,
     confusion_matrix,
     f1_per_label,
@@ -19,6 +20,7 @@ __all__ = [
     "Score",
     "accuracy",
     "balanced_accuracy",
+    "calibration_error",
     "compute_metrics",
     "concordance",
     "confusion_matrix",

@@ -43,6 +43,7 @@ SCORES: Mapping[str, Score] = MappingProxyType(
             Score("accuracy", True, 0.0, 1.0),
             Score("balanced_accuracy", True, 0.0, 1.0),
             Score("macro_f1", True, 0.0, 1.0),
+            Score("calibration_error", False, 0.0, 1.0),
             Score("f1", True, 0.0, 1.0),
             Score("concordance", True, -1.0, 1.0),
             Score("rmse", False, 0.0, math.inf),

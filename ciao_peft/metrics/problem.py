@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ConfigError, DivergenceError, InputError
-from .scores import accuracy, as_array, balanced_accuracy, concordance, f1_per_label, macro_f1, rmse
+from .scores import accuracy, as_array, balanced_accuracy, calibration_error, concordance, f1_per_label, macro_f1, rmse
 
 if TYPE_CHECKING:
     from ..config import CIAOConfig
@@ -51,7 +51,8 @@ def main_metric(problem_type: str) -> str:
 def compute_metrics(logits: Any, labels: Any, config: CIAOConfig) -> dict[str, float]:
     """All scores that fit the problem, by name. `SCORES` says which way each is better, and its bounds.
 
-    - single-label classification: `accuracy`, `balanced_accuracy`, `macro_f1`;
+    - single-label classification: `accuracy`, `balanced_accuracy`, `macro_f1`, and `calibration_error` of the
+      probabilities that the config's `probability_temperature` gives;
     - regression: `concordance_<name>` and `rmse_<name>` of each value, and their means `concordance` and `rmse`;
     - multi-label classification: `f1_<name>` of each label and their mean `macro_f1`; a label is on where its logit is
       above 0, that is where its probability is above one half.
@@ -88,6 +89,7 @@ def compute_metrics(logits: Any, labels: Any, config: CIAOConfig) -> dict[str, f
             "accuracy": accuracy(predicted, truth),
             "balanced_accuracy": balanced_accuracy(predicted, truth),
             "macro_f1": macro_f1(predicted, truth),
+            "calibration_error": calibration_error(_probabilities(answers, config), truth),
         }
     if config.problem_type == "regression":
         truth = truth[:, None] if truth.ndim == 1 else truth
@@ -131,3 +133,10 @@ def load_metric(name: str, config_name: str | None = None, **settings: Any) -> A
     from . import modules  # evaluate takes seconds to import
 
     return getattr(modules, _MODULES[name])(config_name=config_name, **settings)
+
+
+def _probabilities(logits: Any, config: CIAOConfig) -> Any:
+    """As `ciao_peft.probabilities.probabilities`, of arrays."""
+    scaled = logits.astype(np.float64) / config.probability_temperature
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)

@@ -9,7 +9,16 @@ import numpy as np
 from .._shapes import Bool, Float, Int
 from ..errors import InputError
 
-__all__ = ["accuracy", "balanced_accuracy", "concordance", "confusion_matrix", "f1_per_label", "macro_f1", "rmse"]
+__all__ = [
+    "accuracy",
+    "balanced_accuracy",
+    "calibration_error",
+    "concordance",
+    "confusion_matrix",
+    "f1_per_label",
+    "macro_f1",
+    "rmse",
+]
 
 
 def accuracy(predictions: Any, labels: Any) -> float:
@@ -120,6 +129,39 @@ def f1_per_label(predictions: Any, labels: Any, num_labels: int | None = None) -
         matrix = confusion_matrix(predictions, labels, num_labels)
         hits, num_predicted, num_true = np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
     return 2 * hits / np.maximum(num_predicted + num_true, 1)
+
+
+def calibration_error(probabilities: Any, labels: Any, num_bins: int = 15) -> float:
+    r"""Expected calibration error: how far confidence and accuracy lie apart (Guo et al. 2017, Eq. 3).
+
+    $$\sum_b \frac{n_b}{N} |acc_b - conf_b|$$
+
+    Confidence is the probability of the likeliest class; b are `num_bins` bins of equal width from 0 to 1.
+
+    Args:
+        probabilities: `(B, K)`, from 0 to 1.
+        labels: `(B,)` class ids, or `(B, K)` distributions, which count as their most voted class.
+        num_bins: 1 or more.
+
+    Returns:
+        From 0 to 1; lower is better.
+
+    Raises:
+        InputError: no samples, shapes that do not fit, or numbers that are no probabilities.
+
+    Example:
+        >>> answers = [[0.9, 0.1], [0.9, 0.1], [0.2, 0.8]]
+        >>> round(calibration_error(answers, [0, 1, 1]), 4)  # 2/3 |1/2 - 0.9| + 1/3 |1 - 0.8|
+        0.3333
+    """
+    given = as_array(probabilities)
+    if given.ndim != 2 or not given.size or not ((given >= 0) & (given <= 1)).all():
+        raise InputError(f"Probabilities are (B, K), from 0 to 1, of one sample or more; got {given.shape}.")
+    predicted, true = _classes(given.argmax(axis=1), labels)
+    confidence = given.max(axis=1).astype(np.float64)
+    bins = np.minimum((confidence * num_bins).astype(np.int64), num_bins - 1)
+    gaps = np.bincount(bins, weights=(predicted == true) - confidence, minlength=num_bins)
+    return float(np.abs(gaps).sum() / len(given))
 
 
 def macro_f1(predictions: Any, labels: Any) -> float:

@@ -1,20 +1,40 @@
-"""Before the first update: where `a` starts, by the spread of u in the training data of all processes."""
+"""Before the first update: where `a` starts, by the spread of u in the training data, and how frequent classes are."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from torch import Tensor
 
+from ..adapters import Adapter
 from ..calibration import ENOUGH_SAMPLES, ExcitationSpread, decay_start, excitation_moments, is_open
 from ..labels import widest_dtype
 from ..model import CIAOModel
+from ..probabilities import class_prior
+from .arguments import CIAOTrainingArguments
 from .loader import BatchDataset, BatchLoader
 from .seeds import seed_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+def note_class_prior(adapter: Adapter, source: BatchDataset, args: CIAOTrainingArguments) -> None:
+    """Notes in an adapter's config how frequent the classes are in its training, where the config leaves it open.
+
+    Args:
+        adapter: Of one class of several; with any other problem nothing is noted.
+        source: Training data.
+        args: Say how far the batches are balanced.
+    """
+    config = adapter.config
+    if config.problem_type != "single_label_classification" or config.class_prior is not None:
+        return
+    balance = args.class_balance if args.class_balanced_batches else 0.0
+    prior = class_prior(source.known_labels, config.num_labels, balance)
+    adapter.config = dataclasses.replace(config, class_prior=prior)
 
 
 def calibrate_decay(

@@ -193,8 +193,9 @@ class AdapterCheckpoints:
         saved = load_adapter(folder)
         adapter = self.model.adapters[self.adapter_name]
         config = adapter.config
-        if config.decay_init is None:  # calibrated before the first update, and noted
-            config = dataclasses.replace(config, decay_init=saved.config.decay_init)
+        noted = ("decay_init", "class_prior")  # before the first update
+        left_open = {name: getattr(saved.config, name) for name in noted if getattr(config, name) is None}
+        config = dataclasses.replace(config, **left_open)
         if saved.config != config:
             mine, theirs = config.to_dict(), saved.config.to_dict()
             raise TrainingError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,10 +20,11 @@ from ..errors import TrainingError, shortened
 from ..losses import task_loss
 from ..metrics import compute_metrics
 from ..model import CIAOModel
+from ..probabilities import fit_temperature
 from ..surroundings import outside_inference, random_state_kept
 from .accelerator import gather_rows, make_accelerator, precision_shared
 from .arguments import CIAOTrainingArguments
-from .calibrate import calibrate_decay
+from .calibrate import calibrate_decay, note_class_prior
 from .checkpoint import AdapterCheckpoints
 from .history import plain
 from .job import Job, LogitsAndEmbeddings
@@ -204,6 +206,31 @@ class CIAOTrainer:
         metrics = {} if source.labels is None else self._scores(logits, source.labels, "test_")
         return PredictionOutput(logits, source.labels, metrics)
 
+    def calibrate(self, dataset: Any) -> float:
+        """Fits the adapter's `probability_temperature` to samples that it was not trained on.
+
+        The answers stay in their order; how sure they are comes to what they deserve there (`fit_temperature` in
+        `ciao_peft.probabilities`). The value stands in the adapter's config, and is saved with it.
+
+        Args:
+            dataset: What `train` takes, with labels: held-out samples, some hundred or more.
+
+        Returns:
+            The temperature, 0.01 to 100; above 1 where the adapter was too sure of itself.
+
+        Raises:
+            ConfigError: the adapter is of regression, which has no probabilities.
+            DataError, InputError, TrainingError, FeatureCacheError: as for `train`.
+        """
+        with precision_shared(self._precision):
+            source = self._source(dataset, "dataset", False)
+            logits = self._logits(source)
+        adapter = self._adapter
+        temperature = fit_temperature(logits, source.known_labels, adapter.config)
+        adapter.config = dataclasses.replace(adapter.config, probability_temperature=temperature)
+        self._newest_scores |= self._scores(logits, source.known_labels, "eval_")
+        return temperature
+
     def training_record(self) -> dict[str, Any]:
         """How the adapter was made, as plain data for `save_pretrained` and `push_to_hub`.
 
@@ -260,11 +287,13 @@ class CIAOTrainer:
             evaluate=lambda source: self._metrics(source, "eval_"),
             on_log=self.on_log,
             around_update=lambda: adapter.held(training=True),
-            before_first_update=lambda source, batch_size: calibrate_decay(
-                model, name, source, batch_size, self.args.seed, self.accelerator
-            ),
+            before_first_update=self._before_first_update,
             checkpoints=AdapterCheckpoints(model, name),
         )
+
+    def _before_first_update(self, source: BatchDataset, batch_size: int) -> None:
+        note_class_prior(self._adapter, source, self.args)
+        calibrate_decay(self.model, self.adapter_name, source, batch_size, self.args.seed, self.accelerator)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from ciao_peft.config import CIAOConfig, check_adapter_name
 from ciao_peft.errors import AdapterNameError, CIAOError, ConfigError
 
 EVERYTHING_CHANGED = {
-    "problem_type": "multi_label_classification",
+    "problem_type": "single_label_classification",
     "num_labels": 2,
     "id2label": {0: "brow raised", 1: "口"},
     "tuning": "full",
@@ -41,6 +41,9 @@ EVERYTHING_CHANGED = {
     "label_range": (0.0, 9.0),
     "multi_label_positives": "same_set",
     "regression_loss": "ccc",
+    "logit_adjustment": 0.5,
+    "class_prior": (0.25, 0.75),
+    "probability_temperature": 2.5,
     "train_batch_norm": True,
     "init_seed": 2**40,
 }
@@ -52,7 +55,7 @@ def classes(**changes):
 
 def test_every_setting_survives_json_unchanged():
     config = CIAOConfig(**EVERYTHING_CHANGED)
-    defaults = CIAOConfig(problem_type="multi_label_classification", num_labels=2)
+    defaults = CIAOConfig(problem_type="single_label_classification", num_labels=2)
     for setting in dataclasses.fields(CIAOConfig):
         assert setting.name in EVERYTHING_CHANGED, f"{setting.name} is not covered here"
         if setting.name not in ("problem_type", "num_labels"):
@@ -151,6 +154,24 @@ def test_lists_become_tuples():
         ({"label_range": "01"}, "`label_range`"),
         ({"target_modules": "layer4"}, "`target_modules` must be a non-empty tuple of module paths; got 'layer4'"),
         ({"target_modules": ()}, "`target_modules` must be a non-empty tuple"),
+        ({"inhibition_rank": 0}, "`inhibition_rank` must be"),
+        ({"inhibition_rank": True}, "`inhibition_rank` must be"),
+        ({"excitation_rank": -1}, "`excitation_rank` must be"),
+        ({"excitation_rank": None}, "`excitation_rank` must be"),
+        ({"inhibition_rank": 4, "inhibition_start": "random"}, "leave one of them out"),
+        ({"spatial_maps": 0}, "`spatial_maps` must be"),
+        ({"spatial_maps": 8, "pooling": "avg"}, "`spatial_maps` weights positions"),
+        (
+            {"contrastive_denominator": "class_average", "problem_type": "regression"},
+            "counts the samples of each class",
+        ),
+        ({"logit_adjustment": -1}, "`logit_adjustment` must be"),
+        ({"logit_adjustment": 1, "problem_type": "regression"}, "are for one class of several"),
+        ({"class_prior": (0.5, 0.5)}, "`class_prior` must be 3 shares above 0"),
+        ({"class_prior": (0.5, 0.5, 0.0)}, "`class_prior` must be 3 shares above 0"),
+        ({"class_prior": (0.5, 0.5, 0.5)}, "must add up to 1; they add up to 1.5"),
+        ({"class_prior": "abc"}, "`class_prior` must be 3 shares above 0"),
+        ({"probability_temperature": 0}, "`probability_temperature` must be"),
         ({"target_modules": ("",)}, "`target_modules` must be a non-empty tuple"),
         ({"target_modules": ("a", "a")}, "`target_modules` must be without repetition"),
         ({"id2label": {0: "a", 1: "b"}}, r"`id2label` must name every index from 0 to 2 .* it names \[0, 1\]"),

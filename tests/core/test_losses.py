@@ -46,7 +46,9 @@ def by_definition(z, labels, temperature, denominator, reduction):
         if denominator == "class_average":
             classes = [int(label) for label in labels]
             shares = [size / (len(set(classes)) * classes.count(classes[k])) for k in counted]
-        log_total = largest + (torch.tensor(shares, dtype=torch.float64).to(logits) * (logits - largest).exp()).sum().log()
+        log_total = (
+            largest + (torch.tensor(shares, dtype=torch.float64).to(logits) * (logits - largest).exp()).sum().log()
+        )
         logs = [torch.dot(rows[i], rows[p]) / temperature - log_total for p in positives]
         losses.append(-sum(logs) / (len(positives) if reduction == "mean" else size - 1))
     if not losses:
@@ -328,7 +330,10 @@ def test_a_sample_is_never_its_own_positive():
         ({"temperature": 0.0}, "`temperature` must be above 0; got 0.0"),
         ({"temperature": -1}, "`temperature` must be above 0; got -1"),
         ({"temperature": float("nan")}, "`temperature` must be above 0; got nan"),
-        ({"denominator": "positives"}, "`denominator` is one of 'all', 'class_average', 'negatives' .* got 'positives', 'mean'"),
+        (
+            {"denominator": "positives"},
+            "`denominator` is one of 'all', 'class_average', 'negatives' .* got 'positives', 'mean'",
+        ),
         ({"reduction": "none"}, "`reduction` one of 'mean', 'sum'; got 'all', 'none'"),
     ],
     ids=str,

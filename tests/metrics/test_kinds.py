@@ -38,7 +38,7 @@ def test_everything_that_is_computed_is_a_known_score_within_its_bounds(problem_
 def test_perfect_predictions_reach_the_best_value_and_worse_ones_are_on_the_worse_side(problem_type):
     labels = PROBLEMS[problem_type]
     truth = np.eye(3)[labels] if problem_type == "single_label_classification" else labels
-    perfect = truth if problem_type == "regression" else truth - 0.5
+    perfect = truth if problem_type == "regression" else 100 * (truth - 0.5)  # and sure of it
     scores = compute_metrics(perfect, labels, config_of(problem_type))
     worse = compute_metrics(-perfect, labels, config_of(problem_type))
     for name, value in scores.items():

@@ -13,6 +13,7 @@ from ciao_peft.losses import concordance_loss
 from ciao_peft.metrics import (
     accuracy,
     balanced_accuracy,
+    calibration_error,
     compute_metrics,
     concordance,
     confusion_matrix,
@@ -202,7 +203,21 @@ def signals():
 
 def test_classes_are_scored_by_accuracy_balanced_accuracy_and_macro_f1():
     scores = compute_metrics([[3, 1, 0], [0, 1, 2], [2, 1, 0]], [0, 2, 1], classes())
+    sure = math.e**3 / (math.e**3 + math.e + 1)
+    less = math.e**2 / (math.e**2 + math.e + 1)  # once right, once wrong
+    assert scores.pop("calibration_error") == pytest.approx((1 - sure + abs(1 - 2 * less)) / 3)
     assert scores == pytest.approx({"accuracy": 2 / 3, "balanced_accuracy": 2 / 3, "macro_f1": (2 / 3 + 1 + 0) / 3})
+
+
+@pytest.mark.parametrize("num_bins", [1, 10, 15])
+def test_the_calibration_error_is_that_of_torchmetrics(num_bins):
+    generator = torch.Generator().manual_seed(4)
+    probabilities = (3 * torch.randn(500, 4, generator=generator)).softmax(dim=1)
+    labels = torch.randint(4, (500,), generator=generator)
+    other = torchmetrics.functional.classification.multiclass_calibration_error(
+        probabilities, labels, num_classes=4, n_bins=num_bins
+    )
+    assert calibration_error(probabilities, labels, num_bins) == pytest.approx(other.item(), abs=1e-5)
 
 
 def test_values_are_scored_one_by_one_and_in_the_mean():
