@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ..checking import all_finite
+from ..checking import all_finite, check_choice
 from ..config import CIAOConfig
 from ..errors import AdapterConfigError, AdapterFileError, ConfigError, listed
 from .digest import DIGEST, check_digest, read_covered, sha256_of, with_digest
@@ -27,6 +27,7 @@ __all__ = [
     "WEIGHTS_FILE",
     "SavedAdapter",
     "check_tensors",
+    "in_dtype",
     "library_versions",
     "load_adapter",
     "save_adapter",
@@ -261,6 +262,34 @@ def _check_record(record: dict[str, Any], path: Path) -> CIAOConfig:
     if config.target_modules is None or len(record["convolutions"]) != len(config.target_modules):
         refuse("does not name one convolution for each geometry in 'convolutions'.")
     return config
+
+
+def in_dtype(tensors: Mapping[str, Tensor], dtype: str | None) -> dict[str, Tensor]:
+    """An adapter's tensors as they are to be saved: weights in a smaller dtype, vectors and numbers as they are.
+
+    Args:
+        tensors: Everything the adapter owns.
+        dtype: `"float16"`, or None for the dtypes that they have.
+
+    Raises:
+        ConfigError: another dtype.
+        AdapterFileError: a finite weight is beyond what the dtype holds.
+
+    Example:
+        >>> halves = in_dtype({"0.weight": torch.ones(2, 2), "0.bias": torch.ones(2)}, "float16")
+        >>> {key: str(tensor.dtype) for key, tensor in halves.items()}
+        {'0.weight': 'torch.float16', '0.bias': 'torch.float32'}
+    """
+    if dtype is None:
+        return dict(tensors)
+    check_choice("dtype", dtype, ("float16",))
+    smaller = {key: tensor.half() for key, tensor in tensors.items() if tensor.is_floating_point() and tensor.ndim > 1}
+    if large := [key for key, half in smaller.items() if all_finite(tensors[key]) and not all_finite(half)]:
+        raise AdapterFileError(
+            f"The adapter has weights beyond 65504 in {listed(large)}, which float16 does not hold. Save it without "
+            "`dtype`."
+        )
+    return dict(tensors) | smaller
 
 
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
