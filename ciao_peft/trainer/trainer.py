@@ -242,18 +242,22 @@ class CIAOTrainer:
             record |= {"global_step": self._last.global_step, "train_loss": self._last.training_loss}
         return plain(record | self._newest_scores)
 
-    def save_adapter(self, folder: str | os.PathLike[str], training: dict[str, Any] | None = None) -> Path:
+    def save_adapter(
+        self, folder: str | os.PathLike[str], training: dict[str, Any] | None = None, dtype: str | None = None
+    ) -> Path:
         """Saves the adapter as `CIAOModel.save_pretrained` does, once for all processes.
 
         Args:
             folder: Where to; an adapter that is there already is replaced.
             training: What to record in addition to `training_record`, such as the dataset and its licence.
+            dtype: `"float16"` for half the size, as `CIAOModel.save_pretrained` says.
 
         Returns:
             The folder.
         """
         if self.accelerator.is_main_process:
-            self.model.save_pretrained(folder, self.adapter_name, training=self.training_record() | (training or {}))
+            record = self.training_record() | (training or {})
+            self.model.save_pretrained(folder, self.adapter_name, training=record, dtype=dtype)
         self.accelerator.wait_for_everyone()
         return Path(folder)
 
