@@ -11,18 +11,35 @@ import io
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any, AnyStr, BinaryIO
 
 from .errors import CIAOError, FileReadError, listed, shortened
 
 if TYPE_CHECKING:
     import zipfile
 
-__all__ = ["check_types", "open_file", "parse_json", "parse_yaml", "read_file", "read_json", "read_member", "read_yaml"]
+__all__ = [
+    "bounded_lines",
+    "check_types",
+    "open_file",
+    "parse_json",
+    "parse_yaml",
+    "read_file",
+    "read_json",
+    "read_lines",
+    "read_member",
+    "read_yaml",
+]
 
 MAX_TEXT_BYTES = 4 * 2**20
 """The largest JSON or YAML file of settings that is read; ours are less than a tenth of it."""
+
+MAX_TABLE_BYTES = 2 * 2**30
+"""The largest table of rows that is read, line by line."""
+
+MAX_LINE = 2**20
+"""The longest line of one, in bytes or characters."""
 
 MAX_DEPTH = 64
 """How deep settings may be nested."""
@@ -120,6 +137,73 @@ def read_file(path: str | os.PathLike[str], max_bytes: int, *, error: type[CIAOE
     if len(content) > max_bytes:  # it grew, or does not say its size
         raise error(f"'{os.fspath(path)}' has more than {max_bytes:,} bytes, which is too many to read.")
     return content
+
+
+def bounded_lines(
+    file: IO[AnyStr], where: str | os.PathLike[str], *, error: type[CIAOError] = FileReadError
+) -> Iterator[AnyStr]:
+    """The lines of an open file, of bounded length: a file without line ends does not fill the memory.
+
+    Args:
+        file: In binary or in text mode.
+        where: The file, for the message.
+        error: What is raised.
+
+    Raises:
+        CIAOError: of the kind that was given: a line is longer than `MAX_LINE`, the file cannot be read, or it is
+            no UTF-8.
+
+    Example:
+        >>> list(bounded_lines(io.BytesIO(b"a,b"), "a table"))
+        [b'a,b']
+    """
+    number = 0
+    while True:
+        try:
+            line = file.readline(MAX_LINE + 1)
+        except UnicodeDecodeError as problem:
+            raise error(f"'{os.fspath(where)}' is no UTF-8 text: {_reason(problem)}. Save it as UTF-8.") from None
+        except OSError as problem:
+            raise error(f"'{os.fspath(where)}' cannot be read: {_reason(problem)}.") from None
+        if not line:
+            return
+        number += 1
+        if len(line) > MAX_LINE:
+            raise error(f"'{os.fspath(where)}', line {number}: it is longer than {MAX_LINE:,}, which no row is.")
+        yield line
+
+
+def read_lines(
+    path: str | os.PathLike[str],
+    *,
+    max_bytes: int = MAX_TABLE_BYTES,
+    errors: str = "strict",
+    error: type[CIAOError] = FileReadError,
+) -> Iterator[str]:
+    """The lines of a text file in UTF-8 with their line ends, one after the other, as `csv` takes them.
+
+    Args:
+        path: A regular file.
+        max_bytes: How large it may be.
+        errors: `"replace"` where a byte that is no UTF-8 is no reason to refuse the file.
+        error: What is raised.
+
+    Raises:
+        CIAOError: of the kind that was given: it is missing, no regular file, too large, no UTF-8, or a line is
+            longer than `MAX_LINE`.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "labels.csv")
+        >>> _ = path.write_text("a.png,happy")
+        >>> list(read_lines(path))
+        ['a.png,happy']
+    """
+    with (
+        open_file(path, max_bytes, error=error) as file,
+        io.TextIOWrapper(file, encoding="utf-8-sig", errors=errors, newline="") as text,
+    ):
+        yield from bounded_lines(text, path, error=error)
 
 
 def read_json(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..door import read_file
 from ..errors import AdapterFileError, AdapterNameError, HubFileError, HubOfflineError, HubServerError, listed
 from ..saving.files import local_path, write_file
 from .client import as_our_errors, must_stay_offline, open_client
@@ -33,6 +34,7 @@ MAX_WEIGHTS_BYTES = 4 * 2**30
 
 T = TypeVar("T")
 
+_MAX_REF_BYTES = 1024
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 logger = logging.getLogger(__name__)
@@ -320,7 +322,7 @@ def _remember_ref(snapshot: Path, revision: str, commit: str) -> None:
         return
     ref = snapshot.parents[1] / "refs" / revision
     try:
-        if not ref.is_file() or ref.read_text() != commit:
+        if not ref.is_file() or read_file(ref, _MAX_REF_BYTES) != commit.encode():
             write_file(ref, commit)
     except OSError as error:  # a cache that cannot be written is still one to read from
         logger.info("The cache cannot note that %s is at %s: %s", revision, commit, error)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..door import read_json
 from ..errors import ConfigError, shortened
 from .pictures import RESAMPLES, Resample
 
@@ -151,7 +151,7 @@ def stored_with(config: Any) -> dict[str, Any] | None:
         if not isinstance(cached, str):
             return None
         path = Path(cached)
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path, error=ConfigError)
 
 
 def _sizes(data: Mapping[str, Any], kind: str, defaults: _Defaults) -> tuple[tuple[int, int], bool, tuple[int, int]]:

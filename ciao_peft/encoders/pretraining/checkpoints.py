@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...door import check_types, read_json
 from ...errors import TrainingError
 from ...saving.files import move_into_place, write_file
 
@@ -27,6 +28,7 @@ __all__ = [
 
 HISTORY_FILE, DESCRIPTION_FILE = "history.json", "ingredients.json"
 # Settings that may change when a training is resumed: its length and its device.
+_DESCRIBED = {"settings": dict, "data": dict}
 _FREE = {"num_train_epochs", "cpu"}
 
 
@@ -136,12 +138,13 @@ def resume_training(accelerator: Accelerator, folder: Path, description: Mapping
         return []
     path = checkpoint / DESCRIPTION_FILE
     if path.is_file():
-        _check_same(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(description)), checkpoint)
+        saved = check_types(read_json(path, error=TrainingError), _DESCRIBED, path, error=TrainingError)
+        _check_same(saved, json.loads(json.dumps(description)), checkpoint)
     else:
         accelerator.print(f"'{checkpoint}' does not say what it was made of: settings and faces cannot be compared")
     accelerator.load_state(str(checkpoint))
     accelerator.print(f"resumed from '{checkpoint}'")
-    return json.loads((checkpoint / HISTORY_FILE).read_text(encoding="utf-8"))
+    return read_json(checkpoint / HISTORY_FILE, error=TrainingError)
 
 
 def _check_same(saved: dict[str, Any], current: dict[str, Any], checkpoint: Path) -> None:
