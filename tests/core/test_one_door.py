@@ -26,7 +26,7 @@ ALLOWED = {
     ("door.py", "os.open"): "the door",
     ("door.py", "os.fdopen"): "the door",
     ("door.py", "json.loads"): "the door",
-    ("door.py", "yaml.load"): "the door, with a loader of its own",
+    ("plain_yaml.py", "yaml.load"): "the door's, with a loader of its own",
     ("door.py", "archive.open"): "the door: a member of an archive, piece by piece",
     ("saving/aside.py", "os.open"): "a folder, to sync it",
     ("saving/safetensors_file.py", "json.loads"): "the header of weights, whose length was looked at",
