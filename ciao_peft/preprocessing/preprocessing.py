@@ -221,7 +221,8 @@ class Preprocessing:
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width before the middle is cut out."""
-        target_height, target_width = (math.floor(side / self.crop_pct) for side in self.size)
+        # A size of 1 and a share above 1 would give 0.
+        target_height, target_width = (max(1, math.floor(side / self.crop_pct)) for side in self.size)
         if self.crop_mode == "squash":
             return max(1, target_height), max(1, target_width)
         if self.crop_mode == "center" and target_height == target_width:
@@ -319,6 +320,7 @@ class Preprocessing:
         with _as_config_error("a data config of timm"):
             channels, height, width = data_config["input_size"]
             mean, std = tuple(data_config["mean"]), tuple(data_config["std"])
+            resample, crop_pct, crop_mode = (data_config[key] for key in ("interpolation", "crop_pct", "crop_mode"))
         if channels not in (1, 3):
             raise ConfigError(f"A network with {channels} input channels is fed neither gray nor colour pictures.")
         return cls(
@@ -326,9 +328,9 @@ class Preprocessing:
             mode="L" if channels == 1 else "RGB",
             mean=mean,
             std=std,
-            resample=data_config["interpolation"],
-            crop_pct=data_config["crop_pct"],
-            crop_mode=data_config["crop_mode"],
+            resample=resample,
+            crop_pct=crop_pct,
+            crop_mode=crop_mode,
         )
 
     @classmethod
