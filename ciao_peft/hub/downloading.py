@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..door import read_file
 from ..errors import AdapterFileError, AdapterNameError, HubFileError, HubOfflineError, HubServerError, listed
 from ..saving.files import local_path, write_file
-from .client import as_our_errors, must_stay_offline, open_client
+from .client import answer_within, as_our_errors, must_stay_offline, open_client
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -35,6 +35,7 @@ MAX_WEIGHTS_BYTES = 4 * 2**30
 T = TypeVar("T")
 
 _MAX_REF_BYTES = 1024
+_PATIENCE = 6.0  # times the client's seconds from byte to byte (HF_HUB_ETAG_TIMEOUT): a minute by default
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 logger = logging.getLogger(__name__)
@@ -250,12 +251,17 @@ def fetch_sizes_and_commit(api: HfApi, repo_id: str, revision: str | None) -> tu
 
     Raises:
         HubServerError: the answer is not that of a Hub.
+        HubOfflineError: it has not come within six times HF_HUB_ETAG_TIMEOUT, a minute by default.
     """
     from huggingface_hub import constants
 
     timeout = constants.HF_HUB_ETAG_TIMEOUT
     try:
-        info = api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout)
+        info = answer_within(
+            _PATIENCE * timeout,
+            lambda: api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout),
+            api.endpoint,
+        )
         sizes = {file.rfilename: file.size for file in info.siblings or []}
         commit = info.sha if info.sha and _COMMIT.fullmatch(info.sha) else None
     except (AttributeError, KeyError, TypeError):
