@@ -20,7 +20,7 @@ from ..config import CIAOConfig
 from ..errors import DivergenceError, TrainingError
 from ..heads import dropout_from
 from ..surroundings import RANDOM_STATE
-from .accelerator import data_parallel, progress_bar, start_trackers
+from .accelerator import data_parallel, progress_bar, start_trackers, wait_for_all
 from .arguments import CIAOTrainingArguments
 from .best import Best
 from .checkpoint import (
@@ -292,7 +292,7 @@ class TrainingLoop:
             self._evaluate(self.eval_source)
         if self._is_due(self.args.save_strategy, self.args.save_steps):
             self._save(self.accelerator.is_main_process)
-            self.accelerator.wait_for_everyone()
+            wait_for_all(self.accelerator)
 
     def _is_due(self, strategy: str, steps: int | None) -> bool:
         if strategy == "no":
