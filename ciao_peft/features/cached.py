@@ -127,16 +127,12 @@ class FeatureDataset:
         if self.has_excitation and not include_excitation:
             tensors = tensors[: -len(self.key["targets"])]
         flat = rows.flatten()
-        unseen = None if self.checks is None else self.checks.unseen(flat, len(tensors))
         if self._mapped is not None:
-            for index in range(len(tensors)):
-                # Those that were read before are still in memory, unless there is no room for all.
-                fetched = flat if unseen is None or not self._mapped.stays else flat[unseen[index]]
-                if len(fetched):
-                    self._mapped.fetch(index, fetched.tolist())
-        read = tuple(tensor.index_select(0, flat) for tensor in tensors)
+            read = self._mapped.read(flat, len(tensors))
+        else:
+            read = tuple(tensor.index_select(0, flat) for tensor in tensors)
         if self.checks is not None:
-            self.checks.check(flat, read, unseen)
+            self.checks.check(flat, read)
         return read if self.frames is None else tuple(tensor.unflatten(0, rows.shape) for tensor in read)
 
     def _to_read(self) -> tuple[Tensor, ...]:

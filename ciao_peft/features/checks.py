@@ -178,37 +178,23 @@ class RowChecks:
         self._expected: Tensor | None = None
         self._seen = torch.zeros(layout.num_rows, len(layout.shapes), dtype=torch.bool, device="cpu")
 
-    def unseen(self, rows: Tensor, num_tensors: int) -> list[Tensor]:
-        """Which of the rows were not looked at yet.
-
-        Args:
-            rows: Their numbers, `(B,)`.
-            num_tensors: How many tensors are read of each, the first ones of the layout.
-
-        Returns:
-            Places among the rows, `(up to B,)`, for each tensor.
-        """
-        seen = self._seen[rows]
-        return [(~seen[:, index]).nonzero().flatten() for index in range(num_tensors)]
-
-    def check(
-        self, rows: Sequence[int] | Tensor, tensors: tuple[Tensor, ...], unseen: list[Tensor] | None = None
-    ) -> None:
+    def check(self, rows: Sequence[int] | Tensor, tensors: tuple[Tensor, ...]) -> None:
         """Refuses rows that are not what was written. Those that were looked at before are not looked at again.
 
         Args:
             rows: Their numbers, `(B,)`.
             tensors: What was read of them, of the first tensors of the layout.
-            unseen: What `unseen` said of them, where it was asked already.
 
         Raises:
             FeatureCacheError: names the first row that is damaged, and says what to do.
         """
         numbers = torch.as_tensor(rows, dtype=torch.long, device="cpu")
-        for index, new in enumerate(self.unseen(numbers, len(tensors)) if unseen is None else unseen):
-            if not len(new):
+        for index, tensor in enumerate(tensors):
+            seen = self._seen[numbers, index]
+            if bool(seen.all()):
                 continue
-            tensor, own, expected = tensors[index], numbers[new], self._all()
+            new = (~seen).nonzero().flatten()
+            own, expected = numbers[new], self._all()
             found = row_checksums(tensor if len(new) == len(tensor) else tensor[new])
             for row, promised, checksum in zip(own.tolist(), expected[own, index].tolist(), found, strict=True):
                 if promised & 0xFFFFFFFF != checksum:

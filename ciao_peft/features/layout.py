@@ -9,6 +9,7 @@ import mmap
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,11 @@ from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
 
 from ..checking import is_number
 from ..errors import FeatureCacheError, shortened
@@ -41,7 +47,6 @@ _MOST_TENSORS = 10_000
 _MOST_DIMENSIONS = 64
 _LARGEST_ROW = 2**31  # bytes of one tensor; a row is read into memory as a whole
 _LARGEST_STORE = 2**60
-_SHARE_THAT_STAYS = 0.5  # of the free memory: more than that does not stay in memory between two passes
 
 
 @dataclass(frozen=True)
@@ -158,16 +163,14 @@ class MappedRows:
 
     Attributes:
         tensors: One `(num_rows, ...)` for each shape of the layout.
-        stays: Whether all of them are likely to stay in memory once they were read.
 
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> _ = tensor_file(folder, 0).write_bytes(torch.arange(6.0).numpy().tobytes())
         >>> mapped = MappedRows(folder, FeatureLayout(((2,),), "float32", num_rows=3))
-        >>> mapped.fetch(0, [1, 2])
-        >>> mapped.tensors[0][1].tolist()
-        [2.0, 3.0]
+        >>> mapped.read(torch.tensor([2, 0]), num_tensors=1)[0].tolist()
+        [[4.0, 5.0], [0.0, 1.0]]
     """
 
     def __init__(self, folder: Path, layout: FeatureLayout):
@@ -185,15 +188,34 @@ class MappedRows:
             self._maps.append(mapped)
             tensors.append(flat.view(layout.num_rows, *shape))
         self.tensors = tuple(tensors)
-        self.stays = layout.row_bytes() * layout.num_rows < _SHARE_THAT_STAYS * free_memory()
+        self._from_disk = False
+        self._read_before = _blocks_read()
 
-    def fetch(self, index: int, rows: Sequence[int]) -> None:
-        """Asks the system for rows that are read next, all at once, so that the disk is not waited for page by page.
+    def read(self, rows: Tensor, num_tensors: int) -> tuple[Tensor, ...]:
+        """Copies rows.
 
         Args:
-            index: Number of the tensor.
-            rows: Their numbers; those that are in memory already cost little.
+            rows: Their numbers, `(B,)` int64.
+            num_tensors: How many tensors are read of each, the first ones of the layout.
+
+        Returns:
+            Tensors `(B, ...)`.
         """
+        tensors = self.tensors[:num_tensors]
+        if self._from_disk:
+            numbers = rows.tolist()
+            for index in range(num_tensors):
+                self._fetch(index, numbers)
+        read = tuple(tensor.index_select(0, rows) for tensor in tensors)
+        # Where the last rows came from the disk, the next ones are likely to. In memory, asking would cost more than
+        # reading does.
+        blocks = _blocks_read()
+        self._from_disk = blocks[0] == self._read_before[0] and blocks[1] > self._read_before[1]
+        self._read_before = blocks
+        return read
+
+    def _fetch(self, index: int, rows: Sequence[int]) -> None:
+        """Asks the system for rows all at once, so that the disk is not waited for page by page."""
         mapped = self._maps[index]
         if mapped is None or not hasattr(mapped, "madvise") or not hasattr(mmap, "MADV_WILLNEED"):
             return
@@ -207,6 +229,13 @@ class MappedRows:
             start = first * size // mmap.PAGESIZE * mmap.PAGESIZE
             with contextlib.suppress(OSError):  # it is advice
                 mapped.madvise(mmap.MADV_WILLNEED, start, end * size - start)
+
+
+def _blocks_read() -> tuple[int, int]:
+    """This thread, and how much it has read from disks so far, where the system tells."""
+    if resource is None or not hasattr(resource, "RUSAGE_THREAD"):
+        return 0, 0
+    return threading.get_ident(), resource.getrusage(resource.RUSAGE_THREAD).ru_inblock
 
 
 def open_to_fill(path: Path) -> BinaryIO:
