@@ -8,14 +8,22 @@ import json
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..door import open_file, parse_json
 from ..errors import AdapterConfigError, AdapterFileError, CIAOError, FileReadError, listed, shortened
-from .aside import being_saved, clear_leftovers, exchange, put_at_once, put_one_by_one, restore_moved, sync_folder
+from .aside import (
+    being_saved,
+    clear_leftovers,
+    exchange,
+    open_file_aside,
+    put_at_once,
+    put_one_by_one,
+    restore_moved,
+    sync_folder,
+)
 from .safetensors_file import kind_of, pickled_instead
 
 __all__ = [
@@ -94,7 +102,7 @@ def write_file(path: str | os.PathLike[str], content: bytes | str) -> Path:
 
     Raises:
         OSError: the path leads to a folder or a device, or the disk refuses; what was there stays, and nothing else is
-            left behind.
+            left behind. What a killed writer left is cleared by the next one.
 
     Example:
         >>> import tempfile
@@ -109,7 +117,7 @@ def write_file(path: str | os.PathLike[str], content: bytes | str) -> Path:
     if os.path.lexists(target) and not target.is_file():  # a device behind a link would be gone for everybody
         raise OSError(f"'{path}' leads to '{target}', which is no file.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    aside, lock = open_file_aside(target)
     try:
         aside.write_bytes(content.encode() if isinstance(content, str) else content)
         with contextlib.suppress(OSError):  # there is none yet, or the disk knows no modes
@@ -117,6 +125,8 @@ def write_file(path: str | os.PathLike[str], content: bytes | str) -> Path:
         move_into_place(aside, target)
     finally:
         aside.unlink(missing_ok=True)
+        if lock is not None and lock >= 0:
+            os.close(lock)
     return path
 
 
