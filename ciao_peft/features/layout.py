@@ -164,6 +164,9 @@ class MappedRows:
     Attributes:
         tensors: One `(num_rows, ...)` for each shape of the layout.
 
+    Shapes:
+        Rows are `(B, ...)` each, with the rest of their shapes from the layout.
+
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
