@@ -75,7 +75,7 @@ def test_the_disk_is_asked_for_rows_at_once_while_they_come_from_it_and_never_wh
     stored, monkeypatch
 ):
     blocks, asked = iter([0, 8, 16, 16, 16]), []
-    monkeypatch.setattr("ciao_peft.features.layout._blocks_read", lambda: (1, next(blocks)))
+    monkeypatch.setattr(sys.modules[MappedRows.__module__], "_blocks_read", lambda: (1, next(blocks)))
     monkeypatch.setattr(MappedRows, "_fetch", lambda self, index, rows: asked.append(rows))
     for row in range(4):
         stored.features([row, row + 10])
