@@ -13,7 +13,7 @@ from torch import Tensor
 from ._shapes import Float, Int, Shaped
 from .checking import check_number
 from .config import CIAOConfig, Denominator, Reduction
-from .errors import ConfigError, InputError
+from .errors import ConfigError, InputError, quoted
 from .labels import Labels, check_labels, contrastive_targets, discretise, jaccard_overlap, widest_dtype
 
 __all__ = [
@@ -89,11 +89,11 @@ def supervised_contrastive_loss(
         True
     """
     if not temperature > 0:
-        raise ConfigError(f"`temperature` must be above 0; got {temperature!r}.")
+        raise ConfigError(f"`temperature` must be above 0; got {quoted(temperature)}.")
     if denominator not in ("all", "negatives") or reduction not in ("mean", "sum"):
         raise ConfigError(
-            f"`denominator` is 'all' or 'negatives' and `reduction` is 'mean' or 'sum'; got {denominator!r}, "
-            f"{reduction!r}."
+            f"`denominator` is 'all' or 'negatives' and `reduction` is 'mean' or 'sum'; got {quoted(denominator)}, "
+            f"{quoted(reduction)}."
         )
     if embeddings.ndim != 2 or labels.shape not in ((len(embeddings),), (len(embeddings), len(embeddings))):
         raise InputError(

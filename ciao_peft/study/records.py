@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from ..checking import is_number
 from ..door import bounded_lines, check_types, open_file, parse_json
 from ..errors import FileReadError, RecordError, listed, shortened
-from ..saving import local_path
+from ..saving.files import local_path, refusals_told
 from .plan import RATE_NAMES, Split
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def append_record(path: str | os.PathLike[str], record: Record) -> None:
         record: What to add.
 
     Raises:
-        RecordError: a score is not finite; nothing is written.
+        RecordError: a score is not finite, or the disk refuses; nothing is written.
 
     Example:
         >>> import tempfile
@@ -243,15 +244,24 @@ def append_record(path: str | os.PathLike[str], record: Record) -> None:
     except (TypeError, ValueError) as error:
         raise RecordError(f"The record of {record.method!r} cannot be written as JSON: {error}") from error
     path = local_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"), path.open("ab+") as file:
-        torn = b""
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            torn = b"" if file.read(1) == b"\n" else b"\n"
-        file.write(torn + line + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    advice = "Nothing was added. Make room there and run it again: what was trained before is not trained again."
+    with refusals_told(RecordError, path, advice):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Without a buffer, which would try to write once more when the file is closed.
+        with FileLock(f"{path}.lock"), path.open("ab+", buffering=0) as file:
+            torn, size = b"", file.seek(0, os.SEEK_END)
+            if size:
+                file.seek(-1, os.SEEK_END)
+                torn = b"" if file.read(1) == b"\n" else b"\n"
+            try:
+                content = memoryview(torn + line + b"\n")
+                while len(content):
+                    content = content[file.write(content) :]
+                os.fsync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(size)
+                raise
 
 
 class Results:

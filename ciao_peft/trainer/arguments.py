@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from ..checking import check_choice, check_flag, check_known, check_number, make_plain
-from ..errors import ConfigError
+from ..errors import ConfigError, quoted
 
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["linear", "cosine", "constant"]
@@ -212,7 +212,7 @@ class CIAOTrainingArguments:
             value = getattr(self, name)
             parts = value if isinstance(value, tuple) else ()
             if not isinstance(value, kinds) or value == "" or not all(isinstance(part, str) for part in parts):
-                raise ConfigError(f"`{name}` must be text; got {value!r}.")
+                raise ConfigError(f"`{name}` must be text; got {quoted(value)}.")
 
     def _check_together(self) -> None:
         if self.bf16 and self.fp16:
@@ -228,7 +228,9 @@ class CIAOTrainingArguments:
                 "report_to": any(name not in ("jsonl", "none") for name in self.trackers),
             }
             for name in (name for name, needs in on_disk.items() if needs):
-                raise ConfigError(f"`{name}={getattr(self, name)!r}` writes or reads files: give `output_dir` as well.")
+                raise ConfigError(
+                    f"`{name}={quoted(getattr(self, name))}` writes or reads files: give `output_dir` as well."
+                )
         if self.eval_strategy == "no":
             for name in ("load_best_model_at_end", "early_stopping_patience"):
                 if getattr(self, name):

@@ -443,6 +443,8 @@ class TrainingLoop:
         if self.best.step is not None:
             metrics |= {f"best_{self.best.metric}": self.best.value, "best_step": self.best.step}
         self._log(metrics)
-        if self.output_dir is not None and self.accelerator.is_main_process and "none" not in self.args.trackers:
-            draw_learning_curve(self.history.entries, f"eval_{self.best.metric}", self.output_dir / CURVE_FILE)
+        if self.output_dir is not None and self.accelerator.is_main_process:
+            clean_up(self.output_dir, None if self.args.save_strategy == "no" else self.args.save_total_limit)
+            if "none" not in self.args.trackers:
+                draw_learning_curve(self.history.entries, f"eval_{self.best.metric}", self.output_dir / CURVE_FILE)
         return TrainOutput(self.step, metrics["train_loss"], metrics)

@@ -23,7 +23,7 @@ from ..surroundings import outside_inference, random_state_kept
 from .accelerator import gather_rows, make_accelerator, others_answering, precision_shared, wait_for_all
 from .arguments import CIAOTrainingArguments
 from .calibrate import calibrate_decay
-from .checkpoint import AdapterCheckpoints
+from .checkpoint import AdapterCheckpoints, refuse_unwritable
 from .history import plain
 from .job import Job, LogitsAndEmbeddings
 from .loader import BatchDataset, BatchLoader
@@ -155,6 +155,8 @@ class CIAOTrainer:
         if eval_dataset is None and (self.args.load_best_model_at_end or self.args.early_stopping_patience is not None):
             what = "load_best_model_at_end" if self.args.load_best_model_at_end else "early_stopping_patience"
             raise TrainingError(f"`{what}` needs evaluations: give `train` an `eval_dataset`.")
+        if self.args.output_dir is not None and self.accelerator.is_main_process:
+            refuse_unwritable(Path(self.args.output_dir))
         with self._in_training(), random_state_kept():
             self.model.set_adapter(self.adapter_name)
             several = self.args.max_steps > 0 or self.args.num_train_epochs > 1

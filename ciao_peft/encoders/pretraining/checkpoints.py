@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...door import check_types, read_json
-from ...errors import TrainingError
+from ...errors import TrainingError, quoted
 from ...saving.files import move_into_place, write_file
 
 if TYPE_CHECKING:
@@ -151,7 +151,9 @@ def _check_same(saved: dict[str, Any], current: dict[str, Any], checkpoint: Path
     was, now = ({**part.pop("settings"), **part.pop("data"), **part} for part in (saved, current))
     names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
     if names:
-        changed = "; ".join(f"{name!r} was {was.get(name)!r} and is {now.get(name)!r}" for name in names)
+        changed = "; ".join(
+            f"{quoted(name)} was {quoted(was.get(name))} and is {quoted(now.get(name))}" for name in names
+        )
         raise TrainingError(
             f"The training in '{checkpoint}' cannot go on: {changed}. Start it as it was (only --num_train_epochs, "
             "--cpu and folders may change), or start a new one in another --output_dir."
