@@ -11,7 +11,7 @@ from typing import Any
 from ..checking import checked_keys
 from ..door import read_yaml
 from ..errors import ConfigError, shortened
-from ..saving.files import local_path, refusals_told, write_file
+from ..saving import local_path, refusals_told, write_file
 from .plan import Encoder, Plan, names_in_files
 from .presets import TASKS, methods_named, preset_method, task_from
 

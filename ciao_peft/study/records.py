@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from ..checking import is_number
 from ..door import bounded_lines, check_types, open_file, parse_json
 from ..errors import FileReadError, RecordError, listed, shortened
-from ..saving.files import local_path, refusals_told
+from ..saving import local_path, refusals_told
 from .plan import RATE_NAMES, Split
 
 if TYPE_CHECKING:
