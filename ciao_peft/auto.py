@@ -15,7 +15,7 @@ from torch import nn
 from .backbone import backbone_signature
 from .config import check_adapter_name
 from .encoders import list_encoders, load_encoder
-from .errors import BackboneError, CIAOError, listed
+from .errors import BackboneError, CIAOError, listed, quoted
 from .hub import RepoFile, is_hub_id, name_from, read_adapter, read_pretrained
 from .model import CIAOModel
 from .preprocessing import Preprocessing
@@ -112,7 +112,8 @@ def _backbone_of(
     if os.path.isdir(name) and not foreign:  # a path that others wrote means nothing here
         return load_encoder(name, preprocessing=preprocessing)
     raise BackboneError(
-        f"The adapter was trained on {name!r}, which is neither an encoder of this library ({listed(list_encoders())}) "
+        f"The adapter was trained on {quoted(name)}, which is neither an encoder of this library "
+        f"({listed(list_encoders())}) "
         "nor `timm/NAME` nor a repository. Make that backbone yourself and call `CIAOModel.from_pretrained(backbone, "
         "source)`."
     )
@@ -139,7 +140,7 @@ def _named(name: str) -> Iterator[None]:
     except CIAOError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        raise BackboneError(f"The adapter's backbone {name!r} cannot be loaded: {error}") from error
+        raise BackboneError(f"The adapter's backbone {quoted(name)} cannot be loaded: {error}") from error
 
 
 def _from_repository(saved: SavedAdapter, preprocessing: Preprocessing | None, options: dict[str, Any]) -> nn.Module:

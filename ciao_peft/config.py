@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, cast, get_args
 
 from .checking import check_choice, check_flag, check_known, check_number, is_number, make_plain
-from .errors import AdapterNameError, ConfigError, listed
+from .errors import AdapterNameError, ConfigError, listed, quoted
 
 __all__ = [
     "BASE_ADAPTER",
@@ -86,7 +86,8 @@ def check_adapter_name(name: object) -> str:
     """
     if not isinstance(name, str) or not _SAFE_NAME.fullmatch(name) or _DEVICE.fullmatch(name):
         raise AdapterNameError(
-            f"An adapter cannot be named {name!r}: a name has 1 to 96 letters, digits, '_', '-' or '.', starts with a "
+            f"An adapter cannot be named {quoted(name)}: a name has 1 to 96 letters, digits, '_', '-' or '.', starts "
+            "with a "
             "letter, digit or '_', does not end with '.' and is no device such as 'con', so that it can be a folder's "
             "name everywhere."
         )
@@ -261,7 +262,7 @@ class CIAOConfig:
         if (self.frames is None) != (self.recurrent_size is None):
             raise ConfigError(
                 "`frames` and `recurrent_size` go together: clips need both, single pictures neither; got "
-                f"{self.frames!r} and {self.recurrent_size!r}."
+                f"{quoted(self.frames)} and {quoted(self.recurrent_size)}."
             )
         if self.frames is not None:
             check_number("frames", self.frames, int, 1, 10_000)
@@ -269,7 +270,7 @@ class CIAOConfig:
 
     def _check_sequences(self) -> None:
         def refuse(name: str, expected: str) -> None:
-            raise ConfigError(f"`{name}` must be {expected}; got {getattr(self, name)!r}.")
+            raise ConfigError(f"`{name}` must be {expected}; got {quoted(getattr(self, name))}.")
 
         def as_tuple(name: str) -> tuple[Any, ...] | None:
             value: Any = getattr(self, name)
@@ -322,7 +323,7 @@ class CIAOConfig:
         if given is None:
             names = {i: f"LABEL_{i}" for i in range(self.num_labels)}
         else:
-            refusal = ConfigError(f"`id2label` must map indices to names; got {given!r}.")
+            refusal = ConfigError(f"`id2label` must map indices to names; got {quoted(given)}.")
             try:
                 pairs = [(_as_index(index), str(name)) for index, name in dict(given).items()]
             except (TypeError, ValueError):

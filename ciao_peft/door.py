@@ -8,21 +8,39 @@ hundred deep, and aliases that multiply.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
+import re
 import stat
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any, AnyStr, BinaryIO
 
+from . import plain_yaml
 from .errors import CIAOError, FileReadError, listed, shortened
 
 if TYPE_CHECKING:
     import zipfile
 
-__all__ = ["check_types", "open_file", "parse_json", "parse_yaml", "read_file", "read_json", "read_member", "read_yaml"]
+__all__ = [
+    "bounded_lines",
+    "check_types",
+    "open_file",
+    "parse_json",
+    "parse_yaml",
+    "read_file",
+    "read_json",
+    "read_lines",
+    "read_member",
+    "read_yaml",
+]
 
 MAX_TEXT_BYTES = 4 * 2**20
 """The largest JSON or YAML file of settings that is read; ours are less than a tenth of it."""
+
+MAX_YAML_BYTES = 2**18  # the same for YAML, which takes thirty times as long as JSON
+MAX_TABLE_BYTES = 2 * 2**30  # of a table of rows, which is read line by line
+MAX_LINE = 2**20  # of one of these, in bytes or characters
 
 MAX_DEPTH = 64
 """How deep settings may be nested."""
@@ -30,17 +48,13 @@ MAX_DEPTH = 64
 MAX_VALUES = 2_000_000
 """How many values one file may stand for, each alias of YAML written out."""
 
-MAX_DIGITS = 500
-"""The longest number that a file may hold."""
-
-_MOST_KEYS = 100_000
+MAX_DIGITS = 500  # of the longest number in a file
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
+    (lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode), "a device"),
 )
 
 
@@ -122,6 +136,74 @@ def read_file(path: str | os.PathLike[str], max_bytes: int, *, error: type[CIAOE
     return content
 
 
+def bounded_lines(
+    file: IO[AnyStr],
+    where: str | os.PathLike[str],
+    *,
+    max_line: int = MAX_LINE,
+    error: type[CIAOError] = FileReadError,
+) -> Iterator[AnyStr]:
+    """The lines of an open file, of bounded length: a file without line ends does not fill the memory.
+
+    Args:
+        file: In binary or in text mode.
+        where: The file, for the message.
+        max_line: In bytes or characters.
+        error: What is raised.
+
+    Raises:
+        CIAOError: of the kind that was given: a line is longer than `max_line`, or cannot be read.
+
+    Example:
+        >>> list(bounded_lines(io.BytesIO(b"a,b"), "a table"))
+        [b'a,b']
+    """
+    for number in itertools.count(1):
+        try:
+            line = file.readline(max_line + 1)
+        except UnicodeDecodeError as problem:
+            raise error(f"'{os.fspath(where)}' is no UTF-8 text: {_reason(problem)}. Save it as UTF-8.") from None
+        except OSError as problem:
+            raise error(f"'{os.fspath(where)}' cannot be read: {_reason(problem)}.") from None
+        if len(line) > max_line:
+            raise error(f"'{os.fspath(where)}', line {number}: it is longer than {max_line:,}, which no row is.")
+        if not line:
+            return
+        yield line
+
+
+def read_lines(
+    path: str | os.PathLike[str],
+    *,
+    max_bytes: int = MAX_TABLE_BYTES,
+    errors: str = "strict",
+    error: type[CIAOError] = FileReadError,
+) -> Iterator[str]:
+    """The lines of a text file in UTF-8 with their line ends, one after the other, as `csv` takes them.
+
+    Args:
+        path: A regular file.
+        max_bytes: How large it may be.
+        errors: `"replace"` where a byte that is no UTF-8 is no reason to refuse the file.
+        error: What is raised.
+
+    Raises:
+        CIAOError: of the kind that was given: no such file, no UTF-8, or a line longer than `MAX_LINE`.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "labels.csv")
+        >>> _ = path.write_text("a.png,happy")
+        >>> list(read_lines(path))
+        ['a.png,happy']
+    """
+    with (
+        open_file(path, max_bytes, error=error) as file,
+        io.TextIOWrapper(file, encoding="utf-8-sig", errors=errors, newline="") as text,
+    ):
+        yield from bounded_lines(text, path, error=error)
+
+
 def read_json(
     path: str | os.PathLike[str], *, max_bytes: int = MAX_TEXT_BYTES, error: type[CIAOError] = FileReadError
 ) -> Any:
@@ -146,7 +228,7 @@ def read_json(
 
 
 def read_yaml(
-    path: str | os.PathLike[str], *, max_bytes: int = MAX_TEXT_BYTES, error: type[CIAOError] = FileReadError
+    path: str | os.PathLike[str], *, max_bytes: int = MAX_YAML_BYTES, error: type[CIAOError] = FileReadError
 ) -> Any:
     """What a YAML file holds, as plain data.
 
@@ -208,8 +290,8 @@ def parse_yaml(
         error: What is raised.
 
     Raises:
-        CIAOError: of the kind that was given: it is no YAML, a key stands twice in one map, its aliases stand
-            for more than `MAX_VALUES` values, or it is nested deeper than `MAX_DEPTH`.
+        CIAOError: of the kind that was given: it is no YAML as `plain_yaml.load` takes it, stands for more than
+            `MAX_VALUES` values, or is nested deeper than `MAX_DEPTH`.
 
     Example:
         >>> parse_yaml("seeds: 3\\nseeds: 4", "plan.yaml")
@@ -219,26 +301,11 @@ def parse_yaml(
     """
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        """Safe, and nothing can multiply."""
-
-        def construct_map(self, node: Any) -> dict[Any, Any]:
-            own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-            _once([(self.construct_object(key, True), None) for key in own])
-            self.flatten_mapping(node)  # what `<<:` brings comes first, and gives way to a map's own keys
-            if len(node.value) > _MOST_KEYS:
-                raise ValueError(f"a map has more than {_MOST_KEYS:,} keys")
-            return {self.construct_object(k, True): self.construct_object(v, True) for k, v in node.value}
-
-    Loader.add_constructor("tag:yaml.org,2002:map", Loader.construct_map)
-    Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: node.value)
-    for tag in ("binary", "set", "omap", "pairs"):
-        Loader.add_constructor(f"tag:yaml.org,2002:{tag}", Loader.construct_undefined)
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
-        if max(map(len, _runs_of_digits(text)), default=0) > MAX_DIGITS:
+        if re.search(rf"[0-9_]{{{MAX_DIGITS + 1}}}", text):
             raise ValueError(f"a number has more than {MAX_DIGITS} digits")
-        value = yaml.load(text, Loader=Loader)
+        value = plain_yaml.load(text)
         _check_depth(value)
     except (ValueError, TypeError, RecursionError, OverflowError, yaml.YAMLError) as problem:
         raise error(f"'{os.fspath(where)}' is no YAML: {_reason(problem)}.") from None
@@ -356,10 +423,6 @@ def _number(kind: Callable[[str], Any]) -> Callable[[str], Any]:
         return kind(digits)
 
     return parse
-
-
-def _runs_of_digits(text: str) -> Iterable[str]:
-    return "".join(sign if sign in "0123456789_" else " " for sign in text).split()
 
 
 def _check_depth(value: Any) -> None:

@@ -15,8 +15,11 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 _LONGEST = 200
+_LONGEST_VALUE = 80
+_LONGEST_MESSAGE = 4000
 _MOST = 50
 
 
@@ -29,6 +32,16 @@ def shortened(text: str, longest: int = _LONGEST) -> str:
     """
     side = (longest - 3) // 2
     return text if len(text) <= longest else f"{text[:side]}...{text[-side:]}"
+
+
+def quoted(value: object, longest: int = _LONGEST_VALUE) -> str:
+    """A value from outside as it is shown in a message: as Python writes it, its middle left out where it is longer.
+
+    Example:
+        >>> quoted([0] * 1000, 20)
+        '[0, 0, 0...0, 0, 0]'
+    """
+    return shortened(repr(value), longest)
 
 
 def listed(names: Iterable[object]) -> str:
@@ -52,12 +65,17 @@ def listed(names: Iterable[object]) -> str:
 class CIAOError(Exception):
     """Base of every error raised on purpose by this library.
 
-    Catch it to handle whatever this library refuses; errors of other libraries and mistakes in code pass through.
+    Catch it to handle whatever this library refuses; errors of other libraries and mistakes in code pass through. No
+    message is longer than 4,000 characters, whatever a file holds: its middle is left out.
 
     Example:
         >>> issubclass(ConfigError, CIAOError), issubclass(ConfigError, ValueError)
         (True, True)
     """
+
+    def __init__(self, *values: Any, **named: Any):
+        texts = [shortened(value, _LONGEST_MESSAGE) if isinstance(value, str) else value for value in values]
+        super().__init__(*texts, **named)
 
 
 class ConfigError(CIAOError, ValueError):
@@ -143,8 +161,8 @@ class AdapterNotFoundError(CIAOError, LookupError):
     """
 
     def __init__(self, name: object, loaded: Iterable[str]):
-        message = f"No adapter named {name!r}. Loaded adapters: {listed(loaded)}."
-        super().__init__(f"{message} Load one with `model.load_adapter(folder, adapter_name={name!r})`.")
+        message = f"No adapter named {quoted(name)}. Loaded adapters: {listed(loaded)}."
+        super().__init__(f"{message} Load one with `model.load_adapter(folder, adapter_name={quoted(name)})`.")
 
 
 class NoActiveAdapterError(CIAOError, RuntimeError):

@@ -13,7 +13,7 @@ from torch import Tensor
 from ._shapes import Float, Int, Shaped
 from .checking import check_number
 from .config import CIAOConfig, Denominator, Reduction
-from .errors import ConfigError, InputError, listed
+from .errors import ConfigError, InputError, listed, quoted
 from .labels import Labels, check_labels, contrastive_targets, discretise, jaccard_overlap, widest_dtype
 from .probabilities import adjusted_logits
 
@@ -94,11 +94,11 @@ def supervised_contrastive_loss(
         True
     """
     if not temperature > 0:
-        raise ConfigError(f"`temperature` must be above 0; got {temperature!r}.")
+        raise ConfigError(f"`temperature` must be above 0; got {quoted(temperature)}.")
     if denominator not in get_args(Denominator) or reduction not in get_args(Reduction):
         raise ConfigError(
             f"`denominator` is one of {listed(get_args(Denominator))} and `reduction` one of "
-            f"{listed(get_args(Reduction))}; got {denominator!r}, {reduction!r}."
+            f"{listed(get_args(Reduction))}; got {quoted(denominator)}, {quoted(reduction)}."
         )
     if embeddings.ndim != 2 or labels.shape not in ((len(embeddings),), (len(embeddings), len(embeddings))):
         raise InputError(

@@ -12,7 +12,7 @@ from torch import Tensor
 from ._shapes import Float, Shaped
 from .checking import is_number
 from .config import CIAOConfig
-from .errors import ConfigError, InputError, listed
+from .errors import ConfigError, InputError, listed, quoted
 from .labels import widest_dtype
 
 __all__ = ["Prior", "adjusted_logits", "class_prior", "fit_temperature", "probabilities"]
@@ -140,10 +140,10 @@ def _by_class(prior: object, config: CIAOConfig) -> list[float]:
     names = [config.id2label[index] for index in range(config.num_labels)]
     expected = f"'uniform', 'training', or a share of 0 or more for each of {listed(names)}, not all of them 0"
     if not isinstance(prior, Mapping) or set(cast("Mapping[object, object]", prior)) != set(names):
-        raise ConfigError(f"`prior` must be {expected}; got {str(prior)[:80]!r}.")
+        raise ConfigError(f"`prior` must be {expected}; got {quoted(prior)}.")
     shares = [cast("Mapping[str, object]", prior)[name] for name in names]
     if not all(is_number(share, float, 0, 1e300) for share in shares) or not any(shares):
-        raise ConfigError(f"`prior` must be {expected}; got {str(prior)[:80]!r}.")
+        raise ConfigError(f"`prior` must be {expected}; got {quoted(prior)}.")
     return [float(cast("float", share)) for share in shares]
 
 

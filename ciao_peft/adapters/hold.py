@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import TrainingError
+from ..errors import TrainingError, quoted
 
 __all__ = ["Hold"]
 
@@ -90,8 +90,8 @@ class Hold:
         with self._notes:
             if self.in_training:
                 raise TrainingError(
-                    f"The adapter {name!r} is being trained already, by another call of `train`. Wait for its end, or "
-                    "add an adapter of another name and train that."
+                    f"The adapter {quoted(name)} is being trained already, by another call of `train`. Wait for its "
+                    "end, or add an adapter of another name and train that."
                 )
             self.in_training = True
         try:

@@ -19,7 +19,7 @@ from ..backbone import (
     frames_of_clips,
 )
 from ..config import BASE_ADAPTER
-from ..errors import AdapterNotFoundError, InputError, listed
+from ..errors import AdapterNotFoundError, InputError, listed, quoted
 from .adapter import Adapter
 
 __all__ = ["Source", "checked_source", "frames_read", "read_maps", "read_mixed", "rows_by_adapter"]
@@ -101,7 +101,7 @@ def rows_by_adapter(names: Sequence[str], num_rows: int, loaded: Mapping[str, Ad
         {'fer': [0, 2], '__base__': [1]}
     """
     if isinstance(names, str):
-        raise InputError(f"`adapter_names` takes one name per row, a list; got the text {names!r}.")
+        raise InputError(f"`adapter_names` takes one name per row, a list; got the text {quoted(names)}.")
     if len(names) != num_rows:
         raise InputError(f"`adapter_names` must name an adapter for each of the {num_rows} rows; got {len(names)}.")
     rows: dict[str, list[int]] = {}
@@ -133,7 +133,10 @@ def frames_read(names: Sequence[str], loaded: Mapping[str, Adapter]) -> int | No
     if BASE_ADAPTER in names:
         frames[BASE_ADAPTER] = None
     if len(set(frames.values())) > 1:
-        said = [f"{name!r} reads " + (f"clips of {n} frames" if n else "single pictures") for name, n in frames.items()]
+        said = [
+            f"{quoted(name)} reads " + (f"clips of {n} frames" if n else "single pictures")
+            for name, n in frames.items()
+        ]
         raise InputError(
             f"One batch does not suit them all: {'; '.join(said)}. Name those it suits in `adapter_names`."
         )
@@ -256,7 +259,7 @@ def read_maps(
                 continue
             if features is not None and opened.targets != features_of.targets:
                 raise InputError(
-                    f"The adapter {name!r} masks {listed(opened.targets)}, and `features` are those before "
+                    f"The adapter {quoted(name)} masks {listed(opened.targets)}, and `features` are those before "
                     f"{listed(features_of.targets)}; give `pixel_values`."
                 )
         shared.setdefault(id(opened), (opened, []))[1].append(index)
@@ -277,7 +280,7 @@ def _read_with_own_encoder(
 ) -> Tensor:
     if pixel_values is None:
         raise InputError(
-            f"The adapter {name!r} owns its whole encoder (tuning='full'), so features of the frozen trunk mean "
+            f"The adapter {quoted(name)} owns its whole encoder (tuning='full'), so features of the frozen trunk mean "
             "nothing to it; give `pixel_values`."
         )
     own = pixel_values.to(next(encoder.parameters()).dtype)

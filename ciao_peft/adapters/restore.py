@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 
 from ..backbone import FrozenBackbone, OpenedBackbone, check_same_backbone
-from ..errors import AdapterFileError, BackboneMismatchError, TargetModulesError, shortened
+from ..errors import AdapterFileError, BackboneMismatchError, TargetModulesError, quoted, shortened
 from ..heads import head_width, pool_map
 from ..preprocessing import Preprocessing
 from ..saving import SavedAdapter, check_tensors
@@ -71,8 +71,8 @@ def restore_adapter(
     geometry = [spec.geometry(frozen.backbone) for spec in opened.units_spec]
     if geometry != saved.convolutions and check_backbone:
         raise BackboneMismatchError(
-            f"The adapter in '{where}' sits on convolutions of another geometry: {saved.convolutions} there, "
-            f"{geometry} here."
+            f"The adapter in '{where}' sits on convolutions of another geometry: {quoted(saved.convolutions, 600)} "
+            f"there, {quoted(geometry, 600)} here."
         )
     _check_head_fits(saved, where, opened)
     adapter = Adapter(saved.config, opened, empty=True)

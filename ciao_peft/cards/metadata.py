@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..door import parse_json
 from .scores import dataset_of, scores_of, seeds_of
 
 __all__ = [
@@ -90,13 +90,13 @@ def recorded_metadata(text: str | None) -> dict[str, Any]:
         ({}, 'ciao_peft')
     """
     try:
-        record = json.loads(text or "")
+        record = parse_json(text or "", "the record")
         if "ciao_encoder" in record:
             return encoder_metadata(record, "")
         # Versions up to 0.1.0 named any backbone whose name looks like a repository's.
         base = {"base_model": record["base_model_name_or_path"], "base_model_relation": "adapter"}
         return base | adapter_metadata(record, "")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         return {}
 
 

@@ -10,6 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..door import parse_yaml
+from ..errors import FileReadError
+
 __all__ = ["merge_cards", "merged_page", "page_of", "prose", "split_page"]
 
 
@@ -58,14 +61,12 @@ def split_page(card: str) -> tuple[dict[str, Any], str]:
         >>> split_page("---\\nlicense: mit\\n---\\n# A world")
         ({'license': 'mit'}, '# A world')
     """
-    import yaml
-
     front = re.match(r"\s*---\r?\n(.*?)(?:^|\n)---[ \t]*(?:\r?\n|\Z)", card, re.DOTALL)
     if front is None:
         return {}, card
     try:
-        metadata = yaml.safe_load(front[1])
-    except yaml.YAMLError:
+        metadata = parse_yaml(front[1], "the card")
+    except FileReadError:
         metadata = None
     return (metadata if isinstance(metadata, dict) else {}), card[front.end() :]
 

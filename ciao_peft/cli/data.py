@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..errors import ConfigError
+from ..door import parse_json
+from ..errors import ConfigError, FileReadError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -87,6 +87,6 @@ def setting_of(text: str) -> tuple[str, Any]:
     if not equals or not name:
         raise ConfigError(f"A setting is written NAME=VALUE, such as label_column=expression; got {text!r}.")
     try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
+        return name, parse_json(value)
+    except FileReadError:
         return name, value

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,10 +15,13 @@ from typing import Any, ClassVar, NamedTuple
 import datasets
 
 from ..checking import make_plain
-from ..errors import DataError, DataNotFoundError
+from ..door import open_file, read_file
+from ..errors import DataError, DataNotFoundError, shortened
+from ..preprocessing.pictures import MAX_PICTURE_BYTES
 from .builder import IMAGE_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_shards, logger, walk
 from .expressions import AFFECTNET
 from .labels import describe_labels
+from .tables import table_rows
 
 __all__ = ["CLASSES", "COLUMNS", "TASKS", "AffectNet", "AffectNetConfig"]
 
@@ -33,6 +36,7 @@ _TABLES = {
     "validation": ("validation.csv", "Manually_validation.csv"),
 }
 _FOLDERS = {"train": "train_set", "validation": "val_set"}
+_MAX_ANNOTATION_BYTES = 2**16  # one number, or one word, and the header of its array
 _HOW = (
     "AffectNet is given to researchers by its authors on request. Point `data_dir` at the folder with training.csv, "
     "validation.csv and Manually_Annotated_Images/ (release of 2017), or with train_set/ and val_set/ (2021)."
@@ -258,26 +262,26 @@ def _rows_of(table: Path, root: Path, left_out: LeftOut) -> list[_Row]:
     """The rows of one list, whether or not its first line is a header."""
     rows: list[_Row] = []
     seen: defaultdict[str, int] = defaultdict(int)
-    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        names: list[str] = list(COLUMNS)
-        for number, fields in enumerate(csv.reader(file)):
-            if number == 0 and "subDirectory_filePath" in [field.strip() for field in fields]:
-                names = [field.strip() for field in fields]
-                if missing := [name for name in ("expression", "valence", "arousal") if name not in names]:
-                    raise DataError(f"{str(table)!r} has no column {missing[0]!r}. Its header: {', '.join(names)}.")
-                continue
-            if not fields:
-                continue
-            record = dict(zip(names, fields, strict=False)) if len(fields) == len(names) else {}
-            row = _row_of(record, root)
-            if row is None:
-                left_out.add(f"malformed row of {table.name}", f"line {number + 1}")
-            elif seen[row.path]:
-                left_out.add(f"repeated row of {table.name}", record["subDirectory_filePath"])
-            else:
-                rows.append(row)
-            if row is not None:
-                seen[row.path] += 1
+    names: list[str] = list(COLUMNS)
+    for number, fields in enumerate(table_rows(table, errors="replace")):
+        if number == 0 and "subDirectory_filePath" in [field.strip() for field in fields]:
+            names = [field.strip() for field in fields]
+            if missing := [name for name in ("expression", "valence", "arousal") if name not in names]:
+                shown = shortened(", ".join(names))
+                raise DataError(f"{str(table)!r} has no column {missing[0]!r}. Its header: {shown}.")
+            continue
+        if not fields:
+            continue
+        record = dict(zip(names, fields, strict=False)) if len(fields) == len(names) else {}
+        row = _row_of(record, root)
+        if row is None:
+            left_out.add(f"malformed row of {table.name}", f"line {number + 1}")
+        elif seen[row.path]:
+            left_out.add(f"repeated row of {table.name}", record["subDirectory_filePath"])
+        else:
+            rows.append(row)
+        if row is not None:
+            seen[row.path] += 1
     if not rows:
         raise DataError(f"{str(table)!r} has no row that can be read. Left out: {left_out}.")
     return rows
@@ -303,15 +307,14 @@ def _row_of(record: dict[str, str], root: Path) -> _Row | None:
 def _image_root(folder: Path, table: Path) -> Path:
     """Where the list's picture names start: the first place that has the first pictures of the list."""
     names = []
-    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        column = 0
-        for fields in csv.reader(file):
-            if (header := [field.strip() for field in fields]) and COLUMNS[0] in header:
-                column = header.index(COLUMNS[0])
-            elif len(fields) > column and "/" in fields[column]:
-                names.append(fields[column].strip())
-            if len(names) == 50:
-                break
+    column = 0
+    for fields in table_rows(table, errors="replace"):
+        if (header := [field.strip() for field in fields]) and COLUMNS[0] in header:
+            column = header.index(COLUMNS[0])
+        elif len(fields) > column and "/" in fields[column]:
+            names.append(fields[column].strip())
+        if len(names) == 50:
+            break
     places = [
         folder,
         table.parent,
@@ -339,12 +342,13 @@ def _annotated(image: str, left_out: LeftOut) -> _Row | None:
     values = []
     for kind in ("exp", "val", "aro"):
         file = path.parent.parent / "annotations" / f"{path.stem}_{kind}.npy"
-        try:
-            values.append(float(np.load(file, allow_pickle=False).item()))
-        except FileNotFoundError:
+        if not os.path.lexists(file):
             left_out.add(f"picture without its annotation _{kind}.npy", path.name)
             return None
-        except (ValueError, OSError, EOFError):
+        try:
+            content = io.BytesIO(read_file(file, _MAX_ANNOTATION_BYTES))
+            values.append(float(np.load(content, allow_pickle=False).item()))
+        except (ValueError, TypeError, OSError, EOFError, MemoryError):
             left_out.add("annotation that is no number", file.name)
             return None
     if not all(map(math.isfinite, values)) or not 0 <= values[0] < len(CLASSES) or not values[0].is_integer():
@@ -360,7 +364,7 @@ def _cropped(path: str, face_box: tuple[int, int, int, int] | None, size: int) -
     if face_box is None:
         return None
     x, y, width, height = face_box
-    with Image.open(path) as image:
+    with open_file(path, MAX_PICTURE_BYTES, error=DataError) as file, Image.open(file) as image:
         box = max(0, x), max(0, y), min(image.width, x + width), min(image.height, y + height)
         if box[0] >= box[2] or box[1] >= box[3]:
             return None

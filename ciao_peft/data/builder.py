@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import os
+import stat
 import sys
 import uuid
 from collections import Counter
@@ -18,7 +19,9 @@ from typing import IO, Any, ClassVar
 import datasets
 import datasets.exceptions
 
-from ..errors import DataError, DataNotFoundError
+from ..door import open_file, read_json
+from ..errors import DataError, DataNotFoundError, FileReadError
+from ..preprocessing.pictures import MAX_PICTURE_BYTES
 
 __all__ = [
     "HIDDEN",
@@ -211,7 +214,7 @@ class FacesBuilder(datasets.GeneratorBasedBuilder):
         if self._output_dir is None:
             return total
         for path in sorted(Path(self._output_dir).glob(_REPORT.format("*"))):
-            content = json.loads(path.read_text())
+            content = read_json(path, max_bytes=2**26, error=DataError)
             total.update(LeftOut(Counter(content["counts"]), content["examples"]))
         return total
 
@@ -308,14 +311,16 @@ def fingerprint(folder: str | os.PathLike[str]) -> str:
     for path in walk(folder):
         try:
             status = path.stat()
-        except FileNotFoundError:  # a link to nowhere
+        except OSError:  # a link to nowhere, or to itself
+            status = None
+        if status is None or not stat.S_ISREG(status.st_mode):  # a pipe or a device has no content to hash
             digest.update(f"{path.relative_to(folder).as_posix()}\0gone\0".encode(errors="surrogateescape"))
             continue
         digest.update(f"{path.relative_to(folder).as_posix()}\0{status.st_size}\0".encode(errors="surrogateescape"))
         if path.suffix.lower() in _BINARY_SUFFIXES or status.st_size > _LARGE:
             digest.update(f"{status.st_mtime_ns}\0{status.st_ctime_ns}\0".encode())
         else:
-            with path.open("rb") as file:
+            with open_file(path, error=DataError) as file:
                 digest.update(
                     hashlib.file_digest(file, "sha256").digest() if sys.version_info >= (3, 11) else _sha256(file)
                 )
@@ -395,17 +400,20 @@ def image_problem(path: str | os.PathLike[str]) -> str | None:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        size = os.stat(path).st_size
-        if size == 0:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            return "no file"
+        if found.st_size == 0:
             return "empty file"
-        with Image.open(path) as image:
+        with open_file(path, MAX_PICTURE_BYTES) as file, Image.open(file) as image:
             if image.format == "EPS":  # a program in PostScript, which Pillow would have Ghostscript run
                 return "not an image"
             if image.format in _ENDINGS:
-                with open(path, "rb") as file:
-                    file.seek(max(0, size - 4096))
-                    if _ENDINGS[image.format] in file.read():
-                        return None
+                place = file.tell()
+                file.seek(max(0, found.st_size - 4096))
+                if _ENDINGS[image.format] in file.read():
+                    return None
+                file.seek(place)
             image.load()
     except FileNotFoundError:
         return "missing file"
@@ -413,7 +421,7 @@ def image_problem(path: str | os.PathLike[str]) -> str | None:
         return "not an image"
     except Image.DecompressionBombError:
         return "too large an image"
-    except PermissionError:
+    except FileReadError:
         return "unreadable file"
     except Exception:  # damaged files make PIL's decoders raise nearly anything
         return "damaged image"

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..door import read_file
 from ..errors import DataError
+from ..preprocessing.pictures import MAX_PICTURE_BYTES
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -46,8 +48,7 @@ def picture_hashes(faces: Dataset, column: str = "image") -> np.ndarray:
         picture: dict[str, Any] = stored[row][column]
         content = picture["bytes"]
         if content is None:
-            with open(picture["path"], "rb") as file:
-                content = file.read()
+            content = read_file(picture["path"], MAX_PICTURE_BYTES, error=DataError)
         hashes.append(hashlib.blake2b(content, digest_size=16).digest())
     return np.array(hashes, dtype="S16") if hashes else np.empty(0, dtype="S16")
 

@@ -13,6 +13,7 @@ import datasets
 import numpy as np
 
 from ..checking import check_choice, check_number, make_plain
+from ..door import read_lines
 from ..errors import DataError, DataNotFoundError
 from .builder import VIDEO_SUFFIXES, FacesBuilder, LeftOut, in_shards, walk
 from .expressions import EMOREACT
@@ -286,7 +287,8 @@ def _paired(names: Path, labels: Path, videos: _Videos, left_out: LeftOut) -> li
         DataError: they have different numbers of rows, so that no pairing can be trusted.
     """
     rows = {
-        path: path.read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines() for path in (names, labels)
+        path: "".join(read_lines(path, errors="replace", error=DataError)).rstrip().splitlines()
+        for path in (names, labels)
     }
     if len(rows[names]) != len(rows[labels]):
         raise DataError(

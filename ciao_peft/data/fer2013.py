@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import datasets
 import numpy as np
 
+from ..door import MAX_TABLE_BYTES, bounded_lines, open_file
 from ..errors import DataError, DataNotFoundError
 from .builder import IMAGE_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_shards, logger, walk
 from .expressions import FER2013, expression_name
@@ -214,11 +215,12 @@ def index_table(table: Path, left_out: LeftOut) -> dict[str, list[Line]]:
         DataError: there is no header with `emotion` and `pixels`, or no row that can be used.
     """
     splits: dict[str, list[Line]] = defaultdict(list)
-    with table.open("rb") as file:
-        header = header_of(file.readline(), table)
+    with open_file(table, MAX_TABLE_BYTES, error=DataError) as file:
+        rows = bounded_lines(file, table, error=DataError)
+        header = header_of(next(rows, b""), table)
         offset = file.tell()
         usage_at = header.index("Usage") if "Usage" in header else None
-        for row, line in enumerate(file):
+        for row, line in enumerate(rows):
             if line.strip():
                 # Pixels hold no comma, so a plain split finds the short columns.
                 fields = line.split(b",")
@@ -233,8 +235,8 @@ def index_table(table: Path, left_out: LeftOut) -> dict[str, list[Line]]:
     if not any(splits.values()):
         raise DataError(f"{str(table)!r} has no usable row. Left out: {left_out}.")
     if table.name == "train.csv" and (unlabelled := table.with_name("test.csv")).is_file():
-        with unlabelled.open("rb") as file:
-            count = sum(1 for line in file if line.strip()) - 1
+        with open_file(unlabelled, MAX_TABLE_BYTES, error=DataError) as file:
+            count = sum(1 for line in bounded_lines(file, unlabelled, error=DataError) if line.strip()) - 1
         left_out.add("row of test.csv, which has no labels", unlabelled.name, count)
     return splits
 
@@ -273,8 +275,8 @@ def read_lines(table: Path, lines: list[Line]) -> Iterator[tuple[int, dict[str, 
     Yields:
         The number of the row, and its fields by column name.
     """
-    with table.open("rb") as file:
-        header = header_of(file.readline(), table)
+    with open_file(table, MAX_TABLE_BYTES, error=DataError) as file:
+        header = header_of(next(bounded_lines(file, table, error=DataError), b""), table)
         for line in lines:
             file.seek(line.offset)
             fields = file.read(line.length).decode("utf-8", errors="replace").strip().split(",")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,13 @@ import datasets
 import numpy as np
 
 from ..checking import make_plain
-from ..errors import DataError, DataNotFoundError
+from ..door import MAX_TABLE_BYTES, bounded_lines, open_file
+from ..errors import DataError, DataNotFoundError, shortened
 from .builder import FacesBuilder, LeftOut, image_problem, in_shards
 from .expressions import FERPLUS
 from .fer2013 import SPLITS, Line, find_table, header_of, png_of_pixels
 from .labels import describe_labels
+from .tables import table_records, table_rows
 from .votes import VOTES, vote_weights
 
 __all__ = ["MODES", "FerPlus", "FerPlusConfig"]
@@ -228,8 +229,9 @@ class _Pixels:
     """The pictures of a table of pixels, by line."""
 
     def __init__(self, table: str):
-        self.content = Path(table).open("rb")  # noqa: SIM115 - read from until the last row
-        self.index = header_of(self.content.readline(), Path(table)).index("pixels")
+        self.content = open_file(table, MAX_TABLE_BYTES, error=DataError)  # read from until the last row
+        first = next(bounded_lines(self.content, table, error=DataError), b"")
+        self.index = header_of(first, Path(table)).index("pixels")
 
     def __getitem__(self, line: Line) -> bytes | None:
         self.content.seek(line.offset)
@@ -237,7 +239,8 @@ class _Pixels:
         return png_of_pixels(fields[self.index].strip('"')) if self.index < len(fields) else None
 
     def __del__(self) -> None:
-        self.content.close()
+        if "content" in vars(self):  # it could be opened
+            self.content.close()
 
 
 def _joined_votes(votes: Path, table: Path, left_out: LeftOut) -> dict[str, list[_Vote]]:
@@ -246,23 +249,22 @@ def _joined_votes(votes: Path, table: Path, left_out: LeftOut) -> dict[str, list
     Raises:
         DataError: they do not, or there are more rows in one of them.
     """
-    with votes.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-        if missing := [name for name in ("Usage", "Image name", *VOTES) if name not in reader.fieldnames]:
-            shown = ", ".join(map(repr, reader.fieldnames[:12]))
-            raise DataError(f"{str(votes)!r} has no column {missing[0]!r}. Its first line is {shown}.")
-        answers = list(reader)
+    names, _, rows = table_records(votes)
+    if missing := [name for name in ("Usage", "Image name", *VOTES) if name not in names]:
+        shown = shortened(", ".join(map(repr, names[:12])))
+        raise DataError(f"{str(votes)!r} has no column {missing[0]!r}. Its first line is {shown}.")
+    answers = [{name: record.get(name) or "" for name in names} for _, record in rows]
     splits: dict[str, list[_Vote]] = {name: [] for name in SPLITS.values()}
     count = 0
-    with table.open("rb") as file:
-        header = header_of(file.readline(), table)
+    with open_file(table, MAX_TABLE_BYTES, error=DataError) as file:
+        lines = bounded_lines(file, table, error=DataError)
+        header = header_of(next(lines, b""), table)
         if "Usage" not in header:
             raise DataError(
                 f"{str(table)!r} has no column 'Usage', so that its rows cannot be checked against {_TABLE}."
             )
         usage_at, offset = header.index("Usage"), file.tell()
-        for line in file:
+        for line in lines:
             if line.strip():
                 fields = line.split(b",")
                 usage = fields[usage_at].decode(errors="replace").strip().strip('"') if usage_at < len(fields) else ""
@@ -270,8 +272,9 @@ def _joined_votes(votes: Path, table: Path, left_out: LeftOut) -> dict[str, list
                     answer = answers[count]
                     if answer["Usage"] != usage:
                         raise DataError(
-                            f"Row {count} does not pair: {str(votes)!r} says {answer['Usage']!r}, {str(table)!r} says "
-                            f"{usage!r}. Both must have all rows of the released files, in their order."
+                            f"Row {count} does not pair: {str(votes)!r} says {shortened(repr(answer['Usage']))}, "
+                            f"{str(table)!r} says {shortened(repr(usage))}. Both must have all rows of the released "
+                            "files, in their order."
                         )
                     _add_vote(splits, answer, usage, Line(count, offset, len(line)), left_out)
                 count += 1
@@ -297,25 +300,30 @@ def _add_vote(
 
 
 def _has_pictures(table: Path) -> bool:
-    with table.open(encoding="utf-8-sig", newline="", errors="replace") as file:
-        return any(fields and (table.parent / fields[0].strip()).is_file() for fields in csv.reader(file))
+    return any(fields and _is_file(table.parent / fields[0].strip()) for fields in table_rows(table, errors="replace"))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or with a null in it
+        return False
 
 
 def _prepared_votes(table: Path, left_out: LeftOut) -> list[_Vote]:
     """Rows `name,"(0, 0, 48, 48)",10 votes` without a header; of a name that occurs twice both rows count."""
     votes: list[_Vote] = []
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        for number, fields in enumerate(csv.reader(file)):
-            counts = _counts(fields[2:]) if len(fields) == 2 + len(VOTES) else None
-            path = table.parent / fields[0].strip() if fields else table
-            if not fields:
-                continue
-            if counts is None or not re.fullmatch(r"\(\d+, ?\d+, ?\d+, ?\d+\)", fields[1].strip()):
-                left_out.add(f"malformed row of {table.parent.name}/label.csv", f"line {number + 1}")
-            elif not path.is_file():
-                left_out.add(f"row of {table.parent.name}/label.csv without its picture", fields[0])
-            else:
-                votes.append(_Vote(fields[0].strip(), counts, str(path), number))
+    for number, fields in enumerate(table_rows(table)):
+        counts = _counts(fields[2:]) if len(fields) == 2 + len(VOTES) else None
+        path = table.parent / fields[0].strip() if fields else table
+        if not fields:
+            continue
+        if counts is None or not re.fullmatch(r"\(\d+, ?\d+, ?\d+, ?\d+\)", fields[1].strip()):
+            left_out.add(f"malformed row of {table.parent.name}/label.csv", f"line {number + 1}")
+        elif not _is_file(path):
+            left_out.add(f"row of {table.parent.name}/label.csv without its picture", fields[0])
+        else:
+            votes.append(_Vote(fields[0].strip(), counts, str(path), number))
     return votes
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import re
@@ -16,10 +15,12 @@ from typing import Any
 import datasets
 
 from ..checking import check_number, make_plain
-from ..errors import DataError, DataNotFoundError, shortened
+from ..door import parse_json, read_lines
+from ..errors import DataError, DataNotFoundError, FileReadError, shortened
 from .builder import HIDDEN, IMAGE_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_shards, walk
 from .folder_layout import LAYOUTS, check_class_folders, say_what_is_beside, say_what_is_no_picture
 from .labels import describe_labels
+from .tables import table_records
 
 __all__ = ["ImageFolder", "ImageFolderConfig"]
 
@@ -122,7 +123,7 @@ class ImageFolder(FacesBuilder):
     config: ImageFolderConfig
 
     def _code(self) -> tuple[str, ...]:
-        return (check_class_folders.__module__,)
+        return (check_class_folders.__module__, table_records.__module__)
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo()  # the features follow from the files
@@ -197,7 +198,7 @@ class ImageFolder(FacesBuilder):
         return {"train": self._rows_of(folder, left_out)}
 
     def _rows_of(self, folder: Path, left_out: LeftOut) -> list[_Row]:
-        tables = [folder / name for name in _TABLES if (folder / name).is_file()]
+        tables = [folder / name for name in _TABLES if os.path.lexists(folder / name)]
         if len(tables) > 1:
             raise DataError(f"{str(folder)!r} has both a metadata.csv and a metadata.jsonl. Keep one of them.")
         files = walk(folder)
@@ -359,8 +360,7 @@ def _with_points(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_other_separators(table: Path) -> None:
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        header = file.readline()
+    header = next(read_lines(table, error=DataError), "")
     if table.suffix == ".csv" and (found := next((sign for sign in ";\t|" if sign in header), None)):
         raise DataError(
             f"{str(table)!r} has no column 'file_name'. Its header looks as if {found!r} separated its columns, and "
@@ -371,31 +371,24 @@ def _refuse_other_separators(table: Path) -> None:
 
 def _read_table(table: Path, left_out: LeftOut) -> tuple[list[str], list[dict[str, Any]]]:
     records: list[dict[str, Any]] = []
-    with table.open(encoding="utf-8-sig", newline="") as file:
+    if table.suffix == ".csv":
+        header, delimiter, rows = table_records(table, _delimiter)
+        for number, record in rows:
+            if None in record or None in record.values():  # too many fields, or too few
+                left_out.add(f"malformed row of {table.name}", f"line {number}")
+            else:
+                full: dict[str, Any] = {str(name): value for name, value in record.items()}
+                records.append(_with_points(full) if delimiter == ";" else full)
+        return header, records
+    for number, line in enumerate(read_lines(table, error=DataError), start=1):
+        if not line.strip():
+            continue
         try:
-            if table.suffix == ".csv":
-                delimiter = _delimiter(file.readline())
-                file.seek(0)
-                reader = csv.DictReader(file, delimiter=delimiter)
-                header = [name.strip() for name in reader.fieldnames or []]
-                reader.fieldnames = header
-                for record in reader:
-                    if None in record or None in record.values():  # too many fields, or too few
-                        left_out.add(f"malformed row of {table.name}", f"line {reader.line_num}")
-                    else:
-                        records.append(_with_points(record) if delimiter == ";" else record)
-                return header, records
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:
-                    record = None
-                if isinstance(record, dict):
-                    records.append(record)
-                else:
-                    left_out.add(f"malformed row of {table.name}", f"line {number}")
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{str(table)!r} cannot be read as UTF-8 text: {error}. Save it as UTF-8.") from None
+            record = parse_json(line, table)
+        except FileReadError:
+            record = None
+        if isinstance(record, dict):
+            records.append(record)
+        else:
+            left_out.add(f"malformed row of {table.name}", f"line {number}")
     return sorted({name for record in records for name in record}), records

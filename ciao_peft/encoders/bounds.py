@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ..errors import AdapterFileError, ConfigError, shortened
+from ..door import open_file, parse_json
+from ..errors import AdapterFileError, ConfigError, FileReadError, shortened
+from ..saving.safetensors_file import MAX_HEADER_BYTES, kind_of
 
 __all__ = ["bounded_building", "check_config", "weights_budget"]
 
@@ -88,14 +91,30 @@ def _elsewhere(where: str, key: str, value: Any) -> ConfigError:
 def weights_budget(path: Path) -> int:
     """How many bytes a network may take whose weights lie in a file.
 
+    Args:
+        path: A file of safetensors, of which the header is read; it may be missing.
+
+    Raises:
+        AdapterFileError: it is no regular file, or has another size than its header says: it is cut, or has a hole.
+
     Example:
         >>> weights_budget(Path("no such file")) == BYTES_WITHOUT_WEIGHTS
         True
     """
-    try:
-        size = path.stat().st_size
-    except OSError:
+    if not os.path.exists(path):
         return BYTES_WITHOUT_WEIGHTS
+    with open_file(path, error=AdapterFileError) as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if length <= min(size - 8, MAX_HEADER_BYTES) else b""
+    try:
+        entries = parse_json(header, path)
+        ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
+        promised = 8 + length + max(ends, default=0)
+    except (FileReadError, AttributeError, LookupError, TypeError):
+        raise AdapterFileError(f"'{path}' has no header of safetensors{kind_of(path)}. Get it anew.") from None
+    if size != promised:
+        raise AdapterFileError(f"'{path}' has {size:,} bytes, and its header tells of {promised:,}. Get it anew.")
     return 4 * size + _SLACK  # weights in a quarter of the network's precision
 
 

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 
 from ..checking import check_choice
-from ..door import read_file, read_member
-from ..errors import AdapterFileError, ConfigError
+from ..door import open_file, read_file, read_member
+from ..errors import AdapterFileError, ConfigError, quoted
 from ..preprocessing import Preprocessing
 from ..saving.safetensors_file import parse_tensors
+from ..surroundings import random_state_kept
 from .vggface2 import POOL, VGG16, VGGFace2
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ _IMAGENET_CAFFE = ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
 _VGGFACE = ((129.1863, 104.7624, 93.5940), (1.0, 1.0, 1.0))
 MAX_SOURCE_BYTES = 2**30
 """Of a file to convert: VGG16 with its classifier has 553 MB."""
+
+_MOST_UNPACKED = 50  # times the size of an archive: trained weights hardly shrink, and what does is a bomb
 
 _LARGEST_KERNEL = 512 * 512 * 3 * 3
 
@@ -104,11 +107,23 @@ def convert_encoder(
         ...     print("no layout known here" in str(error))
         True
     """
-    from .folder import save_encoder
-
     path = Path(source)
     check_choice("layout", layout, get_args(Layout))
     check_choice("channel_order", channel_order, get_args(ChannelOrder))
+    with random_state_kept():  # of a network whose random weights are replaced at once
+        return _convert(path, Path(folder), layout, channel_order, mean, std)
+
+
+def _convert(
+    path: Path,
+    folder: Path,
+    layout: str,
+    channel_order: str,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> Path:
+    from .folder import save_encoder
+
     content = _content(path)
     parsed = _parse(_tensors(path, content, layout), path, layout, channel_order, mean, std)
     encoder = VGGFace2()
@@ -146,6 +161,10 @@ def convert_encoder(
 
 
 def _content(path: Path) -> bytes:
+    with open_file(path, MAX_SOURCE_BYTES, error=AdapterFileError) as file:
+        head = file.read(8)
+    if len(head) == 8 and not any(head):  # a hole, of which a gigabyte need not be read
+        raise AdapterFileError(f"'{path}' is empty or damaged: it begins with zeros, as no file of weights does.")
     return read_file(path, MAX_SOURCE_BYTES, error=AdapterFileError)
 
 
@@ -185,7 +204,8 @@ def _inside_keras(path: Path, content: bytes) -> bytes:
     """The weights in an archive of Keras 3; nothing else in it is read."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return read_member(archive, "model.weights.h5", MAX_SOURCE_BYTES, error=AdapterFileError)
+            most = min(MAX_SOURCE_BYTES, _MOST_UNPACKED * len(content))
+            return read_member(archive, "model.weights.h5", most, error=AdapterFileError)
     except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, NotImplementedError, AdapterFileError) as error:
         raise AdapterFileError(f"'{path}' cannot be read as a model of Keras: {error}") from error
 
@@ -206,8 +226,8 @@ def _from_hdf5(path: Path, content: bytes, layout: str) -> dict[str, torch.Tenso
             return
         if item.is_virtual or item.external:
             raise AdapterFileError(
-                f"'{path}' keeps the numbers of {name!r} in other files, which are not opened for it. Save the weights "
-                "anew, all in one file."
+                f"'{path}' keeps the numbers of {quoted(name)} in other files, which are not opened for it. Save the "
+                "weights anew, all in one file."
             )
         if item.dtype.kind == "f":
             arrays[name] = item
@@ -217,8 +237,8 @@ def _from_hdf5(path: Path, content: bytes, layout: str) -> dict[str, torch.Tenso
         # A chunk is decompressed as a whole, and may be larger than the part that is read.
         if item.shape is None or max(item.size or 0, math.prod(item.chunks or ())) > _LARGEST_KERNEL:
             raise AdapterFileError(
-                f"'{path}' is no VGG16: {name!r} has shape {item.shape}; the largest kernel has {_LARGEST_KERNEL:,} "
-                "numbers."
+                f"'{path}' is no VGG16: {quoted(name)} has shape {item.shape}; the largest kernel has "
+                f"{_LARGEST_KERNEL:,} numbers."
             )
         return torch.from_numpy(item[()].astype("float32"))
 
@@ -279,7 +299,9 @@ def _find(names: Iterable[str], path: Path, layout: str) -> tuple[str, dict[_Pla
         for name in names:
             if unit := _NAMES[candidate](name):
                 if unit in units:
-                    raise AdapterFileError(f"'{path}' holds two networks: both {units[unit]!r} and {name!r} fit.")
+                    raise AdapterFileError(
+                        f"'{path}' holds two networks: both {quoted(units[unit])} and {quoted(name)} fit."
+                    )
                 units[unit] = name
         matches[candidate] = units
     layout, units = max(matches.items(), key=lambda item: len(item[1]))
@@ -335,7 +357,7 @@ def _colours(name: str, values: Sequence[float], least: int) -> tuple[float, ...
 
 def _few(names: Iterable[str]) -> str:
     names = list(names)
-    return ", ".join(map(repr, names[:4])) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "nothing"
+    return ", ".join(map(quoted, names[:4])) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "nothing"
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------

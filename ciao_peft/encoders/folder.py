@@ -12,7 +12,7 @@ from torch import nn
 
 from ..cards.contents import card_without_record, encoder_card, text_reader
 from ..door import read_file
-from ..errors import AdapterConfigError, AdapterFileError, CIAOError, ConfigError, listed, shortened
+from ..errors import AdapterConfigError, AdapterFileError, CIAOError, ConfigError, listed, quoted, shortened
 from ..hub import MAX_WEIGHTS_BYTES, RepoFile, is_hub_id, read_pretrained
 from ..preprocessing import Preprocessing
 from ..saving.adapter_folder import CARD_FILE, PREPROCESSOR_FILE, library_versions
@@ -159,14 +159,14 @@ def load_weights(kind: str, source: str | os.PathLike[str], **settings: Any) -> 
     if not os.path.isdir(text) and (os.path.isfile(text) or not is_hub_id(text)):
         is_what = "is a file" if os.path.isfile(text) else "is neither a folder nor `user/name`"
         raise ConfigError(
-            f"`weights` must be an encoder's folder or repository; {text!r} {is_what}. Weights of VGG16 in other "
+            f"`weights` must be an encoder's folder or repository; {quoted(text)} {is_what}. Weights of VGG16 in other "
             "layouts become a folder with `ciao convert-encoder SOURCE FOLDER`."
         )
     encoder = load(text, **settings)
     if encoder.encoder_type != kind:
         raise AdapterConfigError(
-            f"'{text}' holds an encoder of type {encoder.encoder_type!r}, not {kind!r}; `load_encoder({text!r})` "
-            "loads whatever it is."
+            f"'{text}' holds an encoder of type {quoted(encoder.encoder_type)}, not {quoted(kind)}; "
+            f"`load_encoder({quoted(text)})` loads whatever it is."
         )
     return encoder
 

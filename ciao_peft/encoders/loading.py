@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import EncoderNotFoundError, listed
+from ..errors import EncoderNotFoundError, listed, quoted
 from ..hub import is_hub_id
 from ..surroundings import RANDOM_STATE, outside_inference, random_state_kept
 
@@ -91,6 +91,6 @@ def _loaded(text: str, pretrained: bool, settings: dict[str, Any]) -> nn.Module:
 
         return load(text, pretrained=pretrained, **settings)
     raise EncoderNotFoundError(
-        f"No encoder is named {text!r}, and there is no folder of this name. Encoders: {listed(_ENCODERS)}; models "
-        "of timm are called 'timm/NAME', as in `load_encoder('timm/resnet18')`."
+        f"No encoder is named {quoted(text)}, and there is no folder of this name. Encoders: {listed(_ENCODERS)}; "
+        "models of timm are called 'timm/NAME', as in `load_encoder('timm/resnet18')`."
     )

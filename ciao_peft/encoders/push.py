@@ -12,7 +12,10 @@ from torch import nn
 
 from ..cards.contents import card_without_record, encoder_card, text_reader
 from ..cards.page import merge_cards
+from ..door import read_file
+from ..errors import AdapterFileError
 from ..hub import RepoHead, publish
+from ..hub.downloading import MAX_WEIGHTS_BYTES
 from ..saving.adapter_folder import CARD_FILE, PREPROCESSOR_FILE
 from ..saving.files import local_path, read_json
 from .folder import CONFIG_FILE, WEIGHTS_FILE, load, save_encoder
@@ -65,7 +68,8 @@ def publish_encoder(folder: str | os.PathLike[str], repo_id: str, **hub: Any) ->
     folder = local_path(folder)
     encoder = load(str(folder))
     record = read_json(folder / CONFIG_FILE)
-    files = {name: (folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE)}
+    names = (CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE)
+    files = {name: read_file(folder / name, MAX_WEIGHTS_BYTES, error=AdapterFileError) for name in names}
     mine = card_without_record(text_reader(folder), CONFIG_FILE)
     size = sum(parameter.numel() for parameter in encoder.parameters())
 

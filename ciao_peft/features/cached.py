@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import FeatureCacheError
 from .checks import RowChecks
-from .layout import FeatureLayout, map_tensors
+from .layout import FeatureLayout, MappedRows, map_tensors
 from .store import key_hash
 
 __all__ = ["FeatureDataset"]
@@ -78,6 +78,7 @@ class FeatureDataset:
         self._stored: int = key["num_samples"]
         self._rows = rows
         self._tensors = tensors
+        self._mapped: MappedRows | None = None
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -122,13 +123,25 @@ class FeatureDataset:
         if self.frames is not None and isinstance(views, Tensor):
             views = views[:, None]  # all frames of a clip in the same view
         rows = rows + views * self._stored
-        tensors = self.tensors
+        tensors = self._to_read()
         if self.has_excitation and not include_excitation:
             tensors = tensors[: -len(self.key["targets"])]
-        read = tuple(tensor.index_select(0, rows.flatten()) for tensor in tensors)
+        flat = rows.flatten()
+        if self._mapped is not None:
+            read = self._mapped.read(flat, len(tensors))
+        else:
+            read = tuple(tensor.index_select(0, flat) for tensor in tensors)
         if self.checks is not None:
-            self.checks.check(rows.flatten(), read)
+            self.checks.check(flat, read)
         return read if self.frames is None else tuple(tensor.unflatten(0, rows.shape) for tensor in read)
+
+    def _to_read(self) -> tuple[Tensor, ...]:
+        """The tensors of which rows are taken, mapped so that no more than these rows is read from the disk."""
+        if self.folder is None:
+            return self.tensors
+        if self._mapped is None:
+            self._mapped = MappedRows(self.folder, self.layout)
+        return self._mapped.tensors
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         rows = list(zip(*self.features(indices), strict=True))
@@ -191,12 +204,14 @@ class FeatureDataset:
 
     def _over(self, labels: Tensor | None, rows: Tensor | None) -> FeatureDataset:
         where = (self._tensors, self.folder, rows, self.label_names, self.checks)
-        return FeatureDataset(self.key, self.layout, labels, *where)
+        other = FeatureDataset(self.key, self.layout, labels, *where)
+        other._mapped = self._mapped
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         if self.folder is not None:
-            state["_tensors"] = None  # other processes map the files themselves
+            state["_tensors"] = state["_mapped"] = None  # other processes map the files themselves
         return state
 
     def check_belongs_to(self, expected: dict[str, Any]) -> None:

@@ -10,10 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..door import read_file
 from ..errors import FeatureCacheError
-from .layout import FeatureLayout, tensor_file
+from .layout import FeatureLayout, file_size, tensor_file
 
-__all__ = ["CHECKSUM_BYTES", "CHECKSUM_FILE", "RowChecks", "as_bytes", "checksums_of", "row_checksums"]
+__all__ = [
+    "CHECKSUM_BYTES",
+    "CHECKSUM_FILE",
+    "RowChecks",
+    "as_bytes",
+    "checksums_on_disk",
+    "read_exactly",
+    "row_checksums",
+    "rows_as_written",
+]
 
 CHECKSUM_FILE = "checksums.bin"
 """Holds the checksum of tensor n of row r at place r * tensors + n."""
@@ -51,17 +61,93 @@ def as_bytes(columns: Sequence[Sequence[int]]) -> bytes:
     return b"".join(number.to_bytes(CHECKSUM_BYTES, "little") for row in zip(*columns, strict=True) for number in row)
 
 
-def checksums_of(tensors: Sequence[Tensor]) -> bytes:
-    """The content of `checksums.bin` for rows that lie there already.
+def read_exactly(folder: Path, name: str, num_bytes: int) -> bytes:
+    """The content of a small file of a folder of features.
 
     Args:
-        tensors: All of a folder, `(num_rows, ...)` each.
+        folder: The folder.
+        name: Of the file.
+        num_bytes: How many it must have.
 
-    Example:
-        >>> checksums_of([torch.zeros(2, 1)]) == 2 * zlib.crc32(bytes(4)).to_bytes(4, "little")
-        True
+    Raises:
+        FeatureCacheError: it is missing, no regular file, cannot be read, or has another size; says what to do.
     """
-    return as_bytes([[number for row in tensor.split(256) for number in row_checksums(row)] for tensor in tensors])
+    what, again = f"The stored features in '{folder}'", "Delete that folder, and the features are made anew."
+    size = file_size(folder / name)
+    if size != num_bytes:
+        raise FeatureCacheError(
+            f"{what} are damaged: '{name}' has {size} bytes where {num_bytes} were written. {again}"
+        )
+    try:
+        content = read_file(folder / name, num_bytes, error=FeatureCacheError)
+    except FeatureCacheError as error:
+        raise FeatureCacheError(f"{what} cannot be checked: {error} {again}") from None
+    if len(content) != num_bytes:  # it shrank meanwhile
+        raise FeatureCacheError(f"{what} are being changed: '{name}' has {len(content)} bytes now. {again}")
+    return content
+
+
+def checksums_on_disk(folder: Path, layout: FeatureLayout, rows: Tensor) -> Tensor:
+    """The checksums of what lies in the files now, `(rows, tensors)` int64.
+
+    Args:
+        folder: Holds `features.<n>.bin`.
+        layout: Shapes, dtype and number of the rows.
+        rows: Numbers of the rows, in ascending order, `(rows,)`.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    sums = torch.zeros(len(rows), len(layout.shapes), dtype=torch.long, device="cpu")
+    for index in range(len(layout.shapes)):
+        size = layout.file_bytes(index) // layout.num_rows
+        with tensor_file(folder, index).open("rb") as file:
+            for place, row in enumerate(rows.tolist()):
+                file.seek(row * size)
+                sums[place, index] = zlib.crc32(file.read(size))
+    return sums
+
+
+def rows_as_written(folder: Path, layout: FeatureLayout, rows: Tensor, *, with_checksums: bool) -> tuple[Tensor, bytes]:
+    """Which of the rows of an interrupted folder lie there whole, whatever is said of them.
+
+    Args:
+        folder: Holds `features.<n>.bin` and `checksums.bin`.
+        layout: Shapes, dtype and number of the rows.
+        rows: Numbers of the rows that are said to be written, in ascending order, `(rows,)`.
+        with_checksums: Whether rows have checksums. In a folder of an earlier version they have none, and those count
+            that are not empty.
+
+    Returns:
+        Numbers of the rows that lie there, and the content of `checksums.bin` for them. It says of no other row that it
+        lies there: the checksum of an empty one is not 0.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    found = checksums_on_disk(folder, layout, rows)
+    if with_checksums:
+        size = layout.num_rows * len(layout.shapes) * CHECKSUM_BYTES
+        try:
+            content = bytearray(read_exactly(folder, CHECKSUM_FILE, size))
+        except FeatureCacheError:
+            content = bytearray(size)  # they promise nothing
+        promised = _as_tensor(content, layout)[rows].long() & 0xFFFFFFFF
+        fits = (found == promised).all(dim=1)
+    else:
+        empty = [zlib.crc32(bytes(layout.file_bytes(n) // layout.num_rows)) for n in range(len(layout.shapes))]
+        fits = (found != torch.tensor(empty, device="cpu")).any(dim=1)
+    rows, kept = rows[fits], torch.zeros(layout.num_rows, len(layout.shapes), dtype=torch.long, device="cpu")
+    kept[rows] = found[fits]
+    return rows, as_bytes(kept.T.tolist())
+
+
+def _as_tensor(content: bytearray, layout: FeatureLayout) -> Tensor:
+    """Checksums as they lie in the file, `(num_rows, tensors)`; int32, for want of unsigned numbers."""
+    shape = (layout.num_rows, len(layout.shapes))
+    return (
+        torch.frombuffer(content, dtype=torch.int32).view(shape) if content else torch.zeros(shape, dtype=torch.int32)
+    )
 
 
 class RowChecks:
@@ -90,7 +176,7 @@ class RowChecks:
         self.folder = folder
         self.layout = layout
         self._expected: Tensor | None = None
-        self._seen = torch.zeros(layout.num_rows, len(layout.shapes), dtype=torch.bool)
+        self._seen = torch.zeros(layout.num_rows, len(layout.shapes), dtype=torch.bool, device="cpu")
 
     def check(self, rows: Sequence[int] | Tensor, tensors: tuple[Tensor, ...]) -> None:
         """Refuses rows that are not what was written. Those that were looked at before are not looked at again.
@@ -102,11 +188,12 @@ class RowChecks:
         Raises:
             FeatureCacheError: names the first row that is damaged, and says what to do.
         """
-        numbers = torch.as_tensor(rows, dtype=torch.long)
+        numbers = torch.as_tensor(rows, dtype=torch.long, device="cpu")
         for index, tensor in enumerate(tensors):
-            new = (~self._seen[numbers, index]).nonzero().flatten()
-            if not len(new):
+            seen = self._seen[numbers, index]
+            if bool(seen.all()):
                 continue
+            new = (~seen).nonzero().flatten()
             own, expected = numbers[new], self._all()
             found = row_checksums(tensor if len(new) == len(tensor) else tensor[new])
             for row, promised, checksum in zip(own.tolist(), expected[own, index].tolist(), found, strict=True):
@@ -120,20 +207,8 @@ class RowChecks:
 
     def _all(self) -> Tensor:
         if self._expected is None:
-            shape = self._seen.shape
-            try:
-                content = bytearray((self.folder / CHECKSUM_FILE).read_bytes())
-            except OSError as error:
-                raise FeatureCacheError(
-                    f"The stored features in '{self.folder}' cannot be checked: '{CHECKSUM_FILE}' cannot be read "
-                    f"({error.strerror}). Delete that folder, and the features are made anew."
-                ) from None
-            if len(content) != shape.numel() * CHECKSUM_BYTES:
-                raise FeatureCacheError(
-                    f"The stored features in '{self.folder}' are damaged: '{CHECKSUM_FILE}' has {len(content)} bytes. "
-                    "Delete that folder, and the features are made anew."
-                )
-            self._expected = torch.frombuffer(content, dtype=torch.int32).view(shape)
+            content = read_exactly(self.folder, CHECKSUM_FILE, self._seen.numel() * CHECKSUM_BYTES)
+            self._expected = _as_tensor(bytearray(content), self.layout)
         return self._expected
 
     def __getstate__(self) -> dict[str, Any]:
@@ -142,4 +217,4 @@ class RowChecks:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._seen = torch.zeros(self.layout.num_rows, len(self.layout.shapes), dtype=torch.bool)
+        self._seen = torch.zeros(self.layout.num_rows, len(self.layout.shapes), dtype=torch.bool, device="cpu")

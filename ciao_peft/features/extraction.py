@@ -25,6 +25,7 @@ from .keys import features_layout, fingerprint, model_key, storage_dtype
 from .layout import DTYPES, FeatureLayout, free_disk, free_memory, readable_size
 from .processes import Processes
 from .samples import ClipSamples, Samples, samples_of
+from .shapes import first_sample
 from .store import FeatureFiles, consecutive_runs
 from .streams import StreamSamples, is_stream
 
@@ -292,7 +293,7 @@ def _as_model(model_or_encoder: CIAOModel | nn.Module, dataset: Any) -> Iterator
     if is_stream(dataset):
         first = next(iter(dataset), None)
     else:
-        first = dataset[0] if hasattr(dataset, "__getitem__") and len(dataset) else None
+        first = first_sample(dataset, "the dataset") if hasattr(dataset, "__getitem__") and len(dataset) else None
     pixels = first.get("pixel_values") if isinstance(first, Mapping) else None
     preprocessing = Preprocessing.for_backbone(model_or_encoder)
     size = preprocessing.input_size if preprocessing is not None else None

@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import math
+import mmap
+import os
 import shutil
+import stat
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
+
+from ..checking import is_number
+from ..errors import FeatureCacheError, shortened
+
 __all__ = [
     "DTYPES",
     "FeatureLayout",
+    "MappedRows",
+    "file_size",
     "free_disk",
     "free_memory",
+    "make_file",
     "map_tensors",
+    "open_to_fill",
     "readable_size",
     "tensor_file",
 ]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The dtypes in which features can be stored, by name."""
+
+_MOST_TENSORS = 10_000
+_MOST_DIMENSIONS = 64
+_LARGEST_ROW = 2**31  # bytes of one tensor; a row is read into memory as a whole
+_LARGEST_STORE = 2**60
 
 
 @dataclass(frozen=True)
@@ -55,6 +80,44 @@ class FeatureLayout:
         """
         return torch.Size(self.shapes[index]).numel() * DTYPES[self.dtype].itemsize * self.num_rows
 
+    @classmethod
+    def from_dict(cls, values: Any) -> FeatureLayout:
+        """The layout that an index holds.
+
+        Args:
+            values: Plain data, as it was read.
+
+        Raises:
+            FeatureCacheError: it is none that could have been written.
+
+        Example:
+            >>> FeatureLayout.from_dict({"shapes": [[8, 6, 6]], "dtype": "float16", "num_rows": 10}).row_bytes()
+            576
+            >>> FeatureLayout.from_dict({"shapes": [["8"]], "dtype": "float16", "num_rows": 10})
+            Traceback (most recent call last):
+            ...
+            ciao_peft.errors.FeatureCacheError: its shapes are [['8']]
+        """
+        entries = values if isinstance(values, dict) else {}
+        shapes, dtype, num_rows = (entries.get(name) for name in ("shapes", "dtype", "num_rows"))
+        if not isinstance(dtype, str) or dtype not in DTYPES:
+            raise FeatureCacheError(f"its dtype is {shortened(repr(dtype), 80)}")
+        if not isinstance(num_rows, int) or not is_number(num_rows, int, 1, _LARGEST_STORE):
+            raise FeatureCacheError(f"its number of rows is {shortened(repr(num_rows), 80)}")
+        if (
+            not isinstance(shapes, list)
+            or len(shapes) > _MOST_TENSORS
+            or not all(
+                isinstance(shape, list)
+                and len(shape) <= _MOST_DIMENSIONS
+                and all(is_number(size, int, 0, _LARGEST_ROW) for size in shape)
+                and math.prod(shape) * DTYPES[dtype].itemsize <= _LARGEST_ROW
+                for shape in shapes
+            )
+        ):
+            raise FeatureCacheError(f"its shapes are {shortened(repr(shapes), 80)}")
+        return cls(tuple(tuple(shape) for shape in shapes), dtype, num_rows)
+
     def to_dict(self) -> dict[str, Any]:
         """The layout as plain data, for the index."""
         return {"shapes": [list(shape) for shape in self.shapes], "dtype": self.dtype, "num_rows": self.num_rows}
@@ -86,6 +149,156 @@ def map_tensors(folder: Path, layout: FeatureLayout) -> tuple[Tensor, ...]:
         flat = torch.from_file(str(tensor_file(folder, index)), shared=False, size=count, dtype=DTYPES[layout.dtype])
         tensors.append(flat.view(layout.num_rows, *shape))
     return tuple(tensors)
+
+
+class MappedRows:
+    """The tensors of a complete folder, mapped into memory for reading rows here and there.
+
+    The system reads no more of the files than these rows: it would read megabytes around each one otherwise, as if what
+    follows were asked for next.
+
+    Args:
+        folder: Holds `features.<n>.bin`.
+        layout: Shapes, dtype and number of the rows.
+
+    Attributes:
+        tensors: One `(num_rows, ...)` for each shape of the layout.
+
+    Shapes:
+        Rows are `(B, ...)` each, with the rest of their shapes from the layout.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = tensor_file(folder, 0).write_bytes(torch.arange(6.0).numpy().tobytes())
+        >>> mapped = MappedRows(folder, FeatureLayout(((2,),), "float32", num_rows=3))
+        >>> mapped.read(torch.tensor([2, 0]), num_tensors=1)[0].tolist()
+        [[4.0, 5.0], [0.0, 1.0]]
+    """
+
+    def __init__(self, folder: Path, layout: FeatureLayout):
+        self._maps: list[mmap.mmap | None] = []
+        tensors: list[Tensor] = []
+        for index, shape in enumerate(layout.shapes):
+            mapped, flat = None, torch.empty(0, dtype=DTYPES[layout.dtype], device="cpu")
+            if layout.file_bytes(index):
+                with tensor_file(folder, index).open("rb") as file:
+                    # A copy on writing: writing to the tensor changes no file.
+                    mapped = mmap.mmap(file.fileno(), layout.file_bytes(index), access=mmap.ACCESS_COPY)
+                if hasattr(mapped, "madvise") and hasattr(mmap, "MADV_RANDOM"):
+                    mapped.madvise(mmap.MADV_RANDOM)
+                flat = torch.frombuffer(mapped, dtype=DTYPES[layout.dtype])
+            self._maps.append(mapped)
+            tensors.append(flat.view(layout.num_rows, *shape))
+        self.tensors = tuple(tensors)
+        self._from_disk = False
+        self._read_before = _blocks_read()
+
+    def read(self, rows: Tensor, num_tensors: int) -> tuple[Tensor, ...]:
+        """Copies rows.
+
+        Args:
+            rows: Their numbers, `(B,)` int64.
+            num_tensors: How many tensors are read of each, the first ones of the layout.
+
+        Returns:
+            Tensors `(B, ...)`.
+        """
+        tensors = self.tensors[:num_tensors]
+        if self._from_disk:
+            numbers = rows.tolist()
+            for index in range(num_tensors):
+                self._fetch(index, numbers)
+        read = tuple(tensor.index_select(0, rows) for tensor in tensors)
+        # Where the last rows came from the disk, the next ones are likely to. In memory, asking would cost more than
+        # reading does.
+        blocks = _blocks_read()
+        self._from_disk = blocks[0] == self._read_before[0] and blocks[1] > self._read_before[1]
+        self._read_before = blocks
+        return read
+
+    def _fetch(self, index: int, rows: Sequence[int]) -> None:
+        """Asks the system for rows all at once, so that the disk is not waited for page by page."""
+        mapped = self._maps[index]
+        if mapped is None or not hasattr(mapped, "madvise") or not hasattr(mmap, "MADV_WILLNEED"):
+            return
+        size, runs = len(mapped) // len(self.tensors[index]), list[list[int]]()
+        for row in sorted(set(rows)):
+            if runs and runs[-1][1] == row:
+                runs[-1][1] = row + 1
+            else:
+                runs.append([row, row + 1])
+        for first, end in runs:
+            start = first * size // mmap.PAGESIZE * mmap.PAGESIZE
+            with contextlib.suppress(OSError):  # it is advice
+                mapped.madvise(mmap.MADV_WILLNEED, start, end * size - start)
+
+
+def _blocks_read() -> tuple[int, int]:
+    """This thread, and how much it has read from disks so far, where the system tells."""
+    if resource is None or not hasattr(resource, "RUSAGE_THREAD"):
+        return 0, 0
+    return threading.get_ident(), resource.getrusage(resource.RUSAGE_THREAD).ru_inblock
+
+
+def open_to_fill(path: Path) -> BinaryIO:
+    """Opens a file of an interrupted folder; never what a link leads to, which could be anybody's.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FeatureCacheError: it is a link, or cannot be opened.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        reason = "it is a link" if path.is_symlink() else error.strerror
+        raise FeatureCacheError(
+            f"'{path}' cannot be filled: {reason}. Delete its folder, or give another one."
+        ) from None
+    return os.fdopen(handle, "r+b")
+
+
+def make_file(path: Path, size: int) -> None:
+    """Makes a file of zeros, and claims its room where the system can; what was there is gone.
+
+    Args:
+        path: The file.
+        size: Bytes.
+
+    Raises:
+        OSError: the disk is full, or refuses.
+
+    Example:
+        >>> import tempfile
+        >>> make_file(Path(tempfile.mkdtemp(), "features.0.bin"), 12)
+    """
+    path.unlink(missing_ok=True)  # what a link leads to is not ours
+    with path.open("xb") as file:
+        if hasattr(os, "posix_fallocate"):
+            try:
+                # Claims the room now, so that no write can fail for lack of it.
+                os.posix_fallocate(file.fileno(), 0, size)
+                return
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
+        file.truncate(size)  # not every file system can
+
+
+def file_size(path: Path) -> int | None:
+    """Bytes of a regular file, or what a link to one leads to; None where there is none, but a folder or a pipe, say.
+
+    Example:
+        >>> file_size(Path("not/there")) is None
+        True
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def readable_size(num_bytes: float) -> str:

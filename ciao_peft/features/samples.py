@@ -12,7 +12,7 @@ from torch import Tensor
 from ..checking import all_finite
 from ..data.clip_rows import Clips
 from ..data.labels import label_set
-from ..errors import DataError, listed
+from ..errors import DataError, listed, quoted
 from ..preprocessing import Preprocessing
 from ..surroundings import as_tensor
 from .digests import digest_of, picture_digest
@@ -100,7 +100,7 @@ class Samples:
         for index, item in zip(indices, items, strict=True):
             if not isinstance(item, Mapping) or key not in item:
                 has = f"the keys {listed(item)}" if isinstance(item, Mapping) else f"the type {type(item).__name__}"
-                raise DataError(f"Sample {index} of {self.name} has no {key!r}, as sample 0 has; it has {has}.")
+                raise DataError(f"Sample {index} of {self.name} has no {quoted(key)}, as sample 0 has; it has {has}.")
         if self._listed is not None:
             self._compare_labels(indices, [item.get(self.label_key) for item in items])
         return [item[key] for item in items]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import CIAOError, DataError, listed
+from ..errors import CIAOError, DataError, listed, shortened
 
 __all__ = ["check_dataset", "first_sample"]
 
@@ -77,6 +77,11 @@ def first_sample(dataset: Any, name: str) -> Any:
         return dataset[0]
     except CIAOError:
         raise
+    except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow's word for a broken PNG
+        raise DataError(
+            f"Sample 0 of {name} cannot be read ({type(error).__name__}: {shortened(str(error))}). Its picture may be "
+            "damaged; mend it, or leave it out."
+        ) from error
     except (LookupError, TypeError) as error:
         raise DataError(
             f"{name} is a {type(dataset).__name__} of {len(dataset)} whose sample 0 cannot be read "

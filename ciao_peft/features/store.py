@@ -18,11 +18,21 @@ import torch
 from torch import Tensor
 
 from ..door import MAX_TEXT_BYTES, parse_json, read_file
-from ..errors import FeatureCacheError, listed
+from ..errors import FeatureCacheError, listed, shortened
 from ..saving.digest import DIGEST, digest_of_folder, with_digest
-from ..saving.files import local_path, write_file
-from .checks import CHECKSUM_BYTES, CHECKSUM_FILE, RowChecks, as_bytes, checksums_of, row_checksums
-from .layout import DTYPES, FeatureLayout, free_disk, map_tensors, readable_size, tensor_file
+from ..saving.files import local_path, refusals_told, write_file
+from .checks import CHECKSUM_BYTES, CHECKSUM_FILE, RowChecks, as_bytes, read_exactly, row_checksums, rows_as_written
+from .layout import (
+    DTYPES,
+    FeatureLayout,
+    file_size,
+    free_disk,
+    make_file,
+    map_tensors,
+    open_to_fill,
+    readable_size,
+    tensor_file,
+)
 
 __all__ = [
     "DONE_FILE",
@@ -38,7 +48,10 @@ FORMAT_VERSION = 2
 _WITHOUT_CHECKSUMS = 1  # the last version whose folders have no checksum for each row
 INDEX_FILE = "index.json"
 DONE_FILE = "done.bin"
-_ASIDE = f".{INDEX_FILE}*.tmp"  # an index while it is written; a kill may leave one behind
+LOCK_FILE = ".lock"
+_ASIDE = tuple(f".{name}*.tmp" for name in (INDEX_FILE, DONE_FILE, CHECKSUM_FILE))
+"""Files while they are written; a kill may leave one behind."""
+_WHERE = "Make room there, or give another folder, and run it again: rows that are stored already are kept."
 _SECONDS_BETWEEN_SYNCS = 0.5
 _SPOTS = 64
 _KEY_NAMES = {
@@ -114,12 +127,22 @@ class FeatureFiles:
         self.complete = False
         self.checks: RowChecks | None = None
         self._failed = False
+        self._version = FORMAT_VERSION
         self._read_index()
 
     @property
     def lock_file(self) -> Path:
-        """The lock that a process holds while it stores here; next to the folder, which holds features alone."""
-        folder = self.folder.resolve()
+        """The lock that a process holds while it stores here.
+
+        It lies next to the folder, which holds features alone; in it where nothing else can be written, as in a
+        container's volume.
+        """
+        try:
+            folder = self.folder.resolve()
+        except (OSError, RuntimeError) as error:  # links that lead to each other
+            self._refuse(f"cannot be reached ({error})")
+        if folder.is_dir() and not os.access(folder.parent, os.W_OK):
+            return folder / LOCK_FILE
         return folder.parent / f".{folder.name}.lock"
 
     @property
@@ -141,21 +164,23 @@ class FeatureFiles:
     def _read_index(self) -> None:
         if not os.path.lexists(self.folder / INDEX_FILE):
             return
+        path = self.folder / INDEX_FILE
         try:
-            found = index = parse_json(
-                read_file(self.folder / INDEX_FILE, MAX_TEXT_BYTES, error=FeatureCacheError), self.folder / INDEX_FILE
+            found = parse_json(
+                read_file(path, MAX_TEXT_BYTES, error=FeatureCacheError), INDEX_FILE, error=FeatureCacheError
             )
-            version, key, layout, complete = (index[name] for name in ("format_version", "key", "layout", "complete"))
+            version, key, complete = (found[name] for name in ("format_version", "key", "complete"))
             key = {"excitation": False} | key  # as it was before u could be stored
-            shapes = tuple(tuple(shape) for shape in layout["shapes"])
-            stored = self.layout = FeatureLayout(shapes, layout["dtype"], layout["num_rows"])
-            spots, self._failed = index.get("spots"), bool(index.get("failed"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            self._refuse(f"have an index that cannot be read ({type(error).__name__}: {error})")
+            stored = FeatureLayout.from_dict(found["layout"])
+            spots, self._failed = found.get("spots"), bool(found.get("failed"))
+        except (FeatureCacheError, KeyError, TypeError) as error:
+            self._refuse(f"have an index that cannot be read ({type(error).__name__}: {shortened(str(error))})")
         if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-            self._refuse(f"have format version {version!r}; this version reads {FORMAT_VERSION}")
-        if version > _WITHOUT_CHECKSUMS and found.get(DIGEST) != digest_of_folder(found, {}):
+            given = shortened(repr(version), 80)
+            self._refuse(f"have format version {given}; this version reads {FORMAT_VERSION}")
+        if (version > _WITHOUT_CHECKSUMS or DIGEST in found) and found.get(DIGEST) != digest_of_folder(found, {}):
             self._refuse(f"are damaged: what is in '{INDEX_FILE}' is not what was written")
+        self.layout, self._version = stored, version
         if self._failed and key != self.key:
             self.layout = None  # of data that could not be read, and were mended since
             return
@@ -166,20 +191,30 @@ class FeatureFiles:
             if changed == ["excitation"]:
                 self._refuse("are without u, for which `include_excitation=True` asks")
             self._refuse(f"belong to {'; '.join(_KEY_NAMES.get(n, n) for n in changed) or 'something else'}")
-        for index in range(len(shapes)):
-            path, expected = tensor_file(self.folder, index), stored.file_bytes(index)
-            size = path.stat().st_size if path.exists() else None
-            if size != expected:
-                self._refuse(f"are damaged: '{path.name}' has {size} bytes where {expected} were written")
+        own = stored.dtype, stored.num_rows  # the key says both, and the key is the caller's
+        rows = key["num_samples"] * key.get("views", 1) if "num_samples" in key else stored.num_rows
+        if own != (key.get("dtype", stored.dtype), rows):
+            self._refuse(f"are damaged: the index has {stored.num_rows} rows of {stored.dtype} for others")
+        for index in range(len(stored.shapes)):
+            self._check_size(tensor_file(self.folder, index).name, stored.file_bytes(index))
         if complete and version > _WITHOUT_CHECKSUMS:
-            path, expected = self.folder / CHECKSUM_FILE, stored.num_rows * len(shapes) * CHECKSUM_BYTES
-            size = path.stat().st_size if path.exists() else None
-            if size != expected:
-                self._refuse(f"are damaged: '{path.name}' has {size} bytes where {expected} were written")
+            self._check_size(CHECKSUM_FILE, stored.num_rows * len(stored.shapes) * CHECKSUM_BYTES)
             self.checks = RowChecks(self.folder, stored)
-        self.complete = complete
-        if complete and spots != self._spots():
-            self._refuse("are damaged: what is in the files is not what was written")
+        self.complete = complete is True
+        if self.complete:
+            if spots != self._spots():
+                self._refuse("are damaged: what is in the files is not what was written")
+            self._tidy()
+
+    def _check_size(self, name: str, expected: int) -> None:
+        if (size := file_size(self.folder / name)) != expected:
+            self._refuse(f"are damaged: '{name}' has {size} bytes where {expected} were written")
+
+    def _tidy(self) -> None:
+        """Takes away what is of no use beside complete features: a kill may have left it."""
+        for path in (self.folder / DONE_FILE, *(path for name in _ASIDE for path in self.folder.glob(name))):
+            with contextlib.suppress(OSError):  # another reader does so as well, or nobody may write
+                path.unlink()
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -192,19 +227,20 @@ class FeatureFiles:
         Raises:
             FeatureCacheError: the disk has no room for them, or the folder holds other things.
         """
+        with refusals_told(FeatureCacheError, self.folder, _WHERE):
+            self._make_files(layout)
+            self.layout = layout
+            self._write_index({"complete": False})
+
+    def _make_files(self, layout: FeatureLayout) -> None:
+        names = [*(tensor_file(self.folder, i).name for i in range(len(layout.shapes))), DONE_FILE, CHECKSUM_FILE]
         if self._failed:
-            for path in (
-                self.folder / INDEX_FILE,
-                self.folder / DONE_FILE,
-                self.folder / CHECKSUM_FILE,
-                *self.folder.glob("features.*.bin"),
-            ):
+            for path in (self.folder / INDEX_FILE, *self.folder.glob("features.*.bin")):
                 path.unlink(missing_ok=True)
-        if self.folder.exists():
-            names = {p.name for p in self.folder.iterdir()} if self.folder.is_dir() else {self.folder.name}
-            ours = {DONE_FILE, CHECKSUM_FILE, *(tensor_file(self.folder, i).name for i in range(len(layout.shapes)))}
-            foreign = {name for name in names - ours if not fnmatchcase(name, _ASIDE)}
-            if foreign:
+        if os.path.lexists(self.folder):
+            found = {p.name for p in self.folder.iterdir()} if self.folder.is_dir() else {self.folder.name}
+            ours = (*names, LOCK_FILE, *_ASIDE)
+            if foreign := {name for name in found if not any(fnmatchcase(name, own) for own in ours)}:
                 self._refuse(f"are none: {listed(foreign)} lies there")
         self.folder.mkdir(parents=True, exist_ok=True)
         needed = layout.row_bytes() * layout.num_rows + layout.num_rows
@@ -214,23 +250,40 @@ class FeatureFiles:
                 f"{layout.num_rows} rows of features take {readable_size(needed)}, and '{self.folder}' has "
                 f"{readable_size(free)} free. Store them elsewhere, in dtype='bfloat16', or with fewer views."
             )
-        for index in range(len(layout.shapes)):
-            _make_file(tensor_file(self.folder, index), layout.file_bytes(index))
-        _make_file(self.folder / DONE_FILE, layout.num_rows)
-        _make_file(self.folder / CHECKSUM_FILE, layout.num_rows * len(layout.shapes) * CHECKSUM_BYTES)
-        self.layout = layout
-        self._write_index({"complete": False})
+        sizes = [layout.file_bytes(index) for index in range(len(layout.shapes))]
+        sizes += [layout.num_rows, layout.num_rows * len(layout.shapes) * CHECKSUM_BYTES]
+        try:
+            for name, size in zip(names, sizes, strict=True):
+                make_file(self.folder / name, size)
+        except BaseException:
+            for name in names:  # the room goes back to whoever needs it
+                with contextlib.suppress(OSError):
+                    (self.folder / name).unlink()
+            raise
 
     def resume(self) -> None:
-        """Continues an interrupted pass, and forgets that an earlier one failed."""
-        if self._failed:
-            self._write_index({"complete": False})
-            self._failed = False
+        """Continues an interrupted pass, and forgets that an earlier one failed.
+
+        A row counts as done where it is marked as done and lies there as its checksums say; all others are made anew.
+
+        Raises:
+            FeatureCacheError: the file that marks written rows is damaged, or the disk refuses.
+        """
         layout = self.stored_layout
-        size = layout.num_rows * len(layout.shapes) * CHECKSUM_BYTES
-        path = self.folder / CHECKSUM_FILE
-        if not path.exists() or path.stat().st_size != size:  # an earlier version began it
-            write_file(path, checksums_of(self.tensors()))
+        with refusals_told(FeatureCacheError, self.folder, _WHERE):
+            marks, has_checksums = self._marks(), self._version > _WITHOUT_CHECKSUMS
+            marked = (marks == 1).nonzero().flatten()
+            done, checksums = rows_as_written(self.folder, layout, marked, with_checksums=has_checksums)
+            new = torch.zeros(layout.num_rows, dtype=torch.uint8, device="cpu")
+            new[done] = 1
+            if not torch.equal(new, marks) or not has_checksums:
+                # In this order a kill between them leaves no row that is marked and has the checksum of another.
+                write_file(self.folder / DONE_FILE, bytes(new.tolist()))
+            if not has_checksums or len(done) < len(marked) or file_size(self.folder / CHECKSUM_FILE) != len(checksums):
+                write_file(self.folder / CHECKSUM_FILE, checksums)
+            if self._failed or not has_checksums:
+                self._write_index({"complete": False})
+        self._failed = False
 
     def _write_index(self, more: dict[str, Any]) -> None:
         content = {"format_version": FORMAT_VERSION, "key": self.key, "layout": self.stored_layout.to_dict(), **more}
@@ -242,12 +295,12 @@ class FeatureFiles:
         Raises:
             FeatureCacheError: the file that marks written rows is damaged.
         """
-        num_rows = self.stored_layout.num_rows
-        path = self.folder / DONE_FILE
-        content = path.read_bytes() if path.exists() else b""
-        if len(content) != num_rows:
-            self._refuse(f"are damaged: '{DONE_FILE}' has {len(content)} bytes where {num_rows} were written")
-        return (torch.frombuffer(bytearray(content), dtype=torch.uint8) == 0).nonzero().flatten()
+        return (self._marks() != 1).nonzero().flatten()
+
+    def _marks(self) -> Tensor:
+        """One byte for each row, `(num_rows,)`: 1 where it was marked as done."""
+        content = bytearray(read_exactly(self.folder, DONE_FILE, self.stored_layout.num_rows))
+        return torch.frombuffer(content, dtype=torch.uint8)
 
     def writer(self) -> FeatureWriter:
         """Opens the files to fill in rows, in any order and from several processes; use it in a `with` block."""
@@ -263,10 +316,14 @@ class FeatureFiles:
             self._write_index({"complete": False, "failed": reason})
 
     def mark_complete(self) -> None:
-        """Marks the folder as complete."""
-        self._write_index({"complete": True, "spots": self._spots()})
-        for path in (self.folder / DONE_FILE, *self.folder.glob(_ASIDE)):
-            path.unlink(missing_ok=True)
+        """Marks the folder as complete.
+
+        Raises:
+            FeatureCacheError: the disk refuses.
+        """
+        with refusals_told(FeatureCacheError, self.folder, _WHERE):
+            self._write_index({"complete": True, "spots": self._spots()})
+        self._tidy()
         self.complete, self.checks = True, RowChecks(self.folder, self.stored_layout)
 
     def _spots(self) -> list[int]:
@@ -277,10 +334,13 @@ class FeatureFiles:
         for index in range(len(layout.shapes)):
             size = layout.file_bytes(index) // layout.num_rows
             checksum = 0
-            with tensor_file(self.folder, index).open("rb") as file:
-                for row in rows:
-                    file.seek(row * size)
-                    checksum = zlib.crc32(file.read(size), checksum)
+            try:
+                with tensor_file(self.folder, index).open("rb") as file:
+                    for row in rows:
+                        file.seek(row * size)
+                        checksum = zlib.crc32(file.read(size), checksum)
+            except OSError as error:
+                self._refuse(f"cannot be read ({error})")
             sums.append(checksum)
         return sums
 
@@ -325,9 +385,15 @@ class FeatureWriter:
 
     def __init__(self, folder: Path, layout: FeatureLayout):
         self.layout = layout
-        self._files = [tensor_file(folder, index).open("r+b") for index in range(len(layout.shapes))]
-        self._done = (folder / DONE_FILE).open("r+b")
-        self._checksums = (folder / CHECKSUM_FILE).open("r+b")
+        self._folder = folder
+        paths = [
+            *(tensor_file(folder, n) for n in range(len(layout.shapes))),
+            folder / CHECKSUM_FILE,
+            folder / DONE_FILE,
+        ]
+        with contextlib.ExitStack() as opened:
+            *self._files, self._checksums, self._done = [opened.enter_context(open_to_fill(path)) for path in paths]
+            self._open = opened.pop_all()
         self._put: list[tuple[int, int]] = []
         self._synced = time.monotonic()
 
@@ -335,11 +401,8 @@ class FeatureWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        try:
+        with refusals_told(FeatureCacheError, self._folder, _WHERE), self._open:
             self.sync()
-        finally:
-            for file in (*self._files, self._checksums, self._done):
-                file.close()
 
     def put(self, first_row: int, tensors: tuple[Tensor, ...]) -> None:
         """Writes rows that follow one another.
@@ -349,9 +412,18 @@ class FeatureWriter:
             tensors: The tensors that cross the cut, `(rows, ...)` each, any floating dtype on any device.
 
         Raises:
-            FeatureCacheError: a tensor has another shape than the layout says.
+            FeatureCacheError: a tensor has another shape than the layout says, or the disk refuses.
         """
+        with refusals_told(FeatureCacheError, self._folder, _WHERE):
+            self._put_rows(first_row, tensors)
+
+    def _put_rows(self, first_row: int, tensors: tuple[Tensor, ...]) -> None:
         columns: list[list[int]] = []
+        if len(tensors) != len(self._files):
+            raise FeatureCacheError(
+                f"{len(tensors)} tensors of features came where '{self._folder}' holds {len(self._files)}. Delete that "
+                "folder, or give another one."
+            )
         for file, shape, tensor in zip(self._files, self.layout.shapes, tensors, strict=True):
             stored = tensor.detach().to("cpu", DTYPES[self.layout.dtype]).contiguous()
             if tuple(stored.shape[1:]) != shape:
@@ -376,16 +448,3 @@ class FeatureWriter:
         self._done.flush()
         self._put.clear()
         self._synced = time.monotonic()
-
-
-def _make_file(path: Path, size: int) -> None:
-    with path.open("wb") as file:
-        if hasattr(os, "posix_fallocate"):
-            try:
-                os.posix_fallocate(
-                    file.fileno(), 0, size
-                )  # claims the room now, so that no write can fail for lack of it
-                return
-            except OSError:  # not on every file system
-                pass
-        file.truncate(size)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cards import adapter_card, card_without_record, collection_card, merge_cards, text_reader
+from ..door import read_file
 from ..errors import AdapterFileError
 from ..saving import (
     CARD_FILE,
@@ -148,7 +149,7 @@ def publish_adapter(
     load_adapter(folder)
     record = read_json(folder / CONFIG_FILE)
     files: dict[str, bytes | None] = {
-        file: (folder / file).read_bytes() if (folder / file).is_file() else None
+        file: read_file(folder / file, MAX_WEIGHTS_BYTES, error=AdapterFileError) if (folder / file).is_file() else None
         for file in (CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE, PICTURE_FILE)
     }
     mine = card_without_record(text_reader(folder), CONFIG_FILE)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import queue
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from .._version import __version__
 from ..errors import (
@@ -24,7 +26,9 @@ from ..errors import (
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["as_our_errors", "must_stay_offline", "open_client"]
+__all__ = ["answer_within", "as_our_errors", "must_stay_offline", "open_client"]
+
+T = TypeVar("T")
 
 
 def must_stay_offline(local_files_only: bool) -> bool:
@@ -52,6 +56,45 @@ def open_client(token: str | bool | None) -> HfApi:
     from huggingface_hub import HfApi
 
     return HfApi(token=token, library_name="ciao_peft", library_version=__version__)
+
+
+def answer_within(seconds: float, ask: Callable[[], T], endpoint: str = "the Hub") -> T:
+    """What a short answer says, if all of it comes within some seconds.
+
+    The client's own timeouts count from one byte to the next, so that a server that sends a byte now and then would be
+    waited for without an end.
+
+    Args:
+        seconds: For the whole answer.
+        ask: Asks for it; goes on in a thread of its own, and is left alone, where it takes longer.
+        endpoint: Who is asked, for the message.
+
+    Raises:
+        HubOfflineError: it takes longer.
+
+    Example:
+        >>> answer_within(10, lambda: "here")
+        'here'
+    """
+    answers: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue()
+
+    def work() -> None:
+        try:
+            answers.put((ask(), None))
+        except BaseException as error:  # raised again where it is waited for
+            answers.put((None, error))
+
+    threading.Thread(target=work, daemon=True, name="ciao_peft asks the Hub").start()
+    try:
+        answer, error = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise HubOfflineError(
+            f"{endpoint} has not finished its answer within {seconds:g} s. Try again, set HF_HUB_ETAG_TIMEOUT to more "
+            "seconds (a sixth of what you want to wait), or load what is cached with `local_files_only=True`."
+        ) from None
+    if error is not None:
+        raise error
+    return cast("T", answer)
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..door import read_file
 from ..errors import AdapterFileError, AdapterNameError, HubFileError, HubOfflineError, HubServerError, listed
 from ..saving.files import local_path, write_file
-from .client import as_our_errors, must_stay_offline, open_client
+from .client import answer_within, as_our_errors, must_stay_offline, open_client
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -33,6 +34,8 @@ MAX_WEIGHTS_BYTES = 4 * 2**30
 
 T = TypeVar("T")
 
+_MAX_REF_BYTES = 1024
+_PATIENCE = 6.0  # times the client's seconds from byte to byte (HF_HUB_ETAG_TIMEOUT): a minute by default
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 logger = logging.getLogger(__name__)
@@ -248,12 +251,17 @@ def fetch_sizes_and_commit(api: HfApi, repo_id: str, revision: str | None) -> tu
 
     Raises:
         HubServerError: the answer is not that of a Hub.
+        HubOfflineError: it has not come within six times HF_HUB_ETAG_TIMEOUT, a minute by default.
     """
     from huggingface_hub import constants
 
     timeout = constants.HF_HUB_ETAG_TIMEOUT
     try:
-        info = api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout)
+        info = answer_within(
+            _PATIENCE * timeout,
+            lambda: api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout),
+            api.endpoint,
+        )
         sizes = {file.rfilename: file.size for file in info.siblings or []}
         commit = info.sha if info.sha and _COMMIT.fullmatch(info.sha) else None
     except (AttributeError, KeyError, TypeError):
@@ -320,7 +328,7 @@ def _remember_ref(snapshot: Path, revision: str, commit: str) -> None:
         return
     ref = snapshot.parents[1] / "refs" / revision
     try:
-        if not ref.is_file() or ref.read_text() != commit:
+        if not ref.is_file() or read_file(ref, _MAX_REF_BYTES) != commit.encode():
             write_file(ref, commit)
     except OSError as error:  # a cache that cannot be written is still one to read from
         logger.info("The cache cannot note that %s is at %s: %s", revision, commit, error)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..door import read_file
 from ..errors import HubConflictError, HubFileError, HubNotFoundError, HubOfflineError
 from .client import as_our_errors, must_stay_offline, open_client
 from .downloading import fetch_sizes_and_commit, is_hub_id
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RepoHead", "publish"]
 
+_MAX_TEXT_BYTES = 2**20
 _MAX_TRIES = 4  # when somebody else's commit comes first
 
 
@@ -114,6 +115,7 @@ def publish(
 def _read_text(api: HfApi, repo_id: str, path: str, sizes: Mapping[str, int | None], commit: str) -> str | None:
     if path not in sizes:
         return None
-    if (sizes[path] or 0) > 2**20:
+    if (sizes[path] or 0) > _MAX_TEXT_BYTES:
         raise HubFileError(f"'{path}' in '{repo_id}' has {sizes[path]} bytes, too many for a text to be kept.")
-    return Path(api.hf_hub_download(repo_id, path, revision=commit)).read_text(encoding="utf-8", errors="replace")
+    fetched = api.hf_hub_download(repo_id, path, revision=commit)
+    return read_file(fetched, _MAX_TEXT_BYTES, error=HubFileError).decode("utf-8", "replace").replace("\r\n", "\n")

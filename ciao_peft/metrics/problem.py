@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ConfigError, DivergenceError, InputError
+from ..errors import ConfigError, DivergenceError, InputError, quoted
 from .scores import accuracy, as_array, balanced_accuracy, calibration_error, concordance, f1_per_label, macro_f1, rmse
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def load_metric(name: str, config_name: str | None = None, **settings: Any) -> A
         False
     """
     if name not in _MODULES:
-        raise ConfigError(f"There is no metric {name!r}. Metrics: {', '.join(map(repr, sorted(_MODULES)))}.")
+        raise ConfigError(f"There is no metric {quoted(name)}. Metrics: {', '.join(map(repr, sorted(_MODULES)))}.")
     from . import modules  # evaluate takes seconds to import
 
     return getattr(modules, _MODULES[name])(config_name=config_name, **settings)

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..checking import is_number
 from ..config import CIAOConfig
-from ..errors import BackboneError, ConfigError, listed
+from ..errors import BackboneError, ConfigError, listed, quoted
 from ..preprocessing import Preprocessing
 
 __all__ = ["check_backbone", "check_config", "check_input"]
@@ -120,7 +120,7 @@ def check_input(input_size: Any, preprocessing: Any) -> None:
         if not complete or len(numbers) != 3:
             sides = {1: numbers * 2, 2: numbers}.get(len(numbers), [224, 224])
             raise ConfigError(
-                f"`input_size` must be (channels, height, width); got {input_size!r}. Write "
+                f"`input_size` must be (channels, height, width); got {quoted(input_size)}. Write "
                 f"`input_size=(3, {sides[0]}, {sides[1]})`."
             )
     if preprocessing is not None and not isinstance(preprocessing, Preprocessing):

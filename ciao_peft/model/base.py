@@ -20,6 +20,7 @@ from ..errors import (
     NoActiveAdapterError,
     TrainingError,
     listed,
+    quoted,
 )
 from ..preprocessing import Preprocessing, agreed_input
 from ..surroundings import CopiedLock, outside_inference
@@ -156,8 +157,8 @@ class AdaptedBackbone(nn.Module):
         check_adapter_name(name)
         if name in self.adapters:
             raise AdapterNameError(
-                f"An adapter named {name!r} is loaded already. Loaded adapters: {listed(self.adapters)}. Choose "
-                f"another name, or free this one with `model.delete_adapter({name!r})`."
+                f"An adapter named {quoted(name)} is loaded already. Loaded adapters: {listed(self.adapters)}. Choose "
+                f"another name, or free this one with `model.delete_adapter({quoted(name)})`."
             )
 
     def resolve_adapter(self, adapter_name: str | None = None) -> str:
@@ -251,7 +252,7 @@ class AdaptedBackbone(nn.Module):
             adapter = self._loaded(adapter_name)
             if adapter.hold.in_training:
                 raise TrainingError(
-                    f"The adapter {adapter_name!r} is being trained; delete it when that `train` has returned."
+                    f"The adapter {quoted(adapter_name)} is being trained; delete it when that `train` has returned."
                 )
             config = adapter.config
             del self.adapters[adapter_name]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..adapters import Adapter, Source, checked_source, frames_read, read_maps, read_mixed
 from ..backbone import Mask, check_pixels
-from ..errors import AdapterNotFoundError, InputError
+from ..errors import AdapterNotFoundError, InputError, quoted
 from ..labels import check_labels
 from ..losses import total_loss
 from ..prediction import predict
@@ -156,7 +156,7 @@ class ReadingModel(AdaptedBackbone):
         self._frozen.keep_in_eval_mode()
         self._refuse_training("read")
         if isinstance(adapter_names, str):
-            raise InputError(f"`adapter_names` takes a list of names; got the text {adapter_names!r}.")
+            raise InputError(f"`adapter_names` takes a list of names; got the text {quoted(adapter_names)}.")
         adapters = self._chosen(adapter_names)
         return self._read(list(adapters), adapters, pixel_values, features)
 

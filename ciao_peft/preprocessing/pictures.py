@@ -190,15 +190,22 @@ def as_mode(picture: Image, mode: str) -> Image:
     elif picture.mode == "F":
         raise DataError("A floating-point picture (mode 'F') has no known white; convert it to 8 or 16 bits first.")
     elif picture.mode in ("PA", "La", "RGBa") or (picture.mode == "P" and "transparency" in picture.info):
-        picture = picture.convert("LA" if picture.mode == "La" else "RGBA")
+        picture = _converted(picture, "LA" if picture.mode == "La" else "RGBA")
     elif "transparency" in picture.info and picture.mode in ("1", "L", "RGB"):  # one colour that means see-through
-        picture = picture.convert("RGBA")
+        picture = _converted(picture, "RGBA")
     if picture.mode in ("LA", "RGBA"):
-        picture = picture.convert("RGBA")
+        picture = _converted(picture, "RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     if picture.mode not in ("L", "RGB"):
-        picture = picture.convert("RGB")
-    return picture.convert(mode)
+        picture = _converted(picture, "RGB")
+    return _converted(picture, mode)
+
+
+def _converted(picture: Image, mode: str) -> Image:
+    try:
+        return picture.convert(mode)
+    except Exception as error:  # pixels that name no colour of the palette, or a file that is damaged further on
+        raise DataError(f"The picture cannot be decoded: {_said(error)}") from error
 
 
 def resized_to(picture: Image, size: tuple[int, int], crop: tuple[int, int], resample: Resample) -> Image:

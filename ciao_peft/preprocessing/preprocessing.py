@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..checking import check_choice, is_number, make_plain
-from ..errors import CIAOError, ConfigError, DataError, listed, shortened
+from ..errors import CIAOError, ConfigError, DataError, listed, quoted, shortened
 from .pictures import RESAMPLES, Resample, as_mode, open_picture, resized_to
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Preprocessing:
                 values = ()
             if len(values) != channels or not all(map(math.isfinite, values)):
                 raise ConfigError(
-                    f"`{name}` must have {channels} numbers for mode {self.mode!r}; got {_short(setting)}."
+                    f"`{name}` must have {channels} numbers for mode {quoted(self.mode)}; got {_short(setting)}."
                 )
             if name == "std" and min(values) <= 0:
                 raise ConfigError(f"`std` must be above 0; got {_short(setting)}.")
@@ -221,7 +221,8 @@ class Preprocessing:
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width before the middle is cut out."""
-        target_height, target_width = (math.floor(side / self.crop_pct) for side in self.size)
+        # A size of 1 and a share above 1 would give 0.
+        target_height, target_width = (max(1, math.floor(side / self.crop_pct)) for side in self.size)
         if self.crop_mode == "squash":
             return max(1, target_height), max(1, target_width)
         if self.crop_mode == "center" and target_height == target_width:
@@ -284,10 +285,10 @@ class Preprocessing:
             )
         for key, value in _CONSTANTS.items():
             if data[key] != value:
-                raise ConfigError(f"`{key}` is always {value} here; got {data[key]!r}.")
+                raise ConfigError(f"`{key}` is always {value} here; got {quoted(data[key])}.")
         size = data["size"]
         if not isinstance(size, Mapping) or set(size) != {"height", "width"}:
-            raise ConfigError(f"`size` must be {{'height': ..., 'width': ...}}; got {size!r}.")
+            raise ConfigError(f"`size` must be {{'height': ..., 'width': ...}}; got {quoted(size)}.")
         return cls(
             size=(size["height"], size["width"]),
             mode=data["mode"],
@@ -319,16 +320,19 @@ class Preprocessing:
         with _as_config_error("a data config of timm"):
             channels, height, width = data_config["input_size"]
             mean, std = tuple(data_config["mean"]), tuple(data_config["std"])
+            resample, crop_pct, crop_mode = (data_config[key] for key in ("interpolation", "crop_pct", "crop_mode"))
         if channels not in (1, 3):
-            raise ConfigError(f"A network with {channels} input channels is fed neither gray nor colour pictures.")
+            raise ConfigError(
+                f"A network with {quoted(channels)} input channels is fed neither gray nor colour pictures."
+            )
         return cls(
             size=(height, width),
             mode="L" if channels == 1 else "RGB",
             mean=mean,
             std=std,
-            resample=data_config["interpolation"],
-            crop_pct=data_config["crop_pct"],
-            crop_mode=data_config["crop_mode"],
+            resample=resample,
+            crop_pct=crop_pct,
+            crop_mode=crop_mode,
         )
 
     @classmethod
@@ -421,5 +425,7 @@ def _short(value: object) -> str:
 
 def _resample_name(number: Any) -> Resample:
     if not is_number(number, int, 0, len(RESAMPLES) - 1):
-        raise ConfigError(f"`resample` must be Pillow's number of a filter, 0 to {len(RESAMPLES) - 1}; got {number!r}.")
+        raise ConfigError(
+            f"`resample` must be Pillow's number of a filter, 0 to {len(RESAMPLES) - 1}; got {quoted(number)}."
+        )
     return RESAMPLES[number]

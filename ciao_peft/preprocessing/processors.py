@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import ConfigError, shortened
+from ..door import read_json
+from ..errors import ConfigError, quoted, shortened
 from .pictures import RESAMPLES, Resample
 
 __all__ = ["settings_of", "stored_with"]
@@ -95,7 +95,7 @@ def settings_of(data: Mapping[str, Any]) -> dict[str, Any]:
         >>> settings["size"], settings["crop_pct"], settings["crop_mode"]
         ((224, 224), 0.875, 'center')
     """
-    kind = str(data.get("image_processor_type") or data.get("feature_extractor_type") or "")
+    kind = shortened(str(data.get("image_processor_type") or data.get("feature_extractor_type") or ""), 80)
     for ending in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
         kind = kind.removesuffix(ending)
     if not_done := [key for key in _NOT_DONE if data.get(key)]:
@@ -151,7 +151,7 @@ def stored_with(config: Any) -> dict[str, Any] | None:
         if not isinstance(cached, str):
             return None
         path = Path(cached)
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path, error=ConfigError)
 
 
 def _sizes(data: Mapping[str, Any], kind: str, defaults: _Defaults) -> tuple[tuple[int, int], bool, tuple[int, int]]:
@@ -200,15 +200,17 @@ def _crop_pct(resized: tuple[int, int], size: tuple[int, int], kind: str) -> flo
     for have, want in zip(resized, size, strict=True):
         if have < want:
             raise ConfigError(
-                f"{kind or 'The'} image processor resizes to {have} and cuts {want} from it, with a black border "
-                "around; `Preprocessing` has no such border. Give one of your own."
+                f"{kind or 'The'} image processor resizes to {quoted(have)} and cuts {quoted(want)} from it, with a "
+                "black border around; `Preprocessing` has no such border. Give one of your own."
             )
     share = size[0] / resized[0]
     for crop_pct in (share, math.nextafter(share, 0.0), math.nextafter(share, 2.0)):
         # Rounded down, the sizes must come out again: 289 / (289 / 346) can be a hair below 346.
         if tuple(math.floor(side / crop_pct) for side in size) == resized:
             return crop_pct
-    raise ConfigError(f"{kind or 'The'} image processor cuts {size} from {resized}: not one share of both sides.")
+    raise ConfigError(
+        f"{kind or 'The'} image processor cuts {quoted(size)} from {quoted(resized)}: not one share of both sides."
+    )
 
 
 def _mean_and_std(
@@ -247,5 +249,7 @@ def _three(values: Any) -> tuple[float, ...]:
 def _resample(number: Any, defaults: _Defaults) -> Resample:
     number = defaults.resample if number is None else int(number)
     if not 0 <= number < len(RESAMPLES):
-        raise ConfigError(f"`resample` must be Pillow's number of a filter, 0 to {len(RESAMPLES) - 1}; got {number}.")
+        raise ConfigError(
+            f"`resample` must be Pillow's number of a filter, 0 to {len(RESAMPLES) - 1}; got {quoted(number)}."
+        )
     return RESAMPLES[number]

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..adapters import Adapter
 from ..checking import is_number
 from ..config import CIAOConfig
-from ..errors import InputError
+from ..errors import InputError, quoted
 from ..inhibition import InhibitoryLayer
 from ..model import CIAOModel
 from ..prediction import label_names
@@ -144,7 +144,9 @@ def mask_strength(
     """
     name = model.resolve_adapter(adapter_name)
     if not model.adapters[name].config.inhibition:
-        raise InputError(f"The adapter {name!r} has no mask (inhibition=False). `gradcam_plus_plus` works without one.")
+        raise InputError(
+            f"The adapter {quoted(name)} has no mask (inhibition=False). `gradcam_plus_plus` works without one."
+        )
     gates: dict[int, Tensor] = {}
 
     def watch(adapter: Adapter, index: int, inputs: Tensor, excitation: Callable[[], Tensor]) -> Tensor:
@@ -203,8 +205,8 @@ def _index(label: Any, config: CIAOConfig) -> int:
         if label == name or (label == index and is_number(label, int)):
             return index
     raise InputError(
-        f"There is no label {label!r}. Labels: {', '.join(map(repr, label_names(config)))}, or their indices from "
-        f"0 to {config.num_labels - 1}."
+        f"There is no label {quoted(label)}. Labels: {', '.join(map(repr, label_names(config)))}, or their indices "
+        f"from 0 to {config.num_labels - 1}."
     )
 
 

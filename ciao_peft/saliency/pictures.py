@@ -11,7 +11,7 @@ from torch import Tensor
 from ..adapters import Adapter
 from ..config import CIAOConfig
 from ..drawing import as_png, blank_figure
-from ..errors import ConfigError, InputError, listed
+from ..errors import ConfigError, InputError, listed, quoted
 from ..model import CIAOModel
 from ..prediction import named_answers
 from ..preprocessing import Preprocessing
@@ -170,14 +170,14 @@ def draw_saliency(
     for title, values in maps.items():
         if values.ndim != 3 or len(values) != len(faces) or not bool(values.isfinite().all()):
             raise InputError(
-                f"The maps {title!r} must be ({len(faces)}, H, W), one for each face, and finite; got "
+                f"The maps {quoted(title)} must be ({len(faces)}, H, W), one for each face, and finite; got "
                 f"{tuple(values.shape)}."
             )
     for title, texts in captions.items():
         if title not in maps or len(texts) != len(faces):
             raise InputError(
                 f"`captions` must have {len(faces)} texts, one for each face, under a title of {listed(maps)}; got "
-                f"{len(texts)} under {title!r}."
+                f"{len(texts)} under {quoted(title)}."
             )
     if names is not None and len(names) != len(faces):
         raise InputError(f"`names` must be {len(faces)} texts, one for each face; got {len(names)}.")

@@ -15,7 +15,16 @@ from .adapter_folder import (
     load_adapter,
     save_adapter,
 )
-from .files import MAX_JSON_BYTES, local_path, move_into_place, read_json, to_json, write_file, write_folder
+from .files import (
+    MAX_JSON_BYTES,
+    local_path,
+    move_into_place,
+    read_json,
+    refusals_told,
+    to_json,
+    write_file,
+    write_folder,
+)
 from .safetensors_file import parse_tensors
 
 __all__ = [
@@ -34,6 +43,7 @@ __all__ = [
     "move_into_place",
     "parse_tensors",
     "read_json",
+    "refusals_told",
     "save_adapter",
     "to_json",
     "write_file",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..checking import all_finite, check_choice
 from ..config import CIAOConfig
-from ..errors import AdapterConfigError, AdapterFileError, ConfigError, listed
+from ..errors import AdapterConfigError, AdapterFileError, ConfigError, listed, quoted
 from .digest import DIGEST, check_digest, read_covered, sha256_of, with_digest
 from .files import local_path, read_json, read_steadily, to_json, write_folder
 from .safetensors_file import parse_tensors, read_weights
@@ -229,10 +229,10 @@ def _check_record(record: dict[str, Any], path: Path) -> CIAOConfig:
         raise AdapterConfigError(f"'{path}' {what}")
 
     if record.get("peft_type") != "CIAO":
-        refuse(f"is of peft_type {record.get('peft_type')!r}; this library reads 'CIAO'.")
+        refuse(f"is of peft_type {quoted(record.get('peft_type'))}; this library reads 'CIAO'.")
     version = record.get("format_version")
     if type(version) is not int or version < 1:
-        refuse(f"has format_version {version!r}, which is no version.")
+        refuse(f"has format_version {quoted(version)}, which is no version.")
     if version > FORMAT_VERSION:
         refuse(
             f"has format_version {version}; this version reads up to {FORMAT_VERSION}. Upgrade: pip install -U "
@@ -245,10 +245,10 @@ def _check_record(record: dict[str, Any], path: Path) -> CIAOConfig:
         refuse(f"lacks {listed(missing)}.")
     for name, kind in (required | _OPTIONAL).items():
         if name in record and (not isinstance(record[name], kind) or isinstance(record[name], bool)):
-            refuse(f"has {record[name]!r} for {name!r}, which is of the wrong type.")
+            refuse(f"has {quoted(record[name])} for {quoted(name)}, which is of the wrong type.")
     size, signature = record["input_size"], record["backbone_signature"]
     if len(size) != 3 or not all(type(n) is int and 1 <= n <= 65_536 for n in size):
-        refuse(f"has the input_size {size!r}; three whole numbers were expected.")
+        refuse(f"has the input_size {quoted(size)}; three whole numbers were expected.")
     numbers = [signature.get("weights"), signature.get("tensors")]
     plain = all(isinstance(row, list) and len(row) == 16 for row in numbers) and all(
         type(n) in (int, float) and abs(n) < 1e9 for row in numbers for n in row
@@ -317,11 +317,11 @@ Nothing was loaded.
         problems.append(f"holds {listed(more)}, which no adapter with this config has")
     for key in sorted(set(expected) & set(tensors)):
         if tensors[key].shape != expected[key].shape:
-            problems.append(f"has {key!r} of shape {tuple(tensors[key].shape)} for {tuple(expected[key].shape)}")
+            problems.append(f"has {quoted(key)} of shape {tuple(tensors[key].shape)} for {tuple(expected[key].shape)}")
         elif not _same_kind(tensors[key].dtype, expected[key].dtype):
-            problems.append(f"has {key!r} in {tensors[key].dtype} for {expected[key].dtype}")
+            problems.append(f"has {quoted(key)} in {tensors[key].dtype} for {expected[key].dtype}")
         elif tensors[key].dtype != expected[key].dtype and not all_finite(tensors[key].to(expected[key].dtype)):
-            problems.append(f"has {key!r} with values that {expected[key].dtype} cannot hold")
+            problems.append(f"has {quoted(key)} with values that {expected[key].dtype} cannot hold")
     if problems:
         raise AdapterFileError(f"The adapter in '{where}' {'; '.join(problems)}. Nothing was loaded.")
 

@@ -17,6 +17,7 @@ __all__ = [
     "being_saved",
     "clear_leftovers",
     "exchange",
+    "open_file_aside",
     "put_at_once",
     "put_one_by_one",
     "restore_moved",
@@ -164,6 +165,42 @@ def clear_leftovers(target: Path, ours: set[str]) -> None:
                 pass  # the next save tries again
             finally:
                 _close(lock)
+
+
+def open_file_aside(target: Path) -> tuple[Path, int | None]:
+    """Makes an empty hidden file beside a file that is to be written, and removes what killed writers of it left.
+
+    Args:
+        target: The file, which may be missing.
+
+    Returns:
+        The hidden file, and a lock on it to be closed: by it the next writer sees that nobody was killed over it.
+
+    Raises:
+        OSError: the disk refuses.
+
+    Example:
+        >>> import tempfile
+        >>> aside, lock = open_file_aside(Path(tempfile.mkdtemp(), "plan.yaml"))
+        >>> aside.name[:11], aside.read_bytes()
+        ('.plan.yaml.', b'')
+        >>> if lock is not None:
+        ...     os.close(lock)
+    """
+    for entry in _names(target.parent):
+        if _is_aside(entry, target.name):
+            lock = _lock(target.parent / entry, wait=False)
+            if lock is not None:  # nobody writes in it
+                with contextlib.suppress(OSError):
+                    (target.parent / entry).unlink()
+                _close(lock)
+    while True:
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        with aside.open("xb"):
+            lock = _lock(aside)
+        if aside.exists():
+            return aside, lock
+        _close(lock)  # taken for a leftover before it was locked
 
 
 def restore_moved(parent: Path, name: str | None = None) -> None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import time
-import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..door import open_file, parse_json
-from ..errors import AdapterConfigError, AdapterFileError, FileReadError, listed
-from .aside import being_saved, clear_leftovers, exchange, put_at_once, put_one_by_one, restore_moved, sync_folder
+from ..errors import AdapterConfigError, AdapterFileError, CIAOError, FileReadError, listed, shortened
+from .aside import (
+    being_saved,
+    clear_leftovers,
+    exchange,
+    open_file_aside,
+    put_at_once,
+    put_one_by_one,
+    restore_moved,
+    sync_folder,
+)
 from .safetensors_file import kind_of, pickled_instead
 
 __all__ = [
@@ -23,6 +32,7 @@ __all__ = [
     "move_into_place",
     "read_json",
     "read_steadily",
+    "refusals_told",
     "to_json",
     "write_file",
     "write_folder",
@@ -50,6 +60,36 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))
 
 
+@contextlib.contextmanager
+def refusals_told(kind: type[CIAOError], what: str | os.PathLike[str], advice: str) -> Iterator[None]:
+    """A `with` block in which something is written: where the disk refuses, an error of ours says so.
+
+    Args:
+        kind: What is raised in place of an `OSError`.
+        what: The file or folder that is written.
+        advice: What to do, in whole sentences.
+
+    Raises:
+        CIAOError: of that kind.
+
+    Example:
+        >>> with refusals_told(AdapterFileError, "runs/fer", "Make room."):
+        ...     raise OSError(28, "No space left on device")
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.AdapterFileError: 'runs/fer' cannot be written: No space left on device. Make room.
+    """
+    try:
+        yield
+    except CIAOError:
+        raise
+    except OSError as error:
+        reason = shortened(error.strerror or str(error)).rstrip(".")
+        name = os.path.basename(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else ""
+        reason += f" ('{shortened(name, 80)}')" if name and name != os.path.basename(os.fspath(what)) else ""
+        raise kind(f"'{shortened(os.fspath(what))}' cannot be written: {reason}. {advice}") from error
+
+
 def write_file(path: str | os.PathLike[str], content: bytes | str) -> Path:
     """Writes a file aside, syncs it and moves it into place: whoever reads meanwhile sees the old one or the new one.
 
@@ -62,7 +102,7 @@ def write_file(path: str | os.PathLike[str], content: bytes | str) -> Path:
 
     Raises:
         OSError: the path leads to a folder or a device, or the disk refuses; what was there stays, and nothing else is
-            left behind.
+            left behind. What a killed writer left is cleared by the next one.
 
     Example:
         >>> import tempfile
@@ -70,11 +110,14 @@ def write_file(path: str | os.PathLike[str], content: bytes | str) -> Path:
         '{}'
     """
     path = local_path(path)
-    target = path.resolve()
+    try:
+        target = path.resolve()
+    except RuntimeError as error:  # so says Python of links that lead to each other
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
     if os.path.lexists(target) and not target.is_file():  # a device behind a link would be gone for everybody
         raise OSError(f"'{path}' leads to '{target}', which is no file.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    aside, lock = open_file_aside(target)
     try:
         aside.write_bytes(content.encode() if isinstance(content, str) else content)
         with contextlib.suppress(OSError):  # there is none yet, or the disk knows no modes
@@ -82,6 +125,8 @@ def write_file(path: str | os.PathLike[str], content: bytes | str) -> Path:
         move_into_place(aside, target)
     finally:
         aside.unlink(missing_ok=True)
+        if lock is not None and lock >= 0:
+            os.close(lock)
     return path
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..checking import all_finite
 from ..door import open_file
-from ..errors import AdapterFileError, FileReadError, listed
+from ..errors import AdapterFileError, FileReadError, listed, quoted, shortened
 
 __all__ = ["MAX_HEADER_BYTES", "kind_of", "parse_tensors", "pickled_instead", "read_weights"]
 
@@ -147,7 +147,7 @@ def parse_tensors(content: bytes | Tensor, path: Path) -> dict[str, Tensor]:
         >>> parse_tensors(save({"decay": torch.ones(2)}), Path("adapter_model.safetensors"))
         {'decay': tensor([1., 1.])}
     """
-    memory = content.numpy() if isinstance(content, Tensor) else memoryview(bytearray(content))
+    memory = content.numpy() if isinstance(content, Tensor) else memoryview(content)
     size = len(memory)
     data = 8 + int.from_bytes(bytes(memory[:8]), "little")  # where the header ends
     if size < 8 or data > min(8 + MAX_HEADER_BYTES, size):
@@ -155,7 +155,9 @@ def parse_tensors(content: bytes | Tensor, path: Path) -> dict[str, Tensor]:
     try:
         places = _places(bytes(memory[8:data]), size - data)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise AdapterFileError(f"'{path}' is no valid safetensors file: {error}.") from error
+        raise AdapterFileError(f"'{path}' is no valid safetensors file: {shortened(str(error))}.") from error
+    if not isinstance(content, Tensor):
+        memory = memoryview(bytearray(content))  # tensors are written to; only what is valid is copied
     tensors = {
         name: torch.frombuffer(memory, dtype=dtype, count=math.prod(shape), offset=data + start).view(shape)
         if math.prod(shape)
@@ -185,12 +187,12 @@ def _places(header: bytes, num_bytes: int) -> dict[str, tuple[torch.dtype, list[
     end = 0
     for name, entry in sorted(entries.items(), key=lambda item: tuple(item[1]["data_offsets"])):
         if entry["dtype"] not in _DTYPES:
-            raise ValueError(f"{name!r} is of dtype {entry['dtype']!r}; known are {listed(_DTYPES)}")
+            raise ValueError(f"{quoted(name)} is of dtype {quoted(entry['dtype'])}; known are {listed(_DTYPES)}")
         dtype, shape, (start, stop) = _DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
         if not all(type(number) is int and number >= 0 for number in (*shape, start, stop)):
-            raise ValueError(f"{name!r} has a shape or place that is no whole number")
+            raise ValueError(f"{quoted(name)} has a shape or place that is no whole number")
         if start != end or stop != start + dtype.itemsize * math.prod(shape) or stop > num_bytes:
-            raise ValueError(f"{name!r} is not where its dtype, its shape and the tensors before it put it")
+            raise ValueError(f"{quoted(name)} is not where its dtype, its shape and the tensors before it put it")
         places[name], end = (dtype, shape, start), stop
     if end != num_bytes:
         raise ValueError(f"its tensors take {end} bytes where {num_bytes} follow the header")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from ..checking import check_choice, check_number, is_number, make_plain
-from ..errors import ConfigError, listed, shortened
+from ..errors import ConfigError, listed, quoted, shortened
 
 Kind = Literal["network", "ablation", "rival"]
 Needs = Literal["features", "pixels"]
@@ -23,14 +23,14 @@ _NAMES_IN_FILES = {"baseline": "rival"}
 
 def _check_name(what: str, name: Any) -> None:
     if not isinstance(name, str) or not name.strip() or name != name.strip():
-        raise ConfigError(f"The name of {what} must be text without spaces around it; got {name!r}.")
+        raise ConfigError(f"The name of {what} must be text without spaces around it; got {quoted(name)}.")
 
 
 def _freeze_mappings(instance: Any, *names: str) -> None:
     for name in names:
         value = getattr(instance, name)
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            raise ConfigError(f"`{name}` must map names to values; got {value!r}.")
+            raise ConfigError(f"`{name}` must map names to values; got {quoted(value)}.")
         object.__setattr__(instance, name, dict(value))
 
 
@@ -275,7 +275,7 @@ class Plan:
             if name != "search_epochs" or self.search_epochs is not None:
                 check_number(name, getattr(self, name), above=0)
         if self.search_fraction >= 1:
-            raise ConfigError(f"`search_fraction` must lie between 0 and 1; got {self.search_fraction!r}.")
+            raise ConfigError(f"`search_fraction` must lie between 0 and 1; got {quoted(self.search_fraction)}.")
 
 
 def select_from_plan(plan: Plan, **only: Iterable[str]) -> Plan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from ..checking import checked_keys
 from ..door import read_yaml
 from ..errors import ConfigError, shortened
-from ..saving import local_path, write_file
+from ..saving import local_path, refusals_told, write_file
 from .plan import Encoder, Plan, names_in_files
 from .presets import TASKS, methods_named, preset_method, task_from
 
@@ -99,6 +98,9 @@ def read_plan(path: str | Path) -> Plan:
 def write_plan(plan: Plan, path: str | Path) -> None:
     """Writes a plan as YAML; whoever reads meanwhile sees the old file or the new one.
 
+    Raises:
+        ConfigError: the disk refuses; the old file stays.
+
     Example:
         >>> import tempfile
         >>> plan = plan_from_flags(["fer=data/fer"], ["small-face"], ["decision layer"])
@@ -110,15 +112,17 @@ def write_plan(plan: Plan, path: str | Path) -> None:
     import yaml
 
     text = yaml.safe_dump(plan_to_dict(plan), sort_keys=False, allow_unicode=True, width=120)
-    write_file(path, text)
+    with refusals_told(ConfigError, path, "Make room there, or give another folder."):
+        write_file(path, text)
 
 
 def save_plan(plan: Plan, folder: Path) -> None:
-    """Writes `plan.yaml` of a study; whoever reads meanwhile sees the old one or the new one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f"{PLAN_FILE}.{os.getpid()}"
-    write_plan(plan, aside)
-    os.replace(aside, folder / PLAN_FILE)
+    """Writes `plan.yaml` of a study; whoever reads meanwhile sees the old one or the new one.
+
+    Raises:
+        ConfigError: the disk refuses; the old one stays.
+    """
+    write_plan(plan, folder / PLAN_FILE)
 
 
 def load_plan(folder: Path) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -10,12 +11,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from ..checking import is_number
-from ..door import check_types, open_file, parse_json, read_file
+from ..door import bounded_lines, check_types, open_file, parse_json
 from ..errors import FileReadError, RecordError, listed, shortened
-from ..saving import local_path
+from ..saving import local_path, refusals_told
+from .plan import RATE_NAMES, Split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +33,10 @@ PROTOCOL_VERSION = 2
 new ones. 2: where it is left open, `a` starts by the spread of u, and no longer always at 3."""
 
 MAX_RESULTS_BYTES = 2**31
-"""Of a study's results, which are kept in memory."""
+"""Of a study's results, which are read line by line."""
+
+MAX_RECORD_BYTES = 2**22
+"""Of one record; those of the longest trainings have less than a tenth of it."""
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(
@@ -146,12 +151,42 @@ class Record:
             unknown, missing = set(values) - names, required - set(values)
             raise RecordError(f"A record has unknown keys ({listed(unknown)}) or lacks some ({listed(missing)}).")
         check_types(values, _TYPES, "A record", optional=names, error=RecordError)
-        for name in ("scores", "fold_scores", "fold_rates"):
-            if not all(is_number(value) for value in values.get(name, {}).values()):
-                raise RecordError(f"A record has no numbers as `{name}`: {shortened(repr(values[name]))}.")
+        _check_contents(values)
         if values.get("error") is None and values["metric"] not in values["scores"]:
             raise RecordError(f"A record lacks the score that counts, {shortened(repr(values['metric']))}.")
         return cls(**{"protocol": 1, **values})  # the first ones did not say
+
+
+def _check_contents(values: Mapping[str, Any]) -> None:
+    """What the report counts with: numbers are numbers, and tables have rows of one length."""
+    for name in ("scores", "fold_scores", "fold_rates", "parameters", "samples"):
+        if not all(map(_is_size, values.get(name, {}).values())):
+            raise RecordError(f"A record has no numbers as `{name}`: {shortened(repr(values[name]), 80)}.")
+    for name in ("seconds", "epochs"):
+        if not _is_size(values.get(name, 0)) or values.get(name, 0) < 0:
+            raise RecordError(f"A record has no number of 0 or more as `{name}`: {shortened(repr(values[name]), 80)}.")
+    if values["split"] not in get_args(Split):
+        raise RecordError(
+            f"A record is of the split {shortened(repr(values['split']), 80)}; known are {listed(get_args(Split))}."
+        )
+    rates = {name: value for name, value in values.get("arguments", {}).items() if name in RATE_NAMES}
+    for name, rate in rates.items():
+        if not _is_size(rate):
+            raise RecordError(f"A record has no number as `{name}`: {shortened(repr(rate), 80)}.")
+    history, confusion = values.get("history", []), values.get("confusion") or []
+    if not all(isinstance(row, Mapping) and all(map(_is_size, row.values())) for row in history):
+        raise RecordError("A record has a `history` that is no list of losses by name.")
+    if not all(map(_is_size, values.get("decay_starts", []))):
+        raise RecordError("A record has `decay_starts` that are no numbers.")
+    if not all(isinstance(row, list) and len(row) == len(confusion) and all(map(_is_size, row)) for row in confusion):
+        raise RecordError("A record has a `confusion` that is no square table of counts.")
+    if not all(isinstance(label, (str, int, float)) for label in values.get("labels") or []):
+        raise RecordError("A record has `labels` that are no names.")
+
+
+def _is_size(value: Any) -> bool:
+    """Whether it is a number that a float holds."""
+    return is_number(value, low=-1e300, high=1e300)
 
 
 def key_of(content: Mapping[str, Any]) -> str:
@@ -191,7 +226,7 @@ def append_record(path: str | os.PathLike[str], record: Record) -> None:
         record: What to add.
 
     Raises:
-        RecordError: a score is not finite; nothing is written.
+        RecordError: a score is not finite, or the disk refuses; nothing is written.
 
     Example:
         >>> import tempfile
@@ -209,15 +244,24 @@ def append_record(path: str | os.PathLike[str], record: Record) -> None:
     except (TypeError, ValueError) as error:
         raise RecordError(f"The record of {record.method!r} cannot be written as JSON: {error}") from error
     path = local_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"), path.open("ab+") as file:
-        torn = b""
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            torn = b"" if file.read(1) == b"\n" else b"\n"
-        file.write(torn + line + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    advice = "Nothing was added. Make room there and run it again: what was trained before is not trained again."
+    with refusals_told(RecordError, path, advice):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Without a buffer, which would try to write once more when the file is closed.
+        with FileLock(f"{path}.lock"), path.open("ab+", buffering=0) as file:
+            torn, size = b"", file.seek(0, os.SEEK_END)
+            if size:
+                file.seek(-1, os.SEEK_END)
+                torn = b"" if file.read(1) == b"\n" else b"\n"
+            try:
+                content = memoryview(torn + line + b"\n")
+                while len(content):
+                    content = content[file.write(content) :]
+                os.fsync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(size)
+                raise
 
 
 class Results:
@@ -256,13 +300,17 @@ class Results:
         """
         if not self.path.exists():
             return []
-        with open_file(self.path, error=RecordError) as file:
-            file.seek(self._read)
-            new = file.read()
-        new = new[: new.rfind(b"\n") + 1]
-        lines = new.split(b"\n")[:-1]
-        added = list(_parsed(lines, self.path, self._lines + 1))
-        self._read, self._lines = self._read + len(new), self._lines + len(lines)
+        read, count = self._read, self._lines
+
+        def whole() -> Iterator[bytes]:
+            nonlocal read, count
+            for line in _lines(self.path, read):
+                if line.endswith(b"\n"):  # the last one may be half written
+                    read, count = read + len(line), count + 1
+                    yield line
+
+        added = list(_parsed(whole(), self.path, self._lines + 1))
+        self._read, self._lines = read, count
         self.records += added
         return added
 
@@ -284,12 +332,18 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
     """
     path = local_path(path)
     path = path / RESULTS_FILE if path.is_dir() else path
-    lines = read_file(path, MAX_RESULTS_BYTES, error=RecordError).split(b"\n") if os.path.lexists(path) else []
-    return list(_parsed(lines, path, 1))
+    return list(_parsed(_lines(path), path, 1)) if os.path.lexists(path) else []
+
+
+def _lines(path: Path, start: int = 0) -> Iterator[bytes]:
+    with open_file(path, MAX_RESULTS_BYTES, error=RecordError) as file:
+        file.seek(start)
+        yield from bounded_lines(file, path, max_line=MAX_RECORD_BYTES, error=RecordError)
 
 
 def _parsed(lines: Iterable[bytes], path: Path, first: int) -> Iterator[Record]:
     for number, line in enumerate(lines, start=first):
+        line = line.rstrip(b"\r\n")
         try:
             values = parse_json(line, path)
         except FileReadError:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..config import CIAOConfig
 from ..data import clip_means, clips
-from ..errors import ConfigError, DivergenceError
+from ..errors import ConfigError, DivergenceError, quoted
 from ..features import check_labels_of
 from ..metrics import compute_metrics, confusion_matrix
 from ..model import get_ciao_model
@@ -174,9 +174,11 @@ class Training:
         """Samples of frames as clips, for a method that reads those."""
         task, name = self.material.loaded.task, self.run.method.name
         if self.run.method.baseline is not None:
-            raise ConfigError(f"The baseline {name!r} reads single pictures, and its settings have `frames`.")
+            raise ConfigError(f"The baseline {quoted(name)} reads single pictures, and its settings have `frames`.")
         if task.average_by is None:
-            raise ConfigError(f"{name!r} reads clips, and the task {task.name!r} has no `average_by` to tell them by.")
+            raise ConfigError(
+                f"{quoted(name)} reads clips, and the task {quoted(task.name)} has no `average_by` to tell them by."
+            )
         frames = self.config.frames
         assert frames is not None  # or this method reads single pictures
         return data.clips(clips(faces, frames, task.average_by).rows)

@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..config import CIAOConfig
-from ..errors import ConfigError, LaunchError, listed
+from ..errors import CIAOError, ConfigError, LaunchError, listed
 from ..features import check_launch
+from ..features.processes import waiting_is_said
 from .arguments import CIAOTrainingArguments
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ def make_accelerator(args: CIAOTrainingArguments) -> Accelerator:
 
     Args:
         args: `bf16` and `fp16` choose the precision (with neither, the launcher does), `report_to` the trackers, and
-            `output_dir` where trackers write.
+            `output_dir` where trackers write; `ddp_timeout` how long processes wait for one another.
 
     Returns:
         Its `gradient_accumulation_steps` is 1, whatever the launcher says: the training loop divides losses itself.
@@ -46,7 +48,7 @@ def make_accelerator(args: CIAOTrainingArguments) -> Accelerator:
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    from accelerate.utils import DistributedType, ProjectConfiguration
+    from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else None
     precision_to_have = precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -56,8 +58,14 @@ def make_accelerator(args: CIAOTrainingArguments) -> Accelerator:
     folders: dict[str, Any] = {}
     if args.output_dir is not None:
         folders = {"project_dir": args.output_dir, "logging_dir": str(Path(args.output_dir) / "runs")}
+    timeout = timedelta(seconds=args.ddp_timeout)
+    if dist.is_available() and dist.is_initialized():
+        _set_timeout(timeout)
     accelerator = Accelerator(
-        mixed_precision=precision, log_with=trackers or None, project_config=ProjectConfiguration(**folders)
+        mixed_precision=precision,
+        log_with=trackers or None,
+        project_config=ProjectConfiguration(**folders),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
     )
     if accelerator.mixed_precision == "fp16" and accelerator.scaler is None:  # Accelerate would ignore it
         raise ConfigError(f"`fp16` needs a GPU; this training runs on {accelerator.device.type}. Use `bf16=True`.")
@@ -70,6 +78,54 @@ def make_accelerator(args: CIAOTrainingArguments) -> Accelerator:
         )
     accelerator.gradient_accumulation_steps = 1  # the launcher's would divide the loss a second time
     return accelerator
+
+
+def _set_timeout(timeout: timedelta) -> None:
+    """Of the group of processes that is there already, as after features were stored."""
+    from torch.distributed import distributed_c10d
+
+    set_timeout = getattr(distributed_c10d, "_set_pg_timeout", None)  # torch has no public way
+    if set_timeout is not None:
+        set_timeout(timeout, dist.group.WORLD)
+
+
+def wait_for_all(accelerator: Accelerator) -> None:
+    """Blocks until every process is here; says on stderr that it waits, once it has waited for long.
+
+    Example:
+        >>> wait_for_all(make_accelerator(CIAOTrainingArguments(report_to="none")))
+    """
+    with waiting_is_said(f"process {accelerator.process_index} of {accelerator.num_processes}"):
+        accelerator.wait_for_everyone()
+
+
+@contextmanager
+def others_answering(accelerator: Accelerator, seconds: float) -> Iterator[None]:
+    """A `with` block in which a process that no longer answers is a `LaunchError`.
+
+    Args:
+        accelerator: Says which processes there are.
+        seconds: How long this one waits, for the message.
+
+    Raises:
+        LaunchError: another process hangs, or has ended.
+
+    Example:
+        >>> with others_answering(make_accelerator(CIAOTrainingArguments(report_to="none")), 1800):
+        ...     pass
+    """
+    try:
+        yield
+    except RuntimeError as error:  # what torch raises for all of it
+        said = str(error).lower()
+        lost = any(sign in said for sign in ("timed out", "timeout", "closed by peer", "reset by peer", "broken pipe"))
+        if accelerator.num_processes == 1 or isinstance(error, CIAOError) or not lost:
+            raise
+        raise LaunchError(
+            f"Process {accelerator.process_index} of {accelerator.num_processes} has waited for another one that has "
+            f"ended, or has not answered within {seconds:g} s (`ddp_timeout`). What the others printed last may say "
+            "why. Start all of them again; with checkpoints, `resume_from_checkpoint='auto'` goes on."
+        ) from error
 
 
 @contextmanager
@@ -218,14 +274,16 @@ class _GatherRows(torch.autograd.Function):
         padded = rows.new_zeros((largest, *rows.shape[1:]))
         padded[: len(rows)] = rows
         gathered = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(gathered, padded)
+        with waiting_is_said(f"process {rank} of {len(counts)}"):
+            dist.all_gather(gathered, padded)
         return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         # Every process has a loss of all rows: the gradient of a row is the sum over all processes.
         grad = grad_outputs[0].contiguous().clone()
-        dist.all_reduce(grad)
+        with waiting_is_said(f"process {dist.get_rank()} of {dist.get_world_size()}"):
+            dist.all_reduce(grad)
         return grad[ctx.first : ctx.last], None
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from ..checking import check_choice, check_flag, check_known, check_number, make_plain
-from ..errors import ConfigError
+from ..errors import ConfigError, quoted
 
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["linear", "cosine", "constant"]
@@ -23,7 +23,10 @@ ENCODER_RATE_FACTOR = {"last_conv": 2.0, "full": 0.3}
 """`encoder_learning_rate` over `learning_rate` where it is left out, by `tuning`."""
 
 _CHOICES = {"optim": Optimizer, "lr_scheduler_type": Schedule, "eval_strategy": Strategy, "save_strategy": Strategy}
-_ON_THE_WAY = ("output_dir", "logging_steps", "report_to", "disable_tqdm", "dataloader_num_workers", "feature_cache")
+_ON_THE_WAY = (
+    *("output_dir", "logging_steps", "report_to", "disable_tqdm", "dataloader_num_workers", "feature_cache"),
+    "ddp_timeout",
+)
 _WHEN = ("eval_strategy", "eval_steps", "save_strategy", "save_steps", "save_total_limit", "resume_from_checkpoint")
 _LENGTH = ("num_train_epochs", "max_steps", "warmup_ratio", "warmup_steps")
 
@@ -83,6 +86,8 @@ class CIAOTrainingArguments:
             process.
         seed: Seed of the order of samples, the stored views and the dropout.
         dataloader_num_workers: Processes that prepare pictures; changes no result.
+        ddp_timeout: Seconds that one of several processes waits for the others before it gives up with a
+            `LaunchError`; they have to be more than any of them spends alone, as on writing a checkpoint.
         disable_tqdm: Hide the progress bar; by default it is shown only on a terminal.
         resume_from_checkpoint: A checkpoint folder; `True`: the one in `output_dir` that was written last, whatever its
             number; `"auto"`: that one, or from the start if there is none.
@@ -141,6 +146,7 @@ class CIAOTrainingArguments:
     two_steps: bool = False
     seed: int = 42
     dataloader_num_workers: int = 0
+    ddp_timeout: int = 1800
     disable_tqdm: bool | None = None
     resume_from_checkpoint: bool | str | None = None
     feature_cache: str = "auto"
@@ -167,6 +173,7 @@ class CIAOTrainingArguments:
                 ("gradient_accumulation_steps", 1),
             ),
             *(("logging_steps", 1), ("warmup_steps", 0), ("seed", 0), ("dataloader_num_workers", 0), ("max_steps", -1)),
+            ("ddp_timeout", 1),
             *(("eval_steps", 1), ("save_steps", 1), ("save_total_limit", 1), ("early_stopping_patience", 1)),
         ):
             self._check_number(name, int, low, most)
@@ -205,7 +212,7 @@ class CIAOTrainingArguments:
             value = getattr(self, name)
             parts = value if isinstance(value, tuple) else ()
             if not isinstance(value, kinds) or value == "" or not all(isinstance(part, str) for part in parts):
-                raise ConfigError(f"`{name}` must be text; got {value!r}.")
+                raise ConfigError(f"`{name}` must be text; got {quoted(value)}.")
 
     def _check_together(self) -> None:
         if self.bf16 and self.fp16:
@@ -221,7 +228,9 @@ class CIAOTrainingArguments:
                 "report_to": any(name not in ("jsonl", "none") for name in self.trackers),
             }
             for name in (name for name, needs in on_disk.items() if needs):
-                raise ConfigError(f"`{name}={getattr(self, name)!r}` writes or reads files: give `output_dir` as well.")
+                raise ConfigError(
+                    f"`{name}={quoted(getattr(self, name))}` writes or reads files: give `output_dir` as well."
+                )
         if self.eval_strategy == "no":
             for name in ("load_best_model_at_end", "early_stopping_patience"):
                 if getattr(self, name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -16,13 +17,13 @@ from torch import Tensor
 
 from ..checking import is_number
 from ..door import read_file, read_json
-from ..errors import TrainingError, listed, shortened
+from ..errors import AdapterFileError, TrainingError, listed, shortened
 from ..hub.adapters import save_with_card
 from ..model import CIAOModel
 from ..saving.adapter_folder import CONFIG_FILE, check_tensors, load_adapter
 from ..saving.aside import restore_moved
 from ..saving.digest import DIGEST, check_digest, sha256_of, with_digest
-from ..saving.files import MAX_JSON_BYTES, local_path, move_into_place
+from ..saving.files import MAX_JSON_BYTES, local_path, move_into_place, refusals_told
 from ..saving.safetensors_file import MAX_HEADER_BYTES
 from .checkpoint_state import MAX_STATE_BYTES, CheckpointState, read_state
 
@@ -42,6 +43,11 @@ FORMAT_VERSION = 2
 """Of `trainer_state.json`; a newer version is refused."""
 
 _WITHOUT_DIGEST = 1  # the last version whose checkpoints have none
+
+_MAKE_ROOM = (
+    "Make room there, or lower `save_total_limit`; then go on from the last checkpoint with "
+    "`resume_from_checkpoint='auto'`."
+)
 
 _FOLDER = re.compile(r"checkpoint-(\d+)")
 
@@ -128,21 +134,34 @@ class AdapterCheckpoints:
             optimizer: What `optimizer_tensors` gave.
             best: The adapter at its best, where training may return to it and it is not this one.
             state: Plain data without NaN and infinity: the place in training, and what the training is made of.
+
+        Raises:
+            AdapterFileError: the disk refuses; what was there stays, and nothing else is left.
         """
+        with refusals_told(AdapterFileError, folder, _MAKE_ROOM):
+            self._save(folder, optimizer, best, state)
+
+    def _save(
+        self, folder: Path, optimizer: dict[str, Tensor], best: dict[str, Tensor] | None, state: dict[str, Any]
+    ) -> None:
         aside = folder.with_name(f".{folder.name}.tmp")
         restore_moved(folder.parent, folder.name)
         shutil.rmtree(aside, ignore_errors=True)
-        saved = self.model.saved_adapter(self.adapter_name, training={"global_step": state["global_step"]})
-        save_with_card(aside, saved, name=str(folder))
-        files = {CONFIG_FILE: sha256_of((aside / CONFIG_FILE).read_bytes())}  # it covers the adapter's other files
-        for name, tensors in ((OPTIMIZER_FILE, optimizer), (BEST_FILE, best)):
-            if tensors is not None:
-                content = save({key: tensor.contiguous() for key, tensor in tensors.items()})
-                files[name] = sha256_of(content)
-                (aside / name).write_bytes(content)
-        record = {"format_version": FORMAT_VERSION, **state, "files": files}
-        (aside / STATE_FILE).write_bytes(with_digest(record, files))
-        move_into_place(aside, folder)
+        try:
+            saved = self.model.saved_adapter(self.adapter_name, training={"global_step": state["global_step"]})
+            save_with_card(aside, saved, name=str(folder))
+            files = {CONFIG_FILE: sha256_of((aside / CONFIG_FILE).read_bytes())}  # it covers the adapter's other files
+            for name, tensors in ((OPTIMIZER_FILE, optimizer), (BEST_FILE, best)):
+                if tensors is not None:
+                    content = save({key: tensor.contiguous() for key, tensor in tensors.items()})
+                    files[name] = sha256_of(content)
+                    (aside / name).write_bytes(content)
+            record = {"format_version": FORMAT_VERSION, **state, "files": files}
+            (aside / STATE_FILE).write_bytes(with_digest(record, files))
+            move_into_place(aside, folder)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)  # of a full disk, its room comes back
+            raise
 
     def save_best(self, output_dir: Path, record: dict[str, Any]) -> None:
         """Saves the adapter as it is as the best one so far, in the folder `best`.
@@ -330,6 +349,30 @@ def refuse_old_checkpoints(output_dir: Path) -> None:
         raise TrainingError(
             f"'{output_dir}' holds {old[-1].name} of an earlier training. Go on from it with "
             "`resume_from_checkpoint=True`, give another `output_dir`, or delete the checkpoints."
+        )
+
+
+def refuse_unwritable(output_dir: Path) -> None:
+    """Refuses a folder in which nothing can be written, before anything is computed for it. It need not exist yet.
+
+    Args:
+        output_dir: Of the training.
+
+    Raises:
+        TrainingError: nothing can be written there, or it is a file.
+
+    Example:
+        >>> refuse_unwritable(Path("not/yet/made"))
+    """
+    existing = output_dir
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise TrainingError(f"`output_dir` {str(output_dir)!r} cannot be made: '{existing}' is no folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise TrainingError(
+            f"`output_dir` {str(output_dir)!r} cannot be written: this user may not change '{existing}'. Give "
+            "another one, or none to write nothing."
         )
 
 

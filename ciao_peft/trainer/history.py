@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from ..drawing import as_png, blank_figure
-from ..saving.files import write_file
+from ..errors import TrainingError
+from ..saving.files import refusals_told, write_file
 
 LOG_FILE = "trainer_log.jsonl"
 """The log in `output_dir`: one JSON object per line."""
 
 CURVE_FILE = "learning_curve.png"
 """The picture of the log in `output_dir`."""
+
+
+_MAKE_ROOM = "Make room there, or give another `output_dir`."
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,7 +61,8 @@ class History:
         self.entries = list(entries or [])
         self._path = None if folder is None else folder / LOG_FILE
         if self._path is not None:
-            write_file(self._path, "".join(json.dumps(entry) + "\n" for entry in self.entries))
+            with refusals_told(TrainingError, self._path, _MAKE_ROOM):
+                write_file(self._path, "".join(json.dumps(entry) + "\n" for entry in self.entries))
 
     def add(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         """Appends an entry to memory and file.
@@ -71,7 +76,7 @@ class History:
         kept = plain(entry)
         self.entries.append(kept)
         if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
+            with refusals_told(TrainingError, self._path, _MAKE_ROOM), self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(kept) + "\n")
         return kept
 
@@ -107,5 +112,6 @@ def draw_learning_curve(entries: list[dict[str, Any]], metric: str, path: Path) 
         right.set_ylabel(metric.removeprefix("eval_").replace("_", " "))
         lines += right.plot(*zip(*scores, strict=True), color="C1", marker="o", markersize=3, label=metric)
     axes.legend(handles=lines, loc="center right")
-    write_file(path, as_png(figure))
+    with refusals_told(TrainingError, path, _MAKE_ROOM):
+        write_file(path, as_png(figure))
     return True

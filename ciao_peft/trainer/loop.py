@@ -20,7 +20,7 @@ from ..config import CIAOConfig
 from ..errors import DivergenceError, TrainingError
 from ..heads import dropout_from
 from ..surroundings import RANDOM_STATE
-from .accelerator import data_parallel, progress_bar, start_trackers
+from .accelerator import data_parallel, progress_bar, start_trackers, wait_for_all
 from .arguments import CIAOTrainingArguments
 from .best import Best
 from .checkpoint import (
@@ -292,7 +292,7 @@ class TrainingLoop:
             self._evaluate(self.eval_source)
         if self._is_due(self.args.save_strategy, self.args.save_steps):
             self._save(self.accelerator.is_main_process)
-            self.accelerator.wait_for_everyone()
+            wait_for_all(self.accelerator)
 
     def _is_due(self, strategy: str, steps: int | None) -> bool:
         if strategy == "no":
@@ -443,6 +443,8 @@ class TrainingLoop:
         if self.best.step is not None:
             metrics |= {f"best_{self.best.metric}": self.best.value, "best_step": self.best.step}
         self._log(metrics)
-        if self.output_dir is not None and self.accelerator.is_main_process and "none" not in self.args.trackers:
-            draw_learning_curve(self.history.entries, f"eval_{self.best.metric}", self.output_dir / CURVE_FILE)
+        if self.output_dir is not None and self.accelerator.is_main_process:
+            clean_up(self.output_dir, None if self.args.save_strategy == "no" else self.args.save_total_limit)
+            if "none" not in self.args.trackers:
+                draw_learning_curve(self.history.entries, f"eval_{self.best.metric}", self.output_dir / CURVE_FILE)
         return TrainOutput(self.step, metrics["train_loss"], metrics)

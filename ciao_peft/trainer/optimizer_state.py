@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..checking import all_finite
-from ..errors import TrainingError, listed, shortened
+from ..errors import TrainingError, listed, quoted, shortened
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
@@ -79,18 +79,18 @@ def checked_moments(
         parameter = trained[name]
         if moment == "step":
             if tensor.ndim or not tensor.is_floating_point() or not 0 <= tensor.item() < math.inf:
-                raise TrainingError(f"'{where}' holds {key!r}, which is no finite number of 0 or more.")
+                raise TrainingError(f"'{where}' holds {quoted(key)}, which is no finite number of 0 or more.")
             # Counters of steps stay on the CPU, as torch keeps them, unless the optimiser is a fused one on a GPU.
             value = tensor.to(parameter.device, torch.float32) if fused else tensor
         else:
             if (tensor.shape, tensor.dtype) != (parameter.shape, parameter.dtype):
                 expected = "" if tensor.dtype == parameter.dtype else f"{parameter.dtype} "
                 raise TrainingError(
-                    f"'{where}' holds {key!r} as {tensor.dtype} of {list(tensor.shape)}, not {expected}of "
+                    f"'{where}' holds {quoted(key)} as {tensor.dtype} of {list(tensor.shape)}, not {expected}of "
                     f"{list(parameter.shape)}."
                 )
             if not all_finite(tensor) or (moment == "exp_avg_sq" and bool((tensor < 0).any())):
-                raise TrainingError(f"'{where}' holds {key!r} with values that no optimiser has.")
+                raise TrainingError(f"'{where}' holds {quoted(key)} with values that no optimiser has.")
             value = tensor.to(parameter.device)
         states.setdefault(parameter, {})[moment] = value
     for parameter, state in states.items():

@@ -22,10 +22,10 @@ from ..metrics import compute_metrics
 from ..model import CIAOModel
 from ..probabilities import fit_temperature
 from ..surroundings import outside_inference, random_state_kept
-from .accelerator import gather_rows, make_accelerator, precision_shared
+from .accelerator import gather_rows, make_accelerator, others_answering, precision_shared, wait_for_all
 from .arguments import CIAOTrainingArguments
 from .calibrate import calibrate_decay, note_class_prior
-from .checkpoint import AdapterCheckpoints
+from .checkpoint import AdapterCheckpoints, refuse_unwritable
 from .history import plain
 from .job import Job, LogitsAndEmbeddings
 from .loader import BatchDataset, BatchLoader
@@ -151,11 +151,14 @@ class CIAOTrainer:
             TrainingError: arguments, data and adapter do not go together, training diverges, or there is nothing to
                 resume from.
             FeatureCacheError: stored features that are not of this model.
+            LaunchError: another process has ended, or has not answered within `ddp_timeout` seconds.
             KeyboardInterrupt: on Ctrl-C, after a checkpoint was saved in `output_dir`.
         """
         if eval_dataset is None and (self.args.load_best_model_at_end or self.args.early_stopping_patience is not None):
             what = "load_best_model_at_end" if self.args.load_best_model_at_end else "early_stopping_patience"
             raise TrainingError(f"`{what}` needs evaluations: give `train` an `eval_dataset`.")
+        if self.args.output_dir is not None and self.accelerator.is_main_process:
+            refuse_unwritable(Path(self.args.output_dir))
         with self._in_training(), random_state_kept():
             self.model.set_adapter(self.adapter_name)
             several = self.args.max_steps > 0 or self.args.num_train_epochs > 1
@@ -166,7 +169,8 @@ class CIAOTrainer:
             self._newest_scores = {}
             loop = TrainingLoop(self._job(), source, eval_source)
             try:
-                self._last = loop.run()
+                with others_answering(self.accelerator, self.args.ddp_timeout):
+                    self._last = loop.run()
                 self._newest_scores = loop.scores_of_the_result()
             finally:
                 self.log_history = loop.history.entries
@@ -258,7 +262,7 @@ class CIAOTrainer:
         if self.accelerator.is_main_process:
             record = self.training_record() | (training or {})
             self.model.save_pretrained(folder, self.adapter_name, training=record, dtype=dtype)
-        self.accelerator.wait_for_everyone()
+        wait_for_all(self.accelerator)
         return Path(folder)
 
     def print(self, *values: Any, **options: Any) -> None:
@@ -274,7 +278,7 @@ class CIAOTrainer:
 
         Without it, a script of several processes may abort at its exit, when all work is done.
         """
-        self.accelerator.wait_for_everyone()
+        wait_for_all(self.accelerator)
         self._sources.clear()
         self.accelerator.free_memory()
         self.accelerator.end_training()
@@ -339,7 +343,8 @@ class CIAOTrainer:
             self.accelerator.autocast(),
         ):
             logits += [self.model(**batch.inputs).logits.float() for batch in batches.read(plan, [None] * len(plan))]
-        return gather_rows(torch.cat(logits), [b - a for a, b in pairwise(bounds)]).cpu()
+        with others_answering(self.accelerator, self.args.ddp_timeout):
+            return gather_rows(torch.cat(logits), [b - a for a, b in pairwise(bounds)]).cpu()
 
     def _metrics(self, source: BatchDataset, prefix: str) -> dict[str, float]:
         return self._scores(self._logits(source), source.known_labels, prefix)

@@ -199,3 +199,53 @@ def test_messages_stay_short_whatever_they_list():
     assert listed(map(str, range(60))).endswith("and 10 more")
     assert len(listed(["x" * 10_000_000])) < 300
     assert shortened("abc") == "abc"
+
+
+# -- YAML that multiplies ----------------------------------------------------------------------------------------------
+
+
+def test_what_maps_bring_into_maps_is_bounded():
+    text = "a: &a {" + ",".join(f"k{n}: 0" for n in range(3000)) + "}\n"
+    text += "".join(f"b{n}: {{<<: *a}}\n" for n in range(8000))
+    with pytest.raises(FileReadError, match="`<<` brings more than"):
+        parse_yaml(text)
+    levels = [f"b{n}: &b{n} {{<<: [{', '.join([f'*b{n - 1}'] * 100)}]}}" for n in range(1, 9)]
+    with pytest.raises(FileReadError, match="`<<` brings more than"):
+        parse_yaml("\n".join(["b0: &b0 {x: 1}", *levels]))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: &a {x: 1, y: 2}\nb: &b {x: 3, z: 4}\nc: {<<: [*a, *b], y: 9}", {"x": 1, "y": 9, "z": 4}),
+        ("a: &a {x: 1}\nb: &b {<<: *a, y: 2}\nc: {<<: *b}", {"x": 1, "y": 2}),
+        ("c: &c {<<: *c, x: 1}", {"x": 1}),
+        ("c: {=: 1}", {"=": 1}),
+        ("c: {day: 2001-02-03}", {"day": "2001-02-03"}),
+    ],
+)
+def test_a_map_brings_what_yaml_says(text, expected):
+    assert parse_yaml(text)["c"] == expected
+
+
+@pytest.mark.parametrize("text", ["a: {<<: 3}", "a: {<<: [3]}", "a: &a {x: 1}\nb: {<<: *a, <<: *a}", "[" * 999, "- [ "])
+def test_a_map_that_brings_no_map_is_refused(text):
+    with pytest.raises(FileReadError):
+        parse_yaml(text)
+
+
+def test_yaml_without_libyaml_is_read_alike(monkeypatch):
+    import yaml
+
+    monkeypatch.delattr(yaml, "CSafeLoader", raising=False)
+    assert parse_yaml("a: &a {x: 1}\nb: {<<: *a, y: [1, 2.5, null, yes, '1']}")["b"] == {
+        "x": 1,
+        "y": [1, 2.5, None, True, "1"],
+    }
+
+
+def test_a_yaml_file_that_would_take_seconds_is_refused_by_its_size(tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text("- 0\n" * 100_000)
+    with pytest.raises(FileReadError, match="at most"):
+        read_yaml(path)

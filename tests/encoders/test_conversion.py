@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -402,3 +403,29 @@ def test_a_conversion_that_changes_the_answers_writes_nothing(network, tmp_path,
     with pytest.raises(AdapterFileError, match="answers differ from the source's by"):
         convert_encoder(tmp_path / "vgg.pth", tmp_path / "mine")
     assert not (tmp_path / "mine").exists()
+
+
+def test_an_archive_that_unpacks_to_many_times_its_size_is_refused_early(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.weights.h5", b"\x89HDF\r\n\x1a\n" + bytes(20_000_000))
+    tracemalloc.start()
+    with pytest.raises(AdapterFileError, match=r"bomb\.keras' cannot be read as a model of Keras: .*too many to read"):
+        convert_encoder(tmp_path / "bomb.keras", tmp_path / "mine")
+    assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["pt", "safetensors", "h5", "keras"])
+def test_a_hole_is_refused_unread(kind, tmp_path, monkeypatch):
+    with (tmp_path / f"hole.{kind}").open("wb") as file:
+        file.truncate(2**30)
+    monkeypatch.setattr("ciao_peft.encoders.conversion.read_file", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(AdapterFileError, match="it begins with zeros"):
+        convert_encoder(tmp_path / f"hole.{kind}", tmp_path / "mine")
+
+
+def test_a_conversion_moves_no_random_state(network, tmp_path):
+    torch.save({f"features.{key}": value for key, value in network.state_dict().items()}, tmp_path / "vgg16.pt")
+    before = torch.get_rng_state()
+    convert_encoder(tmp_path / "vgg16.pt", tmp_path / "mine")
+    assert torch.equal(torch.get_rng_state(), before)

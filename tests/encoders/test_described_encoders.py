@@ -17,6 +17,7 @@ from ciao_peft.encoders import save_encoder
 from ciao_peft.encoders.bounds import bounded_building, check_config
 from ciao_peft.encoders.from_transformers import build
 from ciao_peft.errors import AdapterFileError, CIAOError, ConfigError
+from helpers import anybodys
 from helpers.fakes import sealed
 
 
@@ -182,7 +183,7 @@ def test_weights_far_larger_than_the_network_are_not_read(tmp_path):
     folder = save_encoder(load_encoder("small-face", pretrained=False, channels=[4, 4]), tmp_path / "ours")
     with (folder / "model.safetensors").open("ab") as file:
         file.truncate(8 * 2**30)  # takes no room on the disk
-    with pytest.raises(AdapterFileError, match=r"8,589,934,592 bytes; at most"):
+    with pytest.raises(AdapterFileError, match=r"8,589,934,592 bytes, and its header tells of"):
         load_encoder(folder)
 
 
@@ -196,3 +197,30 @@ def test_a_preprocessor_that_is_a_dangling_link_is_not_none(tmp_path):
     (folder / "preprocessor_config.json").symlink_to("nowhere")
     with pytest.raises(AdapterFileError, match=r"preprocessor_config.json' is missing"):
         load_encoder(folder)
+
+
+@pytest.mark.parametrize("kind", ["timm", "transformers"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: os.truncate(path, 200 * 10**9),  # a hole behind the weights, which takes no room on the disk
+        lambda path: path.write_bytes(b"") or os.truncate(path, 200 * 10**9),
+        lambda path: os.truncate(path, 1000),
+        lambda path: path.write_bytes((10**9).to_bytes(8, "little") + bytes(100)),
+        lambda path: path.write_bytes((4).to_bytes(8, "little") + b"[[]]"),
+        lambda path: path.write_bytes((12).to_bytes(8, "little") + b'{"a": {"x"}}'),
+        lambda path: path.unlink() or os.mkfifo(path),
+        lambda path: path.unlink() or path.symlink_to("/dev/zero"),
+    ],
+    ids=["hole", "all-hole", "cut", "long-header", "list", "no-json", "pipe", "device"],
+)
+def test_weights_of_others_are_measured_before_anybody_maps_them(kind, make, tmp_path):
+    if kind == "timm":
+        folder = anybodys.of_timm_in(tmp_path)
+    else:
+        folder = anybodys.written(anybodys.of_transformers(), tmp_path / "theirs")
+    load_encoder(folder)
+    make(folder / "model.safetensors")
+    with pytest.raises(AdapterFileError, match=r"model\.safetensors") as caught:
+        load_encoder(folder)
+    assert len(str(caught.value)) < 1000

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from ciao_peft import CIAOConfig, Preprocessing, cache_features, get_ciao_model
-from ciao_peft.errors import FeatureCacheError
-from ciao_peft.features import Samples
+from ciao_peft.errors import DataError, FeatureCacheError
+from ciao_peft.features import Samples, samples_of
 from helpers.fakes import SIZE, tiny_backbone
 
 SQUARE = Preprocessing(size=SIZE[1:], mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
@@ -71,3 +71,16 @@ def test_what_was_stored_of_plain_pictures_is_still_found(mode, shape, dtype):
     content = f"{mode}\0{array.dtype.str}\0{shape}\0".encode() + array.tobytes()
     assert picture.mode == mode
     assert Samples([{"image": picture}], SQUARE).digest(0) == hashlib.blake2b(content, digest_size=16).digest()
+
+
+@pytest.mark.parametrize("error", [OSError("unrecognized data"), ValueError("bad"), SyntaxError("broken PNG")])
+def test_a_damaged_picture_in_the_first_row_is_an_error_that_says_so(error):
+    class Damaged:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            raise error
+
+    with pytest.raises(DataError, match="Sample 0 of the dataset cannot be read"):
+        samples_of(Damaged(), None)

@@ -24,6 +24,8 @@ from .faults import Faults
 from .run import Campaign
 from .saves import Save
 
+_LINK, _LINK_TO_FOLDER = Path("link.txt"), Path("link")  # in the working folder of whoever opens inputs
+
 
 def _refuses(message: str) -> None:
     raise ConfigError(message)
@@ -46,6 +48,9 @@ class BadDoor(Door):
         "e-crashes": lambda: os.kill(os.getpid(), signal.SIGSEGV),
         "f-runs": lambda: os.system("true"),
         "g-writes": lambda: Path("/tmp/ciao-peft-reached").write_text("x") and os.remove("/tmp/ciao-peft-reached"),
+        "l-writes-through-a-link": lambda: _LINK.write_text("x"),
+        "m-removes-behind-a-link": lambda: os.remove(_LINK_TO_FOLDER / "b.txt"),
+        "n-replaces-behind-a-link": lambda: os.replace("own.txt", _LINK_TO_FOLDER / "c.txt"),
         "h-draws": lambda: torch.rand(1),
         "i-says-much": lambda: _refuses("x" * 100_000),
         "j-changes-the-model": lambda: check_number("it", "y"),
@@ -57,8 +62,17 @@ class BadDoor(Door):
             (folder / way).mkdir(parents=True)
             (folder / way / "way.txt").write_text(way)
 
+    def __init__(self, elsewhere: Path):
+        self.elsewhere = elsewhere
+
     def start(self, scratch: Path) -> None:
         self.held = 0
+
+    def begin(self) -> None:
+        Path("own.txt").write_text("x")
+        for link, target in ((_LINK, self.elsewhere / "a.txt"), (_LINK_TO_FOLDER, self.elsewhere)):
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
 
     def state(self) -> Any:
         return self.held
@@ -100,7 +114,11 @@ class BadSave(Save):
 
 
 def main(home: Path, out: Path) -> None:
-    door = BadDoor()
+    elsewhere = home / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("a.txt", "b.txt", "c.txt"):  # one for each way to change it
+        (elsewhere / name).write_text("of others")
+    door = BadDoor(elsewhere)
     found = Campaign(door, home / "door", home / "build", 0).run(300, len(door.ways))
     faults = Faults(BadSave(), home / "save")
     faults.at_every_point()

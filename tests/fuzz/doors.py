@@ -141,7 +141,7 @@ class Features(Door):
     def _store(self, folder: Path, number: str) -> Any:
         whole = {"include_excitation": True, "dtype": "bfloat16"} if number == "with-u" else {}
         model = getattr(self, "model", None) or published.fresh_model()
-        return cache_features(model, feature_faces(20), folder, batch_size=8, disable_tqdm=True, **whole)
+        return cache_features(model, feature_faces(20), folder, batch_size=1, disable_tqdm=True, **whole)
 
     def make_seeds(self, folder: Path) -> None:
         for name in ("plain", "with-u", "half"):

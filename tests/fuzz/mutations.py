@@ -18,6 +18,8 @@ from .bombs import a_picture, with_other_header
 Rng = random.Random
 Step = Callable[[bytes, Rng], bytes]
 _RAW = "\u241eraw:"  # stands for text that no JSON writer would write
+DEVICE = "/dev/zero"
+_OWN_DEVICE = "an-endless-device"
 _LARGEST_COPY = 64 * 2**20  # what is larger is a hole in a file, and is copied as one
 
 VALUES: tuple[Any, ...] = (
@@ -57,15 +59,38 @@ def files_in(folder: Path) -> list[Path]:
     return found
 
 
-def copy_folder(source: Path, target: Path) -> None:
-    """A copy with its pipes, links and holes; nothing is read through them."""
+def endless_device(home: Path) -> str:
+    """A device without an end, for links to lead to: one of the campaign's own where it may make one.
+
+    Who may make one is root, and root could replace that of the whole machine.
+    """
+    path = home / _OWN_DEVICE
+    try:
+        if not path.exists():
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))
+        with path.open("rb", buffering=0) as file:  # a disk may be mounted so that devices on it are none
+            return str(path) if file.read(1) == b"\0" else DEVICE
+    except OSError:
+        return DEVICE
+
+
+def copy_folder(source: Path, target: Path, device: str | None = None) -> None:
+    """A copy with its pipes, links and holes; nothing is read through them.
+
+    Args:
+        source: A folder.
+        target: Where the copy is made.
+        device: Where links to an endless device lead to in the copy; as in the source by default.
+    """
     target.mkdir(parents=True)
     for entry in sorted(source.iterdir()):
         mode, copy = entry.lstat().st_mode, target / entry.name
         if stat.S_ISLNK(mode):
-            copy.symlink_to(os.readlink(entry))
+            leads_to = os.readlink(entry)
+            is_device = device and (leads_to == DEVICE or os.path.basename(leads_to) == _OWN_DEVICE)
+            copy.symlink_to(device if is_device else leads_to)
         elif stat.S_ISDIR(mode):
-            copy_folder(entry, copy)
+            copy_folder(entry, copy, device)
         elif stat.S_ISFIFO(mode):
             os.mkfifo(copy)
         elif entry.lstat().st_size > _LARGEST_COPY:
@@ -74,13 +99,16 @@ def copy_folder(source: Path, target: Path) -> None:
             shutil.copyfile(entry, copy)
 
 
-def mutate(folder: Path, rng: Rng, wanted: Callable[[Path], bool] = lambda path: True) -> list[str]:
+def mutate(
+    folder: Path, rng: Rng, wanted: Callable[[Path], bool] = lambda path: True, device: str = DEVICE
+) -> list[str]:
     """Changes a folder in one to four places; returns what was done, in words.
 
     Args:
         folder: Changed in place.
         rng: Decides all of it.
         wanted: Which files to change.
+        device: Where a link without an end leads to.
     """
     steps = []
     for _ in range(1 + min(int(rng.expovariate(1.0)), 3)):
@@ -90,8 +118,8 @@ def mutate(folder: Path, rng: Rng, wanted: Callable[[Path], bool] = lambda path:
         path = rng.choice(files)
         if not stat.S_ISREG(path.lstat().st_mode) or path.lstat().st_size > _LARGEST_COPY:
             continue
-        change = _another_kind if rng.random() < 0.07 else _another_content
-        steps.append(f"{path.relative_to(folder).as_posix()}: {change(path, rng)}")
+        done = _another_kind(path, rng, device) if rng.random() < 0.07 else _another_content(path, rng)
+        steps.append(f"{path.relative_to(folder).as_posix()}: {done}")
     return steps
 
 
@@ -103,13 +131,13 @@ def _hole(path: Path, size: int) -> None:
         file.truncate(size)
 
 
-def _another_kind(path: Path, rng: Rng) -> str:
+def _another_kind(path: Path, rng: Rng, device: str) -> str:
     kinds: dict[str, Callable[[], Any]] = {
         "a pipe": lambda: os.mkfifo(path),
         "a folder": path.mkdir,
         "a link to nothing": lambda: path.symlink_to("nowhere"),
         "a link to itself": lambda: path.symlink_to(path.name),
-        "a link without an end": lambda: path.symlink_to("/dev/zero"),
+        "a link without an end": lambda: path.symlink_to(device),
         "a link to another file": lambda: path.symlink_to("/proc/self/environ"),
         "empty": path.touch,
         "gone": lambda: None,

@@ -35,7 +35,7 @@ from helpers.places import BENCHMARKS, REPOSITORY
 from .data_doors import DATA_DOORS
 from .door import Door
 from .doors import MODEL_DOORS
-from .mutations import copy_folder
+from .mutations import copy_folder, endless_device
 from .watch import NOTES, place_in_dump
 from .worker import DUMP, Opener, detail_of, keep, work
 
@@ -235,7 +235,7 @@ def replay(folder: Path, private: Path) -> None:
     about = json.loads((folder / "finding.json").read_text(encoding="utf-8"))
     home, door = private / "replay", DOORS[about["door"]]()
     (home / "seeds").mkdir(parents=True)
-    copy_folder(folder / "input", home / "input")
+    copy_folder(folder / "input", home / "input", endless_device(home))
     opener = Opener(door, home, BUILD, hears=False)
     door.begin()
     print(about["steps"])

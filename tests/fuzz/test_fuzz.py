@@ -7,10 +7,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from fuzz.mutations import VALUES, Rng, as_text, change_tree, copy_folder, files_in, mutate
+from fuzz.mutations import DEVICE, VALUES, Rng, as_text, change_tree, copy_folder, endless_device, files_in, mutate
 from helpers.places import BENCHMARKS, DOCS
 from helpers.processes import environment
 
@@ -47,7 +48,8 @@ def published(name, *names):
 def blamed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad")
     run("bad", folder, folder / "found.json")
-    return json.loads((folder / "found.json").read_text("utf-8"))
+    found = json.loads((folder / "found.json").read_text("utf-8"))
+    return found | {"elsewhere": {path.name: path.read_text() for path in (folder / "elsewhere").iterdir()}}
 
 
 @campaign
@@ -81,9 +83,36 @@ def test_a_campaign_sees_everything_that_a_door_must_not_do(blamed):
         ("i-says-much", "message too long"),
         ("j-changes-the-model", "changes"),
         ("k-fills-the-memory", "memory"),
+        ("l-writes-through-a-link", "reaches outside"),
+        ("m-removes-behind-a-link", "reaches outside"),
+        ("n-replaces-behind-a-link", "reaches outside"),
         ("z-hangs", "hang"),
     }
     assert not {way for way, _ in seen} & {"a-loads", "b-refuses"}
+
+
+def test_a_campaign_changes_no_file_outside_its_folder_whatever_links_lead_to(blamed):
+    assert blamed["elsewhere"] == dict.fromkeys(("a.txt", "b.txt", "c.txt"), "of others")
+
+
+def test_a_link_without_an_end_leads_to_a_device_of_the_campaign_where_it_may_make_one(tmp_path):
+    (tmp_path / "input").mkdir()
+    device = endless_device(tmp_path)
+    made = {*tmp_path.iterdir()} - {tmp_path / "input"}
+    assert made <= {Path(device)}
+    if os.geteuid() == 0:
+        assert device != DEVICE or not made
+    for seed in range(400):
+        folder = valid(tmp_path / "input" / str(seed))
+        mutate(folder, Rng(seed), device=device)
+        links = {os.readlink(path) for path in files_in(folder) if path.is_symlink()}
+        assert device == DEVICE or DEVICE not in links
+        if device in links:
+            break
+    else:
+        raise AssertionError("no link without an end in 400 inputs")
+    copy_folder(folder, tmp_path / "kept", DEVICE)
+    assert DEVICE in {os.readlink(path) for path in files_in(tmp_path / "kept") if path.is_symlink()}
 
 
 def test_a_campaign_sees_everything_that_a_save_must_not_do(blamed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import resource
@@ -20,18 +21,30 @@ from helpers.places import PACKAGE, REPOSITORY
 NOTES = "reached.txt"
 PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.startfile"}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_ENTRIES = {  # events of calls that change a folder's entries, and which of their values are paths and folders of these
+    **dict.fromkeys(("os.remove", "os.rmdir"), ((0, 1),)),
+    **dict.fromkeys(("os.rename", "os.link"), ((0, 2), (1, 3))),
+    "os.mkdir": ((0, 2),),
+    "os.symlink": ((1, 2),),
+}
+_FILES = {"os.truncate": None, "os.chmod": 2, "os.chown": 3, "os.utime": 3}  # of calls that change what a path leads to
 
 
 class Watch:
     """Notes what reaches outside, by what Python itself reports; there is one per process, for good.
 
+    What would change a file elsewhere is not only noted but refused, links followed: a campaign may run as root, and
+    its inputs are full of links that lead to the files of others.
+
     Args:
-        inside: The only folder that may be written to.
+        inside: The folder that may be written to.
         hosts: That may be asked.
+        kept: A second such folder, for inputs that are kept.
     """
 
-    def __init__(self, inside: Path, hosts: Iterable[str]):
-        self.inside = f"{inside}{os.sep}"
+    def __init__(self, inside: Path, hosts: Iterable[str], kept: Path | None = None):
+        folders = [str(folder.resolve()) for folder in (inside, kept) if folder is not None]
+        self.allowed = (*(f"{folder}{os.sep}" for folder in (*folders, f"/proc/{os.getpid()}")), os.devnull)
         self.hosts = frozenset(hosts)
         self.reached: list[str] = []
         self.notes = (inside / NOTES).open("w+b", buffering=0)  # for those who look when this process is dead
@@ -39,8 +52,9 @@ class Watch:
 
     def _hear(self, event: str, values: tuple[Any, ...]) -> None:
         try:
-            if event == "open":
-                self._opened(*values)
+            written = self._outside(event, values)
+            if written:
+                self._note(f"writes {written}")
             elif event in PROGRAMS:
                 self._note(f"runs {values[0]!r}"[:200])
             elif event == "socket.connect" and isinstance(values[1], tuple) and values[1][0] not in self.hosts:
@@ -49,13 +63,23 @@ class Watch:
                 self._note(f"asks {values[0]}")
         except Exception:  # an oddity of the event must not become one of the library
             return
+        if written:
+            raise PermissionError(errno.EACCES, "A campaign writes nothing outside its own folder", written)
 
-    def _opened(self, path: Any, mode: Any, flags: int) -> None:
-        if not isinstance(path, (str, bytes)) or not flags & _WRITES:
-            return
-        text = os.path.abspath(os.fsdecode(path))
-        if not text.startswith((self.inside, "/dev/", "/proc/")):
-            self._note(f"writes {text}")
+    def _outside(self, event: str, values: tuple[Any, ...]) -> str:
+        """The path outside that a call is about to change; an empty text where there is none."""
+        changed = []
+        if event == "open" and values[2] & _WRITES:
+            changed = [_place(values[0], None)]
+        elif event in _FILES:
+            where = _FILES[event]
+            changed = [_place(values[0], None if where is None else values[where])]
+        elif event in _ENTRIES:
+            changed = [_place(values[path], values[folder], entry=True) for path, folder in _ENTRIES[event]]
+        return next((place for place in changed if place and not self._allowed(place)), "")
+
+    def _allowed(self, place: str) -> bool:
+        return f"{place}{os.sep}".startswith(self.allowed)
 
     def _note(self, what: str) -> None:
         if what not in self.reached:
@@ -68,6 +92,19 @@ class Watch:
         self.notes.seek(0)
         self.notes.truncate()
         return sorted(found)
+
+
+def _place(path: Any, folder: Any, entry: bool = False) -> str:
+    """Where a path leads to in the end; of an entry of a folder, where the folder does. Nothing for an open file."""
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        return ""
+    text = os.fsdecode(path)
+    if isinstance(folder, int) and folder >= 0:
+        text = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), text)
+    if not entry:
+        return os.path.realpath(text)
+    text = os.path.abspath(text)
+    return os.path.join(os.path.realpath(os.path.dirname(text)), os.path.basename(text))
 
 
 def global_state() -> dict[str, Any]:

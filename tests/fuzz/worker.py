@@ -19,7 +19,7 @@ import torch
 from ciao_peft.errors import CIAOError, DivergenceError
 
 from .door import Door
-from .mutations import Rng, copy_folder, files_in, mutate
+from .mutations import DEVICE, Rng, copy_folder, endless_device, files_in, mutate
 from .watch import Watch, differing, forget_peak, global_state, limit_memory, own_place, peak_memory, place_in_dump
 
 MEMORY = 2 * 10**9
@@ -53,7 +53,7 @@ def build_input(door: Door, home: Path, seed: int, number: int) -> list[str]:
         return [f"from {seeds[number].name}"]
     source = rng.choice(earlier) if earlier and rng.random() < 0.2 else rng.choice(seeds)
     copy_folder(source, folder)
-    steps = [f"from {source.name}", *mutate(folder, rng, door.wanted)]
+    steps = [f"from {source.name}", *mutate(folder, rng, door.wanted, endless_device(home))]
     if len(steps) > 1 and door.finish(folder, rng):
         steps.append(RESEALED)
     return steps
@@ -77,7 +77,7 @@ class Opener:
         tempfile.tempdir = str(self.scratch)
         os.chdir(self.scratch)
         torch.set_num_threads(1)
-        self.watch = Watch(home, door.reaches) if hears else None
+        self.watch = Watch(home, door.reaches, build) if hears else None
         door.start(self.scratch)
         seeds = sorted((home / "seeds").iterdir()) if door.warms_up else []
         self.contents = {path.name: self._content_of(path) for path in seeds if path.name not in door.hostile}
@@ -95,7 +95,8 @@ class Opener:
 
     def _clean(self) -> None:
         for entry in self.scratch.iterdir():
-            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+            is_folder = entry.is_dir() and not entry.is_symlink()
+            shutil.rmtree(entry, ignore_errors=True) if is_folder else entry.unlink(missing_ok=True)
 
     def open(self, steps: list[str]) -> dict[str, Any]:
         """Opens `home/input`; what comes back is plain data."""
@@ -199,7 +200,7 @@ def keep(home: Path, build: Path, door: str, finding: dict[str, Any], number: in
     )
     if not folder.exists():
         folder.mkdir(parents=True)
-        copy_folder(home / "input", folder / "input")
+        copy_folder(home / "input", folder / "input", DEVICE)  # the campaign's own is gone when it ends
         about = {"door": door, "number": number, "steps": steps, **finding}
         (folder / "finding.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return folder

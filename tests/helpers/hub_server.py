@@ -94,6 +94,7 @@ class Fault:
         status: Answered in place of the right one.
         cut_after: Bytes of the body that are sent before the connection is closed.
         delay: Seconds before the answer.
+        drip: Seconds between two bytes of the body.
         before: Called before the answer is made, to change what the Hub holds.
         times: How often; always when None.
     """
@@ -102,6 +103,7 @@ class Fault:
     status: int | None = None
     cut_after: int | None = None
     delay: float = 0.0
+    drip: float = 0.0
     before: Callable[[], Any] | None = None
     replace: Callable[[bytes], bytes] | None = None
     times: int | None = None
@@ -223,11 +225,11 @@ class _Handler(BaseHTTPRequestHandler):
             status, headers, content = refused.status, refused.headers, b'{"error":"refused"}'
         if fault.replace is not None:
             content = fault.replace(content)
-        self._send(status, headers, content, fault.cut_after)
+        self._send(status, headers, content, fault.cut_after, fault.drip)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _answer
 
-    def _send(self, status: int, headers: dict[str, str], content: bytes, cut_after: int | None) -> None:
+    def _send(self, status: int, headers: dict[str, str], content: bytes, cut_after: int | None, drip: float) -> None:
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if wanted and status == 200:
             start, end = int(wanted[1]), int(wanted[2] or len(content) - 1)
@@ -244,7 +246,10 @@ class _Handler(BaseHTTPRequestHandler):
             content = content[:cut_after]
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content)
+            for byte in content if drip else ():
+                self.wfile.write(bytes([byte]))
+                threading.Event().wait(drip)
+            self.wfile.write(b"" if drip else content)
 
 
 Answer = tuple[int, dict[str, str], bytes]

@@ -97,6 +97,7 @@ def test_hub_errors_are_the_builtins_that_callers_expect():
         ),
         ("GET /api", {"cut_after": 40}, HubOfflineError, "the connection to .* failed"),
         ("GET /api", {"delay": 0.5}, HubOfflineError, r"the connection to .* failed \(ReadTimeout"),
+        ("GET /api", {"drip": 0.1}, HubOfflineError, "has not finished its answer within 1.2 s.*HF_HUB_ETAG_TIMEOUT"),
         ("GET /api", {"status": 500}, HubServerError, "the Hub answered 500"),
         ("GET /api", {"status": 429}, HubServerError, "the Hub answered 429"),
         ("GET /api", {"replace": lambda body: b"<html>hotel wifi</html>"}, HubServerError, "'ann/faces'"),
@@ -108,7 +109,7 @@ def test_hub_errors_are_the_builtins_that_callers_expect():
         ("GET /objects", {"cut_after": 900}, HubOfflineError, "the connection to .* failed"),
     ],
     ids=[
-        *("info-reset", "info-cut", "info-slow", "info-500", "info-429", "info-html", "info-other-json"),
+        *("info-reset", "info-cut", "info-slow", "info-drips", "info-500", "info-429", "info-html", "info-other-json"),
         *("head-reset", "head-503", "config-500", "weights-500", "weights-cut"),
     ],
 )

@@ -259,3 +259,11 @@ def test_a_folder_is_no_picture(tmp_path):
 
 def test_one_pixel_fills_the_whole_input():
     assert torch.equal(PLAIN(np.full((1, 1), 51, np.uint8)), torch.full((1, 3, 4, 6), 0.2))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_palette_without_the_colour_that_is_see_through_is_an_error_of_ours(mode):
+    picture = Image.new("P", (4, 4), 1)
+    picture.info["transparency"] = 300
+    with pytest.raises(DataError, match="cannot be decoded: palette index out of range"):
+        as_mode(picture, mode)

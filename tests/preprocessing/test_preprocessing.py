@@ -109,3 +109,19 @@ def test_importing_it_brings_in_neither_pillow_nor_torch():
         "assert not {'PIL', 'torch', 'numpy', 'timm', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("key", ["input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"])
+def test_a_data_config_of_timm_without_one_of_its_keys_is_an_error_of_ours(key):
+    config = {"input_size": (3, 8, 8), "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center"}
+    config |= {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    Preprocessing.from_timm(config)
+    del config[key]
+    with pytest.raises(ConfigError, match=key):
+        Preprocessing.from_timm(config)
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "border", "squash"])
+def test_a_share_above_a_tiny_size_still_leaves_a_pixel(crop_mode):
+    preprocessing = Preprocessing(size=(1, 2), crop_pct=5.0, crop_mode=crop_mode)
+    assert preprocessing(Image.new("RGB", (9, 7))).shape[-3:] == (3, 1, 2)

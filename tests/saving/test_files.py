@@ -10,6 +10,7 @@ import stat
 import pytest
 
 from ciao_peft.errors import AdapterConfigError
+from ciao_peft.saving.aside import open_file_aside
 from ciao_peft.saving.files import MAX_JSON_BYTES, move_into_place, read_json, to_json, write_file
 
 
@@ -148,3 +149,25 @@ def test_what_is_no_file_is_never_replaced(tmp_path):
         with pytest.raises(OSError, match="which is no file"):
             write_file(tmp_path / name, b"x")
     assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink()
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_and_what_another_one_writes_stays(tmp_path):
+    left, others = tmp_path / f".plan.yaml.{'0' * 32}.tmp", tmp_path / f".other.yaml.{'0' * 32}.tmp"
+    for path in (left, others):
+        path.write_text("half")
+    aside, lock = open_file_aside(tmp_path / "plan.yaml")
+    assert not left.exists()
+    write_file(tmp_path / "plan.yaml", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([aside.name, others.name, "plan.yaml"])
+    assert lock is not None
+    os.close(lock)
+    write_file(tmp_path / "plan.yaml", "newer")
+    assert not aside.exists()
+
+
+def test_links_that_lead_to_each_other_are_no_place_to_write(tmp_path):
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    with pytest.raises(OSError, match=r"symbolic links|leads to"):
+        write_file(tmp_path / "one", "text")
+    assert (tmp_path / "one").is_symlink()

@@ -10,7 +10,7 @@ import pytest
 from ciao_peft.errors import ConfigError, RecordError
 from ciao_peft.study.plan_file import plan_from_dict, read_plan
 from ciao_peft.study.presets.methods import method_from_file
-from ciao_peft.study.records import Record, read_records
+from ciao_peft.study.records import Record, Results, read_records
 
 PLAN = {"tasks": {"fer": {"data_dir": "data"}}, "encoders": ["small-face"], "methods": ["decision layer"]}
 RECORD = Record(
@@ -62,3 +62,54 @@ def test_a_record_with_a_value_of_another_type_is_refused_or_whole(name, value, 
         assert "line 1" in str(error)
     else:
         assert isinstance(record.score, float)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"split": "tesu"},
+        {"split": ""},
+        {"arguments": {"learning_rate": [0.1]}},
+        {"arguments": {"mask_learning_rate": {"a": 1}}},
+        {"arguments": {"encoder_learning_rate": "fast"}},
+        {"samples": {"train": {"a": 1}}},
+        {"samples": {"scored": [3]}},
+        {"parameters": {"trained": "many"}},
+        {"scores": {"accuracy": 10**400}},
+        {"epochs": 10**400},
+        {"seconds": -1.0},
+        {"history": [3]},
+        {"history": [{"epoch": "1"}]},
+        {"decay_starts": ["x"]},
+        {"confusion": [[1, 2], [3]]},
+        {"confusion": [1, 2]},
+        {"confusion": [["x"]]},
+        {"labels": [["happy"]]},
+    ],
+    ids=str,
+)
+def test_a_record_that_no_report_could_count_with_is_refused_with_its_line(changes, tmp_path):
+    path = tmp_path / "results.jsonl"
+    lines = [json.dumps(RECORD), json.dumps({**RECORD, **changes})]
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(RecordError, match="line 2"):
+        read_records(path)
+
+
+def test_results_without_an_end_are_refused_at_their_first_line(tmp_path):
+    with (tmp_path / "results.jsonl").open("wb") as file:
+        file.truncate(2**30)
+    with pytest.raises(RecordError, match="line 1: it is longer than"):
+        read_records(tmp_path)
+    with pytest.raises(RecordError, match="line 1: it is longer than"):
+        Results(tmp_path / "results.jsonl").update()
+
+
+def test_a_line_that_is_still_being_written_is_read_when_it_is_whole(tmp_path):
+    path = tmp_path / "results.jsonl"
+    results, text = Results(path), json.dumps(RECORD) + "\n"
+    path.write_text(text + text[:40])
+    assert len(results.update()) == 1
+    path.write_text(text + text + text)
+    assert len(results.update()) == 2
+    assert len(results.records) == 3

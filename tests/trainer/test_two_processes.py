@@ -25,6 +25,15 @@ def together(tmp_path_factory):
     return folder, json.loads((folder / "result.json").read_text()), load_file(folder / "result.safetensors")
 
 
+def test_a_process_that_no_longer_answers_is_reported_and_not_waited_for_without_an_end(tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    done = run("two_processes_hanging", tmp_path, launcher=launcher, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
+    assert (tmp_path / "said.txt").exists(), done.stderr[-4000:]
+    said = (tmp_path / "said.txt").read_text()
+    assert said.startswith("LaunchError: Process 0 of 2 has waited for another one"), said
+    assert "within 4 s (`ddp_timeout`)" in said
+
+
 def test_two_processes_give_the_gradient_of_one(together):
     _, result, found = together
     assert result["num_processes"] == 2

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import ConfigError
+from ...errors import ConfigError, quoted
 from ...preprocessing import Preprocessing
 
 __all__ = [
@@ -69,7 +69,9 @@ class Autoencoder(nn.Module):
     ):
         super().__init__()
         if len(widths) != 5:
-            raise ConfigError(f"`widths` must be five numbers, four of stride 2 and one of stride 1; got {widths!r}.")
+            raise ConfigError(
+                f"`widths` must be five numbers, four of stride 2 and one of stride 1; got {quoted(widths)}."
+            )
         self.encoder, self.latent_size = encoder, latent_size
         input_size = cast("tuple[int, int, int]", encoder.input_size)
         with torch.no_grad():

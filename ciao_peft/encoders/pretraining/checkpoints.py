@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import TrainingError
+from ...door import check_types, read_json
+from ...errors import TrainingError, quoted
 from ...saving.files import move_into_place, write_file
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
 
 HISTORY_FILE, DESCRIPTION_FILE = "history.json", "ingredients.json"
 # Settings that may change when a training is resumed: its length and its device.
+_DESCRIBED = {"settings": dict, "data": dict}
 _FREE = {"num_train_epochs", "cpu"}
 
 
@@ -136,19 +138,22 @@ def resume_training(accelerator: Accelerator, folder: Path, description: Mapping
         return []
     path = checkpoint / DESCRIPTION_FILE
     if path.is_file():
-        _check_same(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(description)), checkpoint)
+        saved = check_types(read_json(path, error=TrainingError), _DESCRIBED, path, error=TrainingError)
+        _check_same(saved, json.loads(json.dumps(description)), checkpoint)
     else:
         accelerator.print(f"'{checkpoint}' does not say what it was made of: settings and faces cannot be compared")
     accelerator.load_state(str(checkpoint))
     accelerator.print(f"resumed from '{checkpoint}'")
-    return json.loads((checkpoint / HISTORY_FILE).read_text(encoding="utf-8"))
+    return read_json(checkpoint / HISTORY_FILE, error=TrainingError)
 
 
 def _check_same(saved: dict[str, Any], current: dict[str, Any], checkpoint: Path) -> None:
     was, now = ({**part.pop("settings"), **part.pop("data"), **part} for part in (saved, current))
     names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
     if names:
-        changed = "; ".join(f"{name!r} was {was.get(name)!r} and is {now.get(name)!r}" for name in names)
+        changed = "; ".join(
+            f"{quoted(name)} was {quoted(was.get(name))} and is {quoted(now.get(name))}" for name in names
+        )
         raise TrainingError(
             f"The training in '{checkpoint}' cannot go on: {changed}. Start it as it was (only --num_train_epochs, "
             "--cpu and folders may change), or start a new one in another --output_dir."

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError, MissingExtraError
+from ...errors import InputError, MissingExtraError, quoted
 
 RESAMPLES = 10_000
 EXACT_SIGNS = 20  # 2**20 sums of flipped differences still fit in 8 MB
@@ -147,7 +147,7 @@ def bootstrap_interval(
     """
     sample = _sample(values, at_least=2)
     if not 0 < confidence < 1:
-        raise InputError(f"`confidence` must lie between 0 and 1; got {confidence!r}.")
+        raise InputError(f"`confidence` must lie between 0 and 1; got {quoted(confidence)}.")
     if _constant(sample):
         return float(sample[0]), float(sample[0])
     drawing = {"n_resamples": resamples, "rng": np.random.default_rng(seed)}
@@ -283,7 +283,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     uncorrected = np.asarray(p_values, dtype=np.float64)
     if uncorrected.ndim != 1 or not bool(((uncorrected >= 0) & (uncorrected <= 1)).all()):
-        raise InputError(f"p-values are a list of numbers from 0 to 1; got {p_values!r}.")
+        raise InputError(f"p-values are a list of numbers from 0 to 1; got {quoted(p_values)}.")
     order = np.argsort(uncorrected, kind="stable")
     stepped = np.maximum.accumulate(uncorrected[order] * np.arange(len(uncorrected), 0, -1))
     corrected = np.empty_like(uncorrected)

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ...backbone import FrozenBackbone
-from ...errors import ConfigError, listed
+from ...errors import ConfigError, listed, quoted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,14 +49,14 @@ def build_baseline(name: str, encoder: nn.Module, config: CIAOConfig, **settings
         {'encoder': 128, 'head': 2305}
     """
     if name not in BUILDERS:
-        raise ConfigError(f"There is no baseline {name!r}. Baselines: {listed(BUILDERS)}.")
+        raise ConfigError(f"There is no baseline {quoted(name)}. Baselines: {listed(BUILDERS)}.")
     build = getattr(importlib.import_module(f"{__package__}.{BUILDERS[name]}"), f"build_{name}")
     frozen = FrozenBackbone(encoder)
     try:
         return build(frozen.open(config.target_modules), config, **settings)
     except TypeError as error:
         if "unexpected keyword" in str(error):
-            raise ConfigError(f"The baseline {name!r}: {error}.") from error
+            raise ConfigError(f"The baseline {quoted(name)}: {error}.") from error
         raise
     finally:
         frozen.restore()

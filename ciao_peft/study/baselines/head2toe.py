@@ -27,7 +27,7 @@ from ...backbone import (
 )
 from ...checking import check_number
 from ...config import CIAOConfig
-from ...errors import ConfigError
+from ...errors import ConfigError, quoted
 from ...features import FeatureDataset, FeatureLayout, Samples
 from ...heads import DecisionHead
 from ...preprocessing import Preprocessing
@@ -293,7 +293,7 @@ def build_head2toe(
     """
     check_number("size", size, int, 1)
     if not 0 < fraction <= 1:
-        raise ConfigError(f"`fraction` must lie above 0 and at most at 1; got {fraction!r}.")
+        raise ConfigError(f"`fraction` must lie above 0 and at most at 1; got {quoted(fraction)}.")
     if not group_lasso >= 0:
-        raise ConfigError(f"`group_lasso` must be at least 0; got {group_lasso!r}.")
+        raise ConfigError(f"`group_lasso` must be at least 0; got {quoted(group_lasso)}.")
     return Head2Toe(cut, config, size, fraction, group_lasso)

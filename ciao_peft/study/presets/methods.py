@@ -9,7 +9,7 @@ from typing import Any
 
 from ...checking import checked_keys
 from ...door import read_json
-from ...errors import ConfigError, listed
+from ...errors import ConfigError, listed, quoted
 from ..plan import Method, names_in_code
 
 WITHOUT_CIAO = {"inhibition": False, "contrastive_weight": 0.0}
@@ -159,8 +159,10 @@ def methods_named(names: Mapping[str, Any] | list[str]) -> tuple[Method, ...]:
             methods |= {member: METHODS[member] for member in GROUPS[group]}
             continue
         if name not in METHODS and changes is None:
-            raise ConfigError(f"There is no method {name!r}. Methods: {listed(METHODS)}; groups: {listed(GROUPS)}.")
-        changes = checked_keys(f"the method {name!r}", names_in_code(changes or {}), keys)
+            raise ConfigError(
+                f"There is no method {quoted(name)}. Methods: {listed(METHODS)}; groups: {listed(GROUPS)}."
+            )
+        changes = checked_keys(f"the method {quoted(name)}", names_in_code(changes or {}), keys)
         methods[name] = dataclasses.replace(preset_method(name), **changes)
     return tuple(methods.values())
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from ...checking import checked_keys
-from ...errors import ConfigError, listed
+from ...errors import ConfigError, listed, quoted
 from ..plan import Task
 
 TASKS: dict[str, Task] = {
@@ -63,11 +63,11 @@ def task_from(name: str, changes: Any = None) -> Task:
         changes = {} if changes is None else {"data_dir": changes}
         if name not in TASKS:
             raise ConfigError(
-                f"There is no task {name!r}. Tasks: {listed(TASKS)}. Another one needs at least its `dataset`, in a "
-                "plan file."
+                f"There is no task {quoted(name)}. Tasks: {listed(TASKS)}. Another one needs at least its `dataset`, "
+                "in a plan file."
             )
     keys = [part.name for part in dataclasses.fields(Task) if part.name != "name"]
-    changes = checked_keys(f"the task {name!r}", changes, keys)
+    changes = checked_keys(f"the task {quoted(name)}", changes, keys)
     if name not in TASKS and "dataset" not in changes:
-        raise ConfigError(f"The task {name!r} is none of {listed(TASKS)}, so it needs a `dataset`.")
+        raise ConfigError(f"The task {quoted(name)} is none of {listed(TASKS)}, so it needs a `dataset`.")
     return dataclasses.replace(TASKS[name], **changes) if name in TASKS else Task(name=name, **changes)

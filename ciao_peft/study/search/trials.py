@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ...checking import check_choice
-from ...errors import ConfigError
+from ...errors import ConfigError, quoted
 
 DATABASE = "search.db"
 _STUDY = "search"
@@ -76,7 +76,9 @@ class SharedStudy:
             return
         changed = [name for name in sorted({*before, *settings}) if before.get(name) != settings.get(name)]
         if changed:
-            what = "; ".join(f"{name}: {before.get(name)!r} there, {settings.get(name)!r} here" for name in changed)
+            what = "; ".join(
+                f"{name}: {quoted(before.get(name))} there, {quoted(settings.get(name))} here" for name in changed
+            )
             raise ConfigError(
                 f"'{self.folder}' holds a search with other settings ({what}). Give another `output_dir`, or delete it."
             )
