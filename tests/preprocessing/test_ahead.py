@@ -124,5 +124,5 @@ def test_pictures_are_normalised_together_as_they_are_alone_bit_for_bit(mode):
     assert together.is_contiguous() and together.dtype == torch.float32
     given = np.stack([settings.fit_all(picture)[0] for picture in pictures])
     before = given.copy()
-    settings.normalise(given), settings.normalise(torch.from_numpy(given))
+    assert torch.equal(settings.normalise(torch.from_numpy(given)), settings.normalise(given))
     assert np.array_equal(given, before)
