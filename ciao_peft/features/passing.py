@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, cast
 
@@ -88,9 +89,11 @@ def pass_through_trunk(
             raise error
         return count
 
-    with ThreadPoolExecutor(1, thread_name_prefix="ciao_peft") as keeper:
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="ciao_peft") as keeper,
+        closing(read_ahead(samples, indices, num_workers, device)) as read,
+    ):
         try:
-            read = read_ahead(samples, indices, num_workers, device)
             for batch, numbers, pixels in zip(batches, indices, read, strict=True):
                 pixels = pixels.to(device, non_blocking=True)
                 if samples.source == "image" and samples.preprocessing is not None:
@@ -166,7 +169,7 @@ def read_ahead(
     batches: Sequence[list[int]],
     num_workers: int = 0,
     device: torch.device | None = None,
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     """Reads batches of samples, the next ones while one is in use.
 
     Args:
@@ -213,10 +216,13 @@ def _by_workers(samples: Samples, batches: Sequence[list[int]], num_workers: int
     )
     with torch.device("cpu"):  # it draws a number, and reads it
         read = iter(loader)
-    for values in read:
-        if isinstance(values, CIAOError):
-            raise values
-        yield values
+    try:
+        for values in read:
+            if isinstance(values, CIAOError):
+                raise values
+            yield values
+    finally:
+        del read, loader  # the workers go with them, and do not wait until an error is forgotten
 
 
 class _ByBatch:
