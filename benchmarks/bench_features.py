@@ -28,11 +28,10 @@ from ciao_peft.preprocessing import ahead
 
 CONFIG = CIAOConfig(problem_type="single_label_classification", num_labels=7)
 OTHER = CIAOConfig(problem_type="regression", num_labels=2)
-CASES = {  # backbone, side of its pixels, pictures, turns
-    "VGG16, 96x96": (vgg16, 96, 48, 3),
-    "small-face": (small_face, 64, 1024, 3),
+CASES = {  # backbone, side of its pixels, pictures, turns, frames that are read one by one
+    "VGG16, 96x96": (vgg16, 96, 32, 3, 8),
+    "small-face": (small_face, 64, 512, 5, 60),
 }
-FRAMES = 30  # read one by one
 BATCH = 16
 
 
@@ -143,15 +142,15 @@ def one_frame(make, side: int, frames: int, turns: int, compiling: bool) -> dict
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__doc__, argv)
-    cases = {"tiny": (tiny, 16, 4, 1)} if args.smoke else CASES
+    cases = {"tiny": (tiny, 16, 4, 1, 1)} if args.smoke else CASES
     with recorded("features", args) as record:
-        record["storing"] = {name: storing(*case) for name, case in cases.items()}
-        name, (make, side, count, turns) = list(cases.items())[-1]
-        record["decoding"] = {name: decoding(make, side, count, turns)}
-        frames, turns = (1, 1) if args.smoke else (FRAMES, 5)
+        record["storing"] = {name: storing(*case[:4]) for name, case in cases.items()}
         record["one_frame"] = {
-            name: one_frame(make, side, frames, turns, not args.smoke) for name, (make, side, *_) in cases.items()
+            name: one_frame(make, side, frames, turns, not args.smoke)
+            for name, (make, side, _, turns, frames) in cases.items()
         }
+        name, case = list(cases.items())[-1]
+        record["decoding"] = {name: decoding(*case[:4])}
 
 
 if __name__ == "__main__":

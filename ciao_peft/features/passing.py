@@ -102,7 +102,7 @@ def pass_through_trunk(
                 if view and augment is not None:
                     pixels = augment(pixels, numbers, view=view, preprocessing=model.preprocessing)
                 features = model.extract_features(pixels, key["excitation"])
-                computed = _Computed(features, DTYPES[key["dtype"]], f"of {samples.name}", key["dtype"], numbers)
+                computed = _Computed(features, key["dtype"], numbers, samples.name, device.type == "cuda")
                 pending.append((len(batch), keeper.submit(lambda b, c: keep(b, c.tensors()), batch, computed)))
                 while len(pending) > _KEPT_LATER:
                     yield kept()
@@ -117,11 +117,11 @@ def pass_through_trunk(
 class _Computed:
     """What crossed the cut in one batch, on its way from the device; made without waiting for it."""
 
-    def __init__(self, features: tuple[Tensor, ...], dtype: torch.dtype, name: str, stored: str, numbers: list[int]):
+    def __init__(self, features: tuple[Tensor, ...], stored: str, numbers: list[int], name: str, on_gpu: bool):
         self._name, self._stored, self._numbers = name, stored, numbers
         self._arrived: Event | None = None
-        rounded = [tensor.to(dtype).contiguous() for tensor in features]
-        if rounded[0].device.type == "cuda":
+        rounded = [tensor.to(DTYPES[stored]).contiguous() for tensor in features]
+        if on_gpu:
             flags = torch.stack([value.isfinite().all() for value in (*rounded, *features)])
             self._tensors = tuple(tensor.to("cpu", non_blocking=True) for tensor in rounded)
             self._finite: Any = flags.to("cpu", non_blocking=True)
@@ -148,7 +148,7 @@ class _Computed:
                 row = self._numbers[int((~rounded.isfinite()).flatten(1).any(dim=1).nonzero()[0, 0])]
                 what = f"do not fit into {self._stored}; store them in bfloat16 or float32"
                 raise FeatureCacheError(
-                    f"The features of sample {row} {self._name} "
+                    f"The features of sample {row} of {self._name} "
                     f"{what if was_finite else 'are NaN or infinite: check the weights of the backbone'}."
                 )
         return self._tensors

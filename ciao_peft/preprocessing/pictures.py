@@ -261,11 +261,16 @@ def normalised(pixels: np.ndarray | Tensor, mean: tuple[float, ...], std: tuple[
         >>> normalised(np.array([[[0], [255]]], dtype=np.uint8), (0.5,), (0.5,)).tolist()
         [[[-1.0, 1.0]]]
     """
+    import numpy as np
     import torch
 
-    values = pixels if isinstance(pixels, torch.Tensor) else torch.tensor(pixels, device="cpu")
+    if not isinstance(pixels, torch.Tensor):
+        usual = (
+            pixels.flags.c_contiguous and pixels.flags.writeable
+        )  # of others, PyTorch refuses some and warns of some
+        pixels = torch.from_numpy(pixels if usual else np.array(pixels, order="C"))
     # One pass brings the channels to the front and makes numbers of bytes.
-    values = values.movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format)
+    values = pixels.movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format)
     most, mu, sigma = _constants(mean, std, str(values.device))
     return values.div_(most).sub_(mu).div_(sigma)
 

@@ -164,6 +164,63 @@ def test_features_that_are_not_finite_are_named_by_the_first_sample():
         cache_features(wrap(), values, batch_size=2, dtype="float16")
 
 
+class Arrival:
+    """An event of a GPU: what is on its way may be looked at when it was waited for."""
+
+    def __init__(self):
+        self.recorded = self.waited = False
+
+    def record(self, stream):
+        assert stream == "the stream of cpu"
+        self.recorded = True
+
+    def synchronize(self):
+        assert self.recorded
+        self.waited = True
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_what_comes_from_a_gpu_is_looked_at_when_it_has_arrived(dtype, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", Arrival)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
+    features = (torch.rand(3, 4, 5).transpose(1, 2), torch.rand(3, 6))
+    for on_gpu in (True, False):
+        computed = passing._Computed(features, dtype, [7, 8, 9], "the faces", on_gpu)
+        assert isinstance(computed._arrived, Arrival) == on_gpu
+        for tensor, expected in zip(computed.tensors(), features, strict=True):
+            assert tensor.is_contiguous() and torch.equal(tensor, expected.to(tensor.dtype))
+            assert str(tensor.dtype) == f"torch.{dtype}"
+        assert computed._arrived is None or computed._arrived.waited
+        broken = (features[0], features[1].index_fill(0, torch.tensor([1, 2]), torch.nan))
+        with pytest.raises(FeatureCacheError, match=r"^The features of sample 8 of the faces are NaN or infinite"):
+            passing._Computed(broken, dtype, [7, 8, 9], "the faces", on_gpu).tensors()
+        large = (features[0] + 1e6, features[1])
+        computed = passing._Computed(large, dtype, [7, 8, 9], "the faces", on_gpu)
+        if dtype == "float16":
+            with pytest.raises(
+                FeatureCacheError, match=r"^The features of sample 7 of the faces do not fit into float16"
+            ):
+                computed.tensors()
+        else:
+            assert computed.tensors()[0].isfinite().all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of CUDA")
+@pytest.mark.parametrize("make", [pictures, faces], ids=["pictures", "pixels"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_gpu_stores_what_it_computes_live(make, workers, tmp_path):
+    dataset = make()
+    live = SQUARE([row["image"] for row in dataset]) if "image" in dataset[0] else pixels(10)
+    on_gpu = model()
+    on_gpu.to("cuda")
+    fitted = torch.from_numpy(SQUARE.fit_all([row["image"] for row in pictures()]))
+    assert torch.equal(SQUARE.normalise(fitted.cuda()).cpu(), SQUARE.normalise(fitted))
+    expected = on_gpu.extract_features(live.cuda())[0].cpu()
+    for folder in (None, tmp_path / "stored"):
+        stored = cache_features(on_gpu, dataset, folder, batch_size=len(live), dataloader_num_workers=workers)
+        assert torch.equal(stored.features(range(len(live)))[0], expected)
+
+
 # -- digests -----------------------------------------------------------------------------------------------------------
 
 
