@@ -1,25 +1,24 @@
-"""Storing features on a GPU: pictures a second beside those of the bare trunk, and the share of time it computes.
+"""Storing features on a GPU: pictures a second beside those of the bare trunk, and the share of time it is busy.
 
     python benchmarks/bench_gpu_features.py
 
 Takes about three minutes on one GPU, and says so and ends where there is none; `--smoke` runs it tiny on the CPU.
-"Decoded" pictures are tensors in the memory of the host, and the bare trunk finds its batches on the device already.
-"Busy" is the time in the trunk's kernels, by torch's profiler, as a share of the time that a user waits. JPEG files of
-224 x 224 pixels are opened by threads (0 workers) or by worker processes. Each figure is printed at once.
+Pictures that are decoded already are tensors in the memory of the host; the bare trunk finds its batches on the device.
+"Busy" is the share of the time that a user waits in which kernels and copies run, by torch's profiler. JPEG files of
+224 x 224 pixels are opened by threads (0 workers) or by worker processes. Each figure is written at once.
 """
 
 from __future__ import annotations
 
 import io
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
-from measuring import arguments, recorded, small_face, tiny, vgg16
+from gpu import NO_GPU, Figures, device, measured
+from measuring import arguments, small_face, tiny, vgg16
 
 from ciao_peft import CIAOConfig, Preprocessing, cache_features, get_ciao_model
 from ciao_peft.data import paint_face
@@ -32,47 +31,30 @@ CASES = {  # backbone, side of its pixels, pictures, batch, dtype
     "VGG16, 96x96, bfloat16": (vgg16, 96, 8192, 256, torch.bfloat16),
     "small-face, float32": (small_face, 64, 16384, 256, torch.float32),
 }
+TINY = {"tiny": (tiny, 16, 16, 2, torch.float32)}
 JPEGS, WORKERS = 4096, (0, 4, 12)
 TURNS = 3
 
 
-def waited(run: Callable[[], Any], turns: int) -> float:
-    """The median of the seconds that a user waits, after one run to warm up."""
-    seconds = []
-    for _ in range(turns + 1):
-        start = time.perf_counter()
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return median(seconds[1:])
-
-
-def kernel_seconds(run: Callable[[], Any]) -> float | None:
-    """Seconds in kernels of one run; None without a GPU."""
-    if not torch.cuda.is_available():
-        return None
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        run()
-        torch.cuda.synchronize()
-    entries = profiler.key_averages()
-    return sum(e.self_device_time_total for e in entries if not e.key.startswith(("Memcpy", "Memset"))) / 1e6
-
-
-def model_of(make, side: int, dtype: torch.dtype, device: torch.device):
+def model_of(make, side: int, dtype: torch.dtype):
     preprocessing = Preprocessing(size=(side, side))
-    backbone = make().to(device, dtype)
+    backbone = make().to(device(), dtype)
     return get_ciao_model(backbone, CONFIG, input_size=(3, side, side), preprocessing=preprocessing).eval()
 
 
-def decoded(make, side: int, count: int, batch: int, dtype: torch.dtype, device: torch.device, turns: int) -> dict:
-    model = model_of(make, side, dtype, device)
+def per_picture(run: Callable[[], Any], count: int, turns: int) -> dict[str, float]:
+    """Seconds of one picture, and how many a second."""
+    found = measured(run, turns, warm_up=1, at_a_time=1)
+    found |= {name: found[name] / count for name in ("wall", "kernel")}
+    return found | {"pictures/s": 1 / found["wall"]}
+
+
+def decoded(figures: Figures, name: str, case: tuple, turns: int) -> None:
+    make, side, count, batch, dtype = case
+    model = model_of(make, side, dtype)
     pixels = torch.rand(count, 3, side, side)
     faces = [{"pixel_values": face, "labels": 0} for face in pixels]
-    opened, on_device = model.opened, [part.to(device, dtype) for part in pixels[: 8 * batch].split(batch)]
-    rounds = count / sum(map(len, on_device))
+    opened, on_device = model.opened, [part.to(device(), dtype) for part in pixels[: 8 * batch].split(batch)]
 
     def trunk() -> None:
         with torch.no_grad():
@@ -83,21 +65,16 @@ def decoded(make, side: int, count: int, batch: int, dtype: torch.dtype, device:
         with tempfile.TemporaryDirectory() as place:
             cache_features(model, faces, Path(place) / "features", batch_size=batch)
 
-    seconds = {"trunk": rounds * waited(trunk, turns)}
-    seconds["memory"] = waited(lambda: cache_features(model, faces, batch_size=batch), turns)
-    seconds["folder"] = waited(folder, turns)
-    kernels = kernel_seconds(trunk)
-    busy = None if kernels is None else {name: rounds * kernels / value for name, value in seconds.items()}
-    return {
-        "pictures": count,
-        "batch_size": batch,
-        "pictures_per_second": {name: count / value for name, value in seconds.items()},
-        "ratio": {name: seconds["trunk"] / seconds[name] for name in ("memory", "folder")},
-        "busy": busy,
-    }
+    names = {run: f"{name}: {run}" for run in ("bare trunk", "stored in memory", "stored in a folder")}
+    figures.add(names["bare trunk"], lambda: per_picture(trunk, sum(map(len, on_device)), turns))
+    in_memory = lambda: cache_features(model, faces, batch_size=batch)  # noqa: E731
+    figures.add(names["stored in memory"], lambda: per_picture(in_memory, count, turns))
+    figures.add(names["stored in a folder"], lambda: per_picture(folder, count, turns))
+    for run in ("stored in memory", "stored in a folder"):
+        figures.ratio(f"bare trunk / {names[run]}", names["bare trunk"], names[run], 0.7, at_least=True)
 
 
-def jpegs(make, side: int, count: int, device: torch.device, workers: tuple[int, ...], turns: int) -> dict:
+def jpegs(figures: Figures, make, side: int, count: int, workers: tuple[int, ...], turns: int) -> None:
     from datasets import Dataset, Features, Image
 
     contents = []
@@ -107,42 +84,34 @@ def jpegs(make, side: int, count: int, device: torch.device, workers: tuple[int,
         contents.append({"bytes": file.getvalue(), "path": None})
     rows = {"image": [contents[n % len(contents)] for n in range(count)]}
     table = Dataset.from_dict(rows, features=Features({"image": Image()}))
-    model = model_of(make, side, torch.float32, device)
-    samples, batches = (
-        Samples(table, model.preprocessing),
-        [list(range(n, min(n + 64, count))) for n in range(0, count, 64)],
-    )
+    model = model_of(make, side, torch.float32)
+    samples = Samples(table, model.preprocessing)
+    batches = [list(range(n, min(n + 64, count))) for n in range(0, count, 64)]
 
     def drain(number: int) -> None:
-        for _ in read_ahead(samples, batches, number, device):
+        for _ in read_ahead(samples, batches, number, device()):
             pass
 
-    found: dict[str, Any] = {"pictures": count, "decoding": {}, "memory": {}}
+    def store(number: int) -> None:
+        cache_features(model, table, batch_size=64, dataloader_num_workers=number)
+
     for number in workers:
-        found["decoding"][str(number)] = count / waited(lambda n=number: drain(n), turns)
-        store = lambda n=number: cache_features(model, table, batch_size=64, dataloader_num_workers=n)  # noqa: E731
-        found["memory"][str(number)] = count / waited(store, turns)
-    return found
+        for what, run in (("opened alone", drain), ("stored", store)):
+            name = f"JPEG files, {number} workers: {what}"
+            figures.add(name, lambda run=run, n=number: per_picture(lambda: run(n), count, turns))
 
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__doc__, argv)
     if not args.smoke and not torch.cuda.is_available():
-        print("bench_gpu_features: skipped, as torch finds no GPU of CUDA here; --smoke runs it tiny on the CPU.")
+        print(NO_GPU)
         return
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    cases, turns = (CASES, TURNS) if not args.smoke else ({"tiny": (tiny, 16, 16, 2, torch.float32)}, 1)
-    with recorded("gpu_features", args) as record:
-        record["device"] = torch.cuda.get_device_name() if device.type == "cuda" else "none"
-        record["cases"] = {}
-        for name, case in cases.items():
-            record["cases"][name] = decoded(*case, device, turns)
-            print(name, record["cases"][name], flush=True)
-        name, (make, side, *_) = next(iter(cases.items()))
-        record["jpegs"] = {
-            name: jpegs(make, side, *((8, device, (0, 1), 1) if args.smoke else (JPEGS, device, WORKERS, turns)))
-        }
-        print(record["jpegs"], flush=True)
+    figures = Figures("gpu_features", args)
+    cases, turns = (TINY, 1) if args.smoke else (CASES, TURNS)
+    for name, case in cases.items():
+        decoded(figures, name, case, turns)
+    make, side, *_ = next(iter(cases.values()))
+    jpegs(figures, make, side, 8 if args.smoke else JPEGS, (0, 1) if args.smoke else WORKERS, turns)
 
 
 if __name__ == "__main__":

@@ -200,24 +200,22 @@ def storing_on_gpu() -> str:
     """The part that a GPU measured; nothing where none has yet."""
     if not (RESULTS / "gpu_features.json").is_file():
         return ""
-    record, rows = result("gpu_features"), []
-    for name, case in record["cases"].items():
-        speeds = [f"{case['pictures_per_second'][run]:,.0f}" for run in ("trunk", "memory", "folder")]
-        busy = [f"{100 * case['busy'][run]:.0f} %" if case["busy"] else "" for run in ("trunk", "memory", "folder")]
-        rows.append([name, str(case["batch_size"]), *speeds, f"{case['ratio']['memory']:.2f}", *busy])
-    header = ["encoder", "batch", "trunk, pictures/s", "in memory", "in a folder", "memory / trunk"]
-    text = table([*header, "busy, trunk", "busy, memory", "busy, folder"], rows)
-    speeds = [
-        [name, workers, f"{case['decoding'][workers]:,.0f}", f"{case['memory'][workers]:,.0f}"]
-        for name, case in record["jpegs"].items()
-        for workers in case["decoding"]
+    record = result("gpu_features")
+    rows = [
+        [name, f"{figure['pictures/s']:,.0f}", f"{100 * figure['busy']:.0f} %"]
+        for name, figure in record["figures"].items()
+        if "pictures/s" in figure
     ]
-    files = table(["encoder", "workers", "decoded alone, pictures/s", "stored"], speeds)
+    ratios = [
+        f"{name}: {figure['ratio']:.2f} (at least {figure['target']}: {'met' if figure['met'] else '**not met**'})"
+        for name, figure in record["figures"].items()
+        if "ratio" in figure
+    ]
     return f"""
 
-On {record["device"]}, decoded pictures and then JPEG files of 224x224 pixels; "busy" is the share of the time in which
-the trunk computes, and 0 workers are threads:
+On {record["gpu"]}, at commit {record["commit"]}; "busy" is the share of the time in which it runs kernels or copies, and
+0 workers are threads:
 
-{text}
+{table(["", "pictures/s", "busy"], rows)}
 
-{files}"""
+{chr(10).join(f"- {line}" for line in ratios)}"""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..checking import check_choice, is_number, make_plain
 from ..errors import CIAOError, ConfigError, DataError, listed, shortened
-from .pictures import RESAMPLES, Resample, as_mode, normalised, open_picture, resized_to
+from .pictures import RESAMPLES, Resample, as_mode, open_picture, resized_to
 
 if TYPE_CHECKING:
     import numpy as np
@@ -226,6 +226,8 @@ class Preprocessing:
             >>> gray.normalise(np.array([[[0], [255]]], dtype=np.uint8)).tolist()
             [[[-1.0, 1.0]]]
         """
+        from .pictures import normalised
+
         return normalised(pixels, self.mean, self.std)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
