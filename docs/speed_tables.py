@@ -213,7 +213,7 @@ def storing_on_gpu() -> str:
     ]
     return f"""
 
-On {record["gpu"]}, at commit {record["commit"]}; "busy" is the share of the time in which it runs kernels or copies, and
+On {record["gpu"]}, at commit {record["commit"]}; "busy" is the share of the time in which it computes or copies, and
 0 workers are threads:
 
 {table(["", "pictures/s", "busy"], rows)}

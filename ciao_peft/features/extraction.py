@@ -26,7 +26,7 @@ from .layout import DTYPES, FeatureLayout, free_disk, free_memory, readable_size
 from .passing import pass_through_trunk
 from .processes import Processes
 from .samples import ClipSamples, Samples, samples_of
-from .store import FeatureFiles, FeatureWriter, consecutive_runs
+from .store import FeatureFiles, consecutive_runs
 from .streams import StreamSamples, is_stream
 
 __all__ = ["SHARE_OF_DISK", "SHARE_OF_MEMORY", "cache_features", "store_features"]
@@ -385,7 +385,7 @@ def _fill(
             files.writer() as writer,
             progress(len(own)) as bar,
             # It writes in another thread, and is closed before the files are, whatever happens.
-            closing(run(own, keep=lambda rows, tensors: _write(writer, rows, tensors))) as passed,
+            closing(run(own, keep=lambda rows, tensors: _in_runs(writer.put, rows, tensors))) as passed,
         ):
             for count in passed:
                 bar.update(count)
@@ -399,9 +399,9 @@ def _fill(
     return files if files.complete else FeatureFiles(files.folder, files.key)
 
 
-def _write(writer: FeatureWriter, rows: list[int], tensors: tuple[Tensor, ...]) -> None:
+def _in_runs(put: Callable[[int, tuple[Tensor, ...]], None], rows: list[int], tensors: tuple[Tensor, ...]) -> None:
     for run in consecutive_runs(rows):
-        writer.put(rows[run.start], tuple(tensor[run] for tensor in tensors))
+        put(rows[run.start], tuple(tensor[run] for tensor in tensors))
 
 
 def _in_memory(
