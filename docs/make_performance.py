@@ -80,13 +80,14 @@ def of_features() -> list[list[str]]:
     for name, case in record["storing"].items():
         found = case["ratio"]["memory"]
         spent = case["seconds"]["memory"] - case["seconds"]["trunk"]
-        bound = f"{ms(spent)} ms a picture beside {ms(case['seconds']['trunk'])} ms of the trunk"
+        bound = f"{1000 * spent:.2f} ms a picture to hash, check and keep it"
         what = f"bare trunk against storing its features, decoded pictures, {name}"
         rows.append([what, f"{found:.2f}", "at least 0.9", judged(found, 0.9, at_least=True), bound])
     for name, case in record["one_frame"].items():
         found, flop = case["ratio"]["predict"], case["flop"]
         what = f"one array through encoder and two worlds against the bare encoder, {case['how']}, {name}"
-        bound = f"{flop['read'] / flop['encoder']:.2f}x by operations"
+        weights = size(4 * (case["numbers"]["read"] - case["numbers"]["encoder"]))
+        bound = f"{flop['read'] / flop['encoder']:.2f}x by operations, and {weights} of weights that the worlds add"
         rows.append([what, f"{found:.2f}x", "1.3x", judged(found, 1.3), bound])
     return rows
 
