@@ -6,8 +6,9 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,20 +16,27 @@ from torch import Tensor
 from .checking import check_number
 from .config import CIAOConfig
 from .data.frames import frame_places
-from .errors import DataError, DataNotFoundError, InputError
+from .errors import ConfigError, DataError, DataNotFoundError, InputError
 from .preprocessing import Preprocessing
+from .preprocessing.ahead import in_threads
 from .probabilities import Prior, probabilities
 
+if TYPE_CHECKING:
+    import numpy as np
+
 __all__ = [
-    "clip_pixels",
+    "clip_frames",
     "is_folder",
     "is_several",
     "label_names",
+    "label_values",
     "named_answers",
     "pictures_in",
     "predict",
     "read_pictures",
 ]
+
+Fitted = TypeVar("Fitted")
 
 
 def predict(
@@ -39,6 +47,8 @@ def predict(
     *,
     frames: int | None = None,
     by_world: bool = False,
+    prior: Prior | None = None,
+    min_confidence: float | None = None,
     batch_size: int = 32,
     disable_tqdm: bool | None = None,
 ) -> Any:
@@ -53,6 +63,9 @@ def predict(
         configs: Configs of the worlds to read in, by name.
         frames: Frames in each clip, or None for single pictures.
         by_world: Whether an answer is one for each world, by name; otherwise it is that of the first world.
+        prior: Frequencies of the classes where the answers are wanted, as `ciao_peft.probabilities.probabilities`
+            takes them, in all of the worlds.
+        min_confidence: From 0 to 1; None stands for an answer whose likeliest class is less probable than this.
         batch_size: Pictures read at once.
         disable_tqdm: No progress bar; when left out, none unless a terminal is there to show it.
 
@@ -61,6 +74,7 @@ def predict(
 
     Raises:
         InputError: `batch_size` is no whole number of 1 or more, or a clip is no list.
+        ConfigError: `prior` or `min_confidence` does not fit a world.
         DataError: a picture cannot be read, or the folder has none.
 
     Example:
@@ -72,10 +86,24 @@ def predict(
         >>> predict(np.full((8, 8, 3), 255, dtype=np.uint8), preprocessing, brightness, {"light": config})
         {'brightness': 1.0}
     """
+    for config in configs.values():
+        label_values(torch.zeros(1, config.num_labels), config, prior)
+        _check_confidence(min_confidence, config)
     is_list, folder = is_several(images), is_folder(images)
     pictures: Sequence[Any] = pictures_in(images) if folder else _sequence(images) if is_list else [images]
-    to_pixels = preprocessing if frames is None else partial(clip_pixels, frames=frames, preprocessing=preprocessing)
-    worlds = read_pictures(pictures, to_pixels, read, configs, batch_size=batch_size, disable_tqdm=disable_tqdm)
+    fit, join = preprocessing.fit_all, partial(_normalised, preprocessing=preprocessing, of_clips=frames is not None)
+    worlds = read_pictures(
+        pictures,
+        fit if frames is None else lambda clip: fit(clip_frames(clip, frames)),
+        read,
+        configs,
+        join=join,
+        prior=prior,
+        batch_size=batch_size,
+        disable_tqdm=disable_tqdm,
+    )
+    if min_confidence is not None:
+        worlds = [{name: _if_sure(answer, min_confidence) for name, answer in each.items()} for each in worlds]
     answers = worlds if by_world else [answer[next(iter(configs))] for answer in worlds]
     if folder:
         return {str(path): answer for path, answer in zip(pictures, answers, strict=True)}
@@ -141,49 +169,58 @@ def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
     return pictures
 
 
-def clip_pixels(clip: Any, frames: int, preprocessing: Preprocessing) -> Tensor:
-    """Chooses the frames that stand for a clip, and makes them pixels.
+def clip_frames(clip: Any, frames: int) -> list[Any]:
+    """Chooses the frames that stand for a clip.
 
     Args:
         clip: A list of pictures, in order; `frame_places` says which are taken, and what becomes of a shorter clip.
         frames: The number of frames to take.
-        preprocessing: Makes them pixels.
 
     Returns:
-        `(1, frames, C, H, W)`.
+        So many pictures.
 
     Raises:
         InputError: it is no list, or an empty one.
-        DataError: a picture cannot be read.
 
     Example:
-        >>> import numpy as np
-        >>> clip = [np.zeros((8, 8, 3), dtype=np.uint8)] * 4
-        >>> clip_pixels(clip, 2, Preprocessing(size=(8, 8), mean=(0.0,) * 3, std=(1.0,) * 3)).shape
-        torch.Size([1, 2, 3, 8, 8])
+        >>> clip_frames(["first.png", "second.png", "third.png", "fourth.png"], 2)
+        ['second.png', 'fourth.png']
     """
     if not isinstance(clip, (list, tuple)) or not clip:
         got = "an empty list" if isinstance(clip, (list, tuple)) else type(clip).__name__
         raise InputError(f"A clip is a list of its frames, pictures in order; got {got}. `sample_frames` reads videos.")
-    return preprocessing([clip[place] for place in frame_places(len(clip), frames)])[None]
+    return [clip[place] for place in frame_places(len(clip), frames)]
+
+
+def _normalised(fitted: Sequence[np.ndarray], preprocessing: Preprocessing, of_clips: bool) -> Tensor:
+    """The pixels of a batch, normalised all at once."""
+    import numpy as np
+
+    return preprocessing.normalise(np.stack(fitted) if of_clips else np.concatenate(fitted))
 
 
 def read_pictures(
     pictures: Sequence[Any],
-    preprocessing: Callable[[Any], Tensor],
+    fit: Callable[[Any], Fitted],
     read: Callable[[Tensor], Mapping[str, Tensor]],
     configs: Mapping[str, CIAOConfig],
     *,
+    join: Callable[[list[Fitted]], Tensor],
+    prior: Prior | None = None,
     batch_size: int,
     disable_tqdm: bool | None = None,
 ) -> list[dict[str, dict[str, float]]]:
     """Reads pictures batch by batch, and names what each world says of each picture.
 
+    Several pictures are opened in threads, those of the next batch while one is read.
+
     Args:
-        pictures: Whatever `preprocessing` takes, one by one.
-        preprocessing: Makes one of them pixels, `(1, C, H, W)`; of a clip `(1, T, C, H, W)`.
+        pictures: Whatever `fit` takes, one by one.
+        fit: Opens one of them; called in any thread.
         read: From pixels of several, `(B, C, H, W)`, to logits `(B, num_labels)` by world.
         configs: Configs of the worlds to read in, by name.
+        join: From what `fit` made of B pictures to their pixels, `(B, C, H, W)`; of clips `(B, T, C, H, W)`.
+        prior: Frequencies of the classes where the answers are wanted.
         batch_size: Pictures read at once.
         disable_tqdm: No progress bar; when left out, none unless a terminal is there to show it.
 
@@ -200,29 +237,49 @@ def read_pictures(
         ...     return torch.full((1, 3, 2, 2), value)
         >>> def mean(pixels):
         ...     return {"adults": pixels.mean(dim=(1, 2, 3))[:, None]}
-        >>> read_pictures([0.5, 0.25], as_pixels, mean, {"adults": config}, batch_size=2)
+        >>> read_pictures([0.5, 0.25], as_pixels, mean, {"adults": config}, join=torch.cat, batch_size=2)
         [{'adults': {'arousal': 0.5}}, {'adults': {'arousal': 0.25}}]
     """
+    check_number("batch_size", batch_size, int, 1, error=InputError)
+    if len(pictures) == 1:
+        return _answers(read, join([fit(pictures[0])]), configs, prior)
     from tqdm.auto import tqdm
 
-    check_number("batch_size", batch_size, int, 1, error=InputError)
+    def fitted(numbered: tuple[int, Any]) -> Fitted:
+        index, picture = numbered
+        try:
+            return fit(picture)
+        except DataError as error:
+            raise type(error)(f"Picture {index} of {len(pictures)}: {error}") from error
+
     quiet = not sys.stderr.isatty() if disable_tqdm is None else disable_tqdm
     answers = []
+    numbered = ((index, pictures[index]) for index in range(len(pictures)))
     with tqdm(total=len(pictures), unit="picture", disable=quiet) as progress:
-        for start in range(0, len(pictures), batch_size):
-            pixels = []
-            for index in range(start, min(start + batch_size, len(pictures))):
-                try:
-                    pixels.append(preprocessing(pictures[index]))
-                except DataError as error:
-                    if len(pictures) == 1:
-                        raise
-                    raise type(error)(f"Picture {index} of {len(pictures)}: {error}") from error
-            with torch.inference_mode():
-                logits = read(torch.cat(pixels))
-            worlds = {name: named_answers(logits[name], config) for name, config in configs.items()}
-            answers.extend({name: rows[row] for name, rows in worlds.items()} for row in range(len(pixels)))
-            progress.update(len(pixels))
+        made = in_threads(fitted, numbered, ahead=2 * batch_size)
+        while batch := list(islice(made, batch_size)):
+            answers += _answers(read, join(batch), configs, prior)
+            progress.update(len(batch))
+    return answers
+
+
+def _answers(
+    read: Callable[[Tensor], Mapping[str, Tensor]],
+    pixels: Tensor,
+    configs: Mapping[str, CIAOConfig],
+    prior: Prior | None,
+) -> list[dict[str, dict[str, float]]]:
+    """What each world says of each picture of a batch. What a GPU computes comes back all at once."""
+    with torch.inference_mode():
+        logits = read(pixels)
+        values = [label_values(logits[name], config, prior) for name, config in configs.items()]
+        rows = (values[0] if len(values) == 1 else torch.cat(values, dim=1)).tolist()
+    answers: list[dict[str, dict[str, float]]] = [{} for _ in rows]
+    first = 0
+    for name, config in configs.items():
+        for answer, row in zip(answers, rows, strict=True):
+            answer[name] = _named(row[first : first + config.num_labels], config)
+        first += config.num_labels
     return answers
 
 
@@ -243,13 +300,48 @@ def named_answers(logits: Tensor, config: CIAOConfig, prior: Prior | None = None
         >>> named_answers(torch.tensor([[0.5, -0.25]]), config)
         [{'arousal': 0.5, 'valence': -0.25}]
     """
-    values = logits.float() if config.problem_type == "regression" else probabilities(logits.float(), config, prior)
-    answers, names = [], label_names(config)
-    for row in values.tolist():
-        pairs = [(name, round(value, 6)) for name, value in zip(names, row, strict=True)]
-        ordered = pairs if config.problem_type == "regression" else sorted(pairs, key=lambda pair: -pair[1])
-        answers.append(dict(ordered))
-    return answers
+    return [_named(row, config) for row in label_values(logits, config, prior).tolist()]
+
+
+def label_values(logits: Tensor, config: CIAOConfig, prior: Prior | None = None) -> Tensor:
+    """Logits as the values that answers give: probabilities, or the logits themselves for regression.
+
+    Args:
+        logits: `(B, num_labels)`, any floating dtype.
+        config: Config of the adapter that gave them.
+        prior: Frequencies of the classes where the answers are wanted.
+
+    Returns:
+        `(B, num_labels)`, float32.
+
+    Raises:
+        ConfigError: a `prior` that does not fit, as `ciao_peft.probabilities.probabilities` says.
+
+    Example:
+        >>> config = CIAOConfig(problem_type="multi_label_classification", num_labels=2)
+        >>> label_values(torch.zeros(1, 2), config)
+        tensor([[0.5000, 0.5000]])
+    """
+    if config.problem_type == "regression" and prior is None:
+        return logits.float()
+    return probabilities(logits.float(), config, prior)
+
+
+def _check_confidence(min_confidence: float | None, config: CIAOConfig) -> None:
+    if min_confidence is None:
+        return
+    check_number("min_confidence", min_confidence, float, 0, 1)
+    if config.problem_type != "single_label_classification":
+        raise ConfigError(f"`min_confidence` is for one class of several; a world here is {config.problem_type!r}.")
+
+
+def _if_sure(answer: dict[str, float], min_confidence: float) -> dict[str, float] | None:
+    return answer if max(answer.values()) >= min_confidence else None
+
+
+def _named(row: list[float], config: CIAOConfig) -> dict[str, float]:
+    pairs = [(name, round(value, 6)) for name, value in zip(label_names(config), row, strict=True)]
+    return dict(pairs if config.problem_type == "regression" else sorted(pairs, key=lambda pair: -pair[1]))
 
 
 def label_names(config: CIAOConfig) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ciao_peft.markdown import markdown_table as table
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-SUBJECTS = ("training", "worlds", "loading", "losses", "imports", "growth", "equal_accuracy")
+SUBJECTS = ("training", "worlds", "features", "loading", "losses", "imports", "growth", "equal_accuracy")
 BFLOAT16 = 2  # bytes
 
 
@@ -159,3 +159,63 @@ def growth() -> str:
     by_time = table([*names, *times], [row[:5] for row in rows])
     by_size = ["disk", "memory, stored", "memory, live", "mapped"]
     return by_time + "\n\n" + table([*names, *by_size], [[*row[:2], *row[5:]] for row in rows])
+
+
+def storing() -> str:
+    rows = []
+    for name, case in result("features")["storing"].items():
+        seconds = case["seconds"]
+        times = [f"{1000 * seconds[run]:,.2f}" for run in ("trunk", "memory", "folder")]
+        ratios = [f"{case['ratio'][run]:.2f}" for run in ("memory", "folder")]
+        rows.append([name, f"{case['pictures']:,}", *times, *ratios])
+    header = [
+        "encoder",
+        "pictures",
+        "trunk, ms",
+        "in memory, ms",
+        "in a folder, ms",
+        "trunk / memory",
+        "trunk / folder",
+    ]
+    return table(header, rows)
+
+
+def decoding() -> str:
+    rows = [
+        [name, *(f"{1 / case['wall'][run]:,.0f}" for run in ("one", "several")), f"{case['threads']}"]
+        for name, case in result("features")["decoding"].items()
+    ]
+    return table(["encoder", "pictures/s, opened by one thread", "by several", "threads"], rows)
+
+
+def one_frame() -> str:
+    rows = []
+    for name, case in result("features")["one_frame"].items():
+        times = [f"{1000 * case['seconds'][run]:,.2f}" for run in ("encoder", "compiled", "read", "predict")]
+        rows.append([name, *times, *(f"{case['ratio'][run]:.2f}x" for run in ("read", "predict"))])
+    return table(["encoder", "bare, ms", "compiled, ms", "read, ms", "predict, ms", "read", "predict"], rows)
+
+
+def storing_on_gpu() -> str:
+    """The part that a GPU measured; nothing where none has yet."""
+    if not (RESULTS / "gpu_features.json").is_file():
+        return ""
+    record = result("gpu_features")
+    rows = [
+        [name, f"{figure['pictures/s']:,.0f}", f"{100 * figure['busy']:.0f} %"]
+        for name, figure in record["figures"].items()
+        if "pictures/s" in figure
+    ]
+    ratios = [
+        f"{name}: {figure['ratio']:.2f} (at least {figure['target']}: {'met' if figure['met'] else '**not met**'})"
+        for name, figure in record["figures"].items()
+        if "ratio" in figure
+    ]
+    return f"""
+
+On {record["gpu"]}, at commit {record["commit"]}; "busy" is the share of the time in which it computes or copies, and
+0 workers are threads:
+
+{table(["", "pictures/s", "busy"], rows)}
+
+{chr(10).join(f"- {line}" for line in ratios)}"""

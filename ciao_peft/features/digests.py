@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..preprocessing.ahead import in_threads
 from ..preprocessing.pictures import open_picture
 
-__all__ = ["digest_of", "picture_bytes", "picture_digest"]
+__all__ = ["digest_of", "digests_of", "picture_bytes", "picture_digest"]
+
+_AT_ONCE = 16  # values that a thread hashes in a row
 
 
 def digest_of(value: Any) -> bytes:
@@ -43,8 +46,11 @@ def digest_of(value: Any) -> bytes:
     if isinstance(value, Tensor):
         kind, value = str(value.dtype), value.detach().cpu().contiguous().view(torch.uint8).numpy()
     array = np.ascontiguousarray(value)
-    header = f"{kind}\0{array.dtype.str}\0{array.shape}\0".encode()
-    return hashlib.blake2b(header + array.tobytes(), digest_size=16).digest()
+    digest = hashlib.blake2b(f"{kind}\0{array.dtype.str}\0{array.shape}\0".encode(), digest_size=16)
+    digest.update(
+        array.reshape(-1).view(np.uint8).data if array.size and not array.dtype.hasobject else array.tobytes()
+    )
+    return digest.digest()
 
 
 def picture_bytes(value: Mapping[str, Any]) -> bytes:
@@ -82,4 +88,33 @@ def picture_digest(value: Mapping[str, Any], mode: str | None) -> bytes:
         >>> len(grey), grey == colour
         (16, False)
     """
-    return hashlib.blake2b(f"{mode}\0".encode() + picture_bytes(value), digest_size=16).digest()
+    digest = hashlib.blake2b(f"{mode}\0".encode(), digest_size=16)
+    digest.update(picture_bytes(value))
+    return digest.digest()
+
+
+def digests_of(
+    indices: Sequence[int], read: Callable[[Sequence[int]], Sequence[Any]], mode: str | None = None
+) -> list[bytes]:
+    """Hashes values in threads, while the next ones are read in the thread of the caller.
+
+    Args:
+        indices: Their numbers.
+        read: From some of the numbers to the values, as `digest_of` takes them; or pictures that `datasets` has not
+            decoded, as `picture_digest` takes them.
+        mode: For `picture_digest`.
+
+    Returns:
+        16 bytes for each.
+
+    Example:
+        >>> rows = torch.eye(3)
+        >>> digests_of([0, 2], lambda numbers: [rows[n] for n in numbers])[1] == digest_of(rows[2])
+        True
+    """
+
+    def hashed(values: Sequence[Any]) -> list[bytes]:
+        return [picture_digest(v, mode) if isinstance(v, Mapping) else digest_of(v) for v in values]
+
+    parts = (list(indices[first : first + _AT_ONCE]) for first in range(0, len(indices), _AT_ONCE))
+    return [digest for part in in_threads(hashed, (list(read(part)) for part in parts), ahead=1) for digest in part]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from itertools import groupby, islice
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor, nn
 
-from ..checking import all_finite, check_choice, check_number
+from ..checking import check_choice, check_number
 from ..errors import CIAOError, ConfigError, FeatureCacheError
 from ..model import CIAOModel
 from ..preprocessing import Preprocessing
@@ -23,16 +23,16 @@ from .augmentation import Augmentation
 from .cached import FeatureDataset
 from .keys import features_layout, fingerprint, model_key, storage_dtype
 from .layout import DTYPES, FeatureLayout, free_disk, free_memory, readable_size
+from .passing import pass_through_trunk
 from .processes import Processes
 from .samples import ClipSamples, Samples, samples_of
 from .shapes import first_sample
 from .store import FeatureFiles, consecutive_runs
 from .streams import StreamSamples, is_stream
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 __all__ = ["SHARE_OF_DISK", "SHARE_OF_MEMORY", "cache_features", "store_features"]
+
+_Pass = Callable[..., Generator[int, None, None]]
 
 SHARE_OF_MEMORY = 0.25
 """Features that are kept by default, not on request, take at most this share of the free memory."""
@@ -52,6 +52,7 @@ def cache_features(  # pyright: ignore[reportOverlappingOverload] - only a mappi
     augment: Augmentation | None = None,
     include_excitation: bool = False,
     batch_size: int = 64,
+    dataloader_num_workers: int = 0,
     disable_tqdm: bool | None = None,
 ) -> dict[str, FeatureDataset]: ...
 
@@ -67,6 +68,7 @@ def cache_features(
     augment: Augmentation | None = None,
     include_excitation: bool = False,
     batch_size: int = 64,
+    dataloader_num_workers: int = 0,
     disable_tqdm: bool | None = None,
 ) -> FeatureDataset: ...
 
@@ -81,6 +83,7 @@ def cache_features(
     augment: Augmentation | None = None,
     include_excitation: bool = False,
     batch_size: int = 64,
+    dataloader_num_workers: int = 0,
     disable_tqdm: bool | None = None,
 ) -> FeatureDataset | dict[str, FeatureDataset]:
     """Runs the frozen trunk once over a dataset and keeps the tensors that cross the cut, for `CIAOTrainer`.
@@ -109,6 +112,9 @@ def cache_features(
             faster, since no frozen convolution is left to run. Features with u also serve adapters that do not need it
             (`tuning="last_conv"`); a folder without u is refused if u is asked for.
         batch_size: Number of pictures that go through the trunk at once, 1 or more.
+        dataloader_num_workers: Processes that read and prepare pictures ahead. With 0, this process reads, and opens
+            pictures in threads, which is faster unless a dataset of your own takes its time in Python. Changes no
+            result.
         disable_tqdm: Whether to hide the progress bar and messages; when left out, they are shown in a terminal only,
             except for the message that another process is waited for.
 
@@ -131,7 +137,7 @@ def cache_features(
     """
     if isinstance(dataset, Mapping):
         settings: dict[str, Any] = {"views": views, "dtype": dtype, "augment": augment, "batch_size": batch_size}
-        settings["include_excitation"] = include_excitation
+        settings |= {"include_excitation": include_excitation, "dataloader_num_workers": dataloader_num_workers}
         return {
             name: cache_features(
                 model_or_encoder,
@@ -143,6 +149,7 @@ def cache_features(
             for name, split in dataset.items()
         }
     augment = _checked_settings(views, dtype, augment, batch_size)
+    check_number("dataloader_num_workers", dataloader_num_workers, int, 0)
     with _as_model(model_or_encoder, dataset) as model:
         if is_stream(dataset):
             samples = StreamSamples(dataset, model.preprocessing, None if folder is None else Processes())
@@ -157,6 +164,7 @@ def cache_features(
             augment=augment,
             include_excitation=include_excitation,
             batch_size=batch_size,
+            dataloader_num_workers=dataloader_num_workers,
             disable_tqdm=disable_tqdm,
         )
 
@@ -171,6 +179,7 @@ def store_features(
     augment: Augmentation | None = None,
     include_excitation: bool | None = False,
     batch_size: int = 64,
+    dataloader_num_workers: int = 0,
     disable_tqdm: bool | None = None,
 ) -> FeatureDataset:
     """Does the work of `cache_features` for one split, in a folder that may depend on the key.
@@ -185,6 +194,7 @@ def store_features(
         include_excitation: As for `cache_features`. `None` uses an existing folder as it is, and stores u in a new one
             if there is ample room.
         batch_size: As for `cache_features`.
+        dataloader_num_workers: As for `cache_features`.
         disable_tqdm: As for `cache_features`.
 
     Returns:
@@ -203,7 +213,16 @@ def store_features(
     """
     with outside_inference(), model.reading_with():
         return _store_features(
-            model, samples, folder_of, views, dtype, augment, include_excitation, batch_size, disable_tqdm
+            model,
+            samples,
+            folder_of,
+            views,
+            dtype,
+            augment,
+            include_excitation,
+            batch_size,
+            dataloader_num_workers,
+            disable_tqdm,
         )
 
 
@@ -216,13 +235,14 @@ def _store_features(
     augment: Augmentation | None,
     include_excitation: bool | None,
     batch_size: int,
+    num_workers: int,
     disable_tqdm: bool | None,
 ) -> FeatureDataset:
     if isinstance(samples, ClipSamples):
         rows, samples = samples.rows, samples.frames
         settings: dict[str, Any] = {"views": views, "dtype": dtype, "augment": augment, "batch_size": batch_size}
-        settings |= {"include_excitation": include_excitation, "disable_tqdm": disable_tqdm}
-        return store_features(model, samples, folder_of, **settings).clips(rows)
+        settings |= {"include_excitation": include_excitation, "dataloader_num_workers": num_workers}
+        return store_features(model, samples, folder_of, **settings, disable_tqdm=disable_tqdm).clips(rows)
     if isinstance(samples, Samples) and samples.source == "pixel_values" and samples.pixels([0]).ndim == 5:
         raise FeatureCacheError(
             f"The samples of {samples.name} are clips, and features are stored of frames: give "
@@ -244,11 +264,14 @@ def _store_features(
         "data": fingerprint(samples, processes),
     }
     folder = folder_of(key)
+    run: _Pass = partial(
+        pass_through_trunk, model, samples, augment=augment, batch_size=batch_size, num_workers=num_workers
+    )
     if folder is None:
         if include_excitation is None:
             key["excitation"] = _has_ample_room(model, key, folder, processes)
-        extract = _extractor(model, samples, augment, key)
-        return _in_memory(key, features_layout(model, key), samples, extract, batch_size, disable_tqdm)
+        run = partial(run, key=key)
+        return _in_memory(key, features_layout(model, key), samples, run, disable_tqdm)
     files = FeatureFiles(folder, key)
     if not all(processes.collect([files.complete])):
         with processes.exclusively(files.lock_file, lambda: _say_that_it_waits(folder, disable_tqdm)):
@@ -257,10 +280,8 @@ def _store_features(
             if include_excitation is None and files.layout is None:
                 key["excitation"] = _has_ample_room(model, key, folder, processes)
             if not files.complete:
-                extract = _extractor(model, samples, augment, files.key)
-                files = _fill(
-                    files, features_layout(model, files.key), samples, extract, batch_size, processes, disable_tqdm
-                )
+                layout, run = features_layout(model, files.key), partial(run, key=files.key)
+                files = _fill(files, layout, samples, run, processes, disable_tqdm)
     return FeatureDataset(
         files.key,
         files.stored_layout,
@@ -317,37 +338,6 @@ def _has_ample_room(model: CIAOModel, key: dict[str, Any], folder: Path | None, 
     return all(processes.collect([ample]))
 
 
-def _extractor(
-    model: CIAOModel, samples: Samples | StreamSamples, augment: Augmentation | None, key: dict[str, Any]
-) -> Callable[[int, list[int]], tuple[Tensor, ...]]:
-    device = next(model.backbone.parameters()).device
-
-    def extract(view: int, indices: list[int]) -> tuple[Tensor, ...]:
-        pixels = samples.pixels(indices).to(device)
-        if view and augment is not None:
-            pixels = augment(pixels, indices, view=view, preprocessing=model.preprocessing)
-        features = model.extract_features(pixels, key["excitation"])
-        stored = tuple(tensor.to("cpu", DTYPES[key["dtype"]]) for tensor in features)
-        for computed, rounded in zip(features, stored, strict=True):
-            if not all_finite(rounded):
-                row = indices[int((~rounded.isfinite()).flatten(1).any(dim=1).nonzero()[0, 0])]
-                what = f"do not fit into {key['dtype']}; store them in bfloat16 or float32"
-                raise FeatureCacheError(
-                    f"The features of sample {row} of {samples.name} "
-                    f"{what if all_finite(computed) else 'are NaN or infinite: check the weights of the backbone'}."
-                )
-        return stored
-
-    return extract
-
-
-def _batches(rows: list[int], batch_size: int, num_samples: int) -> Iterator[list[int]]:
-    """Rows in batches that stay within one view; there may be others between them."""
-    for _, of_view in groupby(rows, lambda row: row // num_samples):
-        while batch := list(islice(of_view, batch_size)):
-            yield batch
-
-
 def _progress_bars(layout: FeatureLayout, where: str, processes: Processes | None, disable_tqdm: bool | None) -> Any:
     """Prints the size of the features and returns a function that opens a progress bar over a number of rows."""
     from tqdm.auto import tqdm
@@ -371,12 +361,10 @@ def _fill(
     files: FeatureFiles,
     layout: FeatureLayout,
     samples: Samples | StreamSamples,
-    extract: Callable[[int, list[int]], tuple[Tensor, ...]],
-    batch_size: int,
+    run: _Pass,
     processes: Processes,
     disable_tqdm: bool | None,
 ) -> FeatureFiles:
-    num_samples = len(samples)
     problem = None
     if processes.is_main:
         try:
@@ -394,13 +382,14 @@ def _fill(
     own = samples.rows_of_this_process(left) if isinstance(samples, StreamSamples) else left[share.start : share.stop]
     processes.wait_for_everyone()  # nobody marks a row before all know what is left
     try:
-        with files.writer() as writer, progress(len(own)) as bar:
-            for rows in _batches(own, batch_size, num_samples):
-                view = rows[0] // num_samples
-                tensors = extract(view, [row % num_samples for row in rows])
-                for run in consecutive_runs(rows):
-                    writer.put(rows[run.start], tuple(tensor[run] for tensor in tensors))
-                bar.update(len(rows))
+        with (
+            files.writer() as writer,
+            progress(len(own)) as bar,
+            # It writes in another thread, and is closed before the files are, whatever happens.
+            closing(run(own, keep=lambda rows, tensors: _in_runs(writer.put, rows, tensors))) as passed,
+        ):
+            for count in passed:
+                bar.update(count)
     except CIAOError as error:
         files.mark_failed(str(error))
         raise
@@ -411,12 +400,16 @@ def _fill(
     return files if files.complete else FeatureFiles(files.folder, files.key)
 
 
+def _in_runs(put: Callable[[int, tuple[Tensor, ...]], None], rows: list[int], tensors: tuple[Tensor, ...]) -> None:
+    for run in consecutive_runs(rows):
+        put(rows[run.start], tuple(tensor[run] for tensor in tensors))
+
+
 def _in_memory(
     key: dict[str, Any],
     layout: FeatureLayout,
     samples: Samples | StreamSamples,
-    extract: Callable[[int, list[int]], tuple[Tensor, ...]],
-    batch_size: int,
+    run: _Pass,
     disable_tqdm: bool | None,
 ) -> FeatureDataset:
     needed, free = layout.row_bytes() * layout.num_rows, free_memory()
@@ -428,10 +421,13 @@ def _in_memory(
     stored = tuple(
         torch.empty((layout.num_rows, *shape), dtype=DTYPES[layout.dtype], device="cpu") for shape in layout.shapes
     )
+    by_byte = [tensor.flatten(1).view(torch.uint8).numpy() for tensor in stored]
+
+    def keep(rows: list[int], tensors: tuple[Tensor, ...]) -> None:  # all rows come, one after the other
+        for array, tensor in zip(by_byte, tensors, strict=True):
+            array[rows[0] : rows[-1] + 1] = tensor.flatten(1).view(torch.uint8).numpy()
+
     with _progress_bars(layout, "in memory", None, disable_tqdm)(layout.num_rows) as bar:
-        for rows in _batches(list(range(layout.num_rows)), batch_size, len(samples)):
-            view = rows[0] // len(samples)
-            for tensor, part in zip(stored, extract(view, [row % len(samples) for row in rows]), strict=True):
-                tensor[rows[0] : rows[-1] + 1] = part.to(tensor.device, tensor.dtype)
-            bar.update(len(rows))
+        for count in run(range(layout.num_rows), keep=keep):
+            bar.update(count)
     return FeatureDataset(key, layout, samples.labels(), stored, label_names=samples.label_names)

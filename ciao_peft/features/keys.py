@@ -113,5 +113,5 @@ def fingerprint(samples: Samples | StreamSamples, processes: Processes) -> str:
         >>> first == second
         True
     """
-    digests = processes.collect([samples.digest(index) for index in processes.share(len(samples))])
+    digests = processes.collect(samples.digests(processes.share(len(samples))))
     return blake2b(b"".join(digests), digest_size=16).hexdigest()

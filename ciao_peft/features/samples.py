@@ -9,25 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checking import all_finite
 from ..data.clip_rows import Clips
 from ..data.labels import label_set
 from ..errors import DataError, listed, quoted
 from ..preprocessing import Preprocessing
-from ..surroundings import as_tensor
-from .digests import digest_of, picture_digest
+from .digests import digests_of
 from .shapes import check_dataset, first_sample
+from .stacking import labels_as_tensor, stack_pixels
 
-__all__ = [
-    "ClipSamples",
-    "Samples",
-    "keys_of",
-    "labels_as_tensor",
-    "samples_of",
-    "stack_pixels",
-]
+__all__ = ["ClipSamples", "Samples", "keys_of", "samples_of"]
 
 _LABEL_KEYS = ("labels", "label")
+_BROKEN = (DataError, OSError, ValueError, SyntaxError)  # what a picture raises; SyntaxError is Pillow's for a PNG
 
 
 class Samples:
@@ -134,23 +127,63 @@ class Samples:
         Raises:
             DataError: a picture cannot be read, or pixel values differ in shape or are not finite; names the sample.
         """
+        raw = self.raw(indices)
+        if self.preprocessing is None or self.source != "image":
+            return stack_pixels(raw, indices, self.name)
+        return self.preprocessing.normalise(np.stack([self.fit(*entry) for entry in zip(indices, raw, strict=True)]))
+
+    def raw(self, indices: Sequence[int]) -> list[Any]:
+        """Reads what `fit` makes the pixels of pictures of, or the pixels themselves where they are the samples'.
+
+        Args:
+            indices: Numbers of the samples.
+
+        Returns:
+            One value for each: a picture, one that `datasets` has not decoded yet, or pixels.
+
+        Raises:
+            DataError: a sample cannot be read.
+        """
         if self.source != "image" or self.preprocessing is None:
-            return stack_pixels(self._batch(indices, self.source), indices, self.name)
+            return self._batch(indices, self.source)
+        if self._is_plain:
+            return list(self._undecoded()[[int(index) for index in indices]]["image"])
         try:
-            return self.preprocessing(self._batch(indices, "image"))
-        except (DataError, OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow's word for a broken PNG
-            self._name_the_broken_one(indices)
+            return self._batch(indices, "image")
+        except _BROKEN as error:
+            for index in indices:  # which of them, to say its row in the dataset
+                try:
+                    self.fit(index, self._batch([index], "image")[0])
+                except _BROKEN as broken:
+                    raise self._named(index, broken) from broken
             raise error
 
-    def _name_the_broken_one(self, indices: Sequence[int]) -> None:
-        """Looks for the picture that cannot be read, to say its row in the dataset."""
+    def fit(self, index: int, raw: Any) -> np.ndarray:
+        """Opens and fits a picture of `raw`; in any thread.
+
+        Args:
+            index: Number of the sample.
+            raw: What `raw` gave.
+
+        Returns:
+            `(height, width, C)`, uint8, for `preprocessing.normalise`.
+
+        Raises:
+            DataError: it cannot be read; names the row.
+        """
         assert self.preprocessing is not None
-        for index in indices:
-            try:
-                self.preprocessing(self._batch([index], "image")[0])
-            except (DataError, OSError, ValueError, SyntaxError) as error:
-                kind = type(error) if isinstance(error, DataError) else DataError
-                raise kind(f"The picture in row {int(index)} of {self.name}: {error}") from error
+        try:
+            if isinstance(raw, Mapping) and self._is_plain and getattr(self.dataset.features["image"], "decode", False):
+                raw = self.dataset.features["image"].decode_example(raw)
+            return self.preprocessing.fit_all(raw)[0]
+        except _BROKEN as error:
+            raise self._named(index, error) from error
+
+    def _named(self, index: int, error: Exception) -> DataError:
+        prefix = f"The picture in row {int(index)} of {self.name}: "
+        if isinstance(error, DataError):
+            return error if str(error).startswith(prefix) else type(error)(prefix + str(error))
+        return DataError(prefix + str(error))
 
     def labels(self) -> Tensor | None:
         """Reads the labels of all samples, `(N,)` or `(N, L)`; None if there are none.
@@ -209,12 +242,21 @@ class Samples:
         Returns:
             16 bytes.
         """
+        return self.digests([index])[0]
+
+    def digests(self, indices: Sequence[int]) -> list[bytes]:
+        """Hashes the pictures of several samples, in threads; they are read in this one.
+
+        Args:
+            indices: Numbers of the samples.
+
+        Returns:
+            16 bytes for each.
+        """
         if self._is_plain and self.source == "image":
-            value = self._undecoded()[index]["image"]
             mode = getattr(self.dataset.features["image"], "mode", None)
-            if isinstance(value, Mapping):
-                return picture_digest(value, mode)
-        return digest_of(self._batch([index], self.source)[0])
+            return digests_of(indices, lambda part: self._undecoded()[list(part)]["image"], mode)
+        return digests_of(indices, lambda part: self._batch(part, self.source))
 
     def _undecoded(self) -> Any:
         if not hasattr(self, "_raw"):
@@ -231,12 +273,12 @@ class Samples:
 
         Samples from all over the dataset are compared, 64 times in all: a few of them are easily the same by chance.
         """
-        if self._is_plain:
-            return True
         some = _spread(len(self))
-        first = {index: self.digest(index) for index in some}
-        again = range(-(-64 // len(some)))
-        return all(self.digest(index) == first[index] for _ in again for index in some)
+        in_memory = type(self.dataset) in (list, tuple) and all(type(self.dataset[index]) is dict for index in some)
+        if self._is_plain or in_memory:  # asked again, these give the very same objects
+            return True
+        first = self.digests(some)
+        return all(self.digests(some) == first for _ in range(-(-64 // len(some))))
 
 
 class ClipSamples:
@@ -373,65 +415,3 @@ def keys_of(first: Any, preprocessing: Preprocessing | None, name: str) -> tuple
             "`preprocessing=` to get_ciao_model, or a dataset of 'pixel_values'."
         )
     return source, next((key for key in _LABEL_KEYS if key in keys), None)
-
-
-def stack_pixels(values: Sequence[Any], indices: Sequence[int], name: str) -> Tensor:
-    """Stacks the `pixel_values` of samples into one tensor.
-
-    Args:
-        values: Pixels of each sample, `(C, H, W)`: tensors, arrays or nested lists.
-        indices: Numbers of the samples, for messages.
-        name: Name of the dataset in messages.
-
-    Returns:
-        `(B, C, H, W)`.
-
-    Raises:
-        DataError: the pixels differ in shape or are not finite; names the sample.
-
-    Example:
-        >>> stack_pixels([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)], [0, 1], "the faces").shape
-        torch.Size([2, 3, 8, 8])
-    """
-    values = [as_tensor(value) for value in values]
-    if len(shapes := {tuple(value.shape) for value in values}) > 1:
-        raise DataError(f"'pixel_values' of {name} differ in shape: {listed(shapes)}. Bring them to one size.")
-    for index, value in zip(indices, values, strict=True):
-        if not all_finite(value):
-            raise DataError(
-                f"'pixel_values' of sample {int(index)} of {name} hold NaN or infinite values. Check how it was "
-                "prepared."
-            )
-    return torch.stack(values)
-
-
-def labels_as_tensor(values: Any, name: str) -> Tensor:
-    """Turns the labels of all samples into a tensor.
-
-    Args:
-        values: A tensor, an array, or a list of numbers, lists, arrays or tensors, one per sample.
-        name: Name of the dataset in messages.
-
-    Returns:
-        `(N,)` or `(N, L)`.
-
-    Raises:
-        DataError: they are no numbers of one shape.
-
-    Example:
-        >>> labels_as_tensor([[0.5, 0.1], [0.2, -0.3]], "the faces").shape
-        torch.Size([2, 2])
-    """
-    if isinstance(values, Tensor):
-        return values
-    if isinstance(values, (list, tuple)) and any(value is None for value in values):
-        raise DataError(f"Sample {[value is None for value in values].index(True)} of {name} has no label, but None.")
-    try:
-        if isinstance(values, (list, tuple)) and isinstance(values[0], Tensor):
-            return torch.stack([as_tensor(value) for value in values])
-        array = np.asarray(values)
-        if array.dtype == object:
-            array = np.stack([np.asarray(value) for value in values])
-        return as_tensor(array)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"The labels of {name} are no numbers of one shape: {error}.") from None

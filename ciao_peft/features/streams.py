@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 import itertools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 from ..data.labels import label_set
 from ..errors import DataError, FeatureCacheError
 from ..preprocessing import Preprocessing
+from ..preprocessing.ahead import in_threads
 from .digests import digest_of, picture_bytes, picture_digest
 from .processes import Processes
-from .samples import keys_of, labels_as_tensor, stack_pixels
+from .samples import keys_of
+from .stacking import labels_as_tensor, stack_pixels
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -108,7 +111,7 @@ class StreamSamples:
         """The first pass: digest and label of every row, and which rows are in which part."""
         seen = []
         for number, part in self._parts.items():
-            rows = [(self._digest(row[self.source]), row.get(self.label_key)) for row in part]
+            rows = list(in_threads(self._digest, ((row[self.source], row.get(self.label_key)) for row in part)))
             seen.append((number, rows))
         seen = sorted(seen if processes is None else processes.collect(seen))
         total = sum(len(rows) for _, rows in seen)
@@ -121,8 +124,9 @@ class StreamSamples:
             first += len(rows)
         self._digests, self._labels = [digest for digest, _ in everything], [label for _, label in everything]
 
-    def _digest(self, value: Any) -> bytes:
-        return digest_of(value) if self._picture is None else picture_digest(value, self._picture.mode)
+    def _digest(self, seen: tuple[Any, Any]) -> tuple[bytes, Any]:
+        value, label = seen
+        return digest_of(value) if self._picture is None else picture_digest(value, self._picture.mode), label
 
     def __len__(self) -> int:
         return len(self._digests)
@@ -157,10 +161,47 @@ class StreamSamples:
             DataError: as for `Samples`.
             FeatureCacheError: the stream shows other pictures than in the first pass.
         """
-        values = [self._value(int(index)) for index in indices]
+        raw = self.raw(indices)
         if self.source == "image" and self.preprocessing is not None:
-            return self.preprocessing(values)
-        return stack_pixels(values, indices, self.name)
+            return self.preprocessing.normalise(
+                np.stack([self.fit(*entry) for entry in zip(indices, raw, strict=True)])
+            )
+        return stack_pixels(raw, indices, self.name)
+
+    def raw(self, indices: Sequence[int]) -> list[Any]:
+        """Reads what `fit` makes the pixels of pictures of, or the pixels themselves where they are the samples'.
+
+        Args:
+            indices: As for `pixels`.
+
+        Returns:
+            One value for each: a picture, one that `datasets` has not decoded yet, or pixels.
+
+        Raises:
+            FeatureCacheError: as for `pixels`.
+        """
+        return [self._value(int(index)) for index in indices]
+
+    def fit(self, index: int, raw: Any) -> np.ndarray:
+        """Opens and fits a picture of `raw`; in any thread.
+
+        Args:
+            index: Number of the sample.
+            raw: What `raw` gave.
+
+        Returns:
+            `(height, width, C)`, uint8, for `preprocessing.normalise`.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        assert self.preprocessing is not None
+        if self._picture is not None and isinstance(raw, Mapping):
+            raw = self._picture.decode_example(raw)
+        try:
+            return self.preprocessing.fit_all(raw)[0]
+        except DataError as error:
+            raise type(error)(f"The picture in row {int(index)} of {self.name}: {error}") from error
 
     def _value(self, index: int) -> Any:
         if index <= self._at:
@@ -175,7 +216,7 @@ class StreamSamples:
         content = picture_bytes(value)
         if picture_digest({"bytes": content}, self._picture.mode) != self._digests[index]:
             self._refuse(index)
-        return self._picture.decode_example({"path": value.get("path"), "bytes": content})
+        return {"path": value.get("path"), "bytes": content}
 
     def _refuse(self, index: int) -> None:
         raise FeatureCacheError(
@@ -195,6 +236,14 @@ class StreamSamples:
             index: Number of the sample.
         """
         return self._digests[index]
+
+    def digests(self, indices: Sequence[int]) -> list[bytes]:
+        """The hashes of the pictures of several samples; see `digest`.
+
+        Args:
+            indices: Numbers of the samples.
+        """
+        return [self._digests[index] for index in indices]
 
     def shows_the_same_twice(self) -> bool:
         """True; every sample is compared with the first pass while it is read again."""

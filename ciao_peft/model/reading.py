@@ -16,6 +16,7 @@ from ..errors import AdapterNotFoundError, InputError, quoted
 from ..labels import check_labels
 from ..losses import total_loss
 from ..prediction import predict
+from ..probabilities import Prior
 from ..surroundings import outside_inference
 from .base import AdaptedBackbone
 from .output import CIAOOutput
@@ -269,6 +270,8 @@ class ReadingModel(AdaptedBackbone):
         images: Any,
         *,
         adapter_names: Sequence[str] | None = None,
+        prior: Prior | None = None,
+        min_confidence: float | None = None,
         batch_size: int = 32,
         disable_tqdm: bool | None = None,
     ) -> Any:
@@ -278,6 +281,9 @@ class ReadingModel(AdaptedBackbone):
             images: A path, a PIL image, an array `(H, W)` or `(H, W, 3)` of uint8, or a list of them; or a folder, for
                 the pictures that lie in it. Where an adapter reads clips: a list of clips, each a list of pictures.
             adapter_names: Read in these worlds instead; the answers come by world.
+            prior: How frequent the classes are where the answers are wanted: a share for each class by name,
+                `"uniform"`, or `"training"`. When left out, the probabilities are those that the training left.
+            min_confidence: Answer None where the likeliest class is less probable than this, 0 to 1.
             batch_size: Pictures read at once.
             disable_tqdm: No progress bar; when left out, none unless a terminal is there to show it.
 
@@ -287,6 +293,8 @@ class ReadingModel(AdaptedBackbone):
 
         Raises:
             InputError: the model is in training mode or has no preprocessing.
+            ConfigError: `prior` or `min_confidence` does not fit: a class is missing, the adapter does not know the
+                frequencies of its training, or it does not answer with one class of several.
             DataError: a picture cannot be read, or the folder has none.
             NoActiveAdapterError: no adapter is active and none was named.
 
@@ -315,6 +323,8 @@ class ReadingModel(AdaptedBackbone):
             {name: adapter.config for name, adapter in adapters.items()},
             frames=frames_read(names, adapters),
             by_world=adapter_names is not None,
+            prior=prior,
+            min_confidence=min_confidence,
             batch_size=batch_size,
             disable_tqdm=disable_tqdm,
         )

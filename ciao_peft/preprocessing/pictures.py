@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -12,6 +13,7 @@ from ..errors import DataError, DataNotFoundError, FileReadError, shortened
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
+    from torch import Tensor
 
 __all__ = [
     "MAX_PICTURE_BYTES",
@@ -21,6 +23,7 @@ __all__ = [
     "Resample",
     "as_mode",
     "check_picture_size",
+    "normalised",
     "open_picture",
     "resized_to",
 ]
@@ -248,3 +251,44 @@ def _middle(side: int, resized: int, crop: int) -> tuple[float, float, int]:
         return 0, side, resized
     start, scale = round((resized - crop) / 2), side / resized
     return start * scale, min((start + crop) * scale, side), crop
+
+
+def normalised(pixels: np.ndarray | Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Turns 8-bit pixels into `(pixel / 255 - mean) / std`, channel by channel: the same bits on every device.
+
+    Args:
+        pixels: `(..., height, width, C)`, uint8.
+        mean, std: One number for each channel.
+
+    Returns:
+        `(..., C, height, width)`, float32, on the device of the pixels.
+
+    Example:
+        >>> import numpy as np
+        >>> normalised(np.array([[[0], [255]]], dtype=np.uint8), (0.5,), (0.5,)).tolist()
+        [[[-1.0, 1.0]]]
+    """
+    import numpy as np
+    import torch
+
+    if not isinstance(pixels, torch.Tensor):
+        usual = (
+            pixels.flags.c_contiguous and pixels.flags.writeable
+        )  # of others, PyTorch refuses some and warns of some
+        pixels = torch.from_numpy(pixels if usual else np.array(pixels, order="C"))
+    # One pass brings the channels to the front and makes numbers of bytes.
+    values = pixels.movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format)
+    most, mu, sigma = _constants(mean, std, str(values.device))
+    return values.div_(most).sub_(mu).div_(sigma)
+
+
+@functools.lru_cache(maxsize=16)
+def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """255, mean and deviation, `(C, 1, 1)` each; sent to a device once, as sending waits for it."""
+    import torch
+
+    # 255 is a tensor as well: a GPU would multiply by the rounded inverse of a plain number.
+    with torch.inference_mode(False):
+        rows = [torch.tensor(row, dtype=torch.float32, device=device) for row in ([255.0] * len(mean), mean, std)]
+    most, mu, sigma = (row.view(-1, 1, 1) for row in rows)
+    return most, mu, sigma

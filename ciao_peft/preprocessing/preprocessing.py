@@ -145,20 +145,33 @@ class Preprocessing:
             DataError: a picture cannot be read or understood; the message has its path or its index.
             DataNotFoundError: there is no file at a path.
         """
-        import torch
+        return self.normalise(self.fit_all(images))
 
-        several = isinstance(images, list | tuple)
-        if several and not images:
+    def fit_all(self, images: Any) -> np.ndarray:
+        """Opens and fits one picture or several: what `normalise` makes pixel values of.
+
+        Args:
+            images: As for a call of this object.
+
+        Returns:
+            `(B, height, width, C)`, uint8, with the channels in the order of `mode`.
+
+        Raises:
+            DataError, DataNotFoundError: as for a call of this object.
+        """
+        import numpy as np
+
+        if not isinstance(images, list | tuple):
+            return self.fit(open_picture(images))[None]
+        if not images:
             raise DataError("There is no picture to preprocess: the list is empty.")
         pictures = []
-        for index, image in enumerate(images if several else [images]):
+        for index, image in enumerate(images):
             try:
-                pictures.append(self.normalise(self.fit(open_picture(image))))
+                pictures.append(self.fit(open_picture(image)))
             except DataError as error:
-                if not several:
-                    raise
                 raise type(error)(f"Picture {index} of {len(images)}: {error}") from error
-        return torch.stack(pictures)
+        return np.stack(pictures)
 
     def fit(self, picture: Image) -> np.ndarray:
         """Converts, resizes and crops a picture to what the encoder sees of it, before normalisation.
@@ -196,14 +209,16 @@ class Preprocessing:
         pixels = np.asarray(picture).reshape(*self.size, -1)
         return np.ascontiguousarray(pixels[:, :, ::-1]) if self.mode == "BGR" else pixels
 
-    def normalise(self, pixels: np.ndarray) -> Tensor:
+    def normalise(self, pixels: np.ndarray | Tensor) -> Tensor:
         """Normalises the pixels that `fit` returned: `(pixel / 255 - mean) / std`, channel by channel.
 
         Args:
-            pixels: `(height, width, C)`, uint8, with the channels in the order of `mode`.
+            pixels: `(height, width, C)`, or those of several pictures, `(B, height, width, C)`, uint8, with the
+                channels in the order of `mode`. The numbers of a picture depend neither on the others nor on the
+                device.
 
         Returns:
-            `(C, height, width)`, float32.
+            `(C, height, width)` or `(B, C, height, width)`, float32, on the device of the pixels.
 
         Example:
             >>> import numpy as np
@@ -211,13 +226,9 @@ class Preprocessing:
             >>> gray.normalise(np.array([[[0], [255]]], dtype=np.uint8)).tolist()
             [[[-1.0, 1.0]]]
         """
-        import torch
+        from .pictures import normalised
 
-        values = torch.tensor(pixels, device="cpu").permute(2, 0, 1).float().div_(255)
-        mean, std = (
-            torch.tensor(numbers, dtype=torch.float32, device="cpu").view(-1, 1, 1) for numbers in (self.mean, self.std)
-        )
-        return values.sub_(mean).div_(std).contiguous()
+        return normalised(pixels, self.mean, self.std)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width before the middle is cut out."""

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ciao_peft.errors import AdapterNotFoundError, DataNotFoundError, InputError, NoActiveAdapterError
+from ciao_peft.errors import AdapterNotFoundError, DataError, DataNotFoundError, InputError, NoActiveAdapterError
 from ciao_peft.model import get_ciao_model
-from ciao_peft.preprocessing import Preprocessing
+from ciao_peft.preprocessing import Preprocessing, ahead
 from helpers.fakes import small_config, tiny_backbone, wrap
 
 LABELS = {0: "sad", 1: "glad", 2: "calm"}
@@ -138,6 +138,19 @@ def test_a_broken_picture_is_named_by_its_place_in_the_whole_list(tmp_path):
         prepared().predict(faces, batch_size=2)
     with pytest.raises(DataNotFoundError, match=r"^There is no picture at"):
         prepared().predict(tmp_path / "missing.png")
+
+
+@pytest.mark.parametrize("cores", [1, 6])
+def test_the_number_of_threads_changes_neither_answers_nor_errors(cores, folder, monkeypatch):
+    alone = [prepared().predict(path) for path in sorted(folder.glob("?.*")) if path.suffix != ".txt"]
+    monkeypatch.setattr(ahead, "usable_cores", lambda: cores)
+    for answer, expected in zip(prepared().predict(folder, batch_size=2).values(), alone, strict=True):
+        assert answer == pytest.approx(expected, abs=2e-6)
+    broken, missing = folder / "b.PNG", folder / "missing.png"
+    broken.write_bytes(b"no picture")
+    for faces in ([folder / "a.bmp", broken, missing], [*pictures(3), broken, folder / "c.tiff", missing]):
+        with pytest.raises(DataError, match=rf"^Picture {faces.index(broken)} of {len(faces)}: '.*b.PNG' cannot be"):
+            prepared().predict(faces, batch_size=2)
 
 
 def test_what_cannot_be_read_is_refused():

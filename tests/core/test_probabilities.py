@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from ciao_peft import CIAOConfig, CIAOModel, CIAOTrainer, CIAOTrainingArguments
+from ciao_peft import CIAOConfig, CIAOModel, CIAOTrainer, CIAOTrainingArguments, get_ciao_model
 from ciao_peft.errors import ConfigError, InputError
 from ciao_peft.losses import task_loss
 from ciao_peft.metrics import calibration_error, compute_metrics
 from ciao_peft.prediction import named_answers
+from ciao_peft.preprocessing import Preprocessing
 from ciao_peft.probabilities import adjusted_logits, class_prior, fit_temperature, probabilities
-from helpers.fakes import pixels, tiny_backbone, wrap
+from helpers.fakes import pixels, small_config, tiny_backbone, wrap
 
 PRIOR = (0.7, 0.2, 0.1)
 
@@ -136,6 +138,55 @@ def test_the_calibration_error_counts_the_temperature():
 def test_what_is_no_probability_has_no_calibration_error(values):
     with pytest.raises(InputError, match="Probabilities are"):
         calibration_error(values, [0])
+
+
+# -- answers ---------------------------------------------------------------------------------------------------------
+
+
+def reader(**changes):
+    preprocessing = Preprocessing(size=(16, 16), mean=(0.0,) * 3, std=(1.0,) * 3)
+    model = get_ciao_model(tiny_backbone(), small_config(**changes), preprocessing=preprocessing).eval()
+    return model, [np.full((16, 16, 3), level, dtype=np.uint8) for level in (0, 90, 250)]
+
+
+def test_answers_follow_the_frequencies_that_are_given():
+    model, pictures = reader(class_prior=PRIOR)
+    plain, even = model.predict(pictures), model.predict(pictures, prior="uniform")
+    for before, after in zip(plain, even, strict=True):
+        weights = {name: value / PRIOR[int(name[-1])] for name, value in before.items()}
+        total = sum(weights.values())
+        assert after == pytest.approx({name: value / total for name, value in weights.items()}, abs=1e-5)
+        assert list(after) == sorted(after, key=after.__getitem__, reverse=True)
+    rare = model.predict(pictures[0], prior={"LABEL_0": 0.0, "LABEL_1": 0.0, "LABEL_2": 1.0}, adapter_names=["default"])
+    assert rare["default"]["LABEL_2"] == 1.0
+    with pytest.raises(ConfigError, match="`prior` must be"):
+        model.predict(["not/there.png"], prior={"happy": 1.0})  # before any picture is opened
+
+
+def test_answers_below_a_confidence_are_none():
+    model, pictures = reader()
+    answers = model.predict(pictures)
+    bound = sorted(max(answer.values()) for answer in answers)[1]
+    kept = model.predict(pictures, min_confidence=bound)
+    assert kept == [answer if max(answer.values()) >= bound else None for answer in answers]
+    assert None in kept and any(kept)
+    assert model.predict(pictures[0], min_confidence=1.0) is None
+    assert model.predict(pictures, min_confidence=0) == answers
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), "1", True])
+def test_a_confidence_that_is_none_is_refused(value):
+    model, pictures = reader()
+    with pytest.raises(ConfigError, match="`min_confidence` must be"):
+        model.predict(pictures, min_confidence=value)
+
+
+def test_a_world_of_values_has_no_confidence():
+    model, pictures = reader(problem_type="regression")
+    with pytest.raises(ConfigError, match="one class of several"):
+        model.predict(pictures, min_confidence=0.5)
+    with pytest.raises(ConfigError, match="has no probability"):
+        model.predict(pictures, prior="uniform")
 
 
 # -- what the trainer notes -------------------------------------------------------------------------------------------
