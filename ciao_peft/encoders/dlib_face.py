@@ -20,7 +20,7 @@ from .with_preprocessing import set_attributes
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
-__all__ = ["BLOCKS", "BUNDLED_LEVELS", "WEIGHTS", "WIDTHS", "DlibFace", "build", "load", "provenance"]
+__all__ = ["BLOCKS", "BUNDLED_LEVELS", "WEIGHTS", "WIDTHS", "DlibFace", "build", "cut_behind", "load", "provenance"]
 
 WIDTHS, BLOCKS = (32, 64, 128, 256, 256), (3, 4, 3, 3, 1)
 """Channels and residual blocks of dlib's five levels, counted from the input."""
@@ -88,7 +88,7 @@ class DlibFace(nn.Module):
     Example:
         >>> import torch
         >>> DlibFace(levels=2, widths=[8, 16], blocks=[1, 1])(torch.rand(2, 3, 150, 150)).shape
-        torch.Size([2, 16])
+        torch.Size([2, 128])
         >>> DlibFace()(torch.rand(2, 3, 150, 150)).shape
         torch.Size([2, 128, 8, 8])
     """
@@ -182,7 +182,11 @@ def provenance() -> dict[str, Any]:
 
 
 def load(
-    *, pretrained: bool = True, levels: int | None = None, weights: str | os.PathLike[str] | None = None, **settings: Any
+    *,
+    pretrained: bool = True,
+    levels: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    **settings: Any,
 ) -> nn.Module:
     """Loads `dlib-face`, cut behind a level.
 
@@ -208,9 +212,10 @@ def load(
     if weights is not None:
         from .folder import load_weights
 
-        return _cut(load_weights("dlib-face", weights, pretrained=pretrained, **settings), levels, os.fspath(weights))
+        whole = load_weights("dlib-face", weights, pretrained=pretrained, **settings)
+        return cut_behind(whole, levels, os.fspath(weights))
     if not pretrained:
-        return DlibFace(**settings, **({} if levels is None else {"levels": levels}))
+        return DlibFace(BUNDLED_LEVELS if levels is None else levels, **settings)
     if settings:
         raise ConfigError(
             f"The trained weights of dlib-face are for its own architecture; with another {listed(settings)} pass "
@@ -237,11 +242,24 @@ def load(
     # Copied into float32 parameters: the file holds half the bytes, but nothing is computed in float16.
     encoder.load_state_dict(parse(content))
     encoder.revision = digest[:16]
-    return _cut(encoder, levels, "the package")
+    return cut_behind(encoder, levels, "the package")
 
 
-def _cut(encoder: nn.Module, levels: int | None, where: str) -> nn.Module:
-    """The encoder without the levels behind this one, with the same weights."""
+def cut_behind(encoder: nn.Module, levels: int | None, where: str) -> nn.Module:
+    """The encoder without the levels behind this one, with the same weights.
+
+    Args:
+        encoder: A `DlibFace`.
+        levels: How many levels are kept; all when None.
+        where: Where the encoder came from, for the message.
+
+    Raises:
+        ConfigError: it does not have that many levels.
+
+    Example:
+        >>> cut_behind(DlibFace(3, widths=[8, 8, 8], blocks=[1, 1, 1]), 2, "a test").architecture["levels"]
+        2
+    """
     whole = cast("DlibFace", encoder)
     has = whole.architecture["levels"]
     if levels is None or levels == has:

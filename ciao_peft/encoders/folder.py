@@ -29,6 +29,7 @@ FORMAT_VERSION = 2
 _WITHOUT_DIGEST = 1  # the last version whose folders have none
 # The function that builds each type of encoder. No name in a config is ever imported.
 _TYPES = {
+    "dlib-face": "dlib_face:build",
     "prior_knowledge": "prior_knowledge:build",
     "small-face": "small_face:build",
     "timm": "from_timm:build",

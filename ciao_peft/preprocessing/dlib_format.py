@@ -47,7 +47,9 @@ class DlibReader:
             >>> str(DlibReader(b"", "numbers.dat").fail("is empty"))
             "'numbers.dat' is empty (at byte 0). Take the file from its package again."
         """
-        return AdapterFileError(f"'{self._name}' {what} (at byte {self.place:,}). Take the file from its package again.")
+        return AdapterFileError(
+            f"'{self._name}' {what} (at byte {self.place:,}). Take the file from its package again."
+        )
 
     def take(self, count: int) -> bytes:
         """The next bytes.
