@@ -65,12 +65,15 @@ def five_points(pixels: np.ndarray, box: Sequence[float]) -> np.ndarray:
     height, width = pixels.shape[:2]
     limits, flat = np.array([[width], [height]], np.uint64), pixels.reshape(height * width, -1)
     # As `similarity` of the first shape and the present one; the sums over the first one are taken once.
-    center = start - start.mean(axis=0)
+    center = start.astype(np.float64)
+    center -= center.mean(axis=0)
     turning = np.stack([center.ravel(), np.stack([-center[:, 1], center[:, 0]], axis=1).ravel()]) / (center**2).sum()
     shape = start.reshape(1, 10)
     for cascade in cascades:
-        a, b = turning @ shape[0].astype(np.float64)
-        places = np.array([[a, -b], [b, a]], np.float32) @ cascade.deltas
+        a, b = (turning @ shape[0].astype(np.float64)).astype(np.float32)
+        x, y = cascade.deltas
+        # Not as a product of matrices, which is rounded in another way than dlib's sums.
+        places = np.stack([a * x - b * y, b * x + a * y])
         places += shape.reshape(5, 2).T.take(cascade.anchors, axis=1)
         at = np.floor(places * size + corner).astype(np.int64)
         seen = flat.take(at[1] * width + at[0], axis=0, mode="clip")
