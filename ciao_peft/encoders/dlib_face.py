@@ -20,13 +20,27 @@ from .with_preprocessing import set_attributes
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
-__all__ = ["BLOCKS", "BUNDLED_LEVELS", "WEIGHTS", "WIDTHS", "DlibFace", "build", "cut_behind", "load", "provenance"]
+__all__ = [
+    "BLOCKS",
+    "BUNDLED_LEVELS",
+    "ORIGIN",
+    "WEIGHTS",
+    "WIDTHS",
+    "DlibFace",
+    "build",
+    "cut_behind",
+    "load",
+    "provenance",
+]
 
 WIDTHS, BLOCKS = (32, 64, 128, 256, 256), (3, 4, 3, 3, 1)
 """Channels and residual blocks of dlib's five levels, counted from the input."""
 
 BUNDLED_LEVELS = 3
 """How many levels are in the package. Deeper ones forget what identity does not need."""
+
+ORIGIN = ("license", "trained_by", "trained_for", "trained_on", "terms", "converted_from")
+"""What a folder's config keeps of where the weights came from, however often the encoder is saved again."""
 
 WEIGHTS = Path(__file__).parent / "weights" / "dlib_face.safetensors"
 """The bundled weights, in float16."""
@@ -78,6 +92,7 @@ class DlibFace(nn.Module):
         revision: Identifies the weights; `"random"` if they are untrained.
         preprocessing: How its pictures must be prepared.
         architecture: The settings that build this network again, as plain data.
+        origin: Who trained the weights, on what, and under which terms they may be used; empty for random ones.
 
     Raises:
         ConfigError: there are not that many levels, or the widths and blocks do not fit each other.
@@ -101,6 +116,7 @@ class DlibFace(nn.Module):
         size=(150, 150), mode="RGB", mean=(122.782 / 255, 117.001 / 255, 104.298 / 255), std=(256 / 255,) * 3
     )
     architecture: dict[str, Any]
+    origin: dict[str, Any] = {}  # where trained weights came from, and under which terms
     stem: nn.Sequential
     levels: nn.ModuleList
     embedding: nn.Linear | None
@@ -241,7 +257,7 @@ def load(
     encoder = DlibFace(BUNDLED_LEVELS)
     # Copied into float32 parameters: the file holds half the bytes, but nothing is computed in float16.
     encoder.load_state_dict(parse(content))
-    encoder.revision = digest[:16]
+    encoder.revision, encoder.origin = digest[:16], {key: card[key] for key in ORIGIN}
     return cut_behind(encoder, levels, "the package")
 
 
@@ -269,7 +285,9 @@ def cut_behind(encoder: nn.Module, levels: int | None, where: str) -> nn.Module:
     part = DlibFace(**{**whole.architecture, "levels": levels})
     state = whole.state_dict()
     part.load_state_dict({name: state[name] for name in part.state_dict()})
-    set_attributes(part, name=whole.name, revision=whole.revision, preprocessing=whole.preprocessing)
+    set_attributes(
+        part, name=whole.name, revision=whole.revision, preprocessing=whole.preprocessing, origin=whole.origin
+    )
     return part
 
 

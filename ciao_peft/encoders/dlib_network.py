@@ -94,11 +94,10 @@ def convert_dlib(
             f"'{path}' is not {FILE} of the package {PACKAGE}: its SHA-256 begins with {digest[:8]}, must with "
             f"{SHA256[:8]}. Take the file from the package, or from dlib's own models, again."
         )
-    encoder: torch.nn.Module = DlibFace(len(WIDTHS))
+    encoder = DlibFace(len(WIDTHS))
     encoder.load_state_dict(parse_network(content, str(path)))
-    if levels is not None:
-        encoder = cut_behind(encoder, levels, str(path))
-    return save_encoder(encoder.eval(), folder, training=training_of(path.name, digest))
+    encoder.origin = training_of(path.name, digest)
+    return save_encoder(cut_behind(encoder.eval(), levels, str(path)), folder)
 
 
 def training_of(file: str, digest: str) -> dict[str, Any]:
