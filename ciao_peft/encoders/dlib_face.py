@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..checking import is_number
 from ..errors import AdapterFileError, ConfigError, listed
 from ..preprocessing import Preprocessing
-from .with_preprocessing import set_attributes
+from .with_preprocessing import ORIGIN, set_attributes
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -38,9 +38,6 @@ WIDTHS, BLOCKS = (32, 64, 128, 256, 256), (3, 4, 3, 3, 1)
 
 BUNDLED_LEVELS = 3
 """How many levels are in the package. Deeper ones forget what identity does not need."""
-
-ORIGIN = ("license", "trained_by", "trained_for", "trained_on", "terms", "converted_from")
-"""What a folder's config keeps of where the weights came from, however often the encoder is saved again."""
 
 WEIGHTS = Path(__file__).parent / "weights" / "dlib_face.safetensors"
 """The bundled weights, in float16."""
