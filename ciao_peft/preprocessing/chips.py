@@ -69,14 +69,11 @@ def face_chip(picture: Image, points: np.ndarray, size: int = 150, padding: floa
         return None
     cut = picture.crop(box)
     corners = corners - np.array(box[:2])
-    if halvings:
-        # One colour after the other: NumPy is slow where the innermost axis has three entries.
-        planes = np.ascontiguousarray(np.asarray(cut).transpose(2, 0, 1)).astype(np.uint16)
-        for _ in range(halvings):
-            if min(planes.shape[1:]) <= 8:
-                return None
-            planes, corners = _half(planes), _halved(corners)
-        cut = Image.fromarray(np.ascontiguousarray(planes.astype(np.uint8).transpose(1, 2, 0)))
+    for _ in range(halvings):
+        pixels = np.asarray(cut)
+        if min(pixels.shape[:2]) <= 8:
+            return None
+        cut, corners = Image.fromarray(_half(pixels)), _halved(corners)
     return _interpolated(cut, corners, turn, size)
 
 
@@ -108,21 +105,27 @@ def _around(
     return int(left), int(top), int(right), int(bottom)
 
 
-def _half(planes: np.ndarray) -> np.ndarray:
-    """`(3, H, W)` in 16 bits, blurred with the weights 1 4 6 4 1 each way: every second row and column of it."""
-    height, width = ((side - 3) // 2 for side in planes.shape[1:])
-    even, odd = planes[:, 0::2], planes[:, 1::2]
-    rows = (odd[:, :height] + odd[:, 1 : height + 1]) << 2
-    rows += 6 * even[:, 1 : height + 1]
-    rows += even[:, :height]
-    rows += even[:, 2 : height + 2]
-    even, odd = rows[:, :, 0::2], rows[:, :, 1::2]
+def _half(pixels: np.ndarray) -> np.ndarray:
+    """`(H, W, 3)`, uint8, blurred with the weights 1 4 6 4 1 each way: every second row and column of it."""
+    import numpy as np
+
+    (rows, columns), wide = pixels.shape[:2], np.uint16
+    height, width = (rows - 3) // 2, (columns - 3) // 2
+    flat = np.ascontiguousarray(pixels).reshape(rows, -1)
+    even, odd = flat[0::2], flat[1::2]
+    tall = np.add(odd[:height], odd[1 : height + 1], dtype=wide) << 2
+    tall += np.multiply(even[1 : height + 1], 6, dtype=wide)
+    tall += even[:height]
+    tall += even[2 : height + 2]
+    # One colour after the other: NumPy is slow where the innermost axis has three entries.
+    planes = np.ascontiguousarray(tall.reshape(height, columns, 3).transpose(2, 0, 1))
+    even, odd = planes[:, :, 0::2], planes[:, :, 1::2]
     sums = (odd[:, :, :width] + odd[:, :, 1 : width + 1]) << 2
     sums += 6 * even[:, :, 1 : width + 1]
     sums += even[:, :, :width]
     sums += even[:, :, 2 : width + 2]
     sums >>= 8  # the largest sum was 255 * 16 * 16, which 16 bits just hold
-    return sums
+    return np.ascontiguousarray(sums.astype(np.uint8).transpose(1, 2, 0))
 
 
 def _interpolated(picture: Image, corners: np.ndarray, turn: np.ndarray, size: int) -> Image:

@@ -311,7 +311,7 @@ def changed(folder, **changes):
         ({"ciao_encoder": None, "architecture": "resnet18"}, "It is a model of timm"),
         (
             {"ciao_encoder": "os:system"},
-            r"an encoder of type 'os:system' in format 2; this version reads 'dlib-face', 'prior_knowledge', 'small-face'",
+            r"an encoder of type 'os:system' in format 2; this version reads 'dlib-face', 'prior_knowledge', 'small-",
         ),
         ({"format_version": 3}, "in format 3; .* up to format 2"),
         ({"colour": "red"}, "must have exactly 'architecture'.* it has .*'colour'"),
