@@ -65,9 +65,8 @@ class Alignment:
     """Turns, scales and shifts faces so that their eyes and noses come to lie in the same places, as dlib does.
 
     Called with a picture, it gives the chip: `five_points` finds the corners of the eyes and the base of the nose,
-    `face_chip` brings them to where those of a mean face are. With a box that is the whole picture, faces should fill
-    it about as the crops of a face detector do: on crops of 96 pixels, boxes from 0.7 to 1.2 times the crop's side
-    moved the landmarks by less than a pixel. Faces in larger scenes need a localizer, see
+    `face_chip` brings them to where those of a mean face are. Landmarks are looked for in the whole picture, which
+    should be a crop that the face about fills. Faces in larger scenes need a localizer, see
     `ciao_peft.data.located_landmarks`.
 
     Plain data, which is stored with every adapter: an adapter that was trained on faces aligned in one way is refused

@@ -207,8 +207,9 @@ def test_adapters_remember_how_faces_were_aligned_and_refuse_others(tmp_path):
         model.load_adapter(plain.save_pretrained(tmp_path / "plain"), "plain")
 
 
-def test_an_adapter_found_by_name_aligns_as_it_was_trained(tmp_path):
-    encoder = load_encoder("dlib-face")
+@pytest.mark.parametrize("levels", [2, 3])
+def test_an_adapter_found_by_name_aligns_as_it_was_trained(tmp_path, levels):
+    encoder = load_encoder("dlib-face", levels=levels)
     model = get_ciao_model(encoder, CONFIG, preprocessing=encoder.preprocessing.replace(align="five-points")).eval()
     folder = model.save_pretrained(tmp_path / "mood")
     found = AutoCIAOModel.from_pretrained(folder)
