@@ -42,8 +42,8 @@ def section() -> str:
             table(["side of the picture", "landmarks", "chip", "both", "dlib: landmarks", "dlib: chip"], rows),
             f"On these faces the landmarks differ from dlib's by {moved:g} pixels at most, and {100 * share:g} % of "
             "the chips' pixels by one gray level at most.",
-            "Another box than the whole picture moves the landmarks (100 painted faces of 150 pixels; the median of the "
-            "mean distance, in shares of the picture's side):",
+            "Another box than the whole picture moves the landmarks (100 painted faces of 150 pixels; the median of "
+            "the mean distance, in shares of the picture's side):",
             table(["side of the box", *found["boxes"]], [["moved by", *(f"{v:.3f}" for v in found["boxes"].values())]]),
             table(["encoder, batches of 32", "milliseconds a face"], speeds),
             f"Rounding the weights to float16 changes the last map of `dlib-face`, whose values go up to "
