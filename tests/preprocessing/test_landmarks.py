@@ -51,7 +51,7 @@ def test_the_recorded_chips_reach_beyond_the_picture_and_need_halving(recorded):
 def test_what_lies_outside_by_less_than_a_pixel_is_black_too():
     # At this place and size, pixel (c, r) of the chip shows the place (c - 10.25, r + 0.5) of the picture.
     mean_face = (0.25 + np.array(chips._MEAN_FACE)) / 1.5 * 150
-    chip = np.asarray(face_chip(Image.new("RGB", (130, 140), "white"), mean_face + [-10.75, 0.0]))
+    chip = np.asarray(face_chip(Image.new("RGB", (130, 140), "white"), mean_face + np.array([-10.75, 0.0])))
     white = (chip == 255).all(axis=2)
     assert (white | (chip == 0).all(axis=2)).all()
     # From 0 on, and before the last column (129) and row (139), whose right and lower neighbours are missing.
