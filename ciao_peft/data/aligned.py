@@ -89,7 +89,7 @@ class _LocatedLandmarks:
         from PIL import Image
 
         box = self.localizer.locate(Image.fromarray(pixels))
-        return None if box is None else five_points(pixels, box)
+        return None if box is None or min(box.width, box.height) < 2 else five_points(pixels, box)
 
 
 def align_folder(

@@ -174,7 +174,7 @@ class Alignment:
 
         pixels = np.asarray(picture)
         if self.landmarks == FIVE_POINTS:
-            points = five_points(pixels, (0, 0, *picture.size))
+            points = five_points(pixels, (0, 0, *picture.size)) if min(picture.size) > 1 else None
         elif self.finder is None:
             raise ConfigError(
                 f"These faces are aligned by a function of yours, {self.landmarks!r}, which is not stored. Give it "

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import AdapterFileError
+from ..checking import is_number
+from ..errors import AdapterFileError, DataError, shortened
 from .landmark_file import POINTS, SPLITS, unpacked
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def five_points(pixels: np.ndarray, box: Sequence[float]) -> np.ndarray:
         eye on the right of the picture, the outer and the inner one on the left, and the base of the nose.
 
     Raises:
+        DataError: the pixels have another shape or type, or the box is none.
         AdapterFileError: the bundled trees are missing or damaged.
 
     Example:
@@ -58,6 +60,12 @@ def five_points(pixels: np.ndarray, box: Sequence[float]) -> np.ndarray:
     """
     import numpy as np
 
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)) or not pixels.size:
+        raise DataError(f"Landmarks need (H, W, 3) or (H, W) of uint8; got {pixels.shape} of {pixels.dtype}.")
+    if len(box) != 4 or not all(is_number(value, float, -1e6, 1e6) for value in box) or min(box[2:]) < 2:
+        raise DataError(
+            f"A face's box is left, top, width and height in pixels, the last two from 2; got {shortened(repr(box))}."
+        )
     start, cascades = _trees()
     # dlib's right and lower edges are the last pixels inside.
     corner = np.array([[box[0] + 0.5], [box[1] + 0.5]])

@@ -166,6 +166,11 @@ def test_landmarks_that_make_no_face_are_none(points):
         Alignment(landmarks=find, missing="error")(Image.fromarray(drawn_face(96)))
 
 
+def test_a_picture_of_one_row_has_no_landmarks():
+    with pytest.raises(DataError, match="No landmarks"):
+        Alignment(missing="error")(Image.new("RGB", (40, 1)))
+
+
 def test_a_function_must_give_five_points():
     def find(pixels):
         return np.zeros((68, 2))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ciao_peft.errors import AdapterFileError, ConfigError
+from ciao_peft.errors import AdapterFileError, ConfigError, DataError
 from ciao_peft.preprocessing import chips, five_points, landmark_file, landmarks
 from ciao_peft.preprocessing.chips import face_chip
 from ciao_peft.preprocessing.landmark_file import packed, parse_landmarks, unpacked
@@ -82,6 +82,22 @@ def test_a_box_far_outside_sees_only_black():
     points = five_points(drawn_face(96, 3), (5000, -3000, 90, 90))
     black = five_points(np.zeros((96, 96, 3), np.uint8), (5000, -3000, 90, 90))
     assert points.tolist() == black.tolist()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "box", "message"),
+    [
+        (np.zeros((9, 9, 4), np.uint8), (0, 0, 9, 9), r"\(H, W, 3\) or \(H, W\) of uint8; got \(9, 9, 4\)"),
+        (np.zeros((9, 9, 3)), (0, 0, 9, 9), "of float64"),
+        (np.zeros((0, 9, 3), np.uint8), (0, 0, 9, 9), "got"),
+        (np.zeros((9, 9, 3), np.uint8), (0, 0, 9), "box"),
+        (np.zeros((9, 9, 3), np.uint8), (0, 0, 1, 9), "from 2;"),
+        (np.zeros((9, 9, 3), np.uint8), (0, float("nan"), 9, 9), "box"),
+    ],
+)
+def test_what_is_no_picture_or_box_is_refused(pixels, box, message):
+    with pytest.raises(DataError, match=message):
+        five_points(pixels, box)
 
 
 @pytest.mark.parametrize(
