@@ -17,6 +17,7 @@ from ciao_peft import (
     CIAOConfig,
     CIAOTrainer,
     CIAOTrainingArguments,
+    Preprocessing,
     get_ciao_model,
     load_encoder,
     load_faces,
@@ -44,7 +45,9 @@ def main(args: argparse.Namespace) -> None:
     arguments = settings_from(args, CIAOTrainingArguments)
     config = settings_from(args, CIAOConfig, **labels_of(faces["train"]).as_config(), init_seed=arguments.seed)
     encoder = load_encoder(args.encoder)
-    preprocessing = encoder.preprocessing.replace(align=args.align) if args.align else None
+    preprocessing = Preprocessing.for_backbone(encoder)
+    if args.align and preprocessing is not None:
+        preprocessing = preprocessing.replace(align=args.align)
     model = get_ciao_model(encoder, config, adapter_name=args.adapter_name, preprocessing=preprocessing)
     trainer = CIAOTrainer(model, arguments)
     trainer.print(f"{len(faces['train'])} faces to learn from, {len(faces['test'])} to be tested on.")
