@@ -102,6 +102,12 @@ def _backbone_of(
     saved: SavedAdapter, preprocessing: Preprocessing | None, options: dict[str, Any], foreign: bool
 ) -> nn.Module:
     name = saved.backbone_name
+    if name == "dlib-face":  # one name for every depth that is in the package
+
+        def cut(pretrained: bool, levels: int) -> nn.Module:
+            return load_encoder(name, pretrained=pretrained, levels=levels)
+
+        return _same_architecture(saved, cut, [3, 2, 1])
     if name in list_encoders():
         return load_encoder(name)
     if name.startswith("timm/"):

@@ -17,6 +17,7 @@ from ciao_peft import (
     CIAOConfig,
     CIAOTrainer,
     CIAOTrainingArguments,
+    Preprocessing,
     get_ciao_model,
     load_encoder,
     load_faces,
@@ -43,7 +44,11 @@ def main(args: argparse.Namespace) -> None:
         )
     arguments = settings_from(args, CIAOTrainingArguments)
     config = settings_from(args, CIAOConfig, **labels_of(faces["train"]).as_config(), init_seed=arguments.seed)
-    model = get_ciao_model(load_encoder(args.encoder), config, adapter_name=args.adapter_name)
+    encoder = load_encoder(args.encoder)
+    preprocessing = Preprocessing.for_backbone(encoder)
+    if args.align and preprocessing is not None:
+        preprocessing = preprocessing.replace(align=args.align)
+    model = get_ciao_model(encoder, config, adapter_name=args.adapter_name, preprocessing=preprocessing)
     trainer = CIAOTrainer(model, arguments)
     trainer.print(f"{len(faces['train'])} faces to learn from, {len(faces['test'])} to be tested on.")
     if trainer.accelerator.is_main_process:
@@ -108,6 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
     for name, kind in OF_DATASETS.items():
         parser.add_argument(f"--{name}", type=kind, help=f"setting `{name}` of the dataset, if it has one")
     parser.add_argument("--encoder", default="small-face", help="a name or folder that `load_encoder` accepts")
+    parser.add_argument("--align", choices=["five-points"], help="turn and shift faces so that they lie in one way")
     parser.add_argument("--adapter_name", default="default", help="the adapter's name in the model")
     parser.add_argument("--push_to_hub", metavar="USER/NAME", help="publish the adapter in this repository")
     parser.set_defaults(output_dir="runs/train")

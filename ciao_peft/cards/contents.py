@@ -25,6 +25,11 @@ _PROBLEMS = {
     "regression": "{} values",
 }
 _MAX_LABELS = 30
+# Of encoders that others trained, and that come with this library: every adapter's card says it.
+_TERMS = {
+    "dlib-face": "its author gave dlib's model file to the public domain (CC0-1.0); the rights in the training "
+    "pictures, and of the people they show, are not part of that dedication",
+}
 
 
 def adapter_card(
@@ -68,6 +73,7 @@ def adapter_card(
         config=config,
         base=record["base_model_name_or_path"],
         backbone=_where_the_backbone_is(record),
+        terms=_TERMS.get(record["base_model_name_or_path"]),
         revision=record.get("revision"),
         prepares=prepares,
         shape=", ".join(str(size) for size in (1, *([frames] if frames else []), *input_size)),

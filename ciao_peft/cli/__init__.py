@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Example:
         >>> main(["encoders"])
+        dlib-face
         prior_knowledge
         small-face
         vggface2

@@ -1,4 +1,4 @@
-"""`ciao data ...`: looks at datasets."""
+"""`ciao data ...` looks at datasets, `ciao align` writes aligned copies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds `data` with its own commands."""
+    """Adds `data` with its own commands, and `align`."""
     data = commands.add_parser("data", help="look at datasets", description="Looks at datasets on this machine.")
     inspect = data.add_subparsers(title="commands", required=True, metavar="COMMAND").add_parser(
         "inspect",
@@ -34,6 +34,54 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="one of the dataset's own settings, such as label_column=expression or task=dimensional; may be repeated",
     )
     inspect.set_defaults(run=_inspect)
+    align = commands.add_parser(
+        "align",
+        help="write aligned copies of a folder of faces",
+        description="Writes a copy of each picture with its face turned, scaled and shifted as dlib does; names, "
+        "folders and other files stay. Models with Preprocessing(align=...) take such copies as they are.",
+    )
+    align.add_argument("source", metavar="FOLDER", help="holds the pictures: JPEG, PNG or WebP")
+    align.add_argument("target", metavar="COPY", help="the folder to write, which must not exist yet")
+    align.add_argument("--size", type=int, default=150, metavar="N", help="side of a copy in pixels (default: 150)")
+    align.add_argument(
+        "--padding",
+        type=float,
+        default=0.25,
+        metavar="X",
+        help="around the box of the mean face, in sides of the box (default: 0.25)",
+    )
+    align.add_argument(
+        "--missing",
+        default="whole",
+        choices=["whole", "skip", "error"],
+        help="what happens to a picture without landmarks (default: whole, it is copied as it is)",
+    )
+    align.add_argument(
+        "--detector",
+        metavar="NAME",
+        help="find the face first: haar, or a YuNet .onnx file (default: the face fills the picture)",
+    )
+    align.set_defaults(run=_align)
+
+
+def _align(options: argparse.Namespace) -> None:
+    from ..preprocessing import Alignment
+
+    settings: dict[str, Any] = {"size": options.size, "padding": options.padding}
+    if options.detector:
+        from ..data import FaceLocalizer, located_landmarks
+
+        settings["landmarks"] = located_landmarks(FaceLocalizer(options.detector), Path(options.detector).name)
+    from ..data import align_folder
+
+    alignment = Alignment(**settings)
+    done = align_folder(options.source, options.target, alignment, missing=options.missing)
+    print(f"copies        {done.pictures:,} of {options.size} x {options.size} pixels")
+    what = {"whole": "used whole", "skip": "left out", "error": "refused"}[options.missing]
+    few = f": {', '.join(done.missing[:3])}{' ...' if len(done.missing) > 3 else ''}" if done.missing else ""
+    print(f"no landmarks  {len(done.missing):,}, {what}{few}")
+    print(f"other files   {done.others:,}")
+    print(f"align         {alignment.mark}")
 
 
 def _inspect(options: argparse.Namespace) -> None:

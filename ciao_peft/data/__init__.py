@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from .._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .aligned import align_folder as align_folder
+    from .aligned import located_landmarks as located_landmarks
     from .clip_rows import Clips as Clips
     from .clip_rows import clips as clips
     from .duplicates import drop_duplicate_pictures as drop_duplicate_pictures
@@ -54,6 +56,7 @@ __all__ = [
     "LabelSet",
     "Person",
     "View",
+    "align_folder",
     "clip_means",
     "clips",
     "contact_sheet",
@@ -68,6 +71,7 @@ __all__ = [
     "labels_of",
     "list_faces",
     "load_faces",
+    "located_landmarks",
     "paint_face",
     "picture_hashes",
     "protocol_folds",
@@ -91,6 +95,7 @@ _MODULE_OF = {
     "PROTOCOLS": "protocols",
     "Person": "people",
     "View": "people",
+    "align_folder": "aligned",
     "clip_means": "emoreact",
     "clips": "clip_rows",
     "contact_sheet": "inspect",
@@ -105,6 +110,7 @@ _MODULE_OF = {
     "labels_of": "labels",
     "list_faces": "loading",
     "load_faces": "loading",
+    "located_landmarks": "aligned",
     "paint_face": "painting",
     "picture_hashes": "duplicates",
     "protocol_folds": "protocols",

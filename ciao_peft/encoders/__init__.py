@@ -8,6 +8,8 @@ from .._lazy import lazy_names
 
 if TYPE_CHECKING:
     from .conversion import convert_encoder as convert_encoder
+    from .dlib_face import DlibFace as DlibFace
+    from .dlib_network import convert_dlib as convert_dlib
     from .folder import save_encoder as save_encoder
     from .loading import list_encoders as list_encoders
     from .loading import load_encoder as load_encoder
@@ -18,9 +20,11 @@ if TYPE_CHECKING:
     from .vggface2 import VGGFace2 as VGGFace2
 
 __all__ = [
+    "DlibFace",
     "PriorKnowledge",
     "SmallFace",
     "VGGFace2",
+    "convert_dlib",
     "convert_encoder",
     "list_encoders",
     "load_encoder",
@@ -30,9 +34,11 @@ __all__ = [
 ]
 
 _MODULE_OF = {
+    "DlibFace": "dlib_face",
     "PriorKnowledge": "prior_knowledge",
     "SmallFace": "small_face",
     "VGGFace2": "vggface2",
+    "convert_dlib": "dlib_network",
     "convert_encoder": "conversion",
     "list_encoders": "loading",
     "load_encoder": "loading",

@@ -20,7 +20,7 @@ from ..saving.digest import DIGEST, check_digest, read_covered, sha256_of, with_
 from ..saving.files import MAX_JSON_BYTES, local_path, read_json, read_steadily, to_json, write_folder
 from ..saving.safetensors_file import MAX_HEADER_BYTES, parse_tensors
 from .bounds import bounded_building, check_config, weights_budget
-from .with_preprocessing import set_attributes, with_preprocessing
+from .with_preprocessing import ORIGIN, set_attributes, with_preprocessing
 
 __all__ = ["CONFIG_FILE", "FORMAT_VERSION", "WEIGHTS_FILE", "load", "load_weights", "save_encoder"]
 
@@ -29,6 +29,7 @@ FORMAT_VERSION = 2
 _WITHOUT_DIGEST = 1  # the last version whose folders have none
 # The function that builds each type of encoder. No name in a config is ever imported.
 _TYPES = {
+    "dlib-face": "dlib_face:build",
     "prior_knowledge": "prior_knowledge:build",
     "small-face": "small_face:build",
     "timm": "from_timm:build",
@@ -85,7 +86,7 @@ def save_encoder(
         "architecture": encoder.architecture,
         "weights_sha256": sha256_of(weights),
         "versions": library_versions(),
-        "training": dict(training or {}),
+        "training": {**getattr(encoder, "origin", {}), **(training or {})},
     }
     try:
         files = {WEIGHTS_FILE: weights, PREPROCESSOR_FILE: to_json(preprocessing.to_dict())}
@@ -225,6 +226,9 @@ def _read(folder: Path, pretrained: bool) -> nn.Module:
     except RuntimeError as error:
         said = shortened(str(error), 2000)
         raise AdapterFileError(f"'{weights}' does not fit the encoder that its config describes: {said}") from error
+    if isinstance(origin := getattr(encoder, "origin", None), dict):  # where others' weights came from stays with them
+        known = config["training"] if isinstance(config["training"], dict) else {}
+        set_attributes(encoder, origin=origin | {key: known[key] for key in ORIGIN if key in known})
     return set_attributes(encoder, revision=digest[:16])
 
 

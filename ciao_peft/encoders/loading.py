@@ -17,6 +17,7 @@ from ..surroundings import RANDOM_STATE, outside_inference, random_state_kept
 __all__ = ["list_encoders", "load_encoder"]
 
 _ENCODERS = {
+    "dlib-face": "dlib_face:load",
     "prior_knowledge": "prior_knowledge:load",
     "small-face": "small_face:load",
     "vggface2": "vggface2:load",
@@ -28,7 +29,7 @@ def list_encoders() -> list[str]:
 
     Example:
         >>> list_encoders()
-        ['prior_knowledge', 'small-face', 'vggface2']
+        ['dlib-face', 'prior_knowledge', 'small-face', 'vggface2']
     """
     return sorted(_ENCODERS)
 
@@ -46,7 +47,8 @@ def load_encoder(name: str | os.PathLike[str], *, pretrained: bool = True, **set
         pretrained: Whether to load trained weights; otherwise they are random, drawn from torch's global
             random state. Trained ones leave that as it is.
         settings: Settings of the encoder. `vggface2` and `prior_knowledge`, which ship without weights, take `weights`,
-            a folder or repository with them; `small-face` takes the settings of `SmallFace`, and timm's models those
+            a folder or repository with them; `dlib-face` takes `levels`, 1 to 3 or with `weights` to 5, behind which it
+            is cut; `small-face` takes the settings of `SmallFace`, and timm's models those
             of `timm.create_model`. Folders and repositories take a `preprocessing` that replaces their own, and
             `revision`, `token` and the like of `ciao_peft.hub.read_pretrained`.
 

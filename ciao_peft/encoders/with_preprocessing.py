@@ -8,7 +8,10 @@ from torch import nn
 
 from ..preprocessing import Preprocessing
 
-__all__ = ["set_attributes", "with_preprocessing"]
+__all__ = ["ORIGIN", "set_attributes", "with_preprocessing"]
+
+ORIGIN = ("license", "trained_by", "trained_for", "trained_on", "terms", "converted_from")
+"""What a folder's config keeps of where the weights came from, however often the encoder is saved again."""
 
 
 def set_attributes(encoder: nn.Module, **attributes: Any) -> nn.Module:

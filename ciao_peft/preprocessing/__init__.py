@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 from .agreement import agreed_input
+from .alignment import Alignment
+from .chips import face_chip
+from .landmarks import five_points
 from .pictures import RESAMPLES, Resample, as_mode, open_picture
 from .preprocessing import CropMode, Mode, Preprocessing
 
-__all__ = ["RESAMPLES", "CropMode", "Mode", "Preprocessing", "Resample", "agreed_input", "as_mode", "open_picture"]
+__all__ = [
+    "RESAMPLES",
+    "Alignment",
+    "CropMode",
+    "Mode",
+    "Preprocessing",
+    "Resample",
+    "agreed_input",
+    "as_mode",
+    "face_chip",
+    "five_points",
+    "open_picture",
+]

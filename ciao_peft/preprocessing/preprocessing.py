@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..checking import check_choice, is_number, make_plain
 from ..errors import CIAOError, ConfigError, DataError, listed, quoted, shortened
-from .pictures import RESAMPLES, Resample, as_mode, open_picture, resized_to
+from .alignment import Alignment, aligned, alignment_of
+from .pictures import RESAMPLES, Resample, as_mode, normalised, open_picture, resized_to
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,6 +67,8 @@ class Preprocessing:
         crop_mode: `"squash"` resizes both sides, whatever their ratio was, so that all of a face stays; `"center"`
             keeps the ratio and cuts off what the longer side has too much; `"border"` keeps the ratio and fills the
             rest with the mean.
+        align: `"five-points"` turns, scales and shifts each face before all else so that its landmarks lie where those
+            of a mean face do, as dlib does; see `Alignment`, which has more settings. By default nothing is aligned.
 
     Raises:
         ConfigError: a value that cannot work.
@@ -90,9 +93,11 @@ class Preprocessing:
     resample: Resample = "bilinear"
     crop_pct: float = 1.0
     crop_mode: CropMode = "squash"
+    align: Alignment | Literal["five-points"] | None = None
 
     def __post_init__(self) -> None:
         make_plain(self)
+        object.__setattr__(self, "align", alignment_of(self.align))
         for name, choices in (("mode", Mode), ("resample", Resample), ("crop_mode", CropMode)):
             check_choice(name, getattr(self, name), get_args(choices))
         size = tuple(self.size) if isinstance(self.size, Sequence) else ()
@@ -194,6 +199,7 @@ class Preprocessing:
         import numpy as np
         from PIL import Image
 
+        picture = aligned(picture, self.align)
         picture = as_mode(picture, "L" if self.mode == "L" else "RGB")
         (width, height), (crop_height, crop_width) = picture.size, self.size
         resized_height, resized_width = self._resized(height, width)
@@ -226,8 +232,6 @@ class Preprocessing:
             >>> gray.normalise(np.array([[[0], [255]]], dtype=np.uint8)).tolist()
             [[[-1.0, 1.0]]]
         """
-        from .pictures import normalised
-
         return normalised(pixels, self.mean, self.std)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
@@ -271,6 +275,8 @@ class Preprocessing:
             "resample": RESAMPLES.index(self.resample),
             "crop_pct": self.crop_pct,
             "crop_mode": self.crop_mode,
+            # Only where it is set: what was written before there was alignment says the same as ever.
+            **({"align": self.align.to_dict()} if isinstance(self.align, Alignment) else {}),
         }
 
     @classmethod
@@ -287,7 +293,7 @@ class Preprocessing:
             >>> Preprocessing.from_dict(Preprocessing(mode="L", mean=(0.5,), std=(0.2,)).to_dict()).mode
             'L'
         """
-        unknown, missing = set(data) - _KEYS, _KEYS - set(data)
+        unknown, missing = set(data) - _KEYS - {"align"}, _KEYS - set(data)
         if unknown or missing:
             what = f"unknown keys {listed(unknown)}" if unknown else f"no {listed(missing)}"
             raise ConfigError(
@@ -308,6 +314,7 @@ class Preprocessing:
             resample=_resample_name(data["resample"]),
             crop_pct=data["crop_pct"],
             crop_mode=data["crop_mode"],
+            align=Alignment.from_dict(data["align"]) if "align" in data else None,
         )
 
     # -- of other libraries --------------------------------------------------------------------------------------------

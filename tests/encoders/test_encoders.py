@@ -191,9 +191,9 @@ def test_damaged_bundled_files_are_refused(tmp_path, monkeypatch):
 
 
 def test_an_unknown_name_is_answered_with_the_list():
-    assert list_encoders() == ["prior_knowledge", "small-face", "vggface2"]
+    assert list_encoders() == ["dlib-face", "prior_knowledge", "small-face", "vggface2"]
     with pytest.raises(
-        EncoderNotFoundError, match=r"No encoder is named 'small_face'.*: 'prior_knowledge', 'small-face'.*'timm/NAME'"
+        EncoderNotFoundError, match=r"No encoder is named 'small_face'.*: 'dlib-face', 'prior_knowledge'.*'timm/NAME'"
     ):
         load_encoder("small_face")
 
@@ -311,7 +311,7 @@ def changed(folder, **changes):
         ({"ciao_encoder": None, "architecture": "resnet18"}, "It is a model of timm"),
         (
             {"ciao_encoder": "os:system"},
-            r"an encoder of type 'os:system' in format 2; this version reads 'prior_knowledge', 'small-face', 'timm'",
+            r"an encoder of type 'os:system' in format 2; this version reads 'dlib-face', 'prior_knowledge', 'small-",
         ),
         ({"format_version": 3}, "in format 3; .* up to format 2"),
         ({"colour": "red"}, "must have exactly 'architecture'.* it has .*'colour'"),

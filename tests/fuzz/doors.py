@@ -13,9 +13,13 @@ from typing import Any
 import torch
 
 from ciao_peft import CIAOTrainer, CIAOTrainingArguments, cache_features, load_encoder
+from ciao_peft.door import read_file
 from ciao_peft.encoders import convert_encoder, save_encoder
+from ciao_peft.encoders.dlib_network import parse_network
+from ciao_peft.errors import AdapterFileError
+from ciao_peft.preprocessing.landmark_file import parse_landmarks
 from ciao_peft.saving.digest import DIGEST, digest_of_folder
-from helpers import anybodys, published
+from helpers import anybodys, dlib_files, published
 from helpers.fakes import forge, sealed
 from helpers.features import SQUARE
 from helpers.features import faces as feature_faces
@@ -345,6 +349,24 @@ class Conversion(Door):
         return None
 
 
+class DlibFiles(Door):
+    name, about = "dlib", "dlib's files of networks and landmark trees, for `ciao convert-encoder --from dlib`"
+    compares = False  # in use only the files with dlib's own checksums get this far
+
+    def make_seeds(self, folder: Path) -> None:
+        for name, content in (("network", dlib_files.network((4, 6), (1, 1), 5)[0]), ("trees", dlib_files.forest()[0])):
+            (folder / name).mkdir(parents=True)
+            (folder / name / f"{name}.dat").write_bytes(content)
+
+    def open(self, folder: Path, scratch: Path) -> Any:
+        path = next(iter(sorted(folder.iterdir())), folder / "network.dat")
+        content = read_file(path, 2**26, error=AdapterFileError)
+        if path.name.startswith("trees"):
+            parse_landmarks(content, str(path))
+        else:
+            parse_network(content, str(path), widths=(4, 6), blocks=(1, 1), embedding_size=5)
+
+
 class ModelCard(Door):
     name, about = "card", "a model card by others, in a folder that is saved into"
 
@@ -368,4 +390,14 @@ class ModelCard(Door):
         return None
 
 
-MODEL_DOORS = (AdapterFolder, EncoderFolder, ForeignEncoder, Features, Checkpoint, Hub, Conversion, ModelCard)
+MODEL_DOORS = (
+    AdapterFolder,
+    EncoderFolder,
+    ForeignEncoder,
+    Features,
+    Checkpoint,
+    Hub,
+    Conversion,
+    DlibFiles,
+    ModelCard,
+)
