@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..checking import check_choice
+from ..door import parse_json, read_lines
 from ..errors import DataError, DataNotFoundError, listed
 from ..preprocessing import Alignment, as_mode, five_points, open_picture
 from ..preprocessing.alignment import mark_of
 from .builder import IMAGE_SUFFIXES, walk
 from .localizer import FaceLocalizer
+from .tables import table_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -154,6 +155,8 @@ def align_folder(
             place = path.relative_to(source)
             copy = aside / place
             copy.parent.mkdir(parents=True, exist_ok=True)
+            if not path.is_file():
+                raise DataError(f"'{path}' is no regular file, and cannot be copied. Take it out of the folder.")
             if path not in pictures:
                 shutil.copyfile(path, copy)
             elif not _write_copy(path, copy, alignment, missing):
@@ -190,16 +193,23 @@ def _write_copy(path: Path, copy: Path, alignment: Alignment, missing: str) -> b
 
 def _leave_out(table: Path, names: set[Path], folder: Path) -> None:
     """Takes the rows of pictures that were left out from a table of metadata."""
-    text = table.read_text(encoding="utf-8-sig")
     if table.suffix == ".jsonl":
-        lines = text.splitlines(keepends=True)
-        kept = [line for line in lines if not line.strip() or folder / json.loads(line)["file_name"] not in names]
+        lines = read_lines(table, error=DataError)
+        kept = [line for line in lines if folder / _named_in(line, table) not in names]
         table.write_text("".join(kept), encoding="utf-8")
         return
-    rows = list(csv.reader(io.StringIO(text)))
+    rows = list(table_rows(table))
     if rows and "file_name" in rows[0]:
         column = rows[0].index("file_name")
         written = io.StringIO()
-        kept = [row for row in rows if len(row) <= column or folder / row[column] not in names]
-        csv.writer(written, lineterminator="\n").writerows(kept)
+        csv.writer(written, lineterminator="\n").writerows(
+            row for row in rows if len(row) <= column or folder / row[column] not in names
+        )
         table.write_text(written.getvalue(), encoding="utf-8")
+
+
+def _named_in(line: str, table: Path) -> str:
+    """The picture that a line of a table is about; none for a line that is about no picture."""
+    entry = parse_json(line, table.name, error=DataError) if line.strip() else {}
+    name = cast("dict[str, object]", entry).get("file_name") if isinstance(entry, dict) else None
+    return name if isinstance(name, str) else ""

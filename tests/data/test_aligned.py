@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -153,3 +154,38 @@ def test_the_converter_knows_dlibs_network(tmp_path, capsys):
     assert "add --from dlib" in capsys.readouterr().err
     assert main(["convert-encoder", str(tmp_path / "out")]) == 1
     assert "Which file holds the weights?" in capsys.readouterr().err
+
+
+def nobody(pixels):
+    return None
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("metadata.jsonl", lambda path: path.write_text("[" * 5000)),
+        ("metadata.jsonl", lambda path: path.write_text('{"file_name": "a.png", "age": ' + "9" * 5001 + "}")),
+        ("metadata.csv", lambda path: path.write_bytes(b"file_name,label\n\xff.png,1")),
+        ("notes", lambda path: os.mkfifo(path)),
+        ("notes", lambda path: path.symlink_to("/dev/zero")),
+        ("notes", lambda path: path.symlink_to(path)),
+    ],
+    ids=["deep", "digits", "no-text", "pipe", "endless", "loop"],
+)
+def test_tables_and_files_that_are_none_are_refused(name, make, tmp_path):
+    source = tmp_path / "faces"
+    source.mkdir()
+    Image.new("RGB", (64, 64)).save(source / "a.png")
+    make(source / name)
+    with pytest.raises(DataError):
+        align_folder(source, tmp_path / "out", Alignment(landmarks=nobody), missing="skip")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["faces"]
+
+
+def test_lines_about_no_picture_stay(tmp_path):
+    source = tmp_path / "faces"
+    source.mkdir()
+    Image.new("RGB", (64, 64)).save(source / "a.png")
+    (source / "metadata.jsonl").write_text('{"file_name": "a.png"}\n\n{"other": 1}\n[1]\n{"file_name": 3}')
+    align_folder(source, tmp_path / "out", Alignment(landmarks=nobody), missing="skip")
+    assert (tmp_path / "out" / "metadata.jsonl").read_text() == '\n{"other": 1}\n[1]\n{"file_name": 3}'
