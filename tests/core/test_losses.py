@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ciao_peft import contrastive
 from ciao_peft.errors import ConfigError, InputError
 from ciao_peft.losses import (
     contrastive_targets,
@@ -145,7 +148,7 @@ def test_with_class_ids_no_matrix_of_all_pairs_is_made_or_kept(denominator):
     assert sum(kept) <= 300 * 16 + 2 * 300 + 2
 
 
-@pytest.mark.parametrize("block_size", [0, -1, 2.5, True, None])
+@pytest.mark.parametrize("block_size", [0, -1, 2.5, True])
 def test_block_sizes_that_are_none_are_refused(block_size):
     with pytest.raises(ConfigError, match="`block_size` must be a whole number of 1 or more; got"):
         supervised_contrastive_loss(torch.randn(2, 2), torch.tensor([0, 0]), block_size=block_size)
@@ -385,3 +388,104 @@ def test_multi_label_positives_are_equal_sets_or_jaccard_weights():
     assert len(set(same.tolist())) == 3
     weights = contrastive_targets(rows, config("multi_label_classification"))
     torch.testing.assert_close(weights[0].float(), torch.tensor([1.0, 1.0, 0.5, 0.0]))
+
+
+# -- on a GPU: few blocks, and sums over a class as products -----------------------------------------------------------
+
+
+@pytest.fixture
+def by_products(monkeypatch):
+    monkeypatch.setattr(contrastive, "_counts_by_products", lambda device: True)
+
+
+@pytest.mark.usefixtures("by_products")
+@pytest.mark.parametrize("temperature", [0.005, 0.1])
+@pytest.mark.parametrize(("denominator", "reduction"), VARIANTS)
+@pytest.mark.parametrize("block_size", [1, 7, 20, 21, None])
+def test_sums_by_products_change_no_result(block_size, denominator, reduction, temperature):
+    z, labels = torch.randn(21, 5, dtype=torch.float64), torch.randint(0, 6, (21,)) - 2
+    settings = {"temperature": temperature, "denominator": denominator, "reduction": reduction}
+    expected = value_and_gradient(lambda z: by_definition(z, labels, **settings), z)
+    settings["block_size"] = block_size
+    found = value_and_gradient(lambda z: supervised_contrastive_loss(z, labels, **settings), z)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 / temperature)
+
+
+@pytest.mark.usefixtures("by_products")
+@pytest.mark.parametrize(("denominator", "reduction"), VARIANTS)
+def test_sums_by_products_have_gradients_of_gradients_and_may_be_asked_twice(denominator, reduction):
+    labels = torch.tensor([0, 0, 1, 1, 2])
+    z = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    settings = {"temperature": 0.3, "denominator": denominator, "reduction": reduction}
+    for block_size in (2, 5):
+        settings["block_size"] = block_size
+        assert torch.autograd.gradgradcheck(lambda z: supervised_contrastive_loss(z, labels, **settings), (z,))
+        loss = supervised_contrastive_loss(z, labels, **settings)
+        first, second = (torch.autograd.grad(loss, z, retain_graph=True)[0] for _ in range(2))
+        assert torch.equal(first, second)
+
+
+@pytest.mark.usefixtures("by_products")
+def test_sums_by_products_know_lone_samples_and_zeros():
+    for labels in map(torch.tensor, ([0, 1, 2], [0, 0, 0], [0, 0, 1])):
+        z = torch.randn(3, 4, dtype=torch.float64)
+        z[1] = 0
+        for denominator, reduction in VARIANTS:
+            settings = {"temperature": 0.1, "denominator": denominator, "reduction": reduction}
+            expected = value_and_gradient(partial(dense, labels=labels, settings=settings), z)
+            found = value_and_gradient(partial(supervised_contrastive_loss, labels=labels, **settings), z)
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def dense(z, labels, settings):
+    """The loss by whole matrices, which pair weights take."""
+    return supervised_contrastive_loss(z, (labels[:, None] == labels[None, :]).double(), **settings)
+
+
+def test_blocks_follow_device_and_memory(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    free = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[-1], 80e9))
+    assert [contrastive._block_size(batch, cpu) for batch in (8, 10_000)] == [256, 256]
+    assert [contrastive._block_size(batch, gpu) for batch in (64, 1024, 4095, 4096, 8192)] == [
+        64,
+        1024,
+        4095,
+        2048,
+        4096,
+    ]
+    free.append(70e9)
+    assert [contrastive._block_size(batch, gpu) for batch in (16_384, 100_000)] == [8192, 8192]
+    free.append(1e9)
+    block = contrastive._block_size(16_384, gpu)
+    assert 8 * block**2 <= free[-1] / 4 and block > 5000
+    free.append(0)
+    assert contrastive._block_size(16_384, gpu) == 256
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the tensors made inside that are alive at the same time, at most."""
+
+    def __init__(self):
+        super().__init__()
+        self._known: WeakSet = WeakSet()
+        self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if torch.is_tensor(tensor):
+                self._known.add(tensor.untyped_storage())
+        self.peak = max(self.peak, sum(storage.nbytes() for storage in self._known))
+        return result
+
+
+@pytest.mark.usefixtures("by_products")
+@pytest.mark.parametrize("denominator", ["all", "negatives"])
+def test_from_4096_samples_on_it_takes_a_quarter_of_what_the_formula_takes(denominator, monkeypatch):
+    monkeypatch.setattr(contrastive, "_FEW", 256)  # the same choice, at a size for a test
+    block = contrastive._block_size(512, torch.device("cuda"))
+    z, labels = torch.randn(512, 8, requires_grad=True), torch.arange(512) % 7
+    with LiveBytes() as live:
+        supervised_contrastive_loss(z, labels, denominator=denominator, block_size=block).backward()
+    assert live.peak <= 6 * 4 * 512**2 / 4  # matrices of all pairs in float32: the formula holds six

@@ -1,0 +1,356 @@
+"""Eq. 2-4, the supervised contrastive loss: block by block, as device and memory ask for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._shapes import Float, Int, Shaped
+from .checking import check_number
+from .config import Denominator, Reduction
+from .errors import ConfigError, InputError
+from .labels import widest_dtype
+
+__all__ = ["supervised_contrastive_loss"]
+
+
+def _unit_length(rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    """Scales rows to length 1, however short they are; zeros have no direction, stay zeros and get no gradient."""
+    length = rows.norm(dim=1, keepdim=True)
+    return torch.where(length > 0, rows / torch.where(length > 0, length, 1.0), 0.0)
+
+
+def supervised_contrastive_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 0.1,
+    denominator: Denominator = "all",
+    reduction: Reduction = "mean",
+    block_size: int | None = None,
+) -> Float[Tensor, ""]:
+    r"""Pulls embeddings of one class together and pushes the classes apart (Eq. 2-4).
+
+    $$L_i = -\frac{1}{\sum_p w_{ip}} \sum_{p \neq i} w_{ip} \log
+            \frac{\exp(z_i \cdot z_p / \tau)}{\sum_{k \in K(i)} \exp(z_i \cdot z_k / \tau)}$$
+
+    - `z_i` is the embedding of sample i, scaled to length 1, and τ the temperature.
+    - `w_ip` is the weight of a pair: 1 where two samples share their class id and 0 elsewhere, or as given.
+    - `K(i)` is every other sample for `denominator="all"`, the loss of Khosla et al. 2020 that the paper cites. For
+      `"negatives"`, the paper's Eq. 2 ("different labels than k"), it is only the samples with `w_ik = 0`; the loss
+      then falls below zero for well separated classes.
+
+    An anchor i without a positive (or, for `"negatives"`, without a negative) has no term `L_i`, but it still pushes
+    others away. `reduction="mean"` is the mean of `L_i` over the anchors that have a term. `"sum"` is Eq. 3-4 to the
+    letter: `N - 1` in place of the number of positives, and the sum over the batch. If no anchor has a term, the loss
+    and its gradient are zero.
+
+    Args:
+        embeddings: `(B, D)`, floating point. Scaled to length 1 here; rows of zeros stay zeros, without a gradient.
+        labels: `(B,)` class ids, or `(B, B)` weights of the pairs, at least 0; the diagonal is ignored.
+        temperature: τ, above 0.
+        denominator: `"all"` or `"negatives"`.
+        reduction: `"mean"` or `"sum"`.
+        block_size: With class ids, the similarities of this many samples to this many others are in memory at a time,
+            and are computed again for the gradient where there are several blocks. Changes no result. When left out:
+            256 on a CPU, whose caches hold that many; elsewhere all below 4,096 samples and half of them from there
+            on, or as many as a quarter of the free memory holds. Pair weights, and a τ so small that its powers do
+            not fit (below 0.003 in float64), take whole `(B, B)` matrices.
+
+    Returns:
+        A scalar in float32 (in float64 for float64 embeddings). The sums run in float64 wherever the device has it:
+        divided by a small τ, float32 similarities are too coarse.
+
+    Raises:
+        InputError: shapes that do not fit together.
+        ConfigError: an unknown denominator or reduction, a temperature of 0 or less, or a `block_size` below 1.
+
+    Example:
+        >>> pairs = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
+        >>> loss = supervised_contrastive_loss(pairs, torch.tensor([0, 0, 1, 1]), temperature=1.0)
+        >>> torch.isclose(loss, torch.log(1 + 2 * torch.exp(torch.tensor(-2.0))))
+        tensor(True)
+        >>> mixed = supervised_contrastive_loss(pairs, torch.tensor([0, 1, 0, 1]), temperature=1.0)
+        >>> bool(mixed > loss)  # the classes lie apart less well
+        True
+    """
+    if not temperature > 0:
+        raise ConfigError(f"`temperature` must be above 0; got {temperature!r}.")
+    if denominator not in ("all", "negatives") or reduction not in ("mean", "sum"):
+        raise ConfigError(
+            f"`denominator` is 'all' or 'negatives' and `reduction` is 'mean' or 'sum'; got {denominator!r}, "
+            f"{reduction!r}."
+        )
+    if embeddings.ndim != 2 or labels.shape not in ((len(embeddings),), (len(embeddings), len(embeddings))):
+        raise InputError(
+            f"`embeddings` must be (B, D), with `labels` of (B,) class ids or (B, B) pair weights; "
+            f"got {tuple(embeddings.shape)} and {tuple(labels.shape)}."
+        )
+    if block_size is None:
+        block_size = _block_size(len(embeddings), embeddings.device)
+    else:
+        check_number("block_size", block_size, int, 1)
+    result_dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
+    settings = (float(temperature), denominator == "negatives", reduction == "sum")
+    with _full_precision(embeddings.device):
+        # exp((cos - 1) / τ) down to cos = -1, with room for a sum of them and its inverse.
+        fits = 2.2 / temperature < math.log(torch.finfo(widest_dtype(embeddings.device)).max)
+        if labels.ndim == 1 and fits:
+            if _counts_by_products(embeddings.device):
+                return _ProductsLoss.apply(embeddings, labels, settings, block_size).to(result_dtype)
+            return _BlockedLoss.apply(embeddings, _group_ids(labels), settings, block_size).to(result_dtype)
+        return _dense_loss(embeddings, labels, *settings).to(result_dtype)
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Mixed precision would take the products in half precision; the meta device knows none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+_FEW = 4096
+"""Samples from which the whole matrix of a batch would take more than a quarter of what the plain formula takes."""
+
+
+def _block_size(batch: int, device: torch.device) -> int:
+    """Samples of a block: what a CPU's caches hold; elsewhere as many as memory allows, because each launch costs."""
+    if device.type == "cpu":
+        return 256
+    block = batch if batch < _FEW else min(-(-batch // 2), 2 * _FEW)
+    if device.type == "cuda" and 8 * block**2 > 2**28 and not torch.compiler.is_compiling():
+        free = torch.cuda.mem_get_info(device)[0]
+        block = min(block, max(int((free / 4 / 8) ** 0.5), 256))
+    return block
+
+
+def _counts_by_products(device: torch.device) -> bool:
+    """Whether sums over a class are products of matrices: a GPU adds to the same few rows one value after another."""
+    return device.type != "cpu"
+
+
+def _dense_loss(
+    embeddings: Float[Tensor, "batch dim"],
+    labels: Shaped[Tensor, " batch"] | Shaped[Tensor, "batch batch"],
+    temperature: float,
+    negatives_only: bool,
+    summed: bool,
+) -> Float[Tensor, ""]:
+    """The loss from whole `(B, B)` matrices, in the widest floating point."""
+    exact = widest_dtype(embeddings.device)
+    z = _unit_length(embeddings.to(exact))
+    similarity = z @ z.T / temperature  # (B, B)
+    same_sample = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    weights = labels if labels.ndim == 2 else labels[:, None] == labels[None, :]
+    weights = weights.to(exact).masked_fill(same_sample, 0.0)
+    counted = (weights == 0) & ~same_sample if negatives_only else ~same_sample
+    total_weight = weights.sum(dim=1)
+    is_anchor = (total_weight > 0) & counted.any(dim=1)
+
+    # A large number rather than -inf: a row that counts nobody would be a row of -inf, whose gradient is NaN.
+    log_prob = similarity - similarity.masked_fill(~counted, -1e30).logsumexp(dim=1, keepdim=True)
+    per_anchor = -torch.where(is_anchor, (log_prob * weights).sum(dim=1), 0.0)
+    if summed:
+        return per_anchor.sum() / max(len(z) - 1, 1)
+    per_anchor = per_anchor / torch.where(is_anchor, total_weight, 1.0)
+    return per_anchor.sum() / is_anchor.sum().clamp(min=1)
+
+
+def _group_ids(labels: Shaped[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+    """`(B,)` numbers below B, equal exactly where the labels are; unlike `torch.unique`, in a known shape."""
+    ordered, order = labels.sort()
+    is_new = torch.ones_like(order)
+    is_new[1:] = ordered[1:] != ordered[:-1]
+    return torch.empty_like(order).scatter_(0, order, is_new.cumsum(dim=0) - 1)
+
+
+class _BlockedLoss(torch.autograd.Function):
+    """The loss without a `(B, B)` matrix: block by block, and once more for the gradient.
+
+    Let `E_ij = exp((z_i . z_j - 1) / τ)` where j counts for i, else 0; it is symmetric, so that blocks on and above
+    the diagonal do. With `Z_i` its row sums, `P_i` the number of positives and `c_i` the weight of `L_i` over `P_i`,
+    the loss is
+
+        sum_i c_i (P_i (log Z_i + 1 / τ) - z_i . (S_i - z_i) / τ),     S_i the sum of all z of i's class,
+
+    and, c being the same for a whole class, its gradient to `z_i` is, with `a_i = c_i P_i / Z_i`,
+
+        (sum_j E_ij (a_i + a_j) z_j - 2 c_i (S_i - z_i)) / τ.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        embeddings: Float[Tensor, "batch dim"],
+        group: Int[Tensor, " batch"],
+        settings: tuple[float, bool, bool],
+        block_size: int,
+    ) -> Float[Tensor, ""]:
+        temperature, negatives_only, summed = settings
+        z, _ = _directions(embeddings)
+        positives, weight = _anchors(group, z.dtype, negatives_only, summed)
+        totals = z.new_zeros(len(z))
+        kept = []  # the powers of a single block, for the gradient
+        for rows, columns, powers in _blocks(z, group, temperature, negatives_only, block_size):
+            totals[rows] += powers.sum(dim=1)
+            if rows != columns:
+                totals[columns] += powers.sum(dim=0)
+            elif block_size >= len(z):
+                kept = [powers]
+        totals = torch.where(totals > 0, totals, 1.0)  # of a sample that counts nobody: no anchor
+        class_weight = weight.new_zeros(len(z)).scatter_(0, group, weight)
+        sums = torch.zeros_like(z).index_add_(0, group, z)
+        attraction = class_weight @ sums.norm(dim=1).square_() - weight @ z.norm(dim=1).square_()
+        ctx.save_for_backward(embeddings, group, totals, *kept)
+        ctx.settings, ctx.block_size = settings, block_size
+        return (weight * positives) @ (totals.log() + 1 / temperature) - attraction / temperature
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Float[Tensor, ""]) -> tuple[Float[Tensor, "batch dim"], None, None, None]:
+        (grad,) = grad_outputs
+        embeddings, group, totals, *kept = ctx.saved_tensors
+        temperature, negatives_only, summed = ctx.settings
+        with _full_precision(embeddings.device):
+            if torch.is_grad_enabled():  # the gradient of the gradient will be asked for
+                loss = _dense_loss(embeddings, group, *ctx.settings)
+                return *torch.autograd.grad(loss, embeddings, grad, create_graph=True), None, None, None
+            z, length = _directions(embeddings)
+            positives, weight = _anchors(group, z.dtype, negatives_only, summed)
+            pull = weight * positives / totals
+            to_z = torch.zeros_like(z).index_add_(0, group, z).index_select(0, group)
+            to_z.sub_(z).mul_(-2 * weight[:, None])
+            if kept:
+                to_z.addmm_(kept[0] * (pull[:, None] + pull), z)
+            blocks = () if kept else _blocks(z, group, temperature, negatives_only, ctx.block_size)
+            for rows, columns, powers in blocks:
+                powers.mul_(pull[rows, None] + pull[columns])
+                to_z[rows].addmm_(powers, z[columns])
+                if rows != columns:
+                    to_z[columns].addmm_(powers.T, z[rows])
+            return _to_embeddings(to_z, z, length, grad / temperature).to(embeddings.dtype), None, None, None
+
+
+class _ProductsLoss(torch.autograd.Function):
+    """The same loss where a launch costs more than a product: few blocks, and sums over a class as products.
+
+    With `W_ij` 1 where i and j share a class, `S = W z`; `W 1` counts. The gradient needs `E_ij (a_i + a_j) z_j`, which
+    is `a_i (E z)_i + (E (a z))_i`: one product with twice the columns, and no pass over a matrix.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        embeddings: Float[Tensor, "batch dim"],
+        labels: Shaped[Tensor, " batch"],
+        settings: tuple[float, bool, bool],
+        block_size: int,
+    ) -> Float[Tensor, ""]:
+        temperature, negatives_only, summed = settings
+        z, length = _directions(embeddings)
+        with_ones = torch.cat([z, torch.ones_like(length)], dim=1)
+        totals, sums = z.new_zeros(len(z)), torch.zeros_like(with_ones)
+        kept = []
+        for rows, columns, powers in _blocks(z, labels, temperature, negatives_only, block_size):
+            totals[rows] += powers.sum(dim=1)
+            if rows != columns:
+                totals[columns] += powers.sum(dim=0)
+            elif block_size >= len(z):
+                kept = [powers]
+            del powers  # before another matrix is made
+            same = (labels[rows, None] == labels[columns]).to(z.dtype)
+            sums[rows].addmm_(same, with_ones[columns])
+            if rows != columns:
+                sums[columns].addmm_(same.T, with_ones[rows])
+            del same
+        totals = torch.where(totals > 0, totals, 1.0)  # of a sample that counts nobody: no anchor
+        positives, weight = _weights(sums[:, -1] - 1, negatives_only, summed)
+        others = sums[:, :-1] - z
+        attraction = weight @ torch.linalg.vecdot(z, others)
+        ctx.save_for_backward(embeddings, labels, z, length, others, weight, weight * positives / totals, *kept)
+        ctx.settings, ctx.block_size = settings, block_size
+        return (weight * positives) @ (totals.log() + 1 / temperature) - attraction / temperature
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Float[Tensor, ""]) -> tuple[Float[Tensor, "batch dim"], None, None, None]:
+        (grad,) = grad_outputs
+        embeddings, labels, z, length, others, weight, pull, *kept = ctx.saved_tensors
+        temperature, negatives_only, _ = ctx.settings
+        with _full_precision(embeddings.device):
+            if torch.is_grad_enabled():  # the gradient of the gradient will be asked for
+                loss = _dense_loss(embeddings, labels, *ctx.settings)
+                return *torch.autograd.grad(loss, embeddings, grad, create_graph=True), None, None, None
+            pull, dim = pull[:, None], z.shape[1]
+            both = torch.cat([z, pull * z], dim=1)
+            products = torch.zeros_like(both)
+            whole = slice(0, len(z))
+            blocks = _blocks(z, labels, temperature, negatives_only, ctx.block_size)
+            for rows, columns, powers in [(whole, whole, kept[0])] if kept else blocks:
+                products[rows].addmm_(powers, both[columns])
+                if rows != columns:
+                    products[columns].addmm_(powers.T, both[rows])
+                del powers
+            to_z = torch.addcmul(products[:, dim:], pull, products[:, :dim])
+            to_z.addcmul_(weight[:, None], others, value=-2)
+            return _to_embeddings(to_z, z, length, grad / temperature).to(embeddings.dtype), None, None, None
+
+
+def _to_embeddings(
+    to_z: Float[Tensor, "batch dim"],
+    z: Float[Tensor, "batch dim"],
+    length: Float[Tensor, "batch 1"],
+    factor: Float[Tensor, ""],
+) -> Float[Tensor, "batch dim"]:
+    """A gradient times a factor through the scaling to unit length: what points along z changes nothing."""
+    to_z.addcmul_(torch.linalg.vecdot(to_z, z)[:, None], z, value=-1)
+    return to_z.mul_(torch.where(length > 0, factor / torch.where(length > 0, length, 1.0), 0.0))
+
+
+def _directions(embeddings: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch 1"]]:
+    """`_unit_length` of the rows in the widest floating point, and their lengths `(B, 1)`; without a gradient."""
+    z = embeddings.detach().to(widest_dtype(embeddings.device), copy=True)
+    length = z.norm(dim=1, keepdim=True)
+    return z.div_(torch.where(length > 0, length, 1.0)), length
+
+
+def _anchors(
+    group: Int[Tensor, " batch"], dtype: torch.dtype, negatives_only: bool, summed: bool
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """The number of positives of each sample, and the weight of the sum over them: 0 where it is no anchor."""
+    size = len(group)
+    in_group = torch.zeros(size, dtype=dtype, device=group.device)
+    return _weights(in_group.scatter_add_(0, group, torch.ones_like(in_group))[group] - 1, negatives_only, summed)
+
+
+def _weights(
+    positives: Float[Tensor, " batch"], negatives_only: bool, summed: bool
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    size = len(positives)
+    is_anchor = (positives > 0) & (positives + 1 < size) if negatives_only else positives > 0
+    if summed:
+        return positives, is_anchor.to(positives.dtype) / max(size - 1, 1)
+    each = positives.clamp(min=1) * is_anchor.sum().clamp(min=1)
+    return positives, is_anchor.to(positives.dtype) / each
+
+
+def _blocks(
+    z: Float[Tensor, "batch dim"],
+    group: Shaped[Tensor, " batch"],
+    temperature: float,
+    negatives_only: bool,
+    block_size: int,
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Rows, columns and the powers E there, for the blocks on and above the diagonal."""
+    largest = z.new_full((1, 1), -1 / temperature)
+    for row in range(0, len(z), block_size):
+        rows = slice(row, min(row + block_size, len(z)))
+        for column in range(row, len(z), block_size):
+            columns = slice(column, min(column + block_size, len(z)))
+            powers = torch.addmm(largest, z[rows], z[columns].T, alpha=1 / temperature).exp_()
+            if rows == columns:
+                powers.fill_diagonal_(0.0)
+            if negatives_only:
+                powers.masked_fill_(group[rows, None] == group[columns], 0.0)
+            yield rows, columns, powers
