@@ -17,6 +17,7 @@ from ..config import CIAOConfig
 from ..errors import ConfigError, LaunchError, listed
 from ..features import check_launch
 from .arguments import CIAOTrainingArguments
+from .precision import precision_of, warn_of_slow_bf16
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -30,7 +31,7 @@ def make_accelerator(args: CIAOTrainingArguments) -> Accelerator:
 
     Args:
         args: `bf16` and `fp16` choose the precision (with neither, the launcher does), `report_to` the trackers, and
-            `output_dir` where trackers write.
+            `output_dir` where trackers write. With `bf16="auto"`, the device decides.
 
     Returns:
         Its `gradient_accumulation_steps` is 1, whatever the launcher says: the training loop divides losses itself.
@@ -44,11 +45,12 @@ def make_accelerator(args: CIAOTrainingArguments) -> Accelerator:
         >>> accelerator.num_processes, accelerator.mixed_precision
         (1, 'no')
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, PartialState
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedType, ProjectConfiguration
 
-    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else None
+    device = PartialState().device if args.bf16 == "auto" else None
+    precision = precision_of(args, device or torch.device("cpu"))
     precision_to_have = precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision_to_have:
         AcceleratorState._reset_state()  # an earlier training's precision; the processes stay as they are
@@ -61,6 +63,7 @@ def make_accelerator(args: CIAOTrainingArguments) -> Accelerator:
     )
     if accelerator.mixed_precision == "fp16" and accelerator.scaler is None:  # Accelerate would ignore it
         raise ConfigError(f"`fp16` needs a GPU; this training runs on {accelerator.device.type}. Use `bf16=True`.")
+    warn_of_slow_bf16(args, accelerator.device)
     check_launch(accelerator.num_processes)
     kind = accelerator.distributed_type
     if kind != DistributedType.NO and not kind.startswith("MULTI_"):
