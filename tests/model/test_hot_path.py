@@ -12,6 +12,7 @@ import torch
 from ciao_peft import CIAOModel
 from ciao_peft.errors import InputError
 from helpers.fakes import BACKBONES, pixels, small_config, tiny_backbone, wrap
+from helpers.graphs import Recorded
 
 LABELS = {
     "single_label_classification": torch.tensor([0, 1, 2, 0]),
@@ -27,6 +28,13 @@ PROBLEMS = {
     "sets": {"problem_type": "multi_label_classification", "num_labels": 2},
     "overlap": {"problem_type": "multi_label_classification", "num_labels": 2, "multi_label_positives": "jaccard"},
 }
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Values are not at hand, as on a GPU."""
+    for module in ("backbone.inputs", "labels"):
+        monkeypatch.setattr(f"ciao_peft.{module}.values_at_hand", lambda tensor: False)
 
 
 def worlds(make=tiny_backbone, **changes) -> CIAOModel:
@@ -115,3 +123,82 @@ def test_on_the_cpu_values_are_still_looked_at():
         model(features=[f.masked_fill(f == f.max(), float("inf")) for f in model.extract_features(pixels(4))])
     with pytest.raises(InputError, match="got 3 at row 1"):
         model(pixels(4), labels=torch.tensor([0, 3, 0, 0]))
+
+
+# -- graphs and compiled code of users --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@BACKBONES
+@torch.no_grad()
+def test_a_graph_of_reading_holds_all_of_it(make):
+    """A graph knows tensors by their place: new pixels are copied there, and a replay reads them."""
+    model, images = worlds(make), pixels(4)
+    features = model.extract_features(images)
+    calls = {
+        "pixels": (lambda: model(images).logits, [images]),
+        "features": (lambda: model(features=features).logits, [*features]),
+        "worlds": (lambda: model.read(images), [images]),
+        "worlds from features": (lambda: model.read(features=features), [*features]),
+    }
+    for name, (call, places) in calls.items():
+        with Recorded() as graph:
+            answer = call()
+        for place in places:
+            place.copy_(place.flip(0) * 0.5)
+        graph.again()
+        torch.testing.assert_close(answer, call(), rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_a_graph_of_a_training_step_follows_labels_and_weights():
+    model, images, labels = wrap(tiny_backbone(), dropout=0.0).train(), pixels(4), torch.tensor([0, 1, 2, 0])
+    trained = [p for p in model.parameters() if p.requires_grad]
+
+    def step():
+        for parameter in trained:
+            parameter.grad = None
+        loss = model(images, labels=labels).loss
+        loss.backward()
+        return [loss.detach(), *[p.grad for p in trained]]
+
+    with Recorded() as graph:
+        answer = step()
+    with torch.no_grad():
+        images.mul_(0.5)
+        labels.copy_(torch.tensor([1, 1, 0, 2]))
+        trained[0].mul_(1.1)
+    graph.again()
+    found = [tensor.clone() for tensor in answer]
+    torch.testing.assert_close(found, step(), rtol=0, atol=0)
+
+
+@BACKBONES
+@pytest.mark.usefixtures("no_shape_checks")
+@torch.no_grad()
+def test_one_compiled_model_reads_batches_of_any_size(make):
+    model = worlds(make)
+    compiled = torch.compile(model, backend="aot_eager", dynamic=True, fullgraph=True)
+    read = torch.compile(lambda images: model.read(images), backend="aot_eager", dynamic=True, fullgraph=True)
+    torch._dynamo.utils.counters.clear()
+    for count in (2, 5, 3, 7, 4):
+        torch.testing.assert_close(compiled(pixels(count)).logits, model(pixels(count)).logits)
+        torch.testing.assert_close(read(pixels(count)), model.read(pixels(count)))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
+@pytest.mark.cuda
+@torch.no_grad()
+def test_on_a_gpu_a_graph_reads_what_is_put_in_its_place():
+    model = worlds().to("cuda")
+    images = pixels(4).to("cuda")
+    aside = torch.cuda.Stream()
+    with torch.cuda.stream(aside):
+        model.read(images)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=aside):
+        answers = model.read(images)
+    images.copy_(pixels(4).flip(0))
+    graph.replay()
+    torch.testing.assert_close(answers, model.read(images))
