@@ -230,14 +230,22 @@ class _BlockedLoss(torch.autograd.Function):
                 to_z[rows].addmm_(powers, z[columns])
                 if rows != columns:
                     to_z[columns].addmm_(powers.T, z[rows])
-            return _to_embeddings(to_z, z, length, grad / temperature).to(embeddings.dtype), None, None, None
+            # Through the scaling to unit length: what points along z changes nothing.
+            to_z.addcmul_(torch.linalg.vecdot(to_z, z)[:, None], z, value=-1)
+            scale = torch.where(length > 0, grad / temperature / torch.where(length > 0, length, 1.0), 0.0)
+            return to_z.mul_(scale).to(embeddings.dtype), None, None, None
 
 
 class _ProductsLoss(torch.autograd.Function):
-    """The same loss where a launch costs more than a product: few blocks, and sums over a class as products.
+    """The same loss where a launch costs more than a product: few blocks, few operations, no sum row by row.
 
-    With `W_ij` 1 where i and j share a class, `S = W z`; `W 1` counts. The gradient needs `E_ij (a_i + a_j) z_j`, which
-    is `a_i (E z)_i + (E (a z))_i`: one product with twice the columns, and no pass over a matrix.
+    With y = z / sqrt(τ), `E_ij = exp(y_i . y_j)` where j counts for i, and `W_ij` 1 where i and j are two of one class,
+    the loss is, with `Z = E 1` and `P = W 1`,
+
+        sum_i (a_i log Z_i - c_i y_i . (W y)_i) / n,     a_i = c_i P_i,
+
+    and its gradient to `y_i` is `(b_i (E y)_i + (E (b y))_i - 2 c_i (W y)_i) / n` with `b_i = a_i / Z_i`: products of
+    matrices, and no pass over one. Nothing overflows where the powers of `_BlockedLoss` fit.
     """
 
     @staticmethod
@@ -249,63 +257,95 @@ class _ProductsLoss(torch.autograd.Function):
         block_size: int,
     ) -> Float[Tensor, ""]:
         temperature, negatives_only, summed = settings
-        z, length = _directions(embeddings)
-        with_ones = torch.cat([z, torch.ones_like(length)], dim=1)
-        totals, sums = z.new_zeros(len(z)), torch.zeros_like(with_ones)
-        kept = []
-        for rows, columns, powers in _blocks(z, labels, temperature, negatives_only, block_size):
-            totals[rows] += powers.sum(dim=1)
-            if rows != columns:
-                totals[columns] += powers.sum(dim=0)
-            elif block_size >= len(z):
-                kept = [powers]
+        y = embeddings.detach().to(widest_dtype(embeddings.device))
+        least = torch.finfo(y.dtype).tiny
+        length = y.norm(dim=1, keepdim=True)
+        scale = length.sign().div_(length.clamp_min(least).mul_(temperature**0.5))  # 0 for a row of zeros
+        y = y * scale
+        whole = block_size >= len(y)
+        kept: list[Tensor] = []
+        totals = positives = others = y  # of one block, they are made by it
+        if not whole:
+            totals, positives, others = y.new_zeros(len(y)), y.new_zeros(len(y)), torch.zeros_like(y)
+        for rows, columns in _squares(len(y), block_size):
+            powers = _powers(y, labels, rows, columns, negatives_only)
+            if whole:
+                totals, kept = powers.sum(dim=1), [powers]
+            else:
+                totals[rows].add_(powers.sum(dim=1))
+                if rows != columns:
+                    totals[columns].add_(powers.sum(dim=0))
             del powers  # before another matrix is made
-            same = (labels[rows, None] == labels[columns]).to(z.dtype)
-            sums[rows].addmm_(same, with_ones[columns])
-            if rows != columns:
-                sums[columns].addmm_(same.T, with_ones[rows])
+            same = _same(labels, rows, columns).to(y.dtype)
+            if rows == columns:
+                same.fill_diagonal_(0.0)
+            if whole:
+                positives, others = same.sum(dim=1), same @ y
+            else:
+                positives[rows].add_(same.sum(dim=1))
+                others[rows].addmm_(same, y[columns])
+                if rows != columns:
+                    positives[columns].add_(same.sum(dim=0))
+                    others[columns].addmm_(same.T, y[rows])
             del same
-        totals = torch.where(totals > 0, totals, 1.0)  # of a sample that counts nobody: no anchor
-        positives, weight = _weights(sums[:, -1] - 1, negatives_only, summed)
-        others = sums[:, :-1] - z
-        attraction = weight @ torch.linalg.vecdot(z, others)
-        ctx.save_for_backward(embeddings, labels, z, length, others, weight, weight * positives / totals, *kept)
+        totals = totals.clamp_min(least)  # of a sample that counts nobody: no anchor
+        anchors = positives.clamp_max(1.0)
+        if negatives_only:
+            anchors = anchors * (positives < len(y) - 1)
+        if summed:
+            number, counted, weight = anchors.new_full((), max(len(y) - 1, 1)), anchors * positives, anchors
+        else:
+            number, counted, weight = anchors.sum().clamp_min(1.0), anchors, anchors / positives.clamp_min(1.0)
+        others.mul_(weight[:, None])
+        ctx.save_for_backward(embeddings, labels, y, scale, others, counted / totals, number, *kept)
         ctx.settings, ctx.block_size = settings, block_size
-        return (weight * positives) @ (totals.log() + 1 / temperature) - attraction / temperature
+        return (counted.dot(totals.log()) - y.flatten().dot(others.flatten())) / number
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Float[Tensor, ""]) -> tuple[Float[Tensor, "batch dim"], None, None, None]:
         (grad,) = grad_outputs
-        embeddings, labels, z, length, others, weight, pull, *kept = ctx.saved_tensors
+        embeddings, labels, y, scale, others, pull, number, *kept = ctx.saved_tensors
         temperature, negatives_only, _ = ctx.settings
         with _full_precision(embeddings.device):
             if torch.is_grad_enabled():  # the gradient of the gradient will be asked for
                 loss = _dense_loss(embeddings, labels, *ctx.settings)
                 return *torch.autograd.grad(loss, embeddings, grad, create_graph=True), None, None, None
-            pull, dim = pull[:, None], z.shape[1]
-            both = torch.cat([z, pull * z], dim=1)
-            products = torch.zeros_like(both)
-            whole = slice(0, len(z))
-            blocks = _blocks(z, labels, temperature, negatives_only, ctx.block_size)
-            for rows, columns, powers in [(whole, whole, kept[0])] if kept else blocks:
-                products[rows].addmm_(powers, both[columns])
-                if rows != columns:
-                    products[columns].addmm_(powers.T, both[rows])
-                del powers
-            to_z = torch.addcmul(products[:, dim:], pull, products[:, :dim])
-            to_z.addcmul_(weight[:, None], others, value=-2)
-            return _to_embeddings(to_z, z, length, grad / temperature).to(embeddings.dtype), None, None, None
+            pull = pull[:, None]
+            pulled = pull * y
+            if kept:
+                to_y = torch.addcmul(kept[0] @ pulled, pull, kept[0] @ y)
+            else:
+                to_y = torch.zeros_like(y)
+                for rows, columns in _squares(len(y), ctx.block_size):
+                    powers = _powers(y, labels, rows, columns, negatives_only)
+                    to_y[rows].addmm_(powers, pulled[columns]).addcmul_(pull[rows], powers @ y[columns])
+                    if rows != columns:
+                        to_y[columns].addmm_(powers.T, pulled[rows]).addcmul_(pull[columns], powers.T @ y[rows])
+                    del powers
+            to_y.sub_(others, alpha=2)
+            # Through the scaling to unit length: what points along z changes nothing.
+            to_y.addcmul_(torch.linalg.vecdot(to_y, y)[:, None], y, value=-temperature)
+            return to_y.mul_(scale * (grad / number)).to(embeddings.dtype), None, None, None
 
 
-def _to_embeddings(
-    to_z: Float[Tensor, "batch dim"],
-    z: Float[Tensor, "batch dim"],
-    length: Float[Tensor, "batch 1"],
-    factor: Float[Tensor, ""],
-) -> Float[Tensor, "batch dim"]:
-    """A gradient times a factor through the scaling to unit length: what points along z changes nothing."""
-    to_z.addcmul_(torch.linalg.vecdot(to_z, z)[:, None], z, value=-1)
-    return to_z.mul_(torch.where(length > 0, factor / torch.where(length > 0, length, 1.0), 0.0))
+def _squares(size: int, block_size: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of the blocks on and above the diagonal."""
+    for row in range(0, size, block_size):
+        for column in range(row, size, block_size):
+            yield slice(row, min(row + block_size, size)), slice(column, min(column + block_size, size))
+
+
+def _same(labels: Shaped[Tensor, " batch"], rows: slice, columns: slice) -> Tensor:
+    return labels[rows, None] == labels[columns]
+
+
+def _powers(
+    y: Float[Tensor, "batch dim"], labels: Shaped[Tensor, " batch"], rows: slice, columns: slice, negatives_only: bool
+) -> Tensor:
+    powers = (y[rows] @ y[columns].T).exp_()
+    if rows == columns:
+        powers.fill_diagonal_(0.0)
+    return powers.masked_fill_(_same(labels, rows, columns), 0.0) if negatives_only else powers
 
 
 def _directions(embeddings: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch 1"]]:
@@ -321,18 +361,12 @@ def _anchors(
     """The number of positives of each sample, and the weight of the sum over them: 0 where it is no anchor."""
     size = len(group)
     in_group = torch.zeros(size, dtype=dtype, device=group.device)
-    return _weights(in_group.scatter_add_(0, group, torch.ones_like(in_group))[group] - 1, negatives_only, summed)
-
-
-def _weights(
-    positives: Float[Tensor, " batch"], negatives_only: bool, summed: bool
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    size = len(positives)
+    positives = in_group.scatter_add_(0, group, torch.ones_like(in_group))[group] - 1
     is_anchor = (positives > 0) & (positives + 1 < size) if negatives_only else positives > 0
     if summed:
-        return positives, is_anchor.to(positives.dtype) / max(size - 1, 1)
+        return positives, is_anchor.to(dtype) / max(size - 1, 1)
     each = positives.clamp(min=1) * is_anchor.sum().clamp(min=1)
-    return positives, is_anchor.to(positives.dtype) / each
+    return positives, is_anchor.to(dtype) / each
 
 
 def _blocks(
@@ -344,13 +378,10 @@ def _blocks(
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Rows, columns and the powers E there, for the blocks on and above the diagonal."""
     largest = z.new_full((1, 1), -1 / temperature)
-    for row in range(0, len(z), block_size):
-        rows = slice(row, min(row + block_size, len(z)))
-        for column in range(row, len(z), block_size):
-            columns = slice(column, min(column + block_size, len(z)))
-            powers = torch.addmm(largest, z[rows], z[columns].T, alpha=1 / temperature).exp_()
-            if rows == columns:
-                powers.fill_diagonal_(0.0)
-            if negatives_only:
-                powers.masked_fill_(group[rows, None] == group[columns], 0.0)
-            yield rows, columns, powers
+    for rows, columns in _squares(len(z), block_size):
+        powers = torch.addmm(largest, z[rows], z[columns].T, alpha=1 / temperature).exp_()
+        if rows == columns:
+            powers.fill_diagonal_(0.0)
+        if negatives_only:
+            powers.masked_fill_(_same(group, rows, columns), 0.0)
+        yield rows, columns, powers

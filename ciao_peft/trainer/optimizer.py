@@ -52,6 +52,8 @@ def batch_losses(
         raise TrainingError("A batch without labels has no loss.")
     with autocast:
         logits, embeddings = reader(**batch.inputs)
+    if len(batch.counts) <= 1:
+        return loss(logits.float(), embeddings.float(), batch.labels, config)
     width = logits.shape[1]
     both = gather_rows(torch.cat([logits.float(), embeddings.float()], dim=1), batch.counts)
     return loss(both[:, :width], both[:, width:], gather_rows(batch.labels, batch.counts), config)

@@ -489,3 +489,34 @@ def test_from_4096_samples_on_it_takes_a_quarter_of_what_the_formula_takes(denom
     with LiveBytes() as live:
         supervised_contrastive_loss(z, labels, denominator=denominator, block_size=block).backward()
     assert live.peak <= 6 * 4 * 512**2 / 4  # matrices of all pairs in float32: the formula holds six
+
+
+@pytest.mark.usefixtures("by_products")
+@pytest.mark.parametrize("block_size", [5, 12])
+@pytest.mark.parametrize("temperature", [0.005, 0.02, 0.1, 1.0])
+@pytest.mark.parametrize(("denominator", "reduction"), VARIANTS)
+def test_sums_by_products_are_within_1e_5_of_float64_too(denominator, reduction, temperature, block_size):
+    z = torch.randn(12, 16)
+    z[6:] = z[:6] + 0.05 * torch.randn(6, 16)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 1, 2, 0, 1, 2, 0])
+    settings = {"temperature": temperature, "denominator": denominator, "reduction": reduction}
+    expected, expected_gradient = value_and_gradient(lambda z: by_definition(z, labels, **settings), z.double())
+    embeddings = z.clone().requires_grad_(True)
+    loss = supervised_contrastive_loss(embeddings, labels, block_size=block_size, **settings)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert (embeddings.grad.double() - expected_gradient).norm() <= 1e-6 * expected_gradient.norm()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("size", [256, 1024, 4096])
+def test_on_a_gpu_it_is_the_loss_of_the_cpu_and_nobody_waits(size):
+    z, labels = torch.randn(size, 64), torch.arange(size) % 7
+    expected = value_and_gradient(lambda z: supervised_contrastive_loss(z, labels), z)
+    there, ids = z.to("cuda"), labels.to("cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = value_and_gradient(lambda z: supervised_contrastive_loss(z, ids), there)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(tuple(t.cpu() for t in found), expected, rtol=1e-5, atol=1e-7)
