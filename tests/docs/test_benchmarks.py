@@ -23,7 +23,7 @@ def script(monkeypatch):
     threads = torch.get_num_threads()
     yield import_module
     torch.set_num_threads(threads)
-    own = ("bench_", "make_perf", "measuring", "pages", "speed_tables")
+    own = ("bench_", "gpu", "make_perf", "measuring", "pages", "speed_tables")
     for name in [name for name in sys.modules if name.startswith(own)]:
         del sys.modules[name]
 
@@ -42,8 +42,39 @@ def test_every_benchmark_runs_and_records_what_it_measured(script, name, tmp_pat
     subject = name.removeprefix("bench_")
     record = json.loads((tmp_path / f"{subject}.json").read_text())
     assert record["machine"]["threads"] == 1
-    kept = json.loads((REPOSITORY / "benchmarks" / "results" / f"{subject}.json").read_text())
-    assert set(record) == set(kept)
+    kept = REPOSITORY / "benchmarks" / "results" / f"{subject}.json"
+    if subject.startswith("gpu_"):
+        assert not [name for name, figure in record["figures"].items() if "error" in figure]
+    if kept.exists() or not subject.startswith("gpu_"):  # what needs a GPU may never have been measured
+        assert set(record) == set(json.loads(kept.read_text()))
+
+
+@pytest.mark.parametrize("name", ["bench_gpu_training", "bench_gpu_reading"])
+def test_without_a_gpu_nothing_is_measured(script, name, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    script(name).main(["--results", str(tmp_path)])
+    assert "There is no NVIDIA GPU here, so nothing is measured" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_figures_of_a_gpu_are_written_one_by_one_and_one_that_fails_stops_no_other(script, tmp_path, capsys):
+    def failing():
+        raise RuntimeError("out of memory")
+
+    gpu = script("gpu")
+    figures = gpu.Figures("gpu_some", gpu.argparse.Namespace(results=tmp_path))
+    for name, wall, kernel in (("slow", 3.0, 1.0), ("quick", 1.0, 0.5)):
+        figures.add(name, lambda wall=wall, kernel=kernel: {"wall": wall, "kernel": kernel, "busy": kernel / wall})
+        assert name in json.loads((tmp_path / "gpu_some.json").read_text())["figures"]
+    figures.add("broken", failing)
+    figures.ratio("slow / quick", "slow", "quick", 2.0)
+    figures.ratio("slow / broken", "slow", "broken", 2.0)
+    figures.share("quick", 0.5)
+    written = json.loads((tmp_path / "gpu_some.json").read_text())["figures"]
+    assert written["broken"]["error"] == "RuntimeError: out of memory"
+    assert written["slow / quick"] == {"ratio": 3.0, "target": 2.0, "at_least": False, "met": False}
+    assert written["busy: quick"]["met"] and "slow / broken" not in written
+    assert "busy  33.3%" in capsys.readouterr().out
 
 
 def test_a_smoke_run_does_not_replace_what_was_measured(script, capsys):
