@@ -13,6 +13,7 @@ from speed_tables import (
     SUBJECTS,
     equal_accuracy,
     faces_of,
+    gpu,
     growth,
     imports,
     loading,
@@ -206,7 +207,7 @@ neighbour.
 
 ### Imports
 
-{imports()}"""
+{imports()}{gpu()}"""
 
 
 def scaling() -> str:

@@ -83,6 +83,27 @@ def test_a_smoke_run_does_not_replace_what_was_measured(script, capsys):
     assert "give --results another folder" in capsys.readouterr().err
 
 
+def test_figures_of_a_gpu_come_into_the_page_where_there_are_some(script, tmp_path, monkeypatch):
+    tables = script("speed_tables")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert tables.gpu() == ""
+    figures = {
+        "a step": {"wall": 0.002, "kernel": 0.001, "busy": 0.5},
+        "a graph": {"error": "RuntimeError: no"},
+        "a / b": {"ratio": 1.5, "target": 1.3, "at_least": False, "met": False},
+    }
+    record = {"machine": {"torch": "2.0"}, "gpu": "a GPU", "commit": "abc", "figures": figures}
+    (tmp_path / "gpu_reading.json").write_text(json.dumps(record))
+    page = tables.gpu()
+    assert "`benchmarks/bench_gpu_reading.py` on a GPU, torch 2.0, at commit abc" in page
+    for row in (
+        "| a step | 2.000 | 1.000 | 50% |",
+        "| a graph | RuntimeError: no |",
+        "| a / b | 1.50 | at most 1.30 | **not",
+    ):
+        assert row in page, page
+
+
 @pytest.mark.parametrize("name", ["formula", "exact"])
 def test_the_losses_compared_with_are_the_same_loss(script, name):
     z, labels = torch.randn(12, 5, dtype=torch.float64), torch.arange(12) % 3
