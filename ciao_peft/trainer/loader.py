@@ -130,7 +130,7 @@ class BatchDataset:
         self.include_excitation = include_excitation
         self.labels = labels
         self.resident = resident
-        self._labels_there: Tensor | None = None
+        self._labels_there: dict[torch.device, Tensor] = {}
         self._unseen: Tensor | None = None  # samples and views whose features were not looked at yet
 
     @property
@@ -155,9 +155,11 @@ class BatchDataset:
         Args:
             device: Where they are to be.
         """
-        if self.labels is not None and (self._labels_there is None or self._labels_there.device != device):
-            self._labels_there = self.labels.to(device)
-        return None if self.labels is None else self._labels_there
+        if self.labels is None:
+            return None
+        if device not in self._labels_there:
+            self._labels_there[device] = self.labels.to(device)
+        return self._labels_there[device]
 
     def __len__(self) -> int:
         """Samples, all batches together."""

@@ -79,6 +79,8 @@ def rates_on(optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor:
         group["lr"] = torch.full((), group["peak"], dtype=torch.float32, device=device)
         if "capturable" in group:
             group["capturable"] = True
+    # The first updates are made without a graph on purpose; torch would warn of them.
+    optimizer._warned_capturable_if_run_uncaptured = True  # pyright: ignore[reportAttributeAccessIssue]
     return torch.ones((), dtype=torch.float32, device=device)
 
 
