@@ -47,9 +47,11 @@ def make_accelerator(args: CIAOTrainingArguments) -> Accelerator:
     """
     from accelerate import Accelerator, PartialState
     from accelerate.state import AcceleratorState
-    from accelerate.utils import DistributedType, ProjectConfiguration
+    from accelerate.utils import DistributedType, ProjectConfiguration, parse_flag_from_env
 
-    device = PartialState().device if args.bf16 == "auto" else None
+    device = None
+    if args.bf16 == "auto":  # the device before the accelerator, which takes over this state
+        device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
     precision = precision_of(args, device or torch.device("cpu"))
     precision_to_have = precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision_to_have:
