@@ -22,6 +22,7 @@ __all__ = [
     "closest",
     "is_number",
     "make_plain",
+    "values_at_hand",
 ]
 
 
@@ -253,3 +254,19 @@ def all_finite(tensor: Tensor) -> bool:
     # One pass over memory, and no copy: a sum is finite only if all are, unless it overflows.
     total = tensor.detach().sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
     return bool(total.isfinite()) or bool(tensor.isfinite().all())
+
+
+def values_at_hand(tensor: Tensor) -> bool:
+    """Whether the values of a tensor can be looked at for nothing: on the CPU, and not while `torch.compile` traces.
+
+    Elsewhere the host would have to wait for the device, and no CUDA graph could hold the call; there, shape, dtype and
+    device are all that a forward pass or an update checks.
+
+    Example:
+        >>> import torch
+        >>> values_at_hand(torch.zeros(2)), values_at_hand(torch.zeros(2, device="meta"))
+        (True, False)
+    """
+    import torch
+
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -51,10 +51,25 @@ def dropout_from(generator: torch.Generator) -> Iterator[None]:
 
 
 def _dropped(hidden: Tensor, share: float) -> Tensor:
+    if torch.compiler.is_compiling():  # which generator is decided by who calls the compiled code, not when it is made
+        return hidden * torch.ops.ciao_peft.kept(hidden.detach(), share)
     if _DRAWS.generator is None:
         return F.dropout(hidden, share)
-    kept = torch.empty_like(hidden).bernoulli_(1 - share, generator=_DRAWS.generator)
-    return hidden * kept.div_(1 - share)
+    return hidden * _kept(hidden, share)
+
+
+def _kept(hidden: Tensor, share: float) -> Tensor:
+    """What the outputs of a layer are multiplied by: 0 for those that are dropped, `1 / (1 - share)` for the others."""
+    return torch.empty_like(hidden).bernoulli_(1 - share, generator=_DRAWS.generator).div_(1 - share)
+
+
+if not hasattr(torch.ops.ciao_peft, "kept"):
+    # One operation for `torch.compile`: it can hand no generator over, and must neither join nor repeat two draws.
+    torch.library.define(
+        "ciao_peft::kept", "(Tensor hidden, float share) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,)
+    )
+    torch.library.impl("ciao_peft::kept", "CompositeExplicitAutograd", _kept)
+    torch.library.register_fake("ciao_peft::kept", lambda hidden, share: torch.empty_like(hidden))
 
 
 def pool_map(

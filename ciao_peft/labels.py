@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ._shapes import Bool, Float, Int, Num
+from .checking import values_at_hand
 from .config import CIAOConfig
 from .errors import InputError
 
@@ -115,7 +116,7 @@ def contrastive_targets(labels: Labels, config: CIAOConfig) -> Int[Tensor, " bat
 def check_labels(labels: Tensor, config: CIAOConfig, batch_size: int | None = None) -> Labels:
     """Checks that tensors are labels of a problem, and converts them to the dtype that the losses take.
 
-    While `torch.compile` traces, shapes and dtypes are checked, values are not.
+    Values are checked on the CPU, and not while `torch.compile` traces; elsewhere shapes and dtypes are.
 
     Args:
         labels: By `problem_type`: class ids `(B,)` or distributions `(B, num_labels)`; values `(B, num_labels)`; sets
@@ -153,13 +154,13 @@ def check_labels(labels: Tensor, config: CIAOConfig, batch_size: int | None = No
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise InputError(f"Class ids must be whole numbers; got {labels.dtype}. Round them and use `.long()`.")
         labels = labels.long()
-        if not torch.compiler.is_compiling():
+        if values_at_hand(labels):
             _refuse_rows((labels < 0) | (labels >= count), labels, _ids_run(config))
         return labels
     if labels.is_complex():
         raise InputError(f"Labels must be real numbers; got {labels.dtype}.")
     labels = labels.float()
-    if torch.compiler.is_compiling():
+    if not values_at_hand(labels):
         return labels
     _refuse_rows(~labels.isfinite().all(dim=1), labels, "Labels must be finite")
     if single:

@@ -14,6 +14,7 @@ from speed_tables import (
     decoding,
     equal_accuracy,
     faces_of,
+    gpu,
     growth,
     imports,
     loading,
@@ -246,7 +247,7 @@ neighbour.
 
 ### Imports
 
-{imports()}"""
+{imports()}{gpu()}"""
 
 
 def scaling() -> str:

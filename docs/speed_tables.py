@@ -16,6 +16,34 @@ def result(subject: str) -> dict:
     return json.loads((RESULTS / f"{subject}.json").read_text(encoding="utf-8"))
 
 
+def gpu() -> str:
+    """Tables of the GPU benchmarks that were run, each with the GPU and commit it is of; nothing where none was."""
+    parts = []
+    for subject in ("gpu_training", "gpu_reading"):
+        if not (RESULTS / f"{subject}.json").exists():
+            continue
+        record = result(subject)
+        times, targets = [], []
+        for name, figure in record["figures"].items():
+            if "ratio" in figure:
+                sign, verdict = (
+                    ("at least" if figure["at_least"] else "at most"),
+                    "met" if figure["met"] else "**not met**",
+                )
+                targets.append([name, f"{figure['ratio']:.2f}", f"{sign} {figure['target']:.2f}", verdict])
+            elif "error" in figure:
+                times.append([name, figure["error"], "", ""])
+            else:
+                both = [f"{1000 * figure[key]:,.3f}" for key in ("wall", "kernel")]
+                times.append([name, *both, f"{100 * figure['busy']:.0f}%"])
+        parts.append(
+            f"`benchmarks/bench_{subject}.py` on {record['gpu']}, torch {record['machine']['torch']}, at commit "
+            f"{record['commit']}:\n\n{table(['', 'wall, ms', 'kernel, ms', 'busy'], times)}\n\n"
+            f"{table(['ratio', 'measured', 'target', ''], targets)}"
+        )
+    return "\n\n### On a GPU\n\n" + "\n\n".join(parts) if parts else ""
+
+
 def ms(seconds: float) -> str:
     return f"{1000 * seconds:,.1f}" if seconds < 0.1 else f"{1000 * seconds:,.0f}"
 

@@ -39,6 +39,17 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 shapes.install()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what is marked `cuda` where there is no GPU."""
+    marked = [item for item in items if item.get_closest_marker("cuda")]
+    if marked:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
+
+
 @pytest.fixture(autouse=True)
 def same_random_numbers() -> None:
     import numpy as np

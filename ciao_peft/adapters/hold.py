@@ -30,14 +30,15 @@ class Hold:
     def __init__(self) -> None:
         self._turn = threading.RLock()  # who has hold of it
         self._notes = threading.RLock()  # for a moment only
-        self._depth, self._thread = 0, 0
+        self._depth = 0
+        self._mine = threading.local()  # how deep this thread is; `torch.compile` can read it, and no thread's number
         self._wishes: dict[str, Callable[[], Any]] = {}
         self.in_training: bool = False
 
     @property
     def is_elsewhere(self) -> bool:
         """Whether another thread has hold of it."""
-        return self._depth > 0 and self._thread != threading.get_ident()
+        return self._depth > 0 and getattr(self._mine, "depth", 0) == 0
 
     def change(self, what: str, how: Callable[[], Any]) -> None:
         """Makes a change now or, while somebody has hold, afterwards; of several of one kind the last one counts.
@@ -64,7 +65,8 @@ class Hold:
         """
         with self._turn:
             with self._notes:
-                self._depth, self._thread = self._depth + 1, threading.get_ident()
+                self._depth += 1
+                self._mine.depth = self._depth
                 take()
             try:
                 yield
@@ -72,6 +74,7 @@ class Hold:
                 with self._notes:
                     give_back()
                     self._depth -= 1
+                    self._mine.depth = self._depth
                     if not self._depth:
                         wishes, self._wishes = self._wishes, {}
                         for wish in wishes.values():

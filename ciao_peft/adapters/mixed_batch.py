@@ -71,13 +71,14 @@ def checked_source(
     if features is None:
         if frames is not None:
             pixel_values = frames_of_clips(pixel_values, frames, "pixel_values")
-        return {"pixel_values": check_pixels(pixel_values, frozen.input_size, frozen.dtype), "features": None}
+        pixels = check_pixels(pixel_values, frozen.input_size, frozen.dtype, frozen.device)
+        return {"pixel_values": pixels, "features": None}
     if frames is not None:
         tensors = [features] if isinstance(features, Tensor) else features
         features = [frames_of_clips(tensor, frames, "features") for tensor in tensors]
     if isinstance(opened, HookedBackbone):
         raise opened.no_features(opened.rooted)
-    checked = check_features(features, opened.feature_shapes, opened.excitation_shapes, frozen.dtype)
+    checked = check_features(features, opened.feature_shapes, opened.excitation_shapes, frozen.dtype, frozen.device)
     return {"pixel_values": None, "features": checked}
 
 

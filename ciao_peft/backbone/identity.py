@@ -198,10 +198,12 @@ def _products_and_norms(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, fl
         flat = tensor.detach().flatten()
         if flat.numel() > _ENTRIES:
             flat = flat[:: flat.numel() // _ENTRIES][:_ENTRIES]
-        rows.append(flat.to("cpu", torch.float64 if flat.dtype == torch.float64 else torch.float32))
+        rows.append(flat.to(torch.float64 if flat.dtype == torch.float64 else torch.float32))
     if not rows:
         return
-    values = torch.cat(rows).double()
+    if len({row.device for row in rows}) > 1:
+        rows = [row.to("cpu") for row in rows]
+    values = torch.cat(rows).to("cpu").double()  # one copy from a GPU, for which the host waits once
     signs, lengths = _signs(tuple(zip(tensors, map(len, rows), strict=True)))
     products = torch.segment_reduce(values * signs, "sum", lengths=lengths)
     norms = torch.segment_reduce(values.square(), "sum", lengths=lengths).sqrt()

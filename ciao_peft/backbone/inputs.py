@@ -8,25 +8,40 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from ..checking import all_finite
+from ..checking import all_finite, values_at_hand
 from ..errors import InputError
 
 __all__ = ["check_features", "check_pixels", "frames_of_clips"]
 
 
-def check_pixels(pixel_values: Tensor | None, input_size: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
+def _check_device(tensor: Tensor, device: torch.device | None, name: str) -> None:
+    if device is not None and tensor.device != device:
+        raise InputError(
+            f"`{name}` are on {tensor.device}, and the model is on {device}. Move one of them: "
+            f"`{name}.to({str(device)!r})`, or `model.to({str(tensor.device)!r})`."
+        )
+
+
+def check_pixels(
+    pixel_values: Tensor | None,
+    input_size: tuple[int, int, int],
+    dtype: torch.dtype,
+    device: torch.device | None = None,
+) -> Tensor:
     """Checks that a backbone can read these pixels, and casts them to its dtype.
 
     Args:
-        pixel_values: `(B, C, H, W)`, floating point and finite.
+        pixel_values: `(B, C, H, W)`, floating point and finite. Values are looked at on the CPU alone: for those of a
+            GPU, the host would have to wait.
         input_size: `(C, H, W)` of the backbone.
         dtype: Dtype of the backbone.
+        device: Device of the backbone; not compared when left out.
 
     Returns:
         `(B, C, H, W)` in `dtype`.
 
     Raises:
-        InputError: no tensor, another shape or kind of number, or NaN.
+        InputError: no tensor, another shape, kind of number or device, or NaN.
 
     Example:
         >>> check_pixels(torch.zeros(2, 1, 8, 8), (3, 8, 8), torch.float32)
@@ -52,7 +67,8 @@ pictures need three equal channels: `.expand(-1, 3, -1, -1)`.
         raise InputError(
             f"`pixel_values` must be floating point, as `model.preprocessing` makes them; got {pixel_values.dtype}."
         )
-    if not torch.compiler.is_compiling() and not bool(pixel_values.isfinite().all()):
+    _check_device(pixel_values, device, "pixel_values")
+    if values_at_hand(pixel_values) and not all_finite(pixel_values):
         row = int((~pixel_values.isfinite()).flatten(1).any(dim=1).nonzero()[0, 0])
         raise InputError(f"`pixel_values` holds NaN or infinite values, first in row {row}. Check how it was prepared.")
     return pixel_values.to(dtype)
@@ -95,6 +111,7 @@ def check_features(
     shapes: Sequence[tuple[int, ...]],
     excitation_shapes: Sequence[tuple[int, ...]],
     dtype: torch.dtype,
+    device: torch.device | None = None,
 ) -> list[Tensor]:
     """Checks that these are the features that cross a backbone's cut, and casts them to its dtype.
 
@@ -104,12 +121,14 @@ def check_features(
         shapes: What each must be after its batch dimension.
         excitation_shapes: The same for u.
         dtype: Dtype of the backbone.
+        device: Device of the backbone; not compared when left out.
 
     Returns:
         The tensors in `dtype`, `(B, ...)` each.
 
     Raises:
-        InputError: another number of tensors, another shape or kind of number, or NaN.
+        InputError: another number of tensors, another shape, kind of number or device, or NaN; values are looked at
+            on the CPU alone.
 
     Example:
         >>> features = check_features(torch.zeros(2, 8, 6, 6), [(8, 6, 6)], [(16, 4, 4)], torch.bfloat16)
@@ -129,6 +148,8 @@ def check_features(
             f"`features` of this backbone are {expected} with one B of 1 or more, and behind them {u} if u is "
             f"included; got {got}."
         )
-    if not torch.compiler.is_compiling() and not all(all_finite(f) for f in features):
+    for f in features:
+        _check_device(f, device, "features")
+    if not all(all_finite(f) for f in features if values_at_hand(f)):
         raise InputError("`features` hold NaN or infinite values. Check the pixels they were made from.")
     return [f.to(dtype) for f in features]

@@ -118,7 +118,18 @@ def make_piece(
     forward = type(fx.GraphModule(rooted, graph)).forward
     if not constants:
         return forward
-    return lambda rooted, *values: forward(rooted, *values, *[c.to(values[0].device) for c in constants])
+    placed = {constants[0].device: constants}
+
+    def with_constants(rooted: Rooted, *values: Any) -> tuple[Any, ...]:
+        device = values[0].device
+        there = placed.get(device)
+        if there is None:  # copied once: a copy from the host makes it wait, and no CUDA graph holds one
+            there = [c.to(device) for c in constants]
+            if not torch.compiler.is_compiling():
+                placed[device] = there
+        return forward(rooted, *values, *there)
+
+    return with_constants
 
 
 def _has(rooted: Rooted, path: str) -> bool:

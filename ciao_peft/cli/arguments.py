@@ -72,7 +72,11 @@ def settings_parser(settings: type[Any], *, title: str, leave_out: Collection[st
             flags.append((field.name, kind, dataclasses.field(**given)))
     # A twin of the dataclass: HfArgumentParser writes into the fields of what it is given.
     twin = dataclasses.make_dataclass(settings.__name__, flags, kw_only=True, namespace={"_argument_group_name": title})
-    return HfArgumentParser(cast("Any", twin), add_help=False)  # its hints ask for a dataclass that is written out
+    parser = HfArgumentParser(cast("Any", twin), add_help=False)  # its hints ask for a dataclass that is written out
+    for action in parser._actions:
+        if {bool, str} <= set(get_args(hints.get(action.dest))) and action.default is False:
+            action.nargs, action.const = "?", "true"  # `--bf16` alone, and `--bf16 auto`
+    return parser
 
 
 def settings_from(options: argparse.Namespace, settings: type[T], **others: Any) -> T:

@@ -97,7 +97,7 @@ class ReadingModel(AdaptedBackbone):
         logits, embeddings = adapter.decide(feature_map)
         output = CIAOOutput(logits=logits.to(self._frozen.dtype), embeddings=embeddings.float())
         if labels is not None:
-            labels = check_labels(labels, adapter.config, len(logits)).to(logits.device)
+            labels = check_labels(labels, adapter.config, len(logits)).to(logits.device, non_blocking=True)
             losses = total_loss(logits, embeddings, labels, adapter.config)
             output.loss, output.task_loss, output.contrastive_loss = losses
         return output
@@ -341,4 +341,4 @@ class ReadingModel(AdaptedBackbone):
         return checked_source(self._frozen, self.opened, pixel_values, features, frames)
 
     def _checked_pixels(self, pixel_values: Tensor) -> Tensor:
-        return check_pixels(pixel_values, self.input_size, self._frozen.dtype)
+        return check_pixels(pixel_values, self.input_size, self._frozen.dtype, self._frozen.device)

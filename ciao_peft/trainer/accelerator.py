@@ -19,6 +19,7 @@ from ..errors import CIAOError, ConfigError, LaunchError, listed
 from ..features import check_launch
 from ..features.processes import waiting_is_said
 from .arguments import CIAOTrainingArguments
+from .precision import precision_of, warn_of_slow_bf16
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -32,7 +33,8 @@ def make_accelerator(args: CIAOTrainingArguments) -> Accelerator:
 
     Args:
         args: `bf16` and `fp16` choose the precision (with neither, the launcher does), `report_to` the trackers, and
-            `output_dir` where trackers write; `ddp_timeout` how long processes wait for one another.
+            `output_dir` where trackers write; `ddp_timeout` how long processes wait for one another. With
+            `bf16="auto"`, the device decides.
 
     Returns:
         Its `gradient_accumulation_steps` is 1, whatever the launcher says: the training loop divides losses itself.
@@ -46,11 +48,19 @@ def make_accelerator(args: CIAOTrainingArguments) -> Accelerator:
         >>> accelerator.num_processes, accelerator.mixed_precision
         (1, 'no')
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, PartialState
     from accelerate.state import AcceleratorState
-    from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
+    from accelerate.utils import (
+        DistributedType,
+        InitProcessGroupKwargs,
+        ProjectConfiguration,
+        parse_flag_from_env,
+    )
 
-    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else None
+    device = None
+    if args.bf16 == "auto":  # the device before the accelerator, which takes over this state
+        device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    precision = precision_of(args, device or torch.device("cpu"))
     precision_to_have = precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision_to_have:
         AcceleratorState._reset_state()  # an earlier training's precision; the processes stay as they are
@@ -69,6 +79,7 @@ def make_accelerator(args: CIAOTrainingArguments) -> Accelerator:
     )
     if accelerator.mixed_precision == "fp16" and accelerator.scaler is None:  # Accelerate would ignore it
         raise ConfigError(f"`fp16` needs a GPU; this training runs on {accelerator.device.type}. Use `bf16=True`.")
+    warn_of_slow_bf16(args, accelerator.device)
     check_launch(accelerator.num_processes)
     kind = accelerator.distributed_type
     if kind != DistributedType.NO and not kind.startswith("MULTI_"):

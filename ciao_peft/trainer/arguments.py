@@ -15,6 +15,8 @@ from ..errors import ConfigError, quoted
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["linear", "cosine", "constant"]
 Strategy = Literal["no", "steps", "epoch"]
+FeatureDevice = Literal["auto", "cpu", "device"]
+Compile = Literal[False, True, "inductor", "cuda-graphs"]
 
 MASK_RATE_FACTOR = 10.0
 """`mask_learning_rate` over `learning_rate` where it is left out: divided features move that much slower."""
@@ -22,11 +24,18 @@ MASK_RATE_FACTOR = 10.0
 ENCODER_RATE_FACTOR = {"last_conv": 2.0, "full": 0.3}
 """`encoder_learning_rate` over `learning_rate` where it is left out, by `tuning`."""
 
-_CHOICES = {"optim": Optimizer, "lr_scheduler_type": Schedule, "eval_strategy": Strategy, "save_strategy": Strategy}
+_CHOICES = {
+    "optim": Optimizer,
+    "lr_scheduler_type": Schedule,
+    "eval_strategy": Strategy,
+    "save_strategy": Strategy,
+    "feature_device": FeatureDevice,
+}
 _ON_THE_WAY = (
     *("output_dir", "logging_steps", "report_to", "disable_tqdm", "dataloader_num_workers", "feature_cache"),
     "ddp_timeout",
 )
+_WHERE = ("feature_device", "compile")  # as the device itself, they change no more than the rounding
 _WHEN = ("eval_strategy", "eval_steps", "save_strategy", "save_steps", "save_total_limit", "resume_from_checkpoint")
 _LENGTH = ("num_train_epochs", "max_steps", "warmup_ratio", "warmup_steps")
 
@@ -59,8 +68,10 @@ class CIAOTrainingArguments:
         warmup_ratio: Share of all updates over which the rates rise from 0.
         warmup_steps: Updates over which they rise instead, when above 0.
         max_grad_norm: Gradients longer than this are scaled down to it; 0 leaves them alone.
-        bf16, fp16: Mixed precision; fp16 needs a GPU. With neither, the precision that
-            `accelerate launch` chose.
+        bf16: Mixed precision in bfloat16. `"auto"` takes it where the processor has instructions for it, and float32
+            elsewhere; `True` warns where it has none, because bfloat16 is then several times slower than float32.
+        fp16: Mixed precision in float16; needs a GPU, whose updates then wait for the host. With neither, the precision
+            that `accelerate launch` chose.
         class_balanced_batches: Draw samples by class, in pairs of one class, so that no batch lacks a positive pair
             where that can be avoided. Otherwise every sample comes once per epoch, in random order.
         class_balance: From 0, classes as frequent as in the data, to 1, all equally frequent: a class of n samples is
@@ -94,6 +105,14 @@ class CIAOTrainingArguments:
         feature_cache: `"auto"`: run the frozen trunk once and train from stored features wherever that gives the same
             adapter, up to the rounding of mixed precision in the trunk (in `output_dir`, or in memory without one);
             `"never"`; or the folder to keep them in.
+        feature_device: Where stored features are read from. `"auto"`: on a GPU they are copied to it before the first
+            update, where half of its free memory holds them; elsewhere they stay where they are, and batches are copied
+            while the GPU computes. `"cpu"`: they stay. `"device"`: they are read into the memory of the device that
+            trains, or the training is refused. Changes no result.
+        compile: `False`: updates run operation by operation. `"cuda-graphs"`: on a GPU, they are captured once for
+            each size of a batch and replayed, which takes the host out of small updates. `True` or `"inductor"`: model
+            and losses are compiled by `torch.compile`, which takes a minute at first and pays in long trainings.
+            The result is the same up to rounding; the same setting gives the same bits.
 
     Example:
         >>> arguments = CIAOTrainingArguments(num_train_epochs=5, learning_rate=1e-3)
@@ -127,7 +146,7 @@ class CIAOTrainingArguments:
     warmup_ratio: float = 0.0
     warmup_steps: int = 0
     max_grad_norm: float = 1.0
-    bf16: bool = False
+    bf16: bool | str = False
     fp16: bool = False
     class_balanced_batches: bool = True
     class_balance: float = 0.5
@@ -150,12 +169,18 @@ class CIAOTrainingArguments:
     disable_tqdm: bool | None = None
     resume_from_checkpoint: bool | str | None = None
     feature_cache: str = "auto"
+    feature_device: FeatureDevice = "auto"
+    compile: bool | str = False
 
     def __post_init__(self) -> None:
         make_plain(self)
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), get_args(choices))
-        for name in ("bf16", "fp16", "class_balanced_batches", "load_best_model_at_end", "two_steps"):
+        if self.bf16 != "auto":
+            check_flag("bf16", self.bf16)
+        if not isinstance(self.compile, bool):  # 1 and 0 are equal to True and False
+            check_choice("compile", self.compile, [choice for choice in get_args(Compile) if isinstance(choice, str)])
+        for name in ("fp16", "class_balanced_batches", "load_best_model_at_end", "two_steps"):
             check_flag(name, getattr(self, name))
         for name in ("greater_is_better", "disable_tqdm"):
             if getattr(self, name) is not None:
@@ -231,6 +256,10 @@ class CIAOTrainingArguments:
                 raise ConfigError(
                     f"`{name}={quoted(getattr(self, name))}` writes or reads files: give `output_dir` as well."
                 )
+        if self.compile and self.two_steps:
+            raise ConfigError("`two_steps` is not compiled; leave out `compile` or `two_steps`.")
+        if self.compile == "cuda-graphs" and self.fp16:
+            raise ConfigError("A graph cannot hold the scaling of `fp16`; take `bf16=True` with compile='cuda-graphs'.")
         if self.eval_strategy == "no":
             for name in ("load_best_model_at_end", "early_stopping_patience"):
                 if getattr(self, name):
@@ -293,7 +322,7 @@ class CIAOTrainingArguments:
             >>> settings["learning_rate"], "output_dir" in settings
             (0.1, False)
         """
-        aside = {*_ON_THE_WAY, *_WHEN, "per_device_eval_batch_size"}
+        aside = {*_ON_THE_WAY, *_WHERE, *_WHEN, "per_device_eval_batch_size"}
         if not self.load_best_model_at_end and self.early_stopping_patience is None:
             aside |= {"metric_for_best_model", "greater_is_better", "early_stopping_threshold"}
         if may_go_on and self.lr_scheduler_type == "constant" and not self.warmup_ratio:

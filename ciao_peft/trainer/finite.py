@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from ..checking import all_finite
 from ..errors import DivergenceError
 
-__all__ = ["LastFinite"]
+__all__ = ["LastFinite", "all_finite_there"]
+
+
+def all_finite_there(tensors: Iterable[Tensor]) -> Tensor:
+    """Whether all values of all tensors are finite, as a tensor `()` on their device: the host does not wait for it.
+
+    Args:
+        tensors: On one device, one or more of them with floating-point values. Whole numbers are always finite.
+
+    Example:
+        >>> all_finite_there([torch.zeros(2), torch.tensor(7)])
+        tensor(True)
+    """
+    with_values = [tensor.detach() for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
+    return torch.stack([tensor.isfinite().all() for tensor in with_values]).all()
 
 
 class LastFinite:
@@ -32,19 +45,27 @@ class LastFinite:
 
     def __init__(self, module: nn.Module):
         self._module = module
-        self._step: int | None = None
         self._tensors: dict[str, Tensor] = {}
+        self._step: Tensor | None = None  # -1 where the module was finite at no call
 
     @torch.no_grad()
     def keep(self, step: int) -> None:
-        """Copies the module after an update, if all of it is finite.
+        """Copies the module after an update, if all of it is finite; the device decides that, and nobody waits.
 
         Args:
             step: The number of updates so far.
         """
         tensors = self._module.state_dict()
-        if all(map(all_finite, tensors.values())):
-            self._step, self._tensors = step, {name: tensor.clone() for name, tensor in tensors.items()}
+        if not tensors:
+            return
+        finite = all_finite_there(tensors.values())
+        if self._step is None:
+            self._tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+            self._step = torch.where(finite, step, -1)
+            return
+        for name, tensor in tensors.items():
+            self._tensors[name] = torch.where(finite, tensor, self._tensors[name])
+        self._step = torch.where(finite, step, self._step)
 
     def put_back(
         self, error: DivergenceError, best: Mapping[str, Tensor] | None, best_step: int | None
@@ -59,7 +80,8 @@ class LastFinite:
         Returns:
             The error, which says as well what is in memory now.
         """
-        step, tensors, which = self._step, self._tensors, "the last finite one that was kept, "
+        kept = -1 if self._step is None else int(self._step)
+        step, tensors, which = None if kept < 0 else kept, self._tensors, "the last finite one that was kept, "
         if best is not None:
             step, tensors, which = best_step, dict(best), "the best one, "
         if step is None:

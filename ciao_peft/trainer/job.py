@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from ..config import CIAOConfig
@@ -48,11 +49,20 @@ class LogitsAndEmbeddings(nn.Module):
     def __init__(self, model: CIAOModel, adapter_name: str | None = None):
         super().__init__()
         self.model, self.adapter_name = model, adapter_name
+        self._compiled: tuple[Any, ...] = ()  # no module of this one: it wraps the model
+
+    def compile_model(self, backend: str) -> None:
+        """Reads with what `torch.compile` makes of the model; the model itself stays as it is.
+
+        Args:
+            backend: Of `torch.compile`.
+        """
+        self._compiled = (torch.compile(self.model, backend=backend, dynamic=False),)
 
     def forward(self, **inputs: Any) -> tuple[Tensor, Tensor]:
         own = nullcontext() if self.adapter_name is None else self.model.reading_with(self.adapter_name)
         with own:
-            output = self.model(**inputs)
+            output = (self._compiled[0] if self._compiled else self.model)(**inputs)
         return output.logits, output.embeddings
 
 

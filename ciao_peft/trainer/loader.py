@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import TrainingError
 from ..features import ClipSamples, FeatureDataset, Samples
 from .accelerator import rows_per_process
+from .resident import ResidentFeatures, check_finite_rows
 from .seeds import seed_everything
 
 
@@ -51,6 +52,36 @@ class Batch:
         labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
         return Batch(moved, labels, self.counts)
 
+    def tensors(self) -> list[Tensor]:
+        """All tensors of the batch."""
+        inputs = [part for value in self.inputs.values() for part in (value if isinstance(value, tuple) else (value,))]
+        return inputs if self.labels is None else [*inputs, self.labels]
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What tells batches of another make apart, for which tensors cannot be exchanged."""
+        inputs = tuple((name, len(value) if isinstance(value, tuple) else None) for name, value in self.inputs.items())
+        return inputs, self.labels is None, tuple(self.counts)
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> Batch:
+        """A batch of the same make with other tensors.
+
+        Args:
+            tensors: In the order of `tensors()`.
+
+        Example:
+            >>> batch = Batch({"features": (torch.zeros(2, 4), torch.zeros(2, 1))}, torch.tensor([0, 1]), [2])
+            >>> other = batch.with_tensors([tensor + 1 for tensor in batch.tensors()])
+            >>> other.labels, len(other.inputs["features"])
+            (tensor([1, 2]), 2)
+        """
+        rest = list(tensors)
+        inputs: dict[str, Any] = {}
+        for name, value in self.inputs.items():
+            count = len(value) if isinstance(value, tuple) else 1
+            inputs[name], rest = (tuple(rest[:count]) if isinstance(value, tuple) else rest[0]), rest[count:]
+        return Batch(inputs, None if self.labels is None else rest[0], self.counts)
+
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, from where a GPU fetches it while it computes. Needs a GPU."""
         pinned = {
@@ -67,6 +98,7 @@ class BatchDataset:
         data: Pictures or stored features.
         labels: `(N,)` or `(N, num_labels)`: those of all samples, as `check_labels` returns them, or None.
         include_excitation: Whether stored u is of use to the adapter.
+        resident: The same features on the device that trains, where they are there.
 
     Shapes:
         Items are batches, see `Batch`.
@@ -85,13 +117,21 @@ class BatchDataset:
     data: Samples | ClipSamples | FeatureDataset
     labels: Tensor | None
     include_excitation: bool
+    resident: ResidentFeatures | None
 
     def __init__(
-        self, data: Samples | ClipSamples | FeatureDataset, labels: Tensor | None, include_excitation: bool = True
+        self,
+        data: Samples | ClipSamples | FeatureDataset,
+        labels: Tensor | None,
+        include_excitation: bool = True,
+        resident: ResidentFeatures | None = None,
     ):
         self.data = data
         self.include_excitation = include_excitation
         self.labels = labels
+        self.resident = resident
+        self._labels_there: dict[torch.device, Tensor] = {}
+        self._unseen: Tensor | None = None  # samples and views whose features were not looked at yet
 
     @property
     def kind(self) -> str:
@@ -109,6 +149,18 @@ class BatchDataset:
             raise TrainingError("The dataset has no labels to learn or to compare with.")
         return self.labels
 
+    def labels_on(self, device: torch.device) -> Tensor | None:
+        """All labels on a device, `(N, ...)`; copied there once.
+
+        Args:
+            device: Where they are to be.
+        """
+        if self.labels is None:
+            return None
+        if device not in self._labels_there:
+            self._labels_there[device] = self.labels.to(device)
+        return self._labels_there[device]
+
     def __len__(self) -> int:
         """Samples, all batches together."""
         return len(self.data)
@@ -120,19 +172,38 @@ class BatchDataset:
             order: Indices `(b,)`, `Batch.counts`, and the seed of what is random in it (None: view 0).
 
         Raises:
-            DataError: a picture cannot be read.
+            DataError: a picture cannot be read, or features that are read for the first time are not finite.
         """
         indices, counts, seed = order
         rows = torch.from_numpy(indices)
         labels = None if self.labels is None else self.labels[rows]
         if isinstance(self.data, FeatureDataset):
-            views: int | Tensor = 0
-            if seed is not None and self.data.views > 1:
-                views = torch.from_numpy(np.random.default_rng(seed).integers(0, self.data.views, len(indices)))
-            return Batch({"features": self.data.features(rows, views, self.include_excitation)}, labels, counts)
+            views = self.views_of(order)
+            features = self.data.features(rows, 0 if views is None else views, self.include_excitation)
+            self._look_at(features, rows, rows if views is None else rows + views * len(self.data))
+            return Batch({"features": features}, labels, counts)
         if seed is not None:  # for datasets that augment on the fly
             seed_everything(seed)
         return Batch({"pixel_values": self.data.pixels(indices.tolist())}, labels, counts)
+
+    def views_of(self, order: tuple[np.ndarray, list[int], int | None]) -> Tensor | None:
+        """The stored view of each sample of a batch, `(b,)`; None where all are view 0.
+
+        Args:
+            order: As for indexing.
+        """
+        indices, _, seed = order
+        if seed is None or not isinstance(self.data, FeatureDataset) or self.data.views == 1:
+            return None
+        return torch.from_numpy(np.random.default_rng(seed).integers(0, self.data.views, len(indices)))
+
+    def _look_at(self, features: tuple[Tensor, ...], samples: Tensor, numbers: Tensor) -> None:
+        if self._unseen is None:
+            views = self.data.views if isinstance(self.data, FeatureDataset) else 1
+            self._unseen = torch.ones(views * len(self.data), dtype=torch.bool, device="cpu")
+        if self._unseen[numbers].any():
+            check_finite_rows(features, samples)
+            self._unseen[numbers] = False
 
 
 class _Orders:
@@ -169,12 +240,13 @@ class BatchLoader:
         [[4, 2], [1]]
     """
 
+    source: BatchDataset
     rank: int
     num_processes: int
     device: torch.device
 
     def __init__(self, source: BatchDataset, rank: int, num_processes: int, num_workers: int, device: torch.device):
-        self.rank, self.num_processes, self.device = rank, num_processes, device
+        self.source, self.rank, self.num_processes, self.device = source, rank, num_processes, device
         self._sampler = _Orders()
         # Stored features need no workers: sending tensors between processes costs more than reading them.
         workers = 0 if isinstance(source.data, FeatureDataset) else num_workers
@@ -198,13 +270,60 @@ class BatchLoader:
         Raises:
             ValueError: there are more or fewer seeds than batches.
         """
-        orders = []
+        orders: list[tuple[np.ndarray, list[int], int | None]] = []
         for indices, seed in zip(plan, seeds, strict=True):
             counts = rows_per_process(len(indices), self.num_processes)
             first = sum(counts[: self.rank])
             orders.append((indices[first : first + counts[self.rank]], counts, seed))
+        if self.source.resident is not None:
+            yield from self._selected(orders, self.source.resident)
+            return
         self._sampler.orders = orders
         with torch.device("cpu"):  # it draws a number, and reads it
             batches = iter(self._loader)
+        if self.device.type == "cuda":
+            yield from _copied_ahead(batches, self.device)
+            return
         for batch in batches:
             yield batch.to(self.device)
+
+    def _selected(
+        self, orders: Sequence[tuple[np.ndarray, list[int], int | None]], resident: ResidentFeatures
+    ) -> Iterator[Batch]:
+        """Batches of features that are on the device: the numbers of an epoch's rows are copied once, and no batch."""
+        samples = [torch.from_numpy(indices) for indices, _, _ in orders]
+        views = [self.source.views_of(order) for order in orders]
+        rows = [s if v is None else s + v * len(self.source) for s, v in zip(samples, views, strict=True)]
+        labels = self.source.labels_on(self.device)
+        sizes = [len(own) for own in samples]
+        if not sizes:
+            return
+        numbers = torch.stack([torch.cat(samples), torch.cat(rows)])
+        if self.device.type == "cuda":
+            numbers = numbers.pin_memory()
+        parts = numbers.to(self.device, non_blocking=True).split(sizes, dim=1)
+        for (_, counts, _), (own_samples, own_rows) in zip(orders, parts, strict=True):
+            own_labels = None if labels is None else labels.index_select(0, own_samples)
+            yield Batch({"features": resident.features(own_rows)}, own_labels, counts)
+
+
+def _copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Copies each batch to a GPU on a stream of its own, while the batch before it is computed."""
+    stream = torch.cuda.Stream(device)
+
+    def copied() -> Batch | None:
+        batch = next(batches, None)
+        if batch is None:
+            return None
+        with torch.cuda.stream(stream):
+            return batch.to(device)
+
+    coming = copied()
+    while coming is not None:
+        now = torch.cuda.current_stream(device)
+        now.wait_stream(stream)
+        batch = coming
+        for tensor in batch.tensors():
+            tensor.record_stream(now)
+        coming = copied()
+        yield batch

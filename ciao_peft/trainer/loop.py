@@ -16,12 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..config import CIAOConfig
 from ..errors import DivergenceError, TrainingError
 from ..heads import dropout_from
 from ..surroundings import RANDOM_STATE
 from .accelerator import data_parallel, progress_bar, start_trackers, wait_for_all
-from .arguments import CIAOTrainingArguments
 from .best import Best
 from .checkpoint import (
     AdapterCheckpoints,
@@ -32,23 +30,24 @@ from .checkpoint import (
     refuse_old_checkpoints,
 )
 from .checkpoint_state import CheckpointState
-from .finite import LastFinite
+from .finite import LastFinite, all_finite_there
 from .history import CURVE_FILE, History, draw_learning_curve, plain
 from .interrupts import Interrupts
 from .job import Job, check_what_trains_the_mask, what_it_is_made_of
-from .loader import Batch, BatchDataset, BatchLoader
-from .optimizer import batch_losses, make_optimizer
+from .loader import BatchDataset, BatchLoader
+from .optimizer import make_optimizer
 from .optimizer_state import checked_moments, optimizer_tensors, restore_optimizer
 from .outputs import TrainOutput
 from .running_loss import RunningLoss
 from .sampler import plan_epoch, positive_groups
-from .seeds import seed_of, seed_torch
+from .seeds import seed_of
+from .updates import Updates, check_compile
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    pass
 
 
-class TrainingLoop:
+class TrainingLoop(Updates):
     """The state of one training: model, optimiser, place in the data, best evaluation so far.
 
     Nothing random is left over between updates: every micro-batch sets the generators from its number. Hence adapter,
@@ -75,7 +74,7 @@ class TrainingLoop:
         TrainingError: settings under which nothing would be trained, or data without labels.
 
     Example:
-        >>> from ciao_peft import get_ciao_model
+        >>> from ciao_peft import CIAOConfig, CIAOTrainingArguments, get_ciao_model
         >>> from ciao_peft.features import samples_of
         >>> from ciao_peft.trainer import make_accelerator
         >>> from ciao_peft.trainer.job import LogitsAndEmbeddings
@@ -97,25 +96,15 @@ class TrainingLoop:
         (2, 3)
     """
 
-    job: Job
-    args: CIAOTrainingArguments
-    config: CIAOConfig
-    accelerator: Accelerator
     source: BatchDataset
     eval_source: BatchDataset | None
     output_dir: Path | None
     groups: np.ndarray
     batch_size: int
     steps_per_epoch: int
-    total_steps: int
     best: Best
-    optimizer: Any  # a torch.optim.Optimizer, or Accelerate's wrapper of one
     names: dict[Tensor, str]
-    trained: list[nn.Parameter]
-    step: int
     num_checkpoints: int | None
-    losses: RunningLoss
-    grad_norm: Tensor | float | None
     history: History
 
     def __init__(self, job: Job, source: BatchDataset, eval_source: BatchDataset | None = None):
@@ -129,6 +118,7 @@ class TrainingLoop:
         epochs = self.args.num_train_epochs
         self.total_steps = self.args.max_steps if self.args.max_steps > 0 else math.ceil(epochs * self.steps_per_epoch)
         check_what_trains_the_mask(job)
+        check_compile(job)
         self.best = Best(self.args, self.config.problem_type)
         device = self.accelerator.device
         job.reader.to(device)
@@ -142,8 +132,8 @@ class TrainingLoop:
         self.num_checkpoints = None
         self.losses = RunningLoss(device)
         self.grad_norm = None
-        self._in_update = False
-        self._draws = torch.Generator(device)
+        self._record: dict[str, Any] | None = None
+        self._prepare_updates(device)
         self.history = History(None)
 
     # -- the whole ---------------------------------------------------------------------------------------------------
@@ -201,6 +191,7 @@ class TrainingLoop:
             return self._finish(time.perf_counter() - started, first)
         finally:
             del wrapped
+            self._end_updates()
             for tracker in self.accelerator.trackers:
                 tracker.finish()
             self.accelerator.trackers = []
@@ -235,61 +226,15 @@ class TrainingLoop:
     def _in_training(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext() if self.job.around_update is None else self.job.around_update()
 
-    def _seed(self, seed: int) -> None:
-        seed_torch(seed)  # for modules of other people
-        self._draws.manual_seed(seed)
-
-    def _update(self, wrapped: nn.Module, stream: Iterator[Batch], seeds: list[int]) -> None:
-        losses = self.losses.zeros()
-        for index, seed in enumerate(seeds):
-            batch = next(stream)
-            self._seed(seed_of(seed, 1))
-            last = index == len(seeds) - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(wrapped):
-                loss, task, contrastive = batch_losses(wrapped, batch, self.config, self.accelerator.autocast())
-                self.accelerator.backward(loss / len(seeds))
-            losses += torch.stack([loss, task, contrastive]).detach() / len(seeds)
-        self._step()
-        self.losses.add(losses)
-
-    def _update_in_two_steps(self, wrapped: nn.Module, stream: Iterator[Batch], seeds: list[int]) -> None:
-        """The contrastive loss for all but the head, then the task loss for the head, which sees the new mask."""
-        batches = [next(stream) for _ in seeds]
-        head = {p for group in self.optimizer.param_groups if group["part"] == "head" for p in group["params"]}
-        weight = self.config.contrastive_weight
-        losses = self.losses.zeros()
-        for step, compares in enumerate((True, False), start=1):
-            for batch, seed in zip(batches, seeds, strict=True):
-                self._seed(seed_of(seed, step))
-                _, task, contrastive = batch_losses(wrapped, batch, self.config, self.accelerator.autocast())
-                loss = weight * contrastive if compares else task
-                self.accelerator.backward(loss / len(seeds))
-                losses[0] += loss.detach() / len(seeds)
-                losses[2 if compares else 1] += (contrastive if compares else task).detach() / len(seeds)
-            for parameter in self.trained:
-                if (parameter in head) == compares:
-                    parameter.grad = None  # the optimiser leaves alone what has no gradient
-            self._step()
-        self.losses.add(losses)
-
-    def _step(self) -> None:
-        if self.args.max_grad_norm > 0:
-            if self.accelerator.scaler is not None:
-                self.accelerator.unscale_gradients(self.optimizer)
-            self.grad_norm = torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
-        factor = self.args.rate_factor(self.step, self.total_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-        self._in_update = True  # from here on the adapter may hold a part of this update
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
     def _after_update(self) -> None:
         last = self.step == self.total_steps
         if self.step % self.args.logging_steps == 0 or last:
             self._log_losses()
         if self.eval_source is not None and self._is_due(self.args.eval_strategy, self.args.eval_steps):
+            self._check_finite()
             self._evaluate(self.eval_source)
+        elif last and self.best.to_return_to is None:
+            self._check_finite()
         if self._is_due(self.args.save_strategy, self.args.save_steps):
             self._save(self.accelerator.is_main_process)
             wait_for_all(self.accelerator)
@@ -307,7 +252,7 @@ class TrainingLoop:
         if self.grad_norm is not None:
             entry["grad_norm"] = float(self.grad_norm)
         for group in self.optimizer.param_groups:
-            entry["learning_rate" if group["part"] == "head" else f"{group['part']}_learning_rate"] = group["lr"]
+            entry["learning_rate" if group["part"] == "head" else f"{group['part']}_learning_rate"] = group["rate"]
         self._log(entry)
 
     def _log(self, values: dict[str, Any]) -> None:
@@ -339,8 +284,9 @@ class TrainingLoop:
         return {name: value for name, value in entries[-1].items() if name.startswith("eval_")} if entries else {}
 
     def _check_finite(self) -> None:
-        """Refuses to save NaN and infinity, which no file of ours holds."""
-        if not all(bool(tensor.isfinite().all()) for tensor in (*self.trained, self.losses.window, self.losses.sums)):
+        """Refuses NaN and infinity, which are no result and in no file of ours; one look at the device for all."""
+        tensors = (*self.trained, *self.job.module.buffers(), self.losses.window, self.losses.sums)
+        if not bool(all_finite_there(tensors)):
             raise DivergenceError(
                 f"At update {self.step} the adapter or its loss holds NaN or infinite values: training has diverged, "
                 "and nothing was saved. Lower the learning rates (the mask's first)."
@@ -366,6 +312,13 @@ class TrainingLoop:
             raise TrainingError("The job has no `checkpoints`, so nothing can be saved in `output_dir` or resumed.")
         return self.job.checkpoints
 
+    @property
+    def _made_of(self) -> dict[str, Any]:
+        """What decides the result, looked up once: the backbone stays as it is meanwhile."""
+        if self._record is None:
+            self._record = what_it_is_made_of(self.job, self.source)
+        return self._record
+
     def _save(self, writes: bool = True) -> Path | None:
         """Saves a checkpoint of this moment and returns its folder; only the process that writes does so."""
         self._same_buffers()
@@ -380,7 +333,7 @@ class TrainingLoop:
             "place_in_order": self.num_checkpoints,
             "global_step": self.step,
             "total_steps": self.total_steps,
-            "record": what_it_is_made_of(self.job, self.source),
+            "record": self._made_of,
             **self.best.state(),
             **self.losses.state(),
             "scaler": None if scaler is None else scaler.state_dict(),
@@ -398,9 +351,7 @@ class TrainingLoop:
             return None
         with_best = self.args.load_best_model_at_end
         check = partial(checked_moments, self.optimizer, self.names, where=folder)
-        state, tensors, best = self._checkpoints.load(
-            folder, what_it_is_made_of(self.job, self.source), self.total_steps, with_best, check
-        )
+        state, tensors, best = self._checkpoints.load(folder, self._made_of, self.total_steps, with_best, check)
         restore_optimizer(self.optimizer, self.names, tensors, folder)
         self.step = state.global_step
         self.best.restore(state, best)

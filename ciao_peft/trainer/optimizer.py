@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import CIAOConfig
 from ..errors import TrainingError
@@ -16,7 +16,13 @@ from .arguments import CIAOTrainingArguments
 from .loader import Batch
 
 
-def batch_losses(reader: nn.Module, batch: Batch, config: CIAOConfig, autocast: AbstractContextManager[None]) -> Losses:
+def batch_losses(
+    reader: nn.Module,
+    batch: Batch,
+    config: CIAOConfig,
+    autocast: AbstractContextManager[None],
+    loss: Callable[..., Losses] = total_loss,
+) -> Losses:
     """The losses of a micro-batch over the samples of all processes, the same on each of them.
 
     Args:
@@ -24,6 +30,7 @@ def batch_losses(reader: nn.Module, batch: Batch, config: CIAOConfig, autocast: 
         batch: What this process has of it, with labels.
         config: Of the adapter; decides both losses and their weights.
         autocast: Mixed precision for the model; the losses take full precision.
+        loss: `total_loss`, or what `torch.compile` made of it.
 
     Returns:
         The total of Eq. 5, the task loss and the contrastive loss: scalars in float32.
@@ -45,9 +52,36 @@ def batch_losses(reader: nn.Module, batch: Batch, config: CIAOConfig, autocast: 
         raise TrainingError("A batch without labels has no loss.")
     with autocast:
         logits, embeddings = reader(**batch.inputs)
+    if len(batch.counts) <= 1:
+        return loss(logits.float(), embeddings.float(), batch.labels, config)
     width = logits.shape[1]
     both = gather_rows(torch.cat([logits.float(), embeddings.float()], dim=1), batch.counts)
-    return total_loss(both[:, :width], both[:, width:], gather_rows(batch.labels, batch.counts), config)
+    return loss(both[:, :width], both[:, width:], gather_rows(batch.labels, batch.counts), config)
+
+
+def rates_on(optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor:
+    """Puts the rates of an optimiser on a device, where a CUDA graph reads them.
+
+    Args:
+        optimizer: As `make_optimizer` makes it.
+        device: Of its parameters.
+
+    Returns:
+        `()`, the share of the peak rates that counts at an update; who sets it copies it into each group's `lr`.
+
+    Example:
+        >>> groups = {"head": [*nn.Linear(4, 2).parameters()]}
+        >>> optimizer = make_optimizer(groups, CIAOTrainingArguments(), "decision_layer", "faces")
+        >>> rates_on(optimizer, torch.device("cpu")), optimizer.param_groups[0]["lr"]
+        (tensor(1.), tensor(0.0010))
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = torch.full((), group["peak"], dtype=torch.float32, device=device)
+        if "capturable" in group:
+            group["capturable"] = True
+    # The first updates are made without a graph on purpose; torch would warn of them.
+    optimizer._warned_capturable_if_run_uncaptured = True  # pyright: ignore[reportAttributeAccessIssue]
+    return torch.ones((), dtype=torch.float32, device=device)
 
 
 def make_optimizer(

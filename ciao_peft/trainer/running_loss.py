@@ -41,8 +41,8 @@ class RunningLoss:
     sums: Tensor
 
     def __init__(self, device: torch.device):
-        self.window = torch.zeros(4, dtype=widest_dtype(device), device=device)
-        self.sums = torch.zeros_like(self.window)
+        self._both = torch.zeros(2, 4, dtype=widest_dtype(device), device=device)
+        self.window, self.sums = self._both
 
     def zeros(self) -> Tensor:
         """`(3,)` zeros to sum the losses of one update in: loss, task loss and contrastive loss."""
@@ -54,9 +54,8 @@ class RunningLoss:
         Args:
             losses: `(3,)`: its loss, task loss and contrastive loss.
         """
-        for total in (self.window, self.sums):
-            total[:3] += losses
-            total[3] += 1
+        self._both[:, :3] += losses
+        self._both[:, 3] += 1
 
     def take(self, step: int) -> dict[str, float]:
         """Mean losses since the last call, and begins a new window.
@@ -70,9 +69,11 @@ class RunningLoss:
         loss, task, contrastive, count = self.window.tolist()
         self.window.zero_()
         if not math.isfinite(loss):
+            first = step - int(count) + 1
+            when = f"at update {step}" if first == step else f"between updates {first} and {step}"
             raise DivergenceError(
-                f"The loss became {loss / count} at or before update {step}: training has diverged. Lower the "
-                "learning rates (the mask's first), or raise the temperature of the contrastive loss."
+                f"The loss became {loss / count} {when}: training has diverged. Lower the learning rates (the mask's "
+                "first), or raise the temperature of the contrastive loss."
             )
         return {"loss": loss / count, "task_loss": task / count, "contrastive_loss": contrastive / count}
 

@@ -30,6 +30,7 @@ from ..features import (
 from ..model import CIAOModel
 from .arguments import CIAOTrainingArguments
 from .loader import BatchDataset
+from .resident import resident_features
 from .sampler import smallest_batch
 
 if TYPE_CHECKING:
@@ -91,7 +92,10 @@ class Sources:
         data = self._data(dataset, name, several_passes)
         has_labels = (data.labels if isinstance(data, FeatureDataset) else data.label_key) is not None
         labels = check_labels_of(data, self._config, name) if has_labels or needs_labels else None
-        return BatchDataset(data, labels, self._needs_excitation)
+        resident = None
+        if several_passes and isinstance(data, FeatureDataset):
+            resident = resident_features(data, self.accelerator.device, self.args, self._needs_excitation)
+        return BatchDataset(data, labels, self._needs_excitation, resident)
 
     def clear(self) -> None:
         """Lets go of the stored features; those on disk stay there."""

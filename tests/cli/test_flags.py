@@ -92,6 +92,8 @@ def test_without_flags_the_example_has_the_defaults_of_the_library():
     [
         ("--num_train_epochs 0.5 --max_steps 3 --seed 7", {"num_train_epochs": 0.5, "max_steps": 3, "seed": 7}),
         ("--bf16", {"bf16": True}),
+        ("--bf16 auto --compile cuda-graphs", {"bf16": "auto", "compile": "cuda-graphs"}),
+        ("--compile --feature_device cpu", {"compile": True, "feature_device": "cpu"}),
         ("--bf16 false --no_class_balanced_batches", {"class_balanced_batches": False}),
         (
             "--class_balanced_batches false --greater_is_better true",

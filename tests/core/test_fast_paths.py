@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ciao_peft import contrastive
 from ciao_peft.heads import DecisionHead
 from ciao_peft.losses import supervised_contrastive_loss
 from ciao_peft.model import CIAOModel
@@ -103,14 +104,18 @@ def test_a_compiled_training_step_gives_the_same_loss_and_gradients(make):
 
 
 @pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize("block_size", [4, 8])
+@pytest.mark.parametrize("by_products", [False, True], ids=["by class", "by products"])
 @pytest.mark.parametrize("denominator", ["all", "negatives"])
-def test_the_compiled_contrastive_loss_is_the_same_in_one_graph(denominator):
+def test_the_compiled_contrastive_loss_is_the_same_in_one_graph(denominator, by_products, block_size, monkeypatch):
+    monkeypatch.setattr(contrastive, "_counts_by_products", lambda device: by_products)
+
     def loss(z):
-        return supervised_contrastive_loss(z, LABELS, denominator=denominator, block_size=4)
+        return supervised_contrastive_loss(z, LABELS, denominator=denominator, block_size=block_size)
 
     results = []
     z = torch.randn(6, 8)
-    for function in (loss, torch.compile(loss, fullgraph=True, backend="eager")):
+    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
         own = z.clone().requires_grad_(True)
         value = function(own)
         value.backward()

@@ -18,8 +18,8 @@ from ciao_peft.losses import (
     supervised_contrastive_loss,
 )
 from helpers.fakes import default_config as config
+from helpers.losses import VARIANTS, by_definition, value_and_gradient
 
-VARIANTS = [(d, r) for d in ("all", "negatives", "class_average") for r in ("mean", "sum")]
 BY_WEIGHTS = [(d, r) for d, r in VARIANTS if d != "class_average"]
 BATCHES = {
     "pairs": [0, 0, 1, 1, 2, 2],
@@ -27,40 +27,6 @@ BATCHES = {
     "uneven": [4, 4, 4, 4, 4, 1],
     "shuffled": [2, 0, 1, 0, 2, 2],
 }
-
-
-def by_definition(z, labels, temperature, denominator, reduction):
-    """Eq. 2-4 spelled out with loops, in whatever precision the embeddings have."""
-    rows = [row / row.norm() for row in z]
-    size = len(rows)
-    losses = []
-    for i in range(size):
-        positives = [p for p in range(size) if p != i and labels[p] == labels[i]]
-        different = [k for k in range(size) if labels[k] != labels[i]]
-        counted = different if denominator == "negatives" else [k for k in range(size) if k != i]
-        if not positives or not counted:
-            continue
-        logits = torch.stack([torch.dot(rows[i], rows[k]) / temperature for k in counted])
-        largest = logits.max().detach()
-        shares = [1.0] * len(counted)
-        if denominator == "class_average":
-            classes = [int(label) for label in labels]
-            shares = [size / (len(set(classes)) * classes.count(classes[k])) for k in counted]
-        log_total = (
-            largest + (torch.tensor(shares, dtype=torch.float64).to(logits) * (logits - largest).exp()).sum().log()
-        )
-        logs = [torch.dot(rows[i], rows[p]) / temperature - log_total for p in positives]
-        losses.append(-sum(logs) / (len(positives) if reduction == "mean" else size - 1))
-    if not losses:
-        return z.sum() * 0
-    return sum(losses) / len(losses) if reduction == "mean" else sum(losses)
-
-
-def value_and_gradient(function, embeddings):
-    embeddings = embeddings.detach().clone().requires_grad_(True)
-    value = function(embeddings)
-    value.backward()
-    return value.detach().double(), embeddings.grad.double()
 
 
 def on_circle(*degrees):
@@ -152,7 +118,7 @@ def test_with_class_ids_no_matrix_of_all_pairs_is_made_or_kept(denominator):
     assert sum(kept) <= 300 * 16 + 2 * 300 + 2
 
 
-@pytest.mark.parametrize("block_size", [0, -1, 2.5, True, None])
+@pytest.mark.parametrize("block_size", [0, -1, 2.5, True])
 def test_block_sizes_that_are_none_are_refused(block_size):
     with pytest.raises(ConfigError, match="`block_size` must be a whole number of 1 or more; got"):
         supervised_contrastive_loss(torch.randn(2, 2), torch.tensor([0, 0]), block_size=block_size)

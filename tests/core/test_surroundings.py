@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,7 +13,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
 
+import ciao_peft
 from ciao_peft import AutoCIAOModel, CIAOConfig, CIAOModel, Preprocessing, cache_features, get_ciao_model, load_encoder
 from ciao_peft.encoders import save_encoder
 from ciao_peft.features import Augmentation
@@ -20,6 +24,7 @@ from ciao_peft.surroundings import outside_inference
 from helpers.fakes import SIZE, bits, pixels, same_bits, small_config, tiny_backbone
 from helpers.training import assert_same, faces, make_trainer, weights
 
+PACKAGE = Path(ciao_peft.__file__).parent
 CLIPS = {"frames": 3, "recurrent_size": 4}
 LOOKS = Preprocessing(size=SIZE[1:], mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 
@@ -106,6 +111,36 @@ def test_everything_is_as_it_is_elsewhere(around, tmp_path: Path):
     model.set_adapter("default")
     features = tuple(f.requires_grad_() for f in found["features"])
     model(features=features, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+
+
+class ChosenDevices(TorchFunctionMode):
+    """Notes where a file of the package makes a tensor without saying on which device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: set[str] = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in _device_constructors() and (kwargs or {}).get("device") is None:
+            frame = inspect.currentframe()
+            while frame is not None:
+                path = Path(frame.f_code.co_filename)
+                if PACKAGE in path.parents:
+                    self.places.add(f"{path.relative_to(PACKAGE)}:{frame.f_lineno} {func.__name__}")
+                    break
+                frame = frame.f_back
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_tensor_is_made_on_a_device_that_nobody_chose(tmp_path: Path):
+    """With `torch.set_default_device("cuda")` it would be on the GPU, and what it meets is not."""
+    net = tiny_backbone()
+    with ChosenDevices() as watched:
+        everything(tmp_path, net)
+    assert watched.places == set()
+    with ChosenDevices() as watched:  # the watch sees what it should; a fresh encoder is on the default device
+        load_encoder("small-face")
+    assert {place.partition(":")[0] for place in watched.places} == {str(Path("encoders", "small_face.py"))}
 
 
 def test_a_training_learns_under_no_grad_of_its_caller():

@@ -49,10 +49,59 @@ def test_every_benchmark_runs_and_records_what_it_measured(script, name, tmp_pat
         assert set(record) == set(json.loads(kept.read_text()))
 
 
+@pytest.mark.parametrize("name", ["bench_gpu_training", "bench_gpu_reading"])
+def test_without_a_gpu_nothing_is_measured(script, name, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    script(name).main(["--results", str(tmp_path)])
+    assert "There is no NVIDIA GPU here, so nothing is measured" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_figures_of_a_gpu_are_written_one_by_one_and_one_that_fails_stops_no_other(script, tmp_path, capsys):
+    def failing():
+        raise RuntimeError("out of memory")
+
+    gpu = script("gpu")
+    figures = gpu.Figures("gpu_some", gpu.argparse.Namespace(results=tmp_path))
+    for name, wall, kernel in (("slow", 3.0, 1.0), ("quick", 1.0, 0.5)):
+        figures.add(name, lambda wall=wall, kernel=kernel: {"wall": wall, "kernel": kernel, "busy": kernel / wall})
+        assert name in json.loads((tmp_path / "gpu_some.json").read_text())["figures"]
+    figures.add("broken", failing)
+    figures.ratio("slow / quick", "slow", "quick", 2.0)
+    figures.ratio("slow / broken", "slow", "broken", 2.0)
+    figures.share("quick", 0.5)
+    written = json.loads((tmp_path / "gpu_some.json").read_text())["figures"]
+    assert written["broken"]["error"] == "RuntimeError: out of memory"
+    assert written["slow / quick"] == {"ratio": 3.0, "target": 2.0, "at_least": False, "met": False}
+    assert written["busy: quick"]["met"] and "slow / broken" not in written
+    assert "busy  33.3%" in capsys.readouterr().out
+
+
 def test_a_smoke_run_does_not_replace_what_was_measured(script, capsys):
     with pytest.raises(SystemExit):
         script("bench_imports").main(["--smoke"])
     assert "give --results another folder" in capsys.readouterr().err
+
+
+def test_figures_of_a_gpu_come_into_the_page_where_there_are_some(script, tmp_path, monkeypatch):
+    tables = script("speed_tables")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert tables.gpu() == ""
+    figures = {
+        "a step": {"wall": 0.002, "kernel": 0.001, "busy": 0.5},
+        "a graph": {"error": "RuntimeError: no"},
+        "a / b": {"ratio": 1.5, "target": 1.3, "at_least": False, "met": False},
+    }
+    record = {"machine": {"torch": "2.0"}, "gpu": "a GPU", "commit": "abc", "figures": figures}
+    (tmp_path / "gpu_reading.json").write_text(json.dumps(record))
+    page = tables.gpu()
+    assert "`benchmarks/bench_gpu_reading.py` on a GPU, torch 2.0, at commit abc" in page
+    for row in (
+        "| a step | 2.000 | 1.000 | 50% |",
+        "| a graph | RuntimeError: no |",
+        "| a / b | 1.50 | at most 1.30 | **not",
+    ):
+        assert row in page, page
 
 
 @pytest.mark.parametrize("name", ["formula", "exact"])

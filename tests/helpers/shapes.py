@@ -14,7 +14,8 @@ from beartype import beartype
 from ciao_peft import _shapes
 
 CHECKED = [
-    f"ciao_peft.{module}" for module in ("inhibition", "labels", "losses", "heads", "metrics.problem", "metrics.scores")
+    f"ciao_peft.{module}"
+    for module in ("inhibition", "labels", "contrastive", "losses", "heads", "metrics.problem", "metrics.scores")
 ]
 """Modules whose every call is checked."""
 
