@@ -112,7 +112,9 @@ class Alignment:
             object.__setattr__(self, "finder", self.landmarks)
             object.__setattr__(self, "landmarks", _OWN + name)
         if self.landmarks != FIVE_POINTS and not (
-            isinstance(self.landmarks, str) and self.landmarks.startswith(_OWN) and len(self.landmarks) <= 200
+            isinstance(self.landmarks, str)
+            and self.landmarks.startswith(_OWN)
+            and len(_OWN) < len(self.landmarks) <= 200
         ):
             raise ConfigError(f"`landmarks` must be {FIVE_POINTS!r} or a function; got {_short(self.landmarks)}.")
         if not is_number(self.size, int, 16, _MAX_SIDE):

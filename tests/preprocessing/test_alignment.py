@@ -114,6 +114,7 @@ def test_an_alignment_that_is_none_is_refused(settings, message):
         ({"missing": "skip"}, "missing"),
         ({"landmarks": "68-points"}, "`landmarks` must be 'five-points' or a function; got '68-points'"),
         ({"landmarks": 5}, "`landmarks` must be"),
+        ({"landmarks": "own:"}, "`landmarks` must be"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, message):
