@@ -6,6 +6,7 @@ from .active import ActiveAdapter
 from .adapter import Adapter, AdapterDict
 from .mixed_batch import Source, checked_source, frames_read, read_maps, read_mixed, rows_by_adapter
 from .restore import restore_adapter
+from .stack import decide_all
 
 __all__ = [
     "ActiveAdapter",
@@ -13,6 +14,7 @@ __all__ = [
     "AdapterDict",
     "Source",
     "checked_source",
+    "decide_all",
     "frames_read",
     "read_maps",
     "read_mixed",
