@@ -265,11 +265,12 @@ class Adapter(nn.Module):
             excitation = frozen_excitation()
         return self.inhibition[index](features, excitation) if len(self.inhibition) else excitation
 
-    def decide(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
+    def decide(self, feature_map: Tensor, trains_map: bool | None = None) -> tuple[Tensor, Tensor]:
         """Goes from the final map to logits and embeddings.
 
         Args:
             feature_map: `(B, C, H, W)`; of clips `(B * frames, C, H, W)`, frame after frame.
+            trains_map: Whether a gradient goes to the map; as the map says when left out, which it cannot in `vmap`.
 
         Returns:
             Logits `(B, num_labels)` and embeddings z `(B, D)`, in the dtype of the head.
@@ -284,7 +285,8 @@ class Adapter(nn.Module):
         pooled = pool_map(feature_map, self.config.pooling)
         if self.config.frames is not None:
             pooled = pooled.unflatten(0, (-1, self.config.frames))
-        apart = self.config.task_loss_trains == "head" and pooled.requires_grad
+        trains_map = pooled.requires_grad if trains_map is None else trains_map
+        apart = self.config.task_loss_trains == "head" and trains_map
         logits, hidden = self.head(pooled.detach() if apart else pooled)
         source = self.config.embedding_source
         to_compare, hidden = self.head(pooled) if apart and source != "features" else (logits, hidden)

@@ -14,6 +14,7 @@ import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
@@ -25,7 +26,7 @@ from ..config import CIAOConfig
 from ..inhibition import InhibitoryLayer
 from .adapter import Adapter
 
-__all__ = ["STACKED_ON", "Stack", "decide_all", "stacks"]
+__all__ = ["STACKED_ON", "Call", "Stack", "decide_all", "is_stacked_on", "kind_of", "stacks"]
 
 STACKED_ON = {"cuda"}
 """Types of devices on which adapters of equal shape are stacked."""
@@ -120,6 +121,25 @@ def _parts_of(adapter: Adapter) -> _Parts | None:
     return parts if parts.is_plain(adapter) else None
 
 
+def kind_of(adapter: Adapter) -> Hashable | None:
+    """Equal for two adapters that can be stacked whole, where both sit at the same place; None for one that cannot.
+
+    Example:
+        >>> from ciao_peft.backbone import open_backbone
+        >>> opened = open_backbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), (3, 16, 16))
+        >>> first, second = (Adapter(CIAOConfig(problem_type="regression", num_labels=n), opened) for n in (2, 3))
+        >>> kind_of(first) == kind_of(first), kind_of(first) == kind_of(second)
+        (True, False)
+    """
+    parts = _parts_of(adapter)
+    return None if parts is None or parts.head_kind is None else (parts.mask_kind, parts.head_kind)
+
+
+def is_stacked_on(device: torch.device) -> bool:
+    """Whether adapters on a device are stacked."""
+    return device.type in STACKED_ON and not torch.compiler.is_compiling()
+
+
 class _Skeletons(threading.local):
     """Adapters without values by kind; each thread has its own, for they are lent values while they compute."""
 
@@ -139,8 +159,16 @@ class _Skeletons(threading.local):
 _SKELETONS = _Skeletons()
 
 
-class _Call(nn.Module):
-    """An adapter, called by one of its methods, with tensors by name in place of its own."""
+class Call(nn.Module):
+    """An adapter, called by one of its methods, with tensors by name in place of its own.
+
+    Args:
+        adapter: Without values, as a skeleton; lent them for a call, by one thread at a time.
+        method: Called with the adapter and what `with_tensors` is given.
+
+    Shapes:
+        As the method has them.
+    """
 
     def __init__(self, adapter: Adapter, method: Callable[..., Any]):
         super().__init__()
@@ -161,11 +189,31 @@ class Stack(NamedTuple):
         places: Of their requests, as `stacks` was asked.
         adapters: In the same order.
         parts: What each is made of.
+
+    Shapes:
+        features `(B, C, H, W)`, u and masks `(B, C', H', W')`; with k adapters, the masks of `masks_of_all` are
+        `(B * k, C', H', W')`, those of a row one after the other.
+
+    Example:
+        >>> from ciao_peft import CIAOConfig
+        >>> from ciao_peft.backbone import open_backbone
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
+        >>> configs = [CIAOConfig(problem_type="regression", num_labels=2, decay_init=a) for a in (1.0, 2.0)]
+        >>> adapters = [Adapter(config, open_backbone(net, (3, 16, 16))) for config in configs]
+        >>> stack, x = Stack.of(adapters), torch.rand(4, 3, 16, 16)
+        >>> masks = stack.masks_of_all(0, x, lambda: net(x)).unflatten(0, (4, 2))
+        >>> torch.allclose(masks[:, 1], net(x) / (2 + net(x)), atol=1e-6)
+        True
     """
 
     places: list[int]
     adapters: list[Adapter]
     parts: list[_Parts]
+
+    @classmethod
+    def of(cls, adapters: Sequence[Adapter]) -> Stack:
+        """A stack of adapters that are alike."""
+        return cls([*range(len(adapters))], [*adapters], [_Parts.of(adapter) for adapter in adapters])
 
     def tensors(self, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
         """By name those of all adapters, with one more dimension in front."""
@@ -191,7 +239,7 @@ class Stack(NamedTuple):
             in_dims: Along which dimension each adapter has its own share of an argument; None where all share it.
             out_dims: Along which dimension the results are stacked.
         """
-        run = _Call(_SKELETONS.of(self.adapters[0], self.parts[0]), method).with_tensors
+        run = Call(_SKELETONS.of(self.adapters[0], self.parts[0]), method).with_tensors
         return torch.vmap(run, in_dims=(0, *in_dims), out_dims=out_dims)(self.tensors(prefixes), *args)
 
     def masks_of_all(self, index: int, features: Tensor, frozen_excitation: Callable[[], Tensor]) -> Tensor:
@@ -249,7 +297,7 @@ def stacks(
         >>> stacks([(None, adapter) for adapter in adapters], opened, torch.device("cpu"), 4)
         []
     """
-    if not _is_stacked_on(device) or not isinstance(opened, CutBackbone) or not opened.keeps_rows:
+    if not is_stacked_on(device) or not isinstance(opened, CutBackbone) or not opened.keeps_rows:
         return []
     groups: dict[Hashable, list[tuple[int, Adapter, _Parts]]] = {}
     for place, (rows, adapter) in enumerate(asked):
@@ -261,10 +309,6 @@ def stacks(
     most = max(LARGEST // max(each, 1), 2)
     chosen = (group[first : first + most] for group in groups.values() for first in range(0, len(group), most))
     return [Stack(*map(list, zip(*group, strict=True))) for group in chosen if len(group) > 1]
-
-
-def _is_stacked_on(device: torch.device) -> bool:
-    return device.type in STACKED_ON and not torch.compiler.is_compiling()
 
 
 def decide_all(asked: Sequence[tuple[Adapter, Tensor]], dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
@@ -289,7 +333,7 @@ def decide_all(asked: Sequence[tuple[Adapter, Tensor]], dtype: torch.dtype) -> l
     groups: dict[Hashable, list[tuple[int, Adapter, _Parts]]] = {}
     results: dict[int, tuple[Tensor, Tensor]] = {}
     for place, (adapter, feature_map) in enumerate(asked):
-        parts = _parts_of(adapter) if _is_stacked_on(feature_map.device) else None
+        parts = _parts_of(adapter) if is_stacked_on(feature_map.device) else None
         if parts is not None and parts.head_kind is not None:
             kind = (parts.head_kind, feature_map.shape, feature_map.dtype)
             groups.setdefault(kind, []).append((place, adapter, parts))
@@ -297,7 +341,8 @@ def decide_all(asked: Sequence[tuple[Adapter, Tensor]], dtype: torch.dtype) -> l
         if len(group) > 1:
             stack = Stack(*map(list, zip(*group, strict=True)))
             maps = torch.stack([asked[place][1] for place in stack.places])
-            logits, z = stack.call(Adapter.decide, ("head.",), maps, in_dims=(0,))
+            decide = partial(Adapter.decide, trains_map=maps.requires_grad)
+            logits, z = stack.call(decide, ("head.",), maps, in_dims=(0,))
             results |= dict(zip(stack.places, zip(logits.to(dtype), z, strict=True), strict=True))
     for place, (adapter, feature_map) in enumerate(asked):
         if place not in results:

@@ -144,8 +144,12 @@ def test_sixteen_worlds_take_about_as_many_kernels_as_two(make, how):
     assert alone(lambda: kernels(run(16))) > 2 * many
 
 
-def test_gradients_reach_every_adapter_of_a_stack():
-    model = model_of("equal")
+@pytest.mark.parametrize("trains", ["all", "head"])
+def test_gradients_reach_every_adapter_of_a_stack(trains):
+    model = CIAOModel(tiny_backbone(), input_size=SIZE)
+    for number in range(3):
+        model.add_adapter(str(number), small_config(init_seed=number, task_loss_trains=trains))
+    model.eval()
 
     def gradients():
         model.zero_grad()
