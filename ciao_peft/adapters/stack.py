@@ -178,6 +178,7 @@ class Call(nn.Module):
         return self._method(self.adapter, *args)
 
     def with_tensors(self, tensors: dict[str, Tensor], *args: Any) -> Any:
+        """What the method returns when the adapter has these tensors, by name in `state_dict`."""
         named = {f"adapter.{name}": tensor for name, tensor in tensors.items()}
         return torch.func.functional_call(self, named, args)
 

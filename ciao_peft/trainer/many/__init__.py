@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .jobs import AdapterJob, AdapterTraining
-from .training import train_adapters
+from .jobs import AdapterJob, AdapterTraining, sorted_alike
+from .training import train_adapters, trains_at_once
 
-__all__ = ["AdapterJob", "AdapterTraining", "train_adapters"]
+__all__ = ["AdapterJob", "AdapterTraining", "sorted_alike", "train_adapters", "trains_at_once"]

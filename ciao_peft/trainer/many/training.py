@@ -15,6 +15,8 @@ from ...errors import DivergenceError, TrainingError, listed
 from ...features import FeatureDataset, check_labels_of
 from ...model import CIAOModel
 from ...surroundings import random_state_kept
+from ..accelerator import make_accelerator
+from ..arguments import CIAOTrainingArguments
 from ..calibrate import calibrate_decay
 from ..job import check_what_trains_the_mask
 from ..loader import BatchDataset
@@ -24,7 +26,7 @@ from .jobs import AdapterJob, AdapterTraining, alike, sorted_alike
 from .loop import StackedLoop
 from .member import Member
 
-__all__ = ["train_adapters"]
+__all__ = ["train_adapters", "trains_at_once"]
 
 
 def train_adapters(
@@ -93,6 +95,17 @@ def train_adapters(
         own = [todo[place] for place in places]
         results |= _trained_together(model, own) if len(own) > 1 else {own[0].trainer.adapter_name: own[0].train()}
     return {name: results[name] for name in names}
+
+
+def trains_at_once() -> bool:
+    """Whether `train_adapters` runs alike trainings in one loop on the device that this process trains on.
+
+    Example:
+        >>> import torch
+        >>> trains_at_once() == torch.cuda.is_available()
+        True
+    """
+    return is_stacked_on(make_accelerator(CIAOTrainingArguments(report_to="none")).device)
 
 
 @dataclass(frozen=True)
