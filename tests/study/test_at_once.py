@@ -14,8 +14,10 @@ from filelock import FileLock
 from ciao_peft.adapters import stack
 from ciao_peft.study import Plan, Record, read_records
 from ciao_peft.study import training as study_training
+from ciao_peft.study.search import SearchSpace
 from ciao_peft.study.worklist import Worklist
 from ciao_peft.trainer.many import loop
+from helpers.searches import search
 from helpers.studies import plan_of
 
 
@@ -107,3 +109,14 @@ def test_a_rate_that_diverges_is_a_result_and_ends_no_other(plan, tmp_path, at_o
     assert {key: record.error is None for key, record in together.items()} == {
         key: record.error is None for key, record in alone.items()
     }
+
+
+def test_a_search_gives_the_trials_of_one_by_one(tmp_path, at_once):
+    space = SearchSpace(hidden_size=(8, 9), batch_size=(8,))
+    alone = search(tmp_path / "alone", trials=12, space=space, splits=2)
+    counts = at_once()
+    together = search(tmp_path / "together", trials=12, space=space, splits=2)
+    assert counts, "no two trials were alike"
+    assert [trial.values for trial in together.trials] == [trial.values for trial in alone.trials]
+    for trial, other in zip(together.trials, alone.trials, strict=True):
+        assert trial.score == pytest.approx(other.score, abs=1e-4)
