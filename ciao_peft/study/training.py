@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..config import CIAOConfig
 from ..data import clip_means, clips
-from ..errors import ConfigError, DivergenceError, TrainingError
+from ..errors import CIAOError, ConfigError, DivergenceError, TrainingError
 from ..features import check_labels_of
 from ..metrics import compute_metrics, confusion_matrix
 from ..model import CIAOModel, get_ciao_model
@@ -289,8 +289,10 @@ def _fit_together(trainings: Sequence[Training], folds: Sequence[Fold]) -> list[
     if len(trainings) > 1:
         try:
             return _fit_at_once(trainings, folds)
-        except Exception:  # such as too little memory for all of them: what is wrong with one, it says by itself
-            pass
+        except (torch.OutOfMemoryError, CIAOError):
+            pass  # one by one there may be room, and what is wrong with one of them is its own
+        except Exception as error:
+            return [error] * len(trainings)
     results: list[Trained | Exception] = []
     for training, fold in zip(trainings, folds, strict=True):
         try:

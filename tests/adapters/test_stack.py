@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import copy
 import gc
-import re
 import threading
 import weakref
 
 import pytest
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
 from ciao_peft import CIAOModel
 from ciao_peft.adapters import stack
 from helpers.fakes import BACKBONES, SIZE, pixels, small_config, tiny_backbone, train, worlds, wrap
+from helpers.kernels import kernels
 
 KINDS = {
     "equal": [{"init_seed": n} for n in range(5)],
@@ -74,20 +73,6 @@ def assert_reads_as_alone(model, x=None):
     assert list(answers) == list(expected)
     torch.testing.assert_close(answers, expected, rtol=1e-5, atol=1e-5)
     return answers
-
-
-NO_KERNEL = re.compile(
-    r"aten::(as_strided_?|.*view.*|empty.*|to|resize_|resolve_.*|promote_types|_reshape_alias|lift_fresh|alias|detach"
-    r"|select|slice|expand|permute|unbind|split.*|reshape|flatten|unflatten|movedim|transpose|t|squeeze|unsqueeze)"
-)
-
-
-def kernels(do) -> int:
-    """Operations that compute or copy, each a kernel on a GPU."""
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
-        do()
-    names = [event.name for event in seen.events() if not event.cpu_children]
-    return sum(name.startswith("aten::") and NO_KERNEL.fullmatch(name) is None for name in names)
 
 
 @BACKBONES

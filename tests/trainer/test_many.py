@@ -25,6 +25,7 @@ from ciao_peft.features import Augmentation
 from ciao_peft.losses import total_loss
 from ciao_peft.trainer.many import loop, losses
 from helpers.fakes import SIZE, residual_backbone, tiny_backbone
+from helpers.kernels import kernels
 from helpers.training import CLASSES, TASKS, faces, weights
 
 
@@ -284,6 +285,19 @@ def test_contrastive_losses_of_many_are_those_of_each(size, monkeypatch):
     together = losses.stacked_losses(logits, z, labels, labels, configs)
     each = [torch.stack(total_loss(*own)) for own in zip(logits, z, labels, configs, strict=True)]
     torch.testing.assert_close(together, torch.stack(each), rtol=1e-6, atol=1e-6)
+
+
+def test_an_update_of_eight_takes_about_as_many_kernels_as_one_of_two():
+    def training(count, steps):
+        configs = [config(init_seed=n, dropout=0.0, temperature=0.1 + n / 10) for n in range(count)]
+        model = model_with(configs)
+        stored = cache_features(model, faces(64), include_excitation=True)
+        args = [arguments(seed=n, max_steps=steps, logging_steps=100) for n in range(count)]
+        jobs = [AdapterJob(adapter_name=str(n), args=each) for n, each in enumerate(args)]
+        return kernels(lambda: train_adapters(model, jobs, stored))
+
+    two, eight = (training(count, 6) - training(count, 3) for count in (2, 8))
+    assert eight <= two + 6, (two, eight)
 
 
 def test_on_a_cpu_trainings_run_one_after_the_other_to_the_bit(monkeypatch, loops):

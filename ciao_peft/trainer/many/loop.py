@@ -19,7 +19,7 @@ from ..accelerator import progress_bar
 from ..interrupts import Interrupts
 from ..loader import Batch, BatchDataset, BatchLoader
 from ..seeds import seed_of
-from .losses import stacked_losses
+from .losses import LossNumbers, stacked_losses
 from .member import Member
 from .skeleton import Skeleton
 from .stacked import StackedAdapters
@@ -98,6 +98,10 @@ class StackedLoop:
         first_rows = np.arange(len(members))[:, None] * labels.shape[1]  # of each member's labels, all in one column
         flat = torch.from_numpy(np.concatenate([(rows + first_rows).ravel() for rows in order])).to(self._device)
         largest = torch.tensor([m.args.max_grad_norm or torch.inf for m in members], device=self._device)
+        configs = [member.adapter.config for member in members]
+        self._numbers = LossNumbers.of(configs, self._device)
+        kept = torch.tensor([1 - own.dropout for own in configs], dtype=torch.float32, device=self._device)
+        self._kept_shares = kept[:, None, None]
         places = flat.split([rows.size for rows in order])
         batches = self._batches(order, seeds_of_updates)
         began = time.perf_counter()
@@ -156,7 +160,7 @@ class StackedLoop:
             if configs[0].dropout > 0:
                 drops = self._drops([seed_of(seed, 1) for seed in seeds], labels.shape[1])
             logits, z = self._skeleton.read(self._stack.tensors, features, shared, drops)
-        losses = stacked_losses(logits.float(), z, labels, targets, configs)
+        losses = stacked_losses(logits.float(), z, labels, targets, configs, self._numbers)
         losses[:, 0].sum().backward()
         for total in (self._window, self._sums):
             total[:, :3] += losses.detach()
@@ -171,11 +175,10 @@ class StackedLoop:
         widths = self._skeleton.widths * self._skeleton.passes
         drops = [torch.empty(len(seeds), rows, width, dtype=dtype, device=self._device) for width in widths]
         for place, (member, seed) in enumerate(zip(self._members, seeds, strict=True)):
-            kept = 1 - member.adapter.config.dropout
             self._generator.manual_seed(seed)
             for drop in drops:
-                drop[place].bernoulli_(kept, generator=self._generator).div_(kept)
-        return drops
+                drop[place].bernoulli_(1 - member.adapter.config.dropout, generator=self._generator)
+        return [drop.div_(self._kept_shares) for drop in drops]
 
     def _after_update(self, active: Sequence[int]) -> None:
         step, members = self._step, self._members

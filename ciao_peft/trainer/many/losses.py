@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from ...config import CIAOConfig
 from ...labels import contrastive_targets, widest_dtype
 from ...losses import contrastive_loss, task_loss
 
-__all__ = ["sample_targets", "stacked_losses"]
+__all__ = ["LossNumbers", "sample_targets", "stacked_losses"]
 
 MOST_AT_ONCE = 2**27
 """Similarities of samples that are in memory together; of larger batches one training's after the other."""
@@ -34,8 +35,38 @@ def sample_targets(labels: Tensor, config: CIAOConfig) -> Tensor | None:
     return contrastive_targets(labels, config)
 
 
+class LossNumbers(NamedTuple):
+    """What the losses of K trainings differ in, on their device: made once, so that no update waits for a copy.
+
+    Args:
+        temperatures: `(K, 1, 1)`, in the widest floating point.
+        weights: Of the contrastive loss, `(K,)`.
+
+    Example:
+        >>> config = CIAOConfig(problem_type="regression", num_labels=1, temperature=0.5)
+        >>> LossNumbers.of([config, config], torch.device("cpu")).temperatures.flatten()
+        tensor([0.5000, 0.5000], dtype=torch.float64)
+    """
+
+    temperatures: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, configs: Sequence[CIAOConfig], device: torch.device) -> LossNumbers:
+        """Those of adapters with these configs."""
+        exact = widest_dtype(device)
+        temperatures = torch.tensor([each.temperature for each in configs], dtype=exact, device=device)
+        weights = torch.tensor([each.contrastive_weight for each in configs], dtype=torch.float32, device=device)
+        return cls(temperatures[:, None, None], weights)
+
+
 def stacked_losses(
-    logits: Tensor, z: Tensor, labels: Tensor, targets: Tensor | None, configs: Sequence[CIAOConfig]
+    logits: Tensor,
+    z: Tensor,
+    labels: Tensor,
+    targets: Tensor | None,
+    configs: Sequence[CIAOConfig],
+    numbers: LossNumbers | None = None,
 ) -> Tensor:
     """Loss, task loss and contrastive loss (Eq. 5) of each of K trainings.
 
@@ -45,6 +76,7 @@ def stacked_losses(
         labels: `(K, B)` or `(K, B, num_labels)`.
         targets: `(K, B)`, as `sample_targets` gives them for the samples of each batch.
         configs: Of the adapters; alike but for temperature, weight, bins and the like.
+        numbers: Of the same; made here when left out.
 
     Returns:
         `(K, 3)`, as `total_loss` gives them.
@@ -61,25 +93,24 @@ def stacked_losses(
     task = torch.vmap(lambda own, truth: task_loss(own, truth, config))(logits, labels)
     if config.contrastive_weight == 0:
         return torch.stack([task, task, torch.zeros_like(task)], dim=1)
+    numbers = LossNumbers.of(configs, z.device) if numbers is None else numbers
     if z.shape[0] * z.shape[1] ** 2 <= MOST_AT_ONCE:
         if targets is None:
             targets = torch.stack([contrastive_targets(*pair) for pair in zip(labels, configs, strict=True)])
-        contrastive = _contrastive(z, targets, configs).to(task.dtype)
+        contrastive = _contrastive(z, targets, config, numbers.temperatures).to(task.dtype)
     else:
         contrastive = torch.stack([contrastive_loss(*own) for own in zip(z, labels, configs, strict=True)])
-    weights = torch.tensor([each.contrastive_weight for each in configs], dtype=task.dtype, device=task.device)
-    return torch.stack([task + weights * contrastive, task, contrastive], dim=1)
+    return torch.stack([task + numbers.weights * contrastive, task, contrastive], dim=1)
 
 
-def _contrastive(z: Tensor, targets: Tensor, configs: Sequence[CIAOConfig]) -> Tensor:
+def _contrastive(z: Tensor, targets: Tensor, config: CIAOConfig, temperatures: Tensor) -> Tensor:
     """`supervised_contrastive_loss` of K batches, `(K,)`, from whole matrices: z `(K, B, D)`, targets `(K, B[, B])`."""
-    config, exact = configs[0], widest_dtype(z.device)
-    temperature = torch.tensor([each.temperature for each in configs], dtype=exact, device=z.device)[:, None, None]
+    exact = temperatures.dtype
     with torch.autocast(z.device.type, enabled=False):
         z = z.to(exact)
         length = z.norm(dim=2, keepdim=True)
         z = torch.where(length > 0, z / torch.where(length > 0, length, 1.0), 0.0)
-        similarity = z @ z.mT / temperature  # (K, B, B)
+        similarity = z @ z.mT / temperatures  # (K, B, B)
         same_sample = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
         weights = targets if targets.ndim == 3 else targets[:, :, None] == targets[:, None, :]
         weights = weights.to(exact).masked_fill(same_sample, 0.0)
