@@ -35,7 +35,8 @@ def train_adapters(
     """Trains many adapters of a model on the same samples: other seeds, rates, temperatures, labels or forms.
 
     Each comes out as `CIAOTrainer` would train it by itself, to rounding: the same order of samples, dropout, schedule
-    and optimiser. On a GPU, trainings of adapters of equal shape on stored features run in one loop, whose products
+    and optimiser. (Where a gradient is nothing but rounding, AdamW makes steps of it: in float32 a few numbers then
+    differ by more than 1e-5, as they do between two single trainings that start a rounding error apart.) On a GPU, trainings of adapters of equal shape on stored features run in one loop, whose products
     are those of all of them: a small adapter leaves a GPU nearly idle, and sixteen cost little more than one. Those
     that differ in more than numbers (the head's sizes, the pooling, the kind of labels, the batch size) make another
     loop; settings that a loop of many has no room for (`output_dir`, `two_steps`, `gradient_accumulation_steps`,
