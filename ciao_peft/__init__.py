@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from .model import CIAOModel, CIAOOutput, get_ciao_model
     from .preprocessing import Preprocessing
     from .saliency import draw_saliency, gradcam_plus_plus, mask_strength, saliency_picture
-    from .trainer import CIAOTrainer, CIAOTrainingArguments
+    from .trainer import AdapterJob, AdapterTraining, CIAOTrainer, CIAOTrainingArguments, train_adapters
 
 __all__ = [
+    "AdapterJob",
+    "AdapterTraining",
     "AutoCIAOModel",
     "CIAOConfig",
     "CIAOError",
@@ -47,9 +49,12 @@ __all__ = [
     "mask_strength",
     "saliency_picture",
     "supervised_contrastive_loss",
+    "train_adapters",
 ]
 
 _ROOM_OF = {
+    "AdapterJob": "trainer",
+    "AdapterTraining": "trainer",
     "AutoCIAOModel": "auto",
     "CIAOConfig": "config",
     "CIAOError": "errors",
@@ -68,6 +73,7 @@ _ROOM_OF = {
     "mask_strength": "saliency",
     "saliency_picture": "saliency",
     "supervised_contrastive_loss": "losses",
+    "train_adapters": "trainer",
 }
 
 

@@ -8,7 +8,10 @@ from pathlib import Path
 from ciao_peft.markdown import markdown_table as table
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-SUBJECTS = ("training", "worlds", "features", "loading", "losses", "imports", "growth", "equal_accuracy")
+SUBJECTS = (
+    *("training", "worlds", "features", "loading", "losses", "imports", "growth", "equal_accuracy"),
+    "many_trainings",
+)
 BFLOAT16 = 2  # bytes
 
 
@@ -95,6 +98,15 @@ def worlds() -> str:
         if case["refused"]:
             parts[-1] += f"\n\nPEFT refuses a mixed batch here: {case['refused']}"
     return "\n\n".join(parts)
+
+
+def many_trainings() -> str:
+    rows = []
+    for name, case in result("many_trainings")["cases"].items():
+        for run, seconds in case["seconds"].items():
+            each = seconds / case["trainings"] / case["updates"]
+            rows.append([name, run, f"{seconds:.1f}", ms(each), f"{case['ratio'].get(run, 1):.2f}x"])
+    return table(["encoder", "", "s", "ms per update of one", "one after the other / this"], rows)
 
 
 def loading() -> str:

@@ -6,14 +6,19 @@ from .active import ActiveAdapter
 from .adapter import Adapter, AdapterDict
 from .mixed_batch import Source, checked_source, frames_read, read_maps, read_mixed, rows_by_adapter
 from .restore import restore_adapter
+from .stack import Call, decide_all, is_stacked_on, kind_of
 
 __all__ = [
     "ActiveAdapter",
     "Adapter",
     "AdapterDict",
+    "Call",
     "Source",
     "checked_source",
+    "decide_all",
     "frames_read",
+    "is_stacked_on",
+    "kind_of",
     "read_maps",
     "read_mixed",
     "restore_adapter",

@@ -123,7 +123,7 @@ class Adapter(nn.Module):
     def _set_mode(self, mode: bool) -> None:
         self.training = mode
         self.head.train(mode)
-        for copies in (self.inhibition, self.excitation, self.encoder):
+        for copies in (self.inhibition, self.low_rank_excitation, self.excitation, self.encoder):
             for module in () if copies is None else copies.modules():
                 is_batch_norm = isinstance(module, _BatchNorm)
                 module.training = mode and is_batch_norm and self.config.train_batch_norm
@@ -304,11 +304,12 @@ class Adapter(nn.Module):
         unit = cast(nn.Sequential, self.excitation[index])
         return unit(features.to(cast(nn.Conv2d, unit[0]).weight.dtype)).to(features.dtype)
 
-    def decide(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
+    def decide(self, feature_map: Tensor, trains_map: bool | None = None) -> tuple[Tensor, Tensor]:
         """Goes from the final map to logits and embeddings.
 
         Args:
             feature_map: `(B, C, H, W)`; of clips `(B * frames, C, H, W)`, frame after frame.
+            trains_map: Whether a gradient goes to the map; as the map says when left out, which it cannot in `vmap`.
 
         Returns:
             Logits `(B, num_labels)` and embeddings z `(B, D)`, in the dtype of the head.
@@ -323,7 +324,8 @@ class Adapter(nn.Module):
         pooled = pool_map(feature_map, self.config.pooling)
         if self.config.frames is not None:
             pooled = pooled.unflatten(0, (-1, self.config.frames))
-        apart = self.config.task_loss_trains == "head" and pooled.requires_grad
+        trains_map = pooled.requires_grad if trains_map is None else trains_map
+        apart = self.config.task_loss_trains == "head" and trains_map
         logits, hidden = self.head(pooled.detach() if apart else pooled)
         source = self.config.embedding_source
         to_compare, hidden = self.head(pooled) if apart and source != "features" else (logits, hidden)

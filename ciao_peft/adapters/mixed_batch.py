@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import TypedDict
 
 import torch
@@ -21,6 +22,7 @@ from ..backbone import (
 from ..config import BASE_ADAPTER
 from ..errors import AdapterNotFoundError, InputError, listed, quoted
 from .adapter import Adapter
+from .stack import Stack, decide_all, stacks
 
 __all__ = ["Source", "checked_source", "frames_read", "read_maps", "read_mixed", "rows_by_adapter"]
 
@@ -192,19 +194,26 @@ def read_mixed(
     rows = rows_by_adapter(names, len(batch) // (frames or 1), adapters)
     if adapters_off:
         rows = {BASE_ADAPTER: list(range(len(names)))}
-    indices = {name: torch.tensor(own, device=batch.device) for name, own in rows.items()}
+    order = torch.tensor([row for own in rows.values() for row in own], device=batch.device)  # one copy to a GPU
+    indices = dict(zip(rows, order.split([len(own) for own in rows.values()]), strict=True))
     if frames is not None:  # all frames of a clip, which follow one another
         each = torch.arange(frames, device=batch.device)
         indices = {name: (own[:, None] * frames + each).flatten() for name, own in indices.items()}
     requests = [(indices[name], name) for name in rows]
-    maps = read_maps(requests, adapters, frozen, features_of=opened, **source)
+    maps = dict(zip(rows, read_maps(requests, adapters, frozen, features_of=opened, **source), strict=True))
+    own_names = [name for name in rows if name != BASE_ADAPTER]
+    decided = decide_all([(adapters[name], maps[name]) for name in own_names], frozen.dtype)
+    answers: dict[str, tuple[Tensor, Tensor | None]] = dict(zip(own_names, decided, strict=True))
+    if BASE_ADAPTER in rows:
+        answers[BASE_ADAPTER] = maps[BASE_ADAPTER].to(frozen.dtype), None
     logits: dict[int, Tensor] = {}
     embeddings: dict[int, Tensor | None] = {}
-    for (name, own), feature_map in zip(rows.items(), maps, strict=True):
-        answers, z = (feature_map, None) if name == BASE_ADAPTER else adapters[name].decide(feature_map)
+    for name, own in rows.items():
+        own_logits, z = answers[name]
+        z = None if z is None else z.float()
         for place, row in enumerate(own):
-            logits[row] = answers[place].to(frozen.dtype)
-            embeddings[row] = None if z is None else z[place].float()
+            logits[row] = own_logits[place]
+            embeddings[row] = None if z is None else z[place]
     return [logits[row] for row in range(len(names))], [embeddings[row] for row in range(len(names))]
 
 
@@ -230,7 +239,8 @@ def read_maps(
         masks: Masks by adapter, to be used in place of `Adapter.mask`.
 
     Returns:
-        For each request the final map `(b, C, H, W)` of its b rows; for the backbone's name its output.
+        For each request the final map `(b, C, H, W)` of its b rows, or more of which the first b count where adapters
+        with few and with many rows were stacked; for the backbone's name its output.
 
     Raises:
         InputError: features are of no use to an adapter that was asked for.
@@ -247,7 +257,10 @@ def read_maps(
         >>> maps[0].shape
         torch.Size([2, 8, 14, 14])
     """
+    changed = masks is not None
     masks = {name: adapters[name].mask for _, name in requests if name != BASE_ADAPTER} | dict(masks or {})
+    batch = pixel_values if features is None else features[0]
+    assert batch is not None  # one of the two was given
     results: dict[int, Tensor] = {}
     shared: dict[int, tuple[OpenedBackbone, list[int]]] = {}
     for index, (rows, name) in enumerate(requests):
@@ -265,10 +278,41 @@ def read_maps(
                 )
         shared.setdefault(id(opened), (opened, []))[1].append(index)
     for opened, members in shared.values():
-        masked = [(requests[index][0], masks.get(requests[index][1])) for index in members]
-        maps = opened.run(opened.rooted, masked, pixel_values=pixel_values, features=features)
-        results |= dict(zip(members, maps, strict=True))
+        units = [] if changed else [index for index in members if requests[index][1] != BASE_ADAPTER]
+        own = [(requests[index][0], adapters[requests[index][1]]) for index in units]
+        stacked = stacks(own, opened, batch.device, len(batch))
+        alone = set(members) - {units[place] for stack in stacked for place in stack.places}
+        single = [index for index in members if index in alone]
+        asked = [(requests[index][0], masks.get(requests[index][1])) for index in single]
+        asked += [_request(stack, [own[place][0] for place in stack.places]) for stack in stacked]
+        maps = opened.run(opened.rooted, asked, pixel_values=pixel_values, features=features)
+        results |= dict(zip(single, maps, strict=False))
+        for stack, feature_map in zip(stacked, maps[len(single) :], strict=True):
+            places = [units[place] for place in stack.places]
+            if own[stack.places[0]][0] is not None:
+                each = feature_map.unflatten(0, (len(places), -1))
+            elif len(feature_map) > len(batch):
+                each = feature_map.unflatten(0, (-1, len(places))).movedim(1, 0)
+            else:  # none of them has a mask: one answer for all
+                each = [feature_map] * len(places)
+            results |= dict(zip(places, each, strict=True))
     return [results[index] for index in range(len(requests))]
+
+
+def _request(stack: Stack, rows: Sequence[Tensor | None]) -> tuple[Tensor | None, Mask]:
+    """The rows that a stack reads, and its mask; equally many rows for each adapter, the last one again and again."""
+    given = [own for own in rows if own is not None]
+    if not given:
+        return None, stack.masks_of_all
+    counts = [len(own) for own in given]
+    together, most = torch.cat(given), max(counts)
+    if min(counts) < most:
+        starts = accumulate(counts, initial=0)
+        order = [
+            start + min(row, count - 1) for start, count in zip(starts, counts, strict=False) for row in range(most)
+        ]
+        together = together[torch.tensor(order, device=together.device)]
+    return together, stack.masks_of_each
 
 
 def _read_with_own_encoder(

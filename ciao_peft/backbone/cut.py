@@ -20,7 +20,10 @@ from .units import UnitSpec
 __all__ = ["CutBackbone", "Mask", "Request"]
 
 Mask = Callable[[int, Tensor, Callable[[], Tensor]], Tensor]
-"""From a unit's number, its input and a function that gives the frozen unit's answer, to what goes on in its place."""
+"""From a unit's number, its input and a function that gives the frozen unit's answer, to what goes on in its place.
+
+It may return k rows for each row of the input, one after the other: the final map then has k rows for each, too.
+"""
 
 Request = tuple[Tensor | None, Mask | None]
 """Rows of the batch (None for all of it) and their mask (None for the backbone's own output)."""
@@ -126,6 +129,11 @@ class CutBackbone:
         """Paths of the masked convolutions."""
         return tuple(unit.conv for unit in self.units_spec)
 
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether every tensor that crosses the cut has one row for each sample: attention folds heads into rows."""
+        return set(self._folds) | set(self._answer_folds) == {1}
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _cut_again, (self.rooted.backbone, self.input_size, self._targets)  # compiled code has no pickle
 
@@ -187,6 +195,7 @@ class CutBackbone:
         self._tail = make_piece(self.rooted, nodes, both, [places.map], known, fold)
         self._rest = make_piece(self.rooted, nodes, both, [output], known, fold)
         self.map_shape = tuple(self._layout.as_map(places.map.meta["value"]).shape[1:])
+        self._tail_reads = [node in _read_between([places.map], {*both, *known}) for node in tensors]
 
     @torch.no_grad()
     def _check(self, example: Tensor) -> list[bool]:
@@ -324,12 +333,39 @@ class CutBackbone:
             ]
             if self._writes_masks:  # without inhibition the mask is u itself, which others may still read
                 masks = [m.clone() for m in masks]
-            results.append(self._layout.as_map(self._tail(rooted, *self._safe(chosen), *masks)[0]))
+            first = tensors[self._input_index[0]]
+            copies = len(masks[0]) // len(first) if len(masks[0]) > len(first) else 1
+            crossing = self._safe(chosen) if copies == 1 else self._repeated(chosen, copies)
+            results.append(self._layout.as_map(self._tail(rooted, *crossing, *masks)[0]))
         return results
+
+    def _repeated(self, features: Sequence[Tensor], copies: int) -> list[Tensor]:
+        """Each row of features several times over, in a row; of what the tail does not read, the shape alone."""
+        repeated = []
+        for tensor, is_read in zip(_unfolded(features, self._folds), self._tail_reads, strict=True):
+            if is_read:
+                repeated.append(tensor.repeat_interleave(copies, dim=0))
+            else:
+                repeated.append(tensor[:1].expand(len(tensor) * copies, *tensor.shape[1:]))
+        return repeated
 
     def _safe(self, features: Sequence[Tensor]) -> list[Tensor]:
         features = _unfolded(features, self._folds)
         return [f.clone() if w else f for f, w in zip(features, self._written, strict=True)]
+
+
+def _read_between(outputs: Sequence[fx.Node], inputs: set[fx.Node]) -> set[fx.Node]:
+    """Those of the inputs that the way back from the outputs ends at."""
+    read: set[fx.Node] = set()
+    todo, seen = [*outputs], set[fx.Node]()
+    while todo:
+        node = todo.pop()
+        if node in inputs:
+            read.add(node)
+        elif node not in seen:
+            seen.add(node)
+            todo.extend(node.all_input_nodes)
+    return read
 
 
 def _unfolded(tensors: Sequence[Tensor], folds: Sequence[int]) -> list[Tensor]:

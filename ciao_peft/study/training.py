@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..config import CIAOConfig
 from ..data import clip_means, clips
-from ..errors import ConfigError, DivergenceError, quoted
+from ..errors import CIAOError, ConfigError, DivergenceError, TrainingError, quoted
 from ..features import check_labels_of
 from ..metrics import compute_metrics, confusion_matrix
-from ..model import get_ciao_model
+from ..model import CIAOModel, get_ciao_model
 from ..saving import library_versions
-from ..trainer import CIAOTrainer, CIAOTrainingArguments
+from ..trainer import AdapterJob, CIAOTrainer, CIAOTrainingArguments, train_adapters
+from ..trainer.many import sorted_alike
 from .baselines import build_baseline, fit, predict
 from .data import FoldFaces, Material
 from .matching import differing
@@ -92,6 +93,16 @@ class Training:
         Raises:
             CIAOError: this cannot be trained.
         """
+        (record,) = train_together([self])
+        if isinstance(record, Exception):
+            raise record
+        return record
+
+    def in_folds(self) -> Generator[Fold, Trained, Record]:
+        """The training as its parts: yields what is to be trained on each fold, and is sent what that gave.
+
+        A `DivergenceError` that is thrown in is what training gave; the record is returned at the end.
+        """
         # On a CPU a whole network is faster with the channels last; the last convolution alone, on stored maps, slower.
         faster = torch.channels_last if self.run.method.needs == "pixels" else torch.contiguous_format
         self.material.encoder.module.to(memory_format=faster)
@@ -103,7 +114,7 @@ class Training:
         try:
             for fold in self.material.loaded.folds:
                 train, test, rows = self._data(fold)
-                result = self._fit(train, test, fold.name)
+                result = yield Fold(train, test, fold.name)
                 samples = {"train": samples["train"] + len(train), "test": samples["test"] + len(test)}
                 answers, truth = result.logits, check_labels_of(test, self.config, "the test split")
                 if rows is not None:
@@ -183,27 +194,42 @@ class Training:
         assert frames is not None  # or this method reads single pictures
         return data.clips(clips(faces, frames, task.average_by).rows)
 
-    def _fit(self, train: Any, test: Any, fold: str) -> Trained:
-        arguments = self._with_a_log_per_epoch(self.arguments(fold), len(train))
+    def fit(self, fold: Fold) -> Trained:
+        """Trains on one fold.
+
+        Raises:
+            CIAOError: this cannot be trained.
+        """
         if self.run.method.baseline is not None:
-            return _train_baseline(self, train, test, arguments)
+            return _train_baseline(self, fold.train, fold.test, self._fold_arguments(fold))
         model = get_ciao_model(self.material.encoder.module, self.config)
         try:
-            if self.on_epoch is not None:
-                arguments = replace(arguments, eval_strategy="epoch")
-            trainer = CIAOTrainer(model, arguments, on_log=self._tell_epoch)
+            trainer = CIAOTrainer(model, self._fold_arguments(fold), on_log=self._tell_epoch)
             began = time.perf_counter()
-            trainer.train(train, None if self.on_epoch is None else test)
-            seconds = time.perf_counter() - began
-            logits = trainer.predict(test).logits
-            adapter = model.adapters["default"]
-            trained = sum(p.numel() for group in model.adapter_parameters("default").values() for p in group)
-            total = sum(tensor.numel() for tensor in adapter.state_dict().values())
-            parameters = {"trained": trained, "adapter_total": total}
-            start = adapter.config.decay_init if adapter.config.inhibition else None
-            return Trained(logits, history_of(trainer.log_history), parameters, seconds, start)
+            trainer.train(fold.train, None if self.on_epoch is None else fold.test)
+            return _trained(trainer, fold, time.perf_counter() - began)
         finally:
             model.unload()
+
+    def job(self, adapter_name: str, fold: Fold) -> AdapterJob:
+        """The training on one fold as one of several of `train_adapters`."""
+        return AdapterJob(adapter_name=adapter_name, args=self._fold_arguments(fold), on_log=self._tell_epoch)
+
+    @property
+    def shares(self) -> Hashable | None:
+        """Equal for two trainings of one task and encoder that train on the same stored features; None without."""
+        method = self.run.method
+        if method.baseline is not None or method.needs != "features" or self.config.frames is not None:
+            return None
+        seed = self.run.seed if self.held_out_seed is None else self.held_out_seed
+        held_out = seed if self.run.split == "validation" else None
+        return self.run.task.name, self.material.encoder.asked.name, held_out, self.on_epoch is None
+
+    def _fold_arguments(self, fold: Fold) -> CIAOTrainingArguments:
+        arguments = self._with_a_log_per_epoch(self.arguments(fold.name), len(fold.train))
+        if self.on_epoch is not None and self.run.method.baseline is None:
+            arguments = replace(arguments, eval_strategy="epoch")
+        return arguments
 
     def _tell_epoch(self, entry: dict[str, Any]) -> None:
         name = f"eval_{self.material.loaded.metric}"
@@ -214,6 +240,101 @@ class Training:
         batches = math.ceil(num_samples / arguments.per_device_train_batch_size)
         steps = math.ceil(batches / arguments.gradient_accumulation_steps)
         return replace(arguments, logging_steps=steps)
+
+
+class Fold(NamedTuple):
+    """What is trained at a time.
+
+    Args:
+        train, test: What it learns from, and what it answers.
+        name: Of the fold.
+    """
+
+    train: Any
+    test: Any
+    name: str
+
+
+def train_together(trainings: Sequence[Training]) -> list[Record | Exception]:
+    """Trains several at once, where they train on the same features and a machine is faster so; the others in turn.
+
+    Args:
+        trainings: Of any kind.
+
+    Returns:
+        For each what `Training.train` would return or raise.
+    """
+    running = [training.in_folds() for training in trainings]
+    results: dict[int, Record | Exception] = {}
+    answers: dict[int, Trained | Exception | None] = dict.fromkeys(range(len(trainings)))
+    while answers:
+        asked: dict[int, Fold] = {}
+        for place, answer in answers.items():
+            try:
+                if isinstance(answer, Exception):
+                    asked[place] = running[place].throw(answer)
+                else:
+                    asked[place] = next(running[place]) if answer is None else running[place].send(answer)
+            except StopIteration as end:
+                results[place] = end.value
+            except Exception as error:
+                results[place] = error
+        answers = {}
+        for places in sorted_alike([trainings[place].shares for place in asked]):
+            own = [[*asked][place] for place in places]
+            fitted = _fit_together([trainings[place] for place in own], [asked[place] for place in own])
+            answers |= dict(zip(own, fitted, strict=True))
+    return [results[place] for place in range(len(trainings))]
+
+
+def _fit_together(trainings: Sequence[Training], folds: Sequence[Fold]) -> list[Trained | Exception]:
+    if len(trainings) > 1:
+        try:
+            return _fit_at_once(trainings, folds)
+        except (torch.OutOfMemoryError, CIAOError):
+            pass  # one by one there may be room, and what is wrong with one of them is its own
+        except Exception as error:
+            return [error] * len(trainings)
+    results: list[Trained | Exception] = []
+    for training, fold in zip(trainings, folds, strict=True):
+        try:
+            results.append(training.fit(fold))
+        except Exception as error:
+            results.append(error)
+    return results
+
+
+def _fit_at_once(trainings: Sequence[Training], folds: Sequence[Fold]) -> list[Trained | Exception]:
+    model = CIAOModel(trainings[0].material.encoder.module)
+    try:
+        for number, training in enumerate(trainings):
+            model.add_adapter(str(number), training.config)
+        jobs = [
+            training.job(str(number), fold)
+            for number, (training, fold) in enumerate(zip(trainings, folds, strict=True))
+        ]
+        evaluates = trainings[0].on_epoch is not None
+        done = train_adapters(model, jobs, folds[0].train, folds[0].test if evaluates else None)
+        results: list[Trained | Exception] = []
+        for result, fold in zip(done.values(), folds, strict=True):
+            if result.output is None:
+                results.append(result.error or TrainingError("Training gave nothing."))
+            else:
+                results.append(_trained(result.trainer, fold, result.output.metrics["train_runtime"]))
+        return results
+    finally:
+        model.unload()
+
+
+def _trained(trainer: CIAOTrainer, fold: Fold, seconds: float) -> Trained:
+    """What a training of an adapter on a fold gave."""
+    model, name = trainer.model, trainer.adapter_name
+    adapter = model.adapters[name]
+    trained = sum(p.numel() for group in model.adapter_parameters(name).values() for p in group)
+    total = sum(tensor.numel() for tensor in adapter.state_dict().values())
+    start = adapter.config.decay_init if adapter.config.inhibition else None
+    logits, parameters = trainer.predict(fold.test).logits, {"trained": trained, "adapter_total": total}
+    return Trained(logits, history_of(trainer.log_history), parameters, seconds, start)
 
 
 def mean_answers(logits: Tensor, labels: Tensor, things: Sequence[Any]) -> tuple[Tensor, Tensor]:

@@ -6,20 +6,25 @@ import itertools
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import CIAOError, DataNotFoundError, TrainingError, listed
+from ..trainer.many import sorted_alike, trains_at_once
 from .data import LoadedEncoder, LoadedTask, Material, load_study_encoder, load_task
 from .matching import fits
 from .plan import Encoder, Method, Plan, Run, Task
 from .records import RESULTS_FILE, Record, Results, append_record
-from .training import Training
+from .training import Training, train_together
 
 SECONDS_BETWEEN_LOOKS = 0.5
 """At what others have done meanwhile."""
+
+MOST_AT_ONCE = 16
+"""Trainings that one process makes at once; a kill loses no more."""
 
 
 Rate: TypeAlias = float | Mapping[str, float] | None
@@ -151,19 +156,31 @@ class Worklist:
             on_progress: Called before and after each training.
 
         Raises:
-            KeyboardInterrupt: as it comes; the training at hand is lost and no other.
+            KeyboardInterrupt: as it comes; the training at hand is lost, or those made at once, and no other.
         """
         while True:
             self.look()
             waiting = False
-            for run in self._open_runs():
-                waiting |= not self._train_if_free(run, on_progress)
+            for runs in self._open_together():
+                waiting |= not self._train_if_free(runs, on_progress)
             if not waiting:
                 if self._finished():
                     break
                 continue
             time.sleep(SECONDS_BETWEEN_LOOKS)
         return self.look()
+
+    def _open_together(self) -> Iterator[list[Run]]:
+        """`_open_runs`, several at a time where those are faster trained at once."""
+        if not trains_at_once():
+            yield from ([run] for run in self._open_runs())
+            return
+        kinds = itertools.groupby(self._open_runs(), lambda r: (r.task.name, r.encoder.name, r.method.name, r.split))
+        for _, runs in kinds:
+            these = [*runs]
+            for places in sorted_alike([self._training(run).shares for run in these]):
+                for first in range(0, len(places), MOST_AT_ONCE):
+                    yield [these[place] for place in places[first : first + MOST_AT_ONCE]]
 
     def _open_runs(self) -> Iterator[Run]:
         """Trainings that could begin now and have no record; a method's own come after its search."""
@@ -217,34 +234,45 @@ class Worklist:
         names = [fold.name for fold in self._tasks[task.name].folds]
         return {name: _best((rate, of_fold(name, record)) for rate, record in tried) for name in names}
 
-    def _train_if_free(self, run: Run, on_progress: Callable[[Progress, str], None]) -> bool:
-        """Trains if nobody else does; false where somebody does."""
+    def _train_if_free(self, runs: Sequence[Run], on_progress: Callable[[Progress, str], None]) -> bool:
+        """Trains those that nobody else does; false where somebody does."""
+        with ExitStack() as claims:
+            free = [run for run in runs if self._claimed(run, claims)]
+            self.look()
+            # The others were done by another process between the look and the claim.
+            open_runs = [run for run in free if self._training(run).key not in self._by_key]
+            if open_runs:
+                doing = _described(open_runs[0])
+                more = f" and {len(open_runs) - 1} more" if len(open_runs) > 1 else ""
+                on_progress(self.progress, doing + more)
+                self._train(open_runs)
+                on_progress(self.look(), doing + more)
+        return len(free) == len(runs)
+
+    def _claimed(self, run: Run, claims: ExitStack) -> bool:
+        """Claims a training until the claims are given back; false where somebody else has."""
         from filelock import FileLock, Timeout
 
-        training, doing = self._training(run), _described(run)
-        claims = self.folder / "claims"
-        claims.mkdir(parents=True, exist_ok=True)
-        claim = FileLock(claims / f"{training.key}.lock")
+        folder = self.folder / "claims"
+        folder.mkdir(parents=True, exist_ok=True)
+        claim = FileLock(folder / f"{self._training(run).key}.lock")
         try:
             claim.acquire(blocking=False)
         except Timeout:
             return False
-        try:
-            self.look()
-            if training.key in self._by_key:  # done by another process between the look and the claim
-                return True
-            on_progress(self.progress, doing)
-            try:
-                record = training.train()
-            except Exception as error:  # such as too little memory for this method: the rest is done all the same
-                self.progress.failed[doing] = reason_of(error)
+        claims.callback(claim.release)
+        return True
+
+    def _train(self, runs: Sequence[Run]) -> None:
+        """Trains, and writes down every record and why there is none."""
+        trainings = [self._training(run) for run in runs]
+        for run, record in zip(runs, _records_of(trainings), strict=True):
+            if isinstance(record, Record):
+                append_record(self.folder / RESULTS_FILE, record)
+            else:  # such as too little memory for this method: the rest is done all the same
+                doing = _described(run)
+                self.progress.failed[doing] = reason_of(record)
                 self.say(f"{doing}: {self.progress.failed[doing]}")
-                return True
-            append_record(self.folder / RESULTS_FILE, record)
-            on_progress(self.look(), doing)
-            return True
-        finally:
-            claim.release()
 
     # -- data and encoders, loaded when first needed -------------------------------------------------------------------
 
@@ -285,6 +313,16 @@ class Worklist:
                 disable_tqdm=True,
             )
         return self._materials[pair]
+
+
+def _records_of(trainings: Sequence[Training]) -> list[Record | Exception]:
+    """Their records, or for each why there is none."""
+    if len(trainings) > 1:
+        return train_together(trainings)
+    try:
+        return [training.train() for training in trainings]
+    except Exception as error:
+        return [error]
 
 
 def _part(item: Task | Encoder) -> str:

@@ -8,11 +8,14 @@ from .arguments import CIAOTrainingArguments
 from .job import Job
 from .loader import BatchDataset, BatchLoader
 from .loop import TrainingLoop
+from .many import AdapterJob, AdapterTraining, train_adapters
 from .outputs import PredictionOutput, TrainOutput
 from .sampler import BalancedBatchSampler, plan_epoch
 from .trainer import CIAOTrainer
 
 __all__ = [
+    "AdapterJob",
+    "AdapterTraining",
     "BalancedBatchSampler",
     "BatchDataset",
     "BatchLoader",
@@ -26,4 +29,5 @@ __all__ = [
     "make_accelerator",
     "plan_epoch",
     "random_state_kept",
+    "train_adapters",
 ]

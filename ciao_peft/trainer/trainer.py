@@ -154,9 +154,7 @@ class CIAOTrainer:
             LaunchError: another process has ended, or has not answered within `ddp_timeout` seconds.
             KeyboardInterrupt: on Ctrl-C, after a checkpoint was saved in `output_dir`.
         """
-        if eval_dataset is None and (self.args.load_best_model_at_end or self.args.early_stopping_patience is not None):
-            what = "load_best_model_at_end" if self.args.load_best_model_at_end else "early_stopping_patience"
-            raise TrainingError(f"`{what}` needs evaluations: give `train` an `eval_dataset`.")
+        self.check_evaluations(eval_dataset)
         if self.args.output_dir is not None and self.accelerator.is_main_process:
             refuse_unwritable(Path(self.args.output_dir))
         with self._in_training(), random_state_kept():
@@ -282,6 +280,30 @@ class CIAOTrainer:
         self._sources.clear()
         self.accelerator.free_memory()
         self.accelerator.end_training()
+
+    def check_evaluations(self, eval_dataset: Any) -> None:
+        """Refuses to train without evaluations where the arguments need them.
+
+        Args:
+            eval_dataset: As for `train`.
+
+        Raises:
+            TrainingError: there is none, and arguments need it.
+        """
+        if eval_dataset is None and (self.args.load_best_model_at_end or self.args.early_stopping_patience is not None):
+            what = "load_best_model_at_end" if self.args.load_best_model_at_end else "early_stopping_patience"
+            raise TrainingError(f"`{what}` needs evaluations: give `train` an `eval_dataset`.")
+
+    def adopt(self, output: TrainOutput | None, log_history: list[dict[str, Any]], scores: dict[str, float]) -> None:
+        """Takes a training of the adapter that ran elsewhere, by `train_adapters`, as its own last one.
+
+        Args:
+            output: What `train` would have returned; None where it would have raised.
+            log_history: Entries of its log.
+            scores: Of the adapter that it ended with, by `eval_NAME`.
+        """
+        self._last = self._last if output is None else output
+        self.log_history, self._newest_scores = log_history, dict(scores)
 
     def _job(self) -> Job:
         model, name, adapter = self.model, self.adapter_name, self._adapter

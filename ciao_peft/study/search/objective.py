@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..data import Material, load_study_encoder, load_training_split
 from ..plan import Encoder, Method, Plan, Run, Task, names_in_files
 from ..presets import METHODS
 from ..records import PROTOCOL_VERSION
-from ..training import Training
+from ..training import Training, train_together
 
 
 class GivenUp(Exception):
@@ -112,15 +113,6 @@ class Objective:
             GivenUp: `report` did.
             DivergenceError: it diverged.
         """
-        plan = Plan(
-            tasks=(self.task,),
-            encoders=(self.encoder,),
-            methods=(method,),
-            epochs=self.epochs,
-            arguments=self.arguments,
-            search_fraction=self.fraction,
-        )
-        run = Run(task=self.task, encoder=self.encoder, method=method, seed=self.seed, split="validation")
         scores: list[float] = []
         epochs_done = 0
 
@@ -130,9 +122,52 @@ class Objective:
             report(epochs_done, float(np.mean([*scores, score])))
 
         for number in range(self.splits):
-            training = Training(run, plan, self.material, held_out_seed=self.seed + number, on_epoch=on_epoch)
-            record = training.train()
+            record = self._training(method, number, on_epoch).train()
             if record.error is not None:
                 raise DivergenceError(record.error)
             scores.append(record.score)
         return float(np.mean(scores))
+
+    def scores_at_once(
+        self, methods: Sequence[Method], reports: Sequence[Callable[[int, float], None]]
+    ) -> list[float | None]:
+        """`score` of several methods, whose trainings run at once where they are alike.
+
+        Args:
+            methods: With the choices of some trials.
+            reports: Of each.
+
+        Returns:
+            Their scores; None for one that diverged.
+        """
+        scores: list[list[float]] = [[] for _ in methods]
+        epochs_done = [0] * len(methods)
+        going = [*range(len(methods))]
+
+        def on_epoch(place: int, score: float) -> None:
+            epochs_done[place] += 1
+            reports[place](epochs_done[place], float(np.mean([*scores[place], score])))
+
+        for number in range(self.splits):
+            trainings = [self._training(methods[place], number, partial(on_epoch, place)) for place in going]
+            for place, record in zip([*going], train_together(trainings), strict=True):
+                if isinstance(record, Exception):
+                    raise record
+                if record.error is not None:
+                    going.remove(place)
+                else:
+                    scores[place].append(record.score)
+        return [float(np.mean(own)) if place in going else None for place, own in enumerate(scores)]
+
+    def _training(self, method: Method, number: int, on_epoch: Callable[[float], None]) -> Training:
+        """The training of a method on one of the splits."""
+        plan = Plan(
+            tasks=(self.task,),
+            encoders=(self.encoder,),
+            methods=(method,),
+            epochs=self.epochs,
+            arguments=self.arguments,
+            search_fraction=self.fraction,
+        )
+        run = Run(task=self.task, encoder=self.encoder, method=method, seed=self.seed, split="validation")
+        return Training(run, plan, self.material, held_out_seed=self.seed + number, on_epoch=on_epoch)

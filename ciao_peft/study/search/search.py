@@ -7,13 +7,14 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...checking import check_number
 from ...errors import DivergenceError, MissingExtraError, TrainingError
 from ...markdown import markdown_table
 from ...saving import local_path, write_file
+from ...trainer.many import trains_at_once
 from ..plan import Encoder, Method, Task
 from ..presets import METHODS
 from .objective import GivenUp, Objective
@@ -21,7 +22,7 @@ from .results import SearchResult, SearchTrial
 from .space import SearchSpace, method_with
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, Trial
 
     from .trials import SharedStudy
 
@@ -107,23 +108,42 @@ def _work(study: SharedStudy, space: SearchSpace, objective: Objective, total: i
 
     distributions = space.distributions(objective.method)
     with tqdm(total=total, initial=len(study.done()), desc="search", unit="trial", disable=quiet) as bar:
-        while (trial := study.ask(distributions, total)) is not None:
-
-            def report(step: int, score: float, trial: Any = trial) -> None:
-                trial.report(score, step)
-                if trial.should_prune():
-                    raise GivenUp
-
+        while trials := study.ask_several(distributions, total, trains_at_once()):
+            methods = [method_with(objective.method, trial.params) for trial in trials]
+            reports = [_report_of(trial) for trial in trials]
             try:
-                score = objective.score(method_with(objective.method, trial.params), report)
-            except (GivenUp, DivergenceError):
-                score = None
+                scores = _scores_of(objective, methods, reports)
             except BaseException:
-                study.forget(trial)
+                for trial in trials:
+                    study.forget(trial)
                 raise
-            study.tell(trial, score)
+            for trial, score in zip(trials, scores, strict=True):
+                study.tell(trial, score)
             bar.n = len(study.done())
             bar.refresh()
+
+
+def _report_of(trial: Trial) -> Callable[[int, float], None]:
+    """Notes a trial's scores on the way, and gives it up where the pruner says so."""
+
+    def report(step: int, score: float) -> None:
+        trial.report(score, step)
+        if trial.should_prune():
+            raise GivenUp
+
+    return report
+
+
+def _scores_of(
+    objective: Objective, methods: list[Method], reports: list[Callable[[int, float], None]]
+) -> list[float | None]:
+    """Their scores; None for those that were given up or diverged."""
+    if len(methods) > 1:
+        return [*objective.scores_at_once(methods, reports)]
+    try:
+        return [objective.score(methods[0], reports[0])]
+    except (GivenUp, DivergenceError):
+        return [None]
 
 
 def _write_result(study: SharedStudy, space: SearchSpace, objective: Objective) -> SearchResult:

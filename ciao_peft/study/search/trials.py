@@ -23,6 +23,10 @@ from ...errors import ConfigError, quoted
 
 DATABASE = "search.db"
 _STUDY = "search"
+
+DRAWN_AT_RANDOM = 10
+"""Trials of a search, the first ones, whose settings do not depend on what came of others."""
+
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 PRUNERS = {
@@ -55,7 +59,7 @@ class SharedStudy:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], seed: int, pruner: str = "none"):
         check_choice("pruner", pruner, PRUNERS)
-        self.folder, self.seed = folder, seed
+        self.folder, self.seed, self._pruner = folder, seed, pruner
         self._workers = folder / "workers"
         self._workers.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / "search.lock")
@@ -104,11 +108,25 @@ class SharedStudy:
                 return None
             taken = {trial.user_attrs["index"] for trial in trials}
             index = next(number for number in range(len(taken) + 1) if number not in taken)
-            self.study.sampler = optuna.samplers.TPESampler(seed=zlib.crc32(f"{self.seed},{index}".encode()))
+            own_seed = zlib.crc32(f"{self.seed},{index}".encode())
+            self.study.sampler = optuna.samplers.TPESampler(n_startup_trials=DRAWN_AT_RANDOM, seed=own_seed)
             trial = self.study.ask(fixed_distributions=dict(distributions))
             trial.set_user_attr("worker", self._process)
             trial.set_user_attr("index", index)
         return trial
+
+    def ask_several(self, distributions: Mapping[str, BaseDistribution], total: int, at_once: bool) -> list[Trial]:
+        """The next trial; or, at once, all of those that are drawn at random, whatever came of the others.
+
+        With a pruner, which compares a trial with those before it, it is one at a time.
+        """
+        trials: list[Trial] = []
+        while not trials or (at_once and self._pruner == "none" and len(self.trials()) < DRAWN_AT_RANDOM):
+            trial = self.ask(distributions, total)
+            if trial is None:
+                break
+            trials.append(trial)
+        return trials
 
     def tell(self, trial: Trial, value: float | None) -> None:
         """The score of a trial, or None for one that was given up: pruned, or diverged."""

@@ -1,0 +1,357 @@
+"""Adapters of equal shape as one: their tensors stacked, their masks and their heads computed in one product each.
+
+On a GPU, a small batch in N worlds costs what it takes to launch N times as many small kernels. Stacked, it takes as
+many launches as one world. On a CPU, products of N worlds take as long as N products, so that nothing is stacked there
+and every answer is to the bit that of its adapter alone.
+
+A stack lives as long as one call: it is made of the adapters' tensors as they are at that moment, so that no change of
+one, however it is made, can be missed. Gradients go through it to each adapter.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ..backbone import CutBackbone, OpenedBackbone
+from ..config import CIAOConfig
+from ..inhibition import InhibitoryLayer
+from .adapter import Adapter
+
+__all__ = ["STACKED_ON", "Call", "Stack", "decide_all", "is_stacked_on", "kind_of", "stacks"]
+
+STACKED_ON = {"cuda"}
+"""Types of devices on which adapters of equal shape are stacked."""
+
+LARGEST = 2**30
+"""Bytes of the masks that one product makes, at most; worlds beyond that go into another stack."""
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_SKELETONS_KEPT = 16
+
+_Shape: TypeAlias = tuple[torch.Size, torch.dtype, torch.device]
+
+
+class _Parts(NamedTuple):
+    """What an adapter is made of, read off its modules once, with what shows that it still is.
+
+    Args:
+        config: Its config then.
+        places: For each parameter and buffer the dict that holds it, and its name there.
+        shapes: Of each its shape, dtype and device; None where there is none.
+        children: For each module the dict that holds it, its name there, and itself.
+        names: Of the tensors, in `state_dict`.
+        mask_kind: Equal for two adapters whose masks can be computed together, if both sit at the same place.
+        head_kind: The same of their heads; None where heads are never computed together.
+    """
+
+    config: CIAOConfig
+    places: list[tuple[dict[str, Any], str]]
+    shapes: list[_Shape | None]
+    children: list[tuple[dict[str, Any], str, nn.Module]]
+    names: list[str]
+    mask_kind: Hashable
+    head_kind: Hashable
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> _Parts:
+        places: list[tuple[dict[str, Any], str]] = []
+        names: list[str] = []
+        children: list[tuple[dict[str, Any], str, nn.Module]] = []
+        for prefix, module in adapter.named_modules(remove_duplicate=False):
+            children += [(module._modules, name, child) for name, child in module._modules.items() if child is not None]
+            for own in (module._parameters, module._buffers):
+                places += [(own, name) for name in own]
+                names += [f"{prefix}.{name}" if prefix else name for name in own]
+        shapes = [_shape(own[name]) for own, name in places]
+        config, layers = adapter.config, [cast(InhibitoryLayer, layer) for layer in adapter.inhibition]
+        named = list(zip(names, shapes, strict=True))
+        mask_kind = (
+            (
+                *[(layer.form, layer.steps) for layer in layers],
+                *map(repr, (adapter.inhibition, adapter.low_rank_excitation, adapter.excitation)),
+            ),
+            tuple(pair for pair in named if not pair[0].startswith("head.")),
+        )
+        head_kind = (
+            (repr(adapter.head), config.pooling, config.frames, config.embedding_source, config.task_loss_trains),
+            tuple(pair for pair in named if pair[0].startswith("head.")),
+        )
+        return cls(config, places, shapes, children, names, mask_kind, None if adapter.head.lstm else head_kind)
+
+    def is_still(self, adapter: Adapter) -> bool:
+        """Whether the adapter has these modules, and tensors of these shapes, dtypes and devices."""
+        return (
+            adapter.config is self.config
+            and all(own.get(name) is child for own, name, child in self.children)
+            and all(_shape(own.get(name)) == shape for (own, name), shape in zip(self.places, self.shapes, strict=True))
+        )
+
+    def is_plain(self, adapter: Adapter) -> bool:
+        """Whether it computes what its modules say, as a reader: nothing hooked, replaced or in training mode."""
+        if adapter.training or adapter.encoder is not None or not {"mask", "decide"}.isdisjoint(vars(adapter)):
+            return False
+        modules = [child for _, _, child in self.children]
+        return not any(vars(module)[hooks] for module in (adapter, *modules) for hooks in _HOOKS) and not any(
+            module.training and not isinstance(module, nn.LSTM) for module in modules
+        )
+
+    def under(self, prefixes: tuple[str, ...]) -> list[int]:
+        """Places of the tensors whose names begin so."""
+        return [place for place, name in enumerate(self.names) if name.startswith(prefixes) and self.shapes[place]]
+
+
+def _shape(tensor: Tensor | None) -> _Shape | None:
+    return None if tensor is None else (tensor.shape, tensor.dtype, tensor.device)
+
+
+_PARTS: WeakKeyDictionary[Adapter, _Parts] = WeakKeyDictionary()
+
+
+def _parts_of(adapter: Adapter) -> _Parts | None:
+    """Its parts as they are now, or None where it has to be asked by itself."""
+    parts = _PARTS.get(adapter)
+    if parts is None or not parts.is_still(adapter):
+        parts = _PARTS[adapter] = _Parts.of(adapter)
+    return parts if parts.is_plain(adapter) else None
+
+
+def kind_of(adapter: Adapter) -> Hashable | None:
+    """Equal for two adapters that can be stacked whole, where both sit at the same place; None for one that cannot.
+
+    Example:
+        >>> from ciao_peft.backbone import open_backbone
+        >>> opened = open_backbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), (3, 16, 16))
+        >>> first, second = (Adapter(CIAOConfig(problem_type="regression", num_labels=n), opened) for n in (2, 3))
+        >>> kind_of(first) == kind_of(first), kind_of(first) == kind_of(second)
+        (True, False)
+    """
+    parts = _parts_of(adapter)
+    return None if parts is None or parts.head_kind is None else (parts.mask_kind, parts.head_kind)
+
+
+def is_stacked_on(device: torch.device) -> bool:
+    """Whether adapters on a device are stacked."""
+    return device.type in STACKED_ON and not torch.compiler.is_compiling()
+
+
+class _Skeletons(threading.local):
+    """Adapters without values by kind; each thread has its own, for they are lent values while they compute."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Hashable, Adapter] = OrderedDict()
+
+    def of(self, adapter: Adapter, parts: _Parts) -> Adapter:
+        kind = (parts.mask_kind, parts.head_kind, parts.config.pooling)
+        if kind not in self._kept:
+            self._kept[kind] = copy.deepcopy(adapter).to("meta")
+            if len(self._kept) > _SKELETONS_KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(kind)
+        return self._kept[kind]
+
+
+_SKELETONS = _Skeletons()
+
+
+class Call(nn.Module):
+    """An adapter, called by one of its methods, with tensors by name in place of its own.
+
+    Args:
+        adapter: Without values, as a skeleton; lent them for a call, by one thread at a time.
+        method: Called with the adapter and what `with_tensors` is given.
+
+    Shapes:
+        As the method has them.
+    """
+
+    def __init__(self, adapter: Adapter, method: Callable[..., Any]):
+        super().__init__()
+        self.adapter, self._method = adapter, method
+
+    def forward(self, *args: Any) -> Any:
+        return self._method(self.adapter, *args)
+
+    def with_tensors(self, tensors: dict[str, Tensor], *args: Any) -> Any:
+        """What the method returns when the adapter has these tensors, by name in `state_dict`."""
+        named = {f"adapter.{name}": tensor for name, tensor in tensors.items()}
+        return torch.func.functional_call(self, named, args)
+
+
+class Stack(NamedTuple):
+    """Alike adapters that answer together.
+
+    Args:
+        places: Of their requests, as `stacks` was asked.
+        adapters: In the same order.
+        parts: What each is made of.
+
+    Shapes:
+        features `(B, C, H, W)`, u and masks `(B, C', H', W')`; with k adapters, the masks of `masks_of_all` are
+        `(B * k, C', H', W')`, those of a row one after the other.
+
+    Example:
+        >>> from ciao_peft import CIAOConfig
+        >>> from ciao_peft.backbone import open_backbone
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
+        >>> configs = [CIAOConfig(problem_type="regression", num_labels=2, decay_init=a) for a in (1.0, 2.0)]
+        >>> adapters = [Adapter(config, open_backbone(net, (3, 16, 16))) for config in configs]
+        >>> stack, x = Stack.of(adapters), torch.rand(4, 3, 16, 16)
+        >>> masks = stack.masks_of_all(0, x, lambda: net(x)).unflatten(0, (4, 2))
+        >>> torch.allclose(masks[:, 1], net(x) / (2 + net(x)), atol=1e-6)
+        True
+    """
+
+    places: list[int]
+    adapters: list[Adapter]
+    parts: list[_Parts]
+
+    @classmethod
+    def of(cls, adapters: Sequence[Adapter]) -> Stack:
+        """A stack of adapters that are alike."""
+        return cls([*range(len(adapters))], [*adapters], [_Parts.of(adapter) for adapter in adapters])
+
+    def tensors(self, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+        """By name those of all adapters, with one more dimension in front."""
+        each = [[parts.places[place] for place in parts.under(prefixes)] for parts in self.parts]
+        names = [self.parts[0].names[place] for place in self.parts[0].under(prefixes)]
+        together = zip(names, zip(*each, strict=True), strict=True)
+        return {name: torch.stack([own[key] for own, key in tensors]) for name, tensors in together}
+
+    def call(
+        self,
+        method: Callable[..., Any],
+        prefixes: tuple[str, ...],
+        *args: Any,
+        in_dims: tuple[int | None, ...],
+        out_dims: int = 0,
+    ) -> Any:
+        """A method of all adapters at once.
+
+        Args:
+            method: Of an adapter, called with one and its share of the arguments.
+            prefixes: Of the tensors that it needs.
+            args: For the method.
+            in_dims: Along which dimension each adapter has its own share of an argument; None where all share it.
+            out_dims: Along which dimension the results are stacked.
+        """
+        run = Call(_SKELETONS.of(self.adapters[0], self.parts[0]), method).with_tensors
+        return torch.vmap(run, in_dims=(0, *in_dims), out_dims=out_dims)(self.tensors(prefixes), *args)
+
+    def masks_of_all(self, index: int, features: Tensor, frozen_excitation: Callable[[], Tensor]) -> Tensor:
+        """The masks of adapters that read the same rows: a `Mask` with a row for each adapter and row of the input.
+
+        Adapters that let u pass as it is have one answer for all of them, which is u.
+        """
+        u = self._u(frozen_excitation)
+        if self._has_no_mask:
+            return cast(Tensor, u)
+        return self._masks(index, features, u, in_dims=(None, None), out_dims=1).flatten(0, 1)
+
+    def masks_of_each(self, index: int, features: Tensor, frozen_excitation: Callable[[], Tensor]) -> Tensor:
+        """The masks of adapters with rows of their own: a `Mask` of an input with equally many rows for each."""
+        u = self._u(frozen_excitation)
+        if self._has_no_mask:
+            return cast(Tensor, u)
+        own, u = (None if t is None else t.unflatten(0, (len(self.adapters), -1)) for t in (features, u))
+        return self._masks(index, own, u, in_dims=(0, None if u is None else 0)).flatten(0, 1)
+
+    @property
+    def _has_no_mask(self) -> bool:
+        adapter = self.adapters[0]
+        return not any(map(len, (adapter.inhibition, adapter.low_rank_excitation, adapter.excitation)))
+
+    def _u(self, frozen_excitation: Callable[[], Tensor]) -> Tensor | None:
+        """u of the frozen unit, where the adapters have none of their own."""
+        return None if len(self.adapters[0].excitation) else frozen_excitation()
+
+    def _masks(self, index: int, *args: Tensor | None, **dims: Any) -> Tensor:
+        def of_one(adapter: Adapter, features: Tensor, u: Tensor) -> Tensor:
+            return adapter.mask(index, features, lambda: u)
+
+        own = tuple(f"{part}.{index}." for part in ("inhibition", "low_rank_excitation", "excitation"))
+        return self.call(of_one, own, *args, **dims)
+
+
+def stacks(
+    asked: Sequence[tuple[Tensor | None, Adapter]], opened: OpenedBackbone, device: torch.device, num_rows: int
+) -> list[Stack]:
+    """Which requests are answered in one product: those of alike adapters that read equally many rows, nearly.
+
+    Args:
+        asked: Rows of the batch (None for all) and the adapter that reads them; all of them at the same place.
+        opened: That place.
+        device: Where they are read.
+        num_rows: Of the batch.
+
+    Returns:
+        Stacks of two or more; the other requests are answered one by one.
+
+    Example:
+        >>> from ciao_peft import CIAOConfig
+        >>> from ciao_peft.backbone import open_backbone
+        >>> opened = open_backbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), (3, 16, 16))
+        >>> adapters = [Adapter(CIAOConfig(problem_type="regression", num_labels=2), opened) for _ in range(3)]
+        >>> stacks([(None, adapter) for adapter in adapters], opened, torch.device("cpu"), 4)
+        []
+    """
+    if not is_stacked_on(device) or not isinstance(opened, CutBackbone) or not opened.keeps_rows:
+        return []
+    groups: dict[Hashable, list[tuple[int, Adapter, _Parts]]] = {}
+    for place, (rows, adapter) in enumerate(asked):
+        parts = _parts_of(adapter)
+        if parts is not None:
+            count = -1 if rows is None else (len(rows) - 1).bit_length()  # padding at most doubles the rows
+            groups.setdefault((parts.mask_kind, count), []).append((place, adapter, parts))
+    each = 4 * num_rows * sum(torch.Size(shape).numel() for shape in opened.excitation_shapes)
+    most = max(LARGEST // max(each, 1), 2)
+    chosen = (group[first : first + most] for group in groups.values() for first in range(0, len(group), most))
+    return [Stack(*map(list, zip(*group, strict=True))) for group in chosen if len(group) > 1]
+
+
+def decide_all(asked: Sequence[tuple[Adapter, Tensor]], dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    """`Adapter.decide` of several adapters, those with alike heads in one product where their device stacks.
+
+    Args:
+        asked: Adapters, each with its final map.
+        dtype: Of the logits that are returned.
+
+    Returns:
+        For each its logits, in that dtype, and embeddings.
+
+    Example:
+        >>> from ciao_peft import CIAOConfig
+        >>> from ciao_peft.backbone import open_backbone
+        >>> opened = open_backbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), (3, 16, 16))
+        >>> configs = [CIAOConfig(problem_type="regression", num_labels=n) for n in (2, 3)]
+        >>> asked = [(Adapter(config, opened), torch.rand(4, 8, 14, 14)) for config in configs]
+        >>> [tuple(logits.shape) for logits, _ in decide_all(asked, torch.float32)]
+        [(4, 2), (4, 3)]
+    """
+    groups: dict[Hashable, list[tuple[int, Adapter, _Parts]]] = {}
+    results: dict[int, tuple[Tensor, Tensor]] = {}
+    for place, (adapter, feature_map) in enumerate(asked):
+        parts = _parts_of(adapter) if is_stacked_on(feature_map.device) else None
+        if parts is not None and parts.head_kind is not None:
+            kind = (parts.head_kind, feature_map.shape, feature_map.dtype)
+            groups.setdefault(kind, []).append((place, adapter, parts))
+    for group in groups.values():
+        if len(group) > 1:
+            stack = Stack(*map(list, zip(*group, strict=True)))
+            maps = torch.stack([asked[place][1] for place in stack.places])
+            decide = partial(Adapter.decide, trains_map=maps.requires_grad)
+            logits, z = stack.call(decide, ("head.",), maps, in_dims=(0,))
+            results |= dict(zip(stack.places, zip(logits.to(dtype), z, strict=True), strict=True))
+    for place, (adapter, feature_map) in enumerate(asked):
+        if place not in results:
+            logits, z = adapter.decide(feature_map)
+            results[place] = logits.to(dtype), z
+    return [results[place] for place in range(len(asked))]
