@@ -93,13 +93,16 @@ class _Parts(NamedTuple):
         )
 
     def is_plain(self, adapter: Adapter) -> bool:
-        """Whether it computes what its modules say, as a reader: nothing hooked, replaced or in training mode."""
-        if adapter.training or adapter.encoder is not None or not {"mask", "decide"}.isdisjoint(vars(adapter)):
+        """Whether it computes what its modules say: nothing hooked or replaced."""
+        if adapter.encoder is not None or not {"mask", "decide"}.isdisjoint(vars(adapter)):
             return False
         modules = [child for _, _, child in self.children]
-        return not any(vars(module)[hooks] for module in (adapter, *modules) for hooks in _HOOKS) and not any(
-            module.training and not isinstance(module, nn.LSTM) for module in modules
-        )
+        return not any(vars(module)[hooks] for module in (adapter, *modules) for hooks in _HOOKS)
+
+    def is_reading(self, adapter: Adapter) -> bool:
+        """Whether it drops nothing and follows no statistics: no module is in training mode, but for the LSTM."""
+        modules = [child for _, _, child in self.children]
+        return not adapter.training and not any(m.training and not isinstance(m, nn.LSTM) for m in modules)
 
     def under(self, prefixes: tuple[str, ...]) -> list[int]:
         """Places of the tensors whose names begin so."""
@@ -115,6 +118,11 @@ _PARTS: WeakKeyDictionary[Adapter, _Parts] = WeakKeyDictionary()
 
 def _parts_of(adapter: Adapter) -> _Parts | None:
     """Its parts as they are now, or None where it has to be asked by itself."""
+    parts = _parts_in_any_mode(adapter)
+    return parts if parts is not None and parts.is_reading(adapter) else None
+
+
+def _parts_in_any_mode(adapter: Adapter) -> _Parts | None:
     parts = _PARTS.get(adapter)
     if parts is None or not parts.is_still(adapter):
         parts = _PARTS[adapter] = _Parts.of(adapter)
@@ -131,7 +139,7 @@ def kind_of(adapter: Adapter) -> Hashable | None:
         >>> kind_of(first) == kind_of(first), kind_of(first) == kind_of(second)
         (True, False)
     """
-    parts = _parts_of(adapter)
+    parts = _parts_in_any_mode(adapter)
     return None if parts is None or parts.head_kind is None else (parts.mask_kind, parts.head_kind)
 
 
