@@ -20,9 +20,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..backbone import CutBackbone, OpenedBackbone
 from ..config import CIAOConfig
+from ..heads import DecisionHead
 from ..inhibition import InhibitoryLayer
 from .adapter import Adapter
 
@@ -100,9 +102,11 @@ class _Parts(NamedTuple):
         return not any(vars(module)[hooks] for module in (adapter, *modules) for hooks in _HOOKS)
 
     def is_reading(self, adapter: Adapter) -> bool:
-        """Whether it drops nothing and follows no statistics: no module is in training mode, but for the LSTM."""
+        """Whether it drops nothing and follows no statistics: neither head nor batch norm is in training mode."""
         modules = [child for _, _, child in self.children]
-        return not adapter.training and not any(m.training and not isinstance(m, nn.LSTM) for m in modules)
+        return not adapter.training and not any(
+            m.training and isinstance(m, (DecisionHead, _BatchNorm)) for m in modules
+        )
 
     def under(self, prefixes: tuple[str, ...]) -> list[int]:
         """Places of the tensors whose names begin so."""
@@ -271,7 +275,7 @@ class Stack(NamedTuple):
 
     @property
     def _has_no_mask(self) -> bool:
-        return not len(self.adapters[0].inhibition) and not len(self.adapters[0].excitation)
+        return all(name.startswith("head.") for name in self.parts[0].names)
 
     def _u(self, frozen_excitation: Callable[[], Tensor]) -> Tensor | None:
         """u of the frozen unit, where the adapters have none of their own."""
@@ -281,7 +285,12 @@ class Stack(NamedTuple):
         def of_one(adapter: Adapter, features: Tensor, u: Tensor) -> Tensor:
             return adapter.mask(index, features, lambda: u)
 
-        return self.call(of_one, (f"inhibition.{index}.", f"excitation.{index}."), *args, **dims)
+        return self.call(
+            of_one,
+            tuple(f"{room}.{index}." for room in ("inhibition", "excitation", "low_rank_excitation")),
+            *args,
+            **dims,
+        )
 
 
 def stacks(
