@@ -20,9 +20,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..backbone import CutBackbone, OpenedBackbone
 from ..config import CIAOConfig
+from ..heads import DecisionHead
 from ..inhibition import InhibitoryLayer
 from .adapter import Adapter
 
@@ -75,10 +77,7 @@ class _Parts(NamedTuple):
         config, layers = adapter.config, [cast(InhibitoryLayer, layer) for layer in adapter.inhibition]
         named = list(zip(names, shapes, strict=True))
         mask_kind = (
-            (
-                *[(layer.form, layer.steps) for layer in layers],
-                *map(repr, (adapter.inhibition, adapter.low_rank_excitation, adapter.excitation)),
-            ),
+            (*[(layer.form, layer.steps) for layer in layers], repr(adapter.inhibition), repr(adapter.excitation)),
             tuple(pair for pair in named if not pair[0].startswith("head.")),
         )
         head_kind = (
@@ -96,12 +95,17 @@ class _Parts(NamedTuple):
         )
 
     def is_plain(self, adapter: Adapter) -> bool:
-        """Whether it computes what its modules say, as a reader: nothing hooked, replaced or in training mode."""
-        if adapter.training or adapter.encoder is not None or not {"mask", "decide"}.isdisjoint(vars(adapter)):
+        """Whether it computes what its modules say: nothing hooked or replaced."""
+        if adapter.encoder is not None or not {"mask", "decide"}.isdisjoint(vars(adapter)):
             return False
         modules = [child for _, _, child in self.children]
-        return not any(vars(module)[hooks] for module in (adapter, *modules) for hooks in _HOOKS) and not any(
-            module.training and not isinstance(module, nn.LSTM) for module in modules
+        return not any(vars(module)[hooks] for module in (adapter, *modules) for hooks in _HOOKS)
+
+    def is_reading(self, adapter: Adapter) -> bool:
+        """Whether it drops nothing and follows no statistics: neither head nor batch norm is in training mode."""
+        modules = [child for _, _, child in self.children]
+        return not adapter.training and not any(
+            m.training and isinstance(m, (DecisionHead, _BatchNorm)) for m in modules
         )
 
     def under(self, prefixes: tuple[str, ...]) -> list[int]:
@@ -118,6 +122,11 @@ _PARTS: WeakKeyDictionary[Adapter, _Parts] = WeakKeyDictionary()
 
 def _parts_of(adapter: Adapter) -> _Parts | None:
     """Its parts as they are now, or None where it has to be asked by itself."""
+    parts = _parts_in_any_mode(adapter)
+    return parts if parts is not None and parts.is_reading(adapter) else None
+
+
+def _parts_in_any_mode(adapter: Adapter) -> _Parts | None:
     parts = _PARTS.get(adapter)
     if parts is None or not parts.is_still(adapter):
         parts = _PARTS[adapter] = _Parts.of(adapter)
@@ -134,7 +143,7 @@ def kind_of(adapter: Adapter) -> Hashable | None:
         >>> kind_of(first) == kind_of(first), kind_of(first) == kind_of(second)
         (True, False)
     """
-    parts = _parts_of(adapter)
+    parts = _parts_in_any_mode(adapter)
     return None if parts is None or parts.head_kind is None else (parts.mask_kind, parts.head_kind)
 
 
@@ -266,8 +275,7 @@ class Stack(NamedTuple):
 
     @property
     def _has_no_mask(self) -> bool:
-        adapter = self.adapters[0]
-        return not any(map(len, (adapter.inhibition, adapter.low_rank_excitation, adapter.excitation)))
+        return all(name.startswith("head.") for name in self.parts[0].names)
 
     def _u(self, frozen_excitation: Callable[[], Tensor]) -> Tensor | None:
         """u of the frozen unit, where the adapters have none of their own."""
@@ -277,8 +285,12 @@ class Stack(NamedTuple):
         def of_one(adapter: Adapter, features: Tensor, u: Tensor) -> Tensor:
             return adapter.mask(index, features, lambda: u)
 
-        own = tuple(f"{part}.{index}." for part in ("inhibition", "low_rank_excitation", "excitation"))
-        return self.call(of_one, own, *args, **dims)
+        return self.call(
+            of_one,
+            tuple(f"{room}.{index}." for room in ("inhibition", "excitation", "low_rank_excitation")),
+            *args,
+            **dims,
+        )
 
 
 def stacks(

@@ -212,6 +212,15 @@ def test_what_is_not_alike_trains_apart(loops):
     assert loops == [2]
 
 
+def test_the_mode_of_the_model_is_nobodys_business(loops):
+    model = model_with([config(), config(init_seed=1)]).train()
+    jobs = [AdapterJob(adapter_name=name, args=arguments()) for name in "01"]
+    train_adapters(model, jobs, cache_features(model, faces(16)))
+    assert loops == [2]
+    assert model.training
+    assert all(adapter.training for adapter in model.adapters.values())
+
+
 def test_pictures_are_stored_once(monkeypatch):
     configs = [config(init_seed=n) for n in range(3)]
     model, calls = model_with(configs), []

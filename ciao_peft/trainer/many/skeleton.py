@@ -38,7 +38,7 @@ class Skeleton:
         self._frozen = model._frozen
         self._opened = model._frozen.opened_at(adapter.config.target_modules)
         self._adapter = copy.deepcopy(adapter).to("meta").eval()
-        self._has_mask = bool(len(adapter.inhibition) or len(adapter.excitation))
+        self._has_mask = any(not name.startswith("head.") for name in adapter.state_dict())
         self._drops: Iterator[Tensor] | None = None
         config, head = adapter.config, self._adapter.head
         twice = config.task_loss_trains == "head" and self._has_mask and config.embedding_source != "features"

@@ -17,7 +17,6 @@ from ...model import CIAOModel
 from ...surroundings import random_state_kept
 from ..accelerator import make_accelerator
 from ..arguments import CIAOTrainingArguments
-from ..calibrate import calibrate_decay
 from ..job import check_what_trains_the_mask
 from ..loader import BatchDataset
 from ..sources import check_training_data
@@ -178,8 +177,9 @@ def _trained_together(model: CIAOModel, todo: Sequence[_Todo]) -> dict[str, Adap
             members.append(each.member(members[0].source if members else None, eval_like))
             eval_like = eval_like or members[-1].eval_source
         for member in members:
-            args, accelerator = member.args, member.trainer.accelerator
-            calibrate_decay(model, member.name, member.source, args.per_device_train_batch_size, args.seed, accelerator)
+            before = member.trainer._job().before_first_update
+            if before is not None:
+                before(member.source, member.args.per_device_train_batch_size)
         settings = [member.settings for member in members]
         members.sort(key=lambda member: settings.index(member.settings))
         StackedLoop(model, members).run()
