@@ -114,6 +114,8 @@ FORMS = {
     "own units": {"tuning": "last_conv"},
     "no mask": {"inhibition": False},
     "no contrast": {"contrastive_weight": 0.0},
+    "rare classes": {"contrastive_denominator": "class_average", "logit_adjustment": 0.5},
+    "low rank": {"inhibition_form": "gain", "inhibition_rank": 2, "excitation_rank": 2, "spatial_maps": 2},
     "task loss for the head": {"task_loss_trains": "head"},
     "task loss for the head, z of the map": {"task_loss_trains": "head", "embedding_source": "features"},
     "dropout": {"dropout": 0.5, "hidden_sizes": (16, 8)},
