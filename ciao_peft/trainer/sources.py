@@ -199,6 +199,7 @@ class Sources:
                 samples,
                 (lambda key: None) if root is None else (lambda key: root / key_hash(key)),
                 include_excitation=None if self._needs_excitation else False,
+                dataloader_num_workers=self.args.dataloader_num_workers,
                 disable_tqdm=self.args.disable_tqdm,
             )
         except FeatureCacheError as error:
