@@ -233,19 +233,13 @@ class _BlockedLoss(torch.autograd.Function):
             positives, weight = _anchors(group, z.dtype, denominator, summed)
             pull = weight * positives / totals
             shares = _shares(group, z.dtype) if denominator == "class_average" else None
-
-            def pulls(rows: slice, columns: slice) -> Tensor:
-                if shares is None:
-                    return pull[rows, None] + pull[columns]
-                return torch.outer(pull[rows], shares[columns]) + torch.outer(shares[rows], pull[columns])
-
             to_z = torch.zeros_like(z).index_add_(0, group, z).index_select(0, group)
             to_z.sub_(z).mul_(-2 * weight[:, None])
             if kept:
-                to_z.addmm_(kept[0] * pulls(slice(None), slice(None)), z)
+                to_z.addmm_(kept[0] * _pulls(pull, shares, slice(None), slice(None)), z)
             blocks = () if kept else _blocks(z, group, temperature, denominator, ctx.block_size)
             for rows, columns, powers in blocks:
-                powers.mul_(pulls(rows, columns))
+                powers.mul_(_pulls(pull, shares, rows, columns))
                 to_z[rows].addmm_(powers, z[columns])
                 if rows != columns:
                     to_z[columns].addmm_(powers.T, z[rows])
@@ -395,6 +389,13 @@ def _shares(group: Int[Tensor, " batch"], dtype: torch.dtype) -> Float[Tensor, "
     in_group = torch.zeros(len(group), dtype=dtype, device=group.device)
     in_group.scatter_add_(0, group, torch.ones_like(in_group))
     return len(group) / (in_group[group] * (in_group > 0).sum())
+
+
+def _pulls(pull: Tensor, shares: Tensor | None, rows: slice, columns: slice) -> Tensor:
+    """How strongly the anchors of a block pull at each other."""
+    if shares is None:
+        return pull[rows, None] + pull[columns]
+    return torch.outer(pull[rows], shares[columns]) + torch.outer(shares[rows], pull[columns])
 
 
 def _blocks(
