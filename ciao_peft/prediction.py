@@ -87,7 +87,7 @@ def predict(
         {'brightness': 1.0}
     """
     for config in configs.values():
-        label_values(torch.zeros(1, config.num_labels), config, prior)
+        label_values(torch.zeros(1, config.num_labels, device="cpu"), config, prior)
         _check_confidence(min_confidence, config)
     is_list, folder = is_several(images), is_folder(images)
     pictures: Sequence[Any] = pictures_in(images) if folder else _sequence(images) if is_list else [images]

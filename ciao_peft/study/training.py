@@ -19,8 +19,7 @@ from ..features import check_labels_of
 from ..metrics import compute_metrics, confusion_matrix
 from ..model import CIAOModel, get_ciao_model
 from ..saving import library_versions
-from ..trainer import AdapterJob, CIAOTrainer, CIAOTrainingArguments, train_adapters
-from ..trainer.many import sorted_alike
+from ..trainer import AdapterJob, CIAOTrainer, CIAOTrainingArguments, sorted_alike, train_adapters
 from .baselines import build_baseline, fit, predict
 from .data import FoldFaces, Material
 from .matching import differing

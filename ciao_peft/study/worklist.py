@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import CIAOError, DataNotFoundError, TrainingError, listed
-from ..trainer.many import sorted_alike, trains_at_once
+from ..trainer import sorted_alike, trains_at_once
 from .data import LoadedEncoder, LoadedTask, Material, load_study_encoder, load_task
 from .matching import fits
 from .plan import Encoder, Method, Plan, Run, Task

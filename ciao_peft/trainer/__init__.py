@@ -8,7 +8,7 @@ from .arguments import CIAOTrainingArguments
 from .job import Job
 from .loader import BatchDataset, BatchLoader
 from .loop import TrainingLoop
-from .many import AdapterJob, AdapterTraining, train_adapters
+from .many import AdapterJob, AdapterTraining, sorted_alike, train_adapters, trains_at_once
 from .outputs import PredictionOutput, TrainOutput
 from .sampler import BalancedBatchSampler, plan_epoch
 from .trainer import CIAOTrainer
@@ -29,5 +29,7 @@ __all__ = [
     "make_accelerator",
     "plan_epoch",
     "random_state_kept",
+    "sorted_alike",
     "train_adapters",
+    "trains_at_once",
 ]

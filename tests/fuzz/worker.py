@@ -23,7 +23,7 @@ from .mutations import DEVICE, Rng, copy_folder, endless_device, files_in, mutat
 from .watch import Watch, differing, forget_peak, global_state, limit_memory, own_place, peak_memory, place_in_dump
 
 MEMORY = 2 * 10**9
-LONGEST_MESSAGE = 10_000
+LONGEST_MESSAGE = 3_000
 _CORPUS = 200
 DUMP = "stack.txt"
 RESEALED = "checksums made right again"

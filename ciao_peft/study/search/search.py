@@ -14,7 +14,7 @@ from ...checking import check_number
 from ...errors import DivergenceError, MissingExtraError, TrainingError
 from ...markdown import markdown_table
 from ...saving import local_path, write_file
-from ...trainer.many import trains_at_once
+from ...trainer import trains_at_once
 from ..plan import Encoder, Method, Task
 from ..presets import METHODS
 from .objective import GivenUp, Objective
