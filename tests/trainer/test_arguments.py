@@ -18,6 +18,7 @@ from ciao_peft.errors import (
     ("values", "message"),
     [
         ({"learning_rate": 0}, "`learning_rate` must be a number from 1e-12 to any size; got 0"),
+        ({"learning_rate": 1e30}, "`learning_rate` must be a number from 1e-12 to 1e+09; got 1e+30"),
         ({"learning_rate": "1e-3"}, "`learning_rate` must be a number"),
         ({"learning_rate": math.nan}, "`learning_rate` must be a number"),
         ({"mask_learning_rate": -1}, "`mask_learning_rate` must be a number from 0"),
