@@ -172,7 +172,7 @@ def save_adapter(
     if len(files[CONFIG_FILE]) > MAX_JSON_BYTES:
         raise AdapterFileError(
             f"The config of the adapter would have {len(files[CONFIG_FILE]):,} bytes, and none above "
-            f"{MAX_JSON_BYTES:,} is read. Nothing was saved; give shorter names in `id2label`, fewer labels, or less in "
+            f"{MAX_JSON_BYTES:,} is read. Nothing was saved; give shorter names in `id2label`, or less in "
             "`training`."
         )
     files = {**(extra_files(record) if extra_files else {}), **files}  # the config comes last
