@@ -31,8 +31,8 @@ def within(mask: Float[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor, "
     """A mask in the dtype of u, kept to what half precision can hold.
 
     Example:
-        >>> within(torch.tensor([1.5, -1e9]), torch.float16)
-        tensor([     1.5000, -65504.0000], dtype=torch.float16)
+        >>> within(torch.tensor([1.5, -1e9]), torch.float16).tolist()
+        [1.5, -65504.0]
     """
     if dtype in (torch.float16, torch.bfloat16):
         largest = torch.finfo(dtype).max
