@@ -83,7 +83,8 @@ def check_number(
     elif high == math.inf:
         bounds = "" if low == -math.inf else f" of {low:g} or more"
     else:
-        bounds = f" from {low:g} to {f'{high:g}' if high < 1e9 else 'any size'}"
+        large = high >= 1e9 and not is_number(value, kind, high)  # a bound that nobody has met needs no digits
+        bounds = f" from {low:g} to {'any size' if large else f'{high:g}'}"
     noun = "whole number" if kind is int else "number"
     raise error(f"`{name}`{of and f' of {of}'} must be a {noun}{bounds}; got {shortened(repr(value))}.")
 

@@ -304,7 +304,7 @@ class DivergenceError(TrainingError, InputError):
 
 
 class LaunchError(CIAOError, RuntimeError):
-    """The processes that were started together do not see one another."""
+    """The processes that were started together do not see one another, or one of them has ended."""
 
 
 class RecordError(CIAOError, ValueError):

@@ -14,7 +14,7 @@ from ._shapes import Float
 from .config import InhibitionForm
 from .errors import InputError
 
-__all__ = ["DECAY_FLOOR", "DECAY_START", "InhibitoryLayer", "LowRankConvolution"]
+__all__ = ["DECAY_FLOOR", "DECAY_START", "InhibitoryLayer", "LowRankConvolution", "within"]
 
 DECAY_FLOOR = 1e-6
 """No step of any optimiser carries `a` below this, so that M stays finite where I is silent."""
@@ -25,6 +25,19 @@ DECAY_START = 3.0
 
 def _at_least_float32(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def within(mask: Float[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor, "*shape"]:
+    """A mask in the dtype of u, kept to what half precision can hold.
+
+    Example:
+        >>> within(torch.tensor([1.5, -1e9]), torch.float16).tolist()
+        [1.5, -65504.0]
+    """
+    if dtype in (torch.float16, torch.bfloat16):
+        largest = torch.finfo(dtype).max
+        mask = mask.clamp(-largest, largest)
+    return mask.to(dtype)
 
 
 def _needed(excitation: Tensor | None) -> Tensor:
@@ -302,7 +315,4 @@ class InhibitoryLayer(nn.Module):
             mask = mask / (decay + inhibition)
         else:
             mask = mask * ((self.start_decay + F.relu(u)) / (decay + inhibition))
-        if excitation.dtype in (torch.float16, torch.bfloat16):  # u / a may be more than half precision can hold
-            largest = torch.finfo(excitation.dtype).max
-            mask = mask.clamp(-largest, largest)
-        return mask.to(excitation.dtype)
+        return within(mask, excitation.dtype)

@@ -257,7 +257,7 @@ def read_pictures(
     numbered = ((index, pictures[index]) for index in range(len(pictures)))
     with tqdm(total=len(pictures), unit="picture", disable=quiet) as progress:
         made = in_threads(fitted, numbered, ahead=2 * batch_size)
-        while batch := list(islice(made, batch_size)):
+        while batch := list(islice(made, min(batch_size, len(pictures)))):
             answers += _answers(read, join(batch), configs, prior)
             progress.update(len(batch))
     return answers

@@ -45,7 +45,8 @@ def class_prior(labels: Shaped[Tensor, ...], num_labels: int, balance: float = 0
 
 
 def _logs(shares: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor([math.log(share) for share in shares], dtype=like.dtype, device=like.device)
+    logs = [math.log(share) if share else -math.inf for share in shares]  # log 0: never that class
+    return torch.tensor(logs, dtype=like.dtype, device=like.device)
 
 
 def adjusted_logits(logits: Float[Tensor, "batch num_labels"], config: CIAOConfig) -> Float[Tensor, "batch num_labels"]:
@@ -128,15 +129,12 @@ def _shift(prior: Prior, config: CIAOConfig, like: Tensor) -> Tensor:
             "it was saved by a version that did not note them. Train it anew, or set `class_prior` in its config."
         )
     before = (1 - config.logit_adjustment) * _logs(config.class_prior, like)
-    if prior == "uniform":
-        return -before
-    if prior == "training":
-        return _logs(config.class_prior, like) - before
-    shares = _by_class(prior, config)
-    return torch.tensor(shares, dtype=like.dtype, device=like.device).log() - before  # log 0: never that class
+    if isinstance(prior, str) and prior in ("uniform", "training"):  # an array would compare each of its numbers
+        return -before if prior == "uniform" else _logs(config.class_prior, like) - before
+    return _logs(_by_class(prior, config), like) - before
 
 
-def _by_class(prior: object, config: CIAOConfig) -> list[float]:
+def _by_class(prior: object, config: CIAOConfig) -> tuple[float, ...]:
     names = [config.id2label[index] for index in range(config.num_labels)]
     expected = f"'uniform', 'training', or a share of 0 or more for each of {listed(names)}, not all of them 0"
     if not isinstance(prior, Mapping) or set(cast("Mapping[object, object]", prior)) != set(names):
@@ -144,7 +142,8 @@ def _by_class(prior: object, config: CIAOConfig) -> list[float]:
     shares = [cast("Mapping[str, object]", prior)[name] for name in names]
     if not all(is_number(share, float, 0, 1e300) for share in shares) or not any(shares):
         raise ConfigError(f"`prior` must be {expected}; got {quoted(prior)}.")
-    return [float(cast("float", share)) for share in shares]
+    numbers = [float(cast("float", share)) for share in shares]
+    return tuple(number / max(numbers) for number in numbers)  # near 1, whose logarithm any dtype holds well
 
 
 def fit_temperature(logits: Float[Tensor, "batch num_labels"], labels: Tensor, config: CIAOConfig) -> float:

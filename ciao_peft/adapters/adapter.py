@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..backbone import OpenedBackbone, parameters_reaching_the_map
 from ..config import CIAOConfig
 from ..heads import DecisionHead, pool_map
-from ..inhibition import DECAY_START, InhibitoryLayer, LowRankConvolution
+from ..inhibition import DECAY_START, InhibitoryLayer, LowRankConvolution, within
 from .hold import Hold
 
 __all__ = ["Adapter", "AdapterDict"]
@@ -192,9 +192,9 @@ class Adapter(nn.Module):
             >>> round(copied.inhibition[0].decay[0].item(), 3)
             2.0
         """
-        dtypes = {key: tensor.dtype for key, tensor in self.state_dict().items()}
+        before = self.state_dict()
         usable = {key: tensor.clone() if tensor.is_inference() else tensor for key, tensor in tensors.items()}
-        own = {key: tensor.to(self._device, dtypes.get(key)) for key, tensor in usable.items()}
+        own = {key: _as_before(tensor, before.get(key), self._device) for key, tensor in usable.items()}
         shared = len(list(self.named_parameters(remove_duplicate=False))) > len(list(self.named_parameters()))
         self.load_state_dict(own, assign=not shared)  # assigning would part what shares one tensor
         return self.to(self._device)
@@ -278,7 +278,7 @@ class Adapter(nn.Module):
         added = self.low_rank_excitation[index](features) if len(self.low_rank_excitation) else None
         if len(self.inhibition):
             return self.inhibition[index](features, excitation, added)
-        return excitation if added is None else (excitation + added).to(excitation.dtype)
+        return excitation if added is None else within(excitation + added, excitation.dtype)
 
     def excitation_of(self, index: int, features: Tensor, frozen_excitation: Callable[[], Tensor]) -> Tensor:
         """Computes u of a conv unit: the frozen unit's answer, or that of the adapter's own copy.
@@ -332,6 +332,15 @@ class Adapter(nn.Module):
         seen = pooled if self.config.frames is None else pooled.mean(dim=1)
         z = {"features": seen, "hidden": hidden, "logits": to_compare}[source]
         return logits, z.to(next(self.head.parameters()).dtype)
+
+
+def _as_before(tensor: Tensor, before: Tensor | None, device: torch.device) -> Tensor:
+    """A tensor in the dtype and layout of another one: convolutions of another layout round otherwise."""
+    if before is None:
+        return tensor.to(device)
+    last = torch.channels_last
+    laid_out = tensor.ndim == 4 and before.is_contiguous(memory_format=last) and not before.is_contiguous()
+    return tensor.to(device, before.dtype, memory_format=last if laid_out else torch.preserve_format)
 
 
 def _generator_of(config: CIAOConfig, index: int) -> torch.Generator:

@@ -15,7 +15,7 @@ from ..checking import check_choice
 from ..door import parse_json, read_lines
 from ..errors import DataError, DataNotFoundError, listed
 from ..preprocessing import Alignment, as_mode, five_points, open_picture
-from ..preprocessing.alignment import mark_of
+from ..preprocessing.alignment import alignment_of, mark_of
 from .builder import IMAGE_SUFFIXES, walk
 from .localizer import FaceLocalizer
 from .tables import table_rows
@@ -96,7 +96,7 @@ class _LocatedLandmarks:
 def align_folder(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    alignment: Alignment | None = None,
+    alignment: Alignment | Callable[[np.ndarray], np.ndarray | None] | str | None = None,
     *,
     missing: str = "whole",
 ) -> AlignedCopies:
@@ -109,7 +109,7 @@ def align_folder(
     Args:
         source: Holds JPEG, PNG or WebP pictures, in folders of any depth.
         target: A folder that does not exist yet. It appears when all is written, or not at all.
-        alignment: How faces are aligned; `Alignment()` when left out.
+        alignment: How faces are aligned, as `Preprocessing(align=...)` takes it; `Alignment()` when left out.
         missing: What happens to a picture without landmarks: `"whole"` copies it as it is, `"skip"` leaves it out, also
             in the `metadata.csv` or `metadata.jsonl` that lists it, and `"error"` is an error.
 
@@ -120,6 +120,7 @@ def align_folder(
         DataNotFoundError: there is no folder `source`, or no picture in it.
         DataError: `target` exists or cannot be written; a picture cannot be read, is of another format, is an aligned
             copy already, or has no landmarks and `missing` is `"error"`.
+        ConfigError: `alignment` is none.
 
     Example:
         >>> import tempfile
@@ -130,7 +131,7 @@ def align_folder(
         AlignedCopies(pictures=1, missing=[], others=0)
     """
     check_choice("missing", missing, MISSING, DataError)
-    alignment = alignment or Alignment()
+    alignment = alignment_of(alignment) or Alignment()
     source, target = Path(source).expanduser(), Path(target).expanduser()
     files = walk(source) if source.is_dir() else []
     pictures = {path for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
@@ -147,7 +148,7 @@ def align_folder(
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.parent / f".{target.name}.{uuid.uuid4().hex}"
         aside.mkdir()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the second: a name that no file can have
         raise DataError(f"'{target}' cannot be written: {error}.") from error
     try:
         without: list[str] = []
@@ -187,7 +188,10 @@ def _write_copy(path: Path, copy: Path, alignment: Alignment, missing: str) -> b
         raise DataError(f"'{path}' has no landmarks of a face; `missing` can be 'whole' or 'skip'.")
     if chip is None and missing == "skip":
         return False
-    (picture if chip is None else chip).save(copy, exif=alignment.exif(), **_FORMATS[path.suffix.lower()])
+    try:
+        (picture if chip is None else chip).save(copy, exif=alignment.exif(), **_FORMATS[path.suffix.lower()])
+    except ValueError as error:  # such as one of a side that its format does not have
+        raise DataError(f"'{path}' cannot be copied whole: {error}.") from error
     return chip is not None
 
 

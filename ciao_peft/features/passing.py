@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..checking import all_finite
-from ..errors import CIAOError, FeatureCacheError
+from ..errors import FeatureCacheError
 from ..model import CIAOModel
 from ..preprocessing.ahead import in_threads
 from .augmentation import Augmentation
@@ -23,6 +23,7 @@ from .layout import DTYPES
 from .samples import Samples
 from .stacking import stack_pixels
 from .streams import StreamSamples
+from .workers import ErrorsSent, received
 
 if TYPE_CHECKING:
     from torch.cuda import Event
@@ -207,7 +208,7 @@ def read_ahead(
 
 def _by_workers(samples: Samples, batches: Sequence[list[int]], num_workers: int, pin: bool) -> Iterator[Tensor]:
     loader: DataLoader[Any] = DataLoader(
-        cast("Dataset[Any]", _ByBatch(samples)),
+        cast("Dataset[Any]", ErrorsSent(_ByBatch(samples))),
         batch_size=None,
         sampler=cast("Any", batches),
         num_workers=min(num_workers, len(batches)),
@@ -217,10 +218,7 @@ def _by_workers(samples: Samples, batches: Sequence[list[int]], num_workers: int
     with torch.device("cpu"):  # it draws a number, and reads it
         read = iter(loader)
     try:
-        for values in read:
-            if isinstance(values, CIAOError):
-                raise values
-            yield values
+        yield from received(read)
     finally:
         del read, loader  # the workers go with them, and do not wait until an error is forgotten
 
@@ -234,12 +232,9 @@ class _ByBatch:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, indices: list[int]) -> Tensor | CIAOError:
+    def __getitem__(self, indices: list[int]) -> Tensor:
         samples = self.samples
-        try:
-            raw = samples.raw(indices)
-            if samples.source != "image" or samples.preprocessing is None:
-                return stack_pixels(raw, indices, samples.name)
-            return torch.from_numpy(np.stack([samples.fit(*entry) for entry in zip(indices, raw, strict=True)]))
-        except CIAOError as error:
-            return error  # raised by a worker, it would come with another message
+        raw = samples.raw(indices)
+        if samples.source != "image" or samples.preprocessing is None:
+            return stack_pixels(raw, indices, samples.name)
+        return torch.from_numpy(np.stack([samples.fit(*entry) for entry in zip(indices, raw, strict=True)]))

@@ -29,13 +29,13 @@ def stack_pixels(values: Sequence[Any], indices: Sequence[int], name: str, pin: 
         `(B, C, H, W)`.
 
     Raises:
-        DataError: the pixels differ in shape or are not finite; names the sample.
+        DataError: the pixels are no numbers, differ in shape or are not finite; names the sample.
 
     Example:
         >>> stack_pixels([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)], [0, 1], "the faces").shape
         torch.Size([2, 3, 8, 8])
     """
-    values = [as_tensor(value) for value in values]
+    values = [_pixels(value, index, name) for value, index in zip(values, indices, strict=True)]
     if len(shapes := {tuple(value.shape) for value in values}) > 1:
         raise DataError(f"'pixel_values' of {name} differ in shape: {listed(shapes)}. Bring them to one size.")
     stacked = torch.stack(values, out=_pinned(values) if pin else None)
@@ -45,6 +45,13 @@ def stack_pixels(values: Sequence[Any], indices: Sequence[int], name: str, pin: 
             f"'pixel_values' of sample {int(index)} of {name} hold NaN or infinite values. Check how it was prepared."
         )
     return stacked
+
+
+def _pixels(value: Any, index: int, name: str) -> Tensor:
+    try:
+        return as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"'pixel_values' of sample {int(index)} of {name} are no pixels: {error}.") from error
 
 
 def _pinned(values: Sequence[Tensor]) -> Tensor | None:

@@ -186,9 +186,13 @@ class Alignment:
             points = self.finder(pixels)
         if points is None:
             return None
-        points = np.asarray(points, np.float64)
+        must = f"{self.landmarks!r} must give landmarks of shape (5, 2) or None; gave"
+        try:
+            points = np.asarray(points, np.float64)
+        except Exception as error:  # a tensor with gradients has an error of its own
+            raise DataError(f"{must} {_short(points)}: {error}.") from error
         if points.shape != (5, 2):
-            raise DataError(f"{self.landmarks!r} must give landmarks of shape (5, 2) or None; gave {points.shape}.")
+            raise DataError(f"{must} {points.shape}.")
         return face_chip(picture, points, self.size, self.padding) if np.isfinite(points).all() else None
 
     @property
@@ -263,7 +267,8 @@ def alignment_of(setting: Any) -> Alignment | None:
     """
     if setting is None or isinstance(setting, Alignment):
         return setting
-    if setting == FIVE_POINTS or (callable(setting) and not isinstance(setting, type)):
+    named = isinstance(setting, str) and setting == FIVE_POINTS
+    if named or (callable(setting) and not isinstance(setting, type)):
         return Alignment(landmarks=setting)
     raise ConfigError(
         f"`align` must be None, {FIVE_POINTS!r}, a function of landmarks or an Alignment; got {_short(setting)}."

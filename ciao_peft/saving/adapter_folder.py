@@ -15,7 +15,7 @@ from ..checking import all_finite, check_choice
 from ..config import CIAOConfig
 from ..errors import AdapterConfigError, AdapterFileError, ConfigError, listed, quoted
 from .digest import DIGEST, check_digest, read_covered, sha256_of, with_digest
-from .files import local_path, read_json, read_steadily, to_json, write_folder
+from .files import MAX_JSON_BYTES, local_path, read_json, read_steadily, to_json, write_folder
 from .safetensors_file import parse_tensors, read_weights
 
 __all__ = [
@@ -121,8 +121,8 @@ def save_adapter(
         The folder.
 
     Raises:
-        AdapterFileError: a value is not finite, the folder is a file, the disk refuses, or `training` is no plain data;
-            what was there stays.
+        AdapterFileError: a value is not finite, the folder is a file, the disk refuses, `training` is no plain data, or
+            the config is larger than any that is read; what was there stays.
 
     Example:
         >>> import tempfile
@@ -169,6 +169,12 @@ def save_adapter(
             f"What is to be recorded of the adapter is no plain data: {error}. Nothing was saved; `training` "
             "takes finite numbers, text, true, false, None, lists and dicts."
         ) from None
+    if len(files[CONFIG_FILE]) > MAX_JSON_BYTES:
+        raise AdapterFileError(
+            f"The config of the adapter would have {len(files[CONFIG_FILE]):,} bytes, and none above "
+            f"{MAX_JSON_BYTES:,} is read. Nothing was saved; give shorter names in `id2label`, or less in "
+            "`training`."
+        )
     files = {**(extra_files(record) if extra_files else {}), **files}  # the config comes last
     return write_folder(folder, files, replacing=(PREPROCESSOR_FILE, PICTURE_FILE))
 

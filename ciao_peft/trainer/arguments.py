@@ -176,8 +176,8 @@ class CIAOTrainingArguments:
         make_plain(self)
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), get_args(choices))
-        if self.bf16 != "auto":
-            check_flag("bf16", self.bf16)
+        if not isinstance(self.bf16, bool) and self.bf16 != "auto":
+            raise ConfigError(f"`bf16` must be true, false or 'auto'; got {quoted(self.bf16)}.")
         if not isinstance(self.compile, bool):  # 1 and 0 are equal to True and False
             check_choice("compile", self.compile, [choice for choice in get_args(Compile) if isinstance(choice, str)])
         for name in ("fp16", "class_balanced_batches", "load_best_model_at_end", "two_steps"):

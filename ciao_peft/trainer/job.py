@@ -135,7 +135,7 @@ def check_what_trains_the_mask(job: Job) -> None:
             of several processes.
     """
     config = job.config
-    has_only_a_head = config.tuning == "decision_layer" and not config.inhibition
+    has_only_a_head = config.tuning == "decision_layer" and not config.inhibition and not config.excitation_rank
     if config.task_loss_trains == "head" and config.contrastive_weight == 0 and not has_only_a_head:
         raise TrainingError(
             "With `task_loss_trains='head'` and a `contrastive_weight` of 0, nothing would train the mask or own "

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import TrainingError
 from ..features import ClipSamples, FeatureDataset, Samples
+from ..features.workers import ErrorsSent, received
 from .accelerator import rows_per_process
 from .resident import ResidentFeatures, check_finite_rows
 from .seeds import seed_everything
@@ -251,7 +252,7 @@ class BatchLoader:
         # Stored features need no workers: sending tensors between processes costs more than reading them.
         workers = 0 if isinstance(source.data, FeatureDataset) else num_workers
         self._loader = DataLoader(
-            cast("Dataset[Batch]", source),  # indexed by the orders of the sampler
+            cast("Dataset[Batch]", ErrorsSent(source) if workers else source),  # indexed by the orders of the sampler
             batch_size=None,
             sampler=self._sampler,
             num_workers=workers,
@@ -280,7 +281,7 @@ class BatchLoader:
             return
         self._sampler.orders = orders
         with torch.device("cpu"):  # it draws a number, and reads it
-            batches = iter(self._loader)
+            batches = received(iter(self._loader))
         if self.device.type == "cuda":
             yield from _copied_ahead(batches, self.device)
             return

@@ -195,9 +195,13 @@ def test_what_the_task_loss_reaches_changes_no_answer():
             assert torch.equal(getattr(one(pixels()), answer), getattr(other(pixels()), answer))
 
 
-@pytest.mark.parametrize("tuning", ["decision_layer", "last_conv"])
-def test_a_mask_that_no_loss_would_train_is_refused(tuning):
-    model = wrap(task_loss_trains="head", contrastive_weight=0.0, tuning=tuning)
+@pytest.mark.parametrize(
+    "parts",
+    [{"tuning": "decision_layer"}, {"tuning": "last_conv"}, {"inhibition": False, "excitation_rank": 2}],
+    ids=["decision_layer", "last_conv", "low rank"],
+)
+def test_a_mask_that_no_loss_would_train_is_refused(parts):
+    model = wrap(task_loss_trains="head", contrastive_weight=0.0, **parts)
     faces = [{"pixel_values": row, "labels": int(n % 3)} for n, row in enumerate(pixels(12))]
     before = bits(model)
     with pytest.raises(TrainingError, match="With `task_loss_trains='head'` and a `contrastive_weight` of 0, nothing"):
@@ -205,3 +209,21 @@ def test_a_mask_that_no_loss_would_train_is_refused(tuning):
     assert same_bits(bits(model), before)
     without = wrap(task_loss_trains="head", contrastive_weight=0.0, inhibition=False)  # there is only a head
     CIAOTrainer(without, CIAOTrainingArguments(num_train_epochs=1)).train(faces)
+
+
+def test_a_large_excitation_stays_within_half_precision():
+    model = wrap(tiny_backbone().half(), inhibition=False, excitation_rank=2).eval()
+    torch.nn.init.constant_(model.adapters["default"].low_rank_excitation[0].up.weight, 1e6)
+    assert model(pixels().half()).embeddings.isfinite().all()
+
+
+@pytest.mark.parametrize("tuning", ["decision_layer", "last_conv", "full"])
+def test_loaded_convolutions_are_laid_out_as_they_were(tuning, tmp_path):
+    def backbone():
+        return residual_backbone().to(memory_format=torch.channels_last)
+
+    model = train(wrap(backbone(), tuning=tuning, inhibition_form="gain", excitation_rank=2))
+    again = CIAOModel.from_pretrained(backbone(), model.save_pretrained(tmp_path / "default"))
+    assert torch.equal(again.eval()(pixels()).logits, model.eval()(pixels()).logits)
+    before, after = (each.adapters["default"].state_dict() for each in (model, again))
+    assert {key: value.stride() for key, value in before.items()} == {k: v.stride() for k, v in after.items()}

@@ -68,13 +68,23 @@ def test_answers_for_other_frequencies_are_those_of_bayes(tau):
 
 @pytest.mark.parametrize(
     "prior",
-    ["even", {"LABEL_0": 1.0}, {"LABEL_0": 0, "LABEL_1": 0, "LABEL_2": 0}, [1, 1, 1], 3]
+    ["even", {"LABEL_0": 1.0}, {"LABEL_0": 0, "LABEL_1": 0, "LABEL_2": 0}, [1, 1, 1], 3, np.ones(3), torch.ones(3)]
     + [{"LABEL_0": value, "LABEL_1": 1, "LABEL_2": 1} for value in (-1, float("nan"), float("inf"), "1", None, True)],
     ids=str,
 )
 def test_frequencies_that_are_none_are_refused(prior):
     with pytest.raises(ConfigError, match="`prior` must be 'uniform'"):
         probabilities(torch.zeros(1, 3), classes(class_prior=PRIOR), prior)
+
+
+@pytest.mark.parametrize("size", [1e-60, 1e300, 5e-324], ids=str)
+def test_shares_count_by_their_ratio_whatever_their_size(size):
+    logits, config = torch.randn(2, 3), classes(class_prior=PRIOR)
+    given = {"LABEL_0": size, "LABEL_1": 0, "LABEL_2": size}
+    expected = probabilities(logits, config, {"LABEL_0": 0.5, "LABEL_1": 0.0, "LABEL_2": 0.5})
+    assert torch.equal(probabilities(logits, config, given), expected)
+    assert (expected[:, 1] == 0).all()
+    assert expected.isfinite().all()
 
 
 def test_frequencies_are_refused_where_they_have_no_meaning():

@@ -14,7 +14,7 @@ from PIL import Image
 from ciao_peft import Preprocessing
 from ciao_peft.cli import main
 from ciao_peft.data import FaceLocalizer, align_folder, load_faces, located_landmarks
-from ciao_peft.errors import DataError, DataNotFoundError
+from ciao_peft.errors import ConfigError, DataError, DataNotFoundError
 from ciao_peft.preprocessing import Alignment, five_points
 from helpers.drawn import drawn_face
 
@@ -119,6 +119,29 @@ def test_what_cannot_be_copied_is_refused_before_anything_is_written(folder, tmp
     with pytest.raises(DataError, match=r"e\.png"):
         align_folder(folder, tmp_path / "again")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["faces", "out"]
+
+
+@pytest.mark.parametrize("alignment", [3, "five points", Alignment, np.ones(2)], ids=repr)
+def test_an_alignment_that_is_none_is_refused(folder, tmp_path, alignment):
+    with pytest.raises(ConfigError, match="must be None, 'five-points'"):
+        align_folder(folder, tmp_path / "out", alignment)
+    assert align_folder(folder, tmp_path / "out", "five-points").pictures == 3
+
+
+def test_a_picture_longer_than_its_format_allows_is_refused_by_name(tmp_path):
+    (tmp_path / "faces").mkdir()
+    Image.new("RGB", (16_500, 10)).save(tmp_path / "faces" / "long.png")
+    os.rename(tmp_path / "faces" / "long.png", tmp_path / "faces" / "long.webp")
+    with pytest.raises(DataError, match=r"long\.webp' cannot be copied whole"):
+        align_folder(tmp_path / "faces", tmp_path / "out", Alignment(landmarks=no_landmarks))
+    with pytest.raises(DataError, match="cannot be written"):
+        align_folder(tmp_path / "faces", "a\0b")
+    assert [path.name for path in tmp_path.iterdir()] == ["faces"]
+
+
+def no_landmarks(pixels):
+    """No landmarks of anything."""
+    return
 
 
 def test_the_box_of_a_localizer_is_where_landmarks_are_looked_for():

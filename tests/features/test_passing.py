@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import multiprocessing
 import os
 import threading
 
@@ -12,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ciao_peft import CIAOConfig, cache_features, get_ciao_model
-from ciao_peft.errors import DataError, DataNotFoundError, FeatureCacheError
+from ciao_peft import CIAOConfig, CIAOTrainer, CIAOTrainingArguments, cache_features, get_ciao_model
+from ciao_peft.errors import DataError, DataNotFoundError, FeatureCacheError, LaunchError
 from ciao_peft.features import Processes, Samples, fingerprint, passing, store
 from ciao_peft.features.digests import digest_of, digests_of
 from ciao_peft.features.passing import pass_through_trunk, read_ahead
@@ -97,6 +98,74 @@ def test_the_first_broken_picture_is_named_whoever_reads_it(batch_size, workers,
     bad[5] = {"pixel_values": pixels(1)[0] * torch.inf, "labels": 0}
     with pytest.raises(DataError, match=r"^'pixel_values' of sample 5 of the dataset hold NaN or infinite values"):
         cache_features(model(), bad, tmp_path / "pixels", **settings)
+
+
+class Failing(list):
+    """Faces, of which one does something else in the process of a worker."""
+
+    def __init__(self, what):
+        super().__init__(faces(12))
+        self.what, self.main = what, os.getpid()
+
+    def __getitem__(self, index):
+        if index == 7 and os.getpid() != self.main:
+            self.what()
+        return super().__getitem__(index)
+
+
+class Unsendable(Exception):
+    def __init__(self, one, two):
+        super().__init__(one)
+        self.lock = threading.Lock()
+
+
+def no_disk():
+    raise OSError(5, "Input/output error", "/faces/7.png")
+
+
+def refused():
+    raise ConnectionResetError("of the dataset")
+
+
+def unsendable():
+    raise Unsendable("seven", 2)
+
+
+FAILURES = pytest.mark.parametrize(
+    ("what", "error", "message"),
+    [
+        (no_disk, OSError, "Input/output error: '/faces/7.png'"),
+        (refused, ConnectionResetError, "of the dataset"),
+        (unsendable, DataError, "A sample cannot be read: Unsendable: seven"),
+        (lambda: os._exit(3), LaunchError, "A process that reads samples has ended"),
+    ],
+    ids=["disk", "connection", "unsendable", "death"],
+)
+
+
+@FAILURES
+def test_what_a_worker_raises_is_raised_as_it_is_and_no_worker_stays(what, error, message):
+    with pytest.raises(error, match=message):
+        cache_features(model(), Failing(what), None, batch_size=2, dataloader_num_workers=2)
+    assert not multiprocessing.active_children()
+
+
+@FAILURES
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of torch, about the death of a worker
+def test_so_it_is_in_a_training(what, error, message):
+    args = CIAOTrainingArguments(
+        max_steps=9, per_device_train_batch_size=4, dataloader_num_workers=2, feature_cache="never", report_to="none"
+    )
+    with pytest.raises(error, match=message):
+        CIAOTrainer(wrap(), args).train(Failing(what))
+    assert not multiprocessing.active_children()
+
+
+def test_pixels_that_are_none_are_named():
+    rows = faces(6)
+    rows[4] = {**rows[4], "pixel_values": [["none"]]}
+    with pytest.raises(DataError, match="'pixel_values' of sample 4 of the dataset are no pixels"):
+        cache_features(model(), rows, None, batch_size=2)
 
 
 def test_what_was_computed_before_an_error_is_kept_and_taken_up(tmp_path, monkeypatch):

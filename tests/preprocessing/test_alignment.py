@@ -180,6 +180,15 @@ def test_a_function_must_give_five_points():
         Alignment(landmarks=find)(Image.fromarray(drawn_face(96)))
 
 
+@pytest.mark.parametrize("given", ["abc", [[1, 2], [3]], {}, [[10**400, 1]] * 5, torch.zeros(5, 2, requires_grad=True)])
+def test_what_are_no_numbers_are_no_landmarks(given):
+    def find(pixels):
+        return given
+
+    with pytest.raises(DataError, match=r"'own:find' must give landmarks of shape \(5, 2\) or None; gave"):
+        Alignment(landmarks=find)(Image.fromarray(drawn_face(96)))
+
+
 def test_a_function_of_ones_own_is_stored_by_name_and_must_be_given_again():
     mine = Preprocessing(align=somebody)
     again = Preprocessing.from_dict(mine.to_dict())

@@ -298,6 +298,14 @@ def test_loading_the_twentieth_adapter_takes_as_much_as_the_second(tmp_path):  #
     assert max(costs) <= 1.02 * costs[0]
 
 
+def test_a_config_that_could_not_be_read_again_is_not_saved(tmp_path):
+    names = {n: f"{n} " + 1000 * "long" for n in range(1100)}
+    model = wrap(num_labels=1100, id2label=names, hidden_sizes=(2,))
+    with pytest.raises(AdapterFileError, match=r"would have 4,\d+,\d+ bytes, and none above 4,194,304 is read"):
+        model.save_pretrained(tmp_path / "fer")
+    assert not [*tmp_path.iterdir()]
+
+
 def test_loading_warns_of_nothing(tmp_path):
     wrap().save_pretrained(tmp_path / "saved")
     with warnings.catch_warnings():

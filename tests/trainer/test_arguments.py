@@ -18,6 +18,7 @@ from ciao_peft.errors import (
     ("values", "message"),
     [
         ({"learning_rate": 0}, "`learning_rate` must be a number from 1e-12 to any size; got 0"),
+        ({"learning_rate": 1e30}, "`learning_rate` must be a number from 1e-12 to 1e+09; got 1e+30"),
         ({"learning_rate": "1e-3"}, "`learning_rate` must be a number"),
         ({"learning_rate": math.nan}, "`learning_rate` must be a number"),
         ({"mask_learning_rate": -1}, "`mask_learning_rate` must be a number from 0"),
@@ -30,7 +31,7 @@ from ciao_peft.errors import (
         ({"warmup_ratio": 1.5}, "`warmup_ratio` must be a number from 0 to 1"),
         ({"class_balance": 2}, "`class_balance` must be a number from 0 to 1"),
         ({"bf16": True, "fp16": True}, "Choose one of `bf16` and `fp16`"),
-        ({"bf16": 1}, "`bf16` must be true or false"),
+        ({"bf16": 1}, "`bf16` must be true, false or 'auto'; got 1"),
         ({"eval_strategy": "steps"}, "`eval_steps` goes with `eval_strategy='steps'`; got None with 'steps'"),
         ({"save_steps": 5}, "`save_steps` goes with `save_strategy='steps'`; got 5 with 'no'"),
         ({"save_strategy": "epoch"}, "give `output_dir`"),

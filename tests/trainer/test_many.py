@@ -20,7 +20,7 @@ from ciao_peft import (
     train_adapters,
 )
 from ciao_peft.adapters import stack
-from ciao_peft.errors import TrainingError
+from ciao_peft.errors import AdapterNameError, TrainingError
 from ciao_peft.features import Augmentation
 from ciao_peft.losses import total_loss
 from ciao_peft.trainer.many import loop, losses
@@ -318,7 +318,24 @@ def test_on_a_cpu_trainings_run_one_after_the_other_to_the_bit(monkeypatch, loop
     assert loops == []
 
 
-def test_jobs_that_cannot_be_are_refused_before_anything_is_trained():
+def test_jobs_may_come_from_a_generator():
+    model = model_with([config(), config(init_seed=1)])
+    jobs = (AdapterJob(adapter_name=name, args=arguments(max_steps=1)) for name in "01")
+    assert [*train_adapters(model, jobs, faces(24))] == ["0", "1"]
+
+
+def test_jobs_that_are_none_are_refused():
+    model = model_with([config()])
+    one = AdapterJob(adapter_name="0")
+    for jobs in (None, one, {"0": one}, "0", ["0"], [None], 3):
+        with pytest.raises(TrainingError, match="give a list of them; got"):
+            train_adapters(model, jobs, faces(24))
+    for name in (None, ["0"]):
+        with pytest.raises(AdapterNameError):
+            train_adapters(model, [AdapterJob(adapter_name=name)], faces(24))
+
+
+def test_jobs_that_cannot_be_are_refused_before_anything_is_trained(tmp_path):
     model = model_with([config(), config(init_seed=1)])
     before = weights(model, "0")
     stored = cache_features(model, faces(24), None)
@@ -330,6 +347,9 @@ def test_jobs_that_cannot_be_are_refused_before_anything_is_trained():
         ([job, AdapterJob(adapter_name="1", eval_labels=torch.zeros(24))], stored, "eval_dataset"),
         ([AdapterJob(adapter_name="0", labels=torch.zeros(24, dtype=torch.long))], faces(24), "stored features"),
         ([job, AdapterJob(adapter_name="1", args=arguments(early_stopping_patience=1))], stored, "needs evaluations"),
+        ([AdapterJob(adapter_name="0", labels=torch.tensor(0))], stored, "a row for each sample"),
+        ([AdapterJob(adapter_name="0", labels=[0] * 24)], stored, "torch.as_tensor"),
+        ([AdapterJob(adapter_name=n, args=arguments(output_dir=str(tmp_path))) for n in "01"], stored, "of its own"),
     ):
         with pytest.raises(TrainingError, match=message):
             train_adapters(model, jobs, data)

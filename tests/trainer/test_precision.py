@@ -76,7 +76,7 @@ def test_a_gpu_is_asked_for_instructions_of_its_own(monkeypatch):
 
 
 def test_other_words_are_refused():
-    with pytest.raises(ConfigError, match="`bf16` must be true or false; got 'maybe'"):
+    with pytest.raises(ConfigError, match="`bf16` must be true, false or 'auto'; got 'maybe'"):
         CIAOTrainingArguments(bf16="maybe")
     with pytest.raises(ConfigError, match="Choose one of `bf16` and `fp16`"):
         CIAOTrainingArguments(bf16="auto", fp16=True)

@@ -195,6 +195,13 @@ def test_there_must_be_something_for_each_step(changes):
     assert same_bits(bits(model), before)
 
 
+def test_a_low_rank_excitation_is_something_for_the_first_step():
+    model = wrap(inhibition=False, excitation_rank=2)
+    up = model.adapters["default"].low_rank_excitation[0].up.weight
+    CIAOTrainer(model, arguments()).train(faces())
+    assert up.abs().max() > 0
+
+
 def test_several_processes_are_refused():
     trainer = CIAOTrainer(wrap(), arguments())
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
 from ...adapters import is_stacked_on
-from ...config import CIAOConfig
-from ...errors import DivergenceError, TrainingError, listed
+from ...config import CIAOConfig, check_adapter_name
+from ...errors import DivergenceError, TrainingError, listed, quoted
 from ...features import FeatureDataset, check_labels_of
 from ...model import CIAOModel
+from ...saving import local_path
 from ...surroundings import random_state_kept
 from ..accelerator import make_accelerator
 from ..arguments import CIAOTrainingArguments
@@ -47,7 +48,7 @@ def train_adapters(
 
     Args:
         model: Holds the adapters.
-        jobs: One for each adapter.
+        jobs: One for each adapter; where they save, each in an `output_dir` of its own.
         train_dataset: What `CIAOTrainer.train` takes; best what `cache_features` gave.
         eval_dataset: The same, for evaluation during training.
 
@@ -55,7 +56,7 @@ def train_adapters(
         By name of the adapter what came out. A training that diverged has an `error` there and ends no other one.
 
     Raises:
-        TrainingError: no jobs, two for one adapter, or settings and data that do not go together.
+        TrainingError: no jobs, two for one adapter or one `output_dir`, or settings and data that do not go together.
         DataError, InputError, FeatureCacheError: as for `CIAOTrainer.train`.
         AdapterNotFoundError: the model has no adapter of a name.
         KeyboardInterrupt: on Ctrl-C; what was trained so far is in the adapters.
@@ -73,13 +74,8 @@ def train_adapters(
         >>> {name: training.output.global_step for name, training in train_adapters(model, jobs, faces).items()}
         {'0': 3, '1': 3}
     """
+    jobs = _checked(jobs)
     names = [job.adapter_name for job in jobs]
-    if not names or len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise TrainingError(
-            "`jobs` must have one `AdapterJob` for each adapter that is trained; "
-            + (f"got several for {listed(twice)}." if twice else "got none.")
-        )
     trainers = [
         CIAOTrainer(model, job.args, job.adapter_name, compute_metrics=job.compute_metrics, on_log=job.on_log)
         for job in jobs
@@ -96,6 +92,30 @@ def train_adapters(
         own = [todo[place] for place in places]
         results |= _trained_together(model, own) if len(own) > 1 else {own[0].trainer.adapter_name: own[0].train()}
     return {name: results[name] for name in names}
+
+
+def _checked(jobs: Any) -> list[AdapterJob]:
+    """The jobs, each of an adapter and an `output_dir` of its own."""
+    of_jobs = isinstance(jobs, Iterable) and not isinstance(jobs, (str, bytes, Mapping))
+    given: list[Any] = [*cast("Iterable[Any]", jobs)] if of_jobs else [jobs]
+    must = "`jobs` must have one `AdapterJob` for each adapter that is trained;"
+    if not given:
+        raise TrainingError(f"{must} got none.")
+    for job in given:
+        if not of_jobs or not isinstance(job, AdapterJob):
+            raise TrainingError(f"{must} give a list of them; got {quoted(job)}.")
+        check_adapter_name(job.adapter_name)
+    own: list[AdapterJob] = given
+    if twice := _repeated([job.adapter_name for job in own]):
+        raise TrainingError(f"{must} got several for {listed(twice)}.")
+    folders = [job.args.output_dir for job in own if isinstance(job.args, CIAOTrainingArguments)]
+    if twice := _repeated([str(local_path(folder)) for folder in folders if folder is not None]):
+        raise TrainingError(f"Every job needs an `output_dir` of its own; got {listed(twice)} for several.")
+    return own
+
+
+def _repeated(values: Sequence[str]) -> list[str]:
+    return sorted({value for value in values if values.count(value) > 1})
 
 
 def trains_at_once() -> bool:
@@ -203,9 +223,14 @@ def _stored(trainers: Sequence[CIAOTrainer], dataset: Any, name: str) -> Any:
 
 
 def _with_labels(data: Any, job: AdapterJob, name: str) -> Any:
-    labels: Tensor | None = getattr(job, name)
+    labels: Any = getattr(job, name)
     if labels is None:
         return data
+    if not isinstance(labels, Tensor) or not labels.ndim:
+        raise TrainingError(
+            f"`{name}` of the job for {job.adapter_name!r} must be a tensor with a row for each sample; got "
+            f"{quoted(labels)}. Try `torch.as_tensor(labels)`."
+        )
     if not isinstance(data, FeatureDataset):
         raise TrainingError(
             f"`{name}` of the job for {job.adapter_name!r} needs stored features, of which there are none here; give "

@@ -1,0 +1,95 @@
+"""Errors of the worker processes of `DataLoader`: they come as they were raised, and no worker stays behind."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ..errors import CIAOError, DataError, LaunchError, shortened
+
+__all__ = ["ErrorsSent", "received"]
+
+
+class ErrorsSent:
+    """A dataset that hands out an error in place of raising it, for `received` to raise.
+
+    What a worker raises, `DataLoader` raises with another message, and its workers wait until that is forgotten.
+
+    Args:
+        data: Indexed by whatever the sampler gives.
+
+    Example:
+        >>> list(received(ErrorsSent([5, 6])[n] for n in (1, 0)))
+        [6, 5]
+        >>> ErrorsSent([5, 6])[2]
+        IndexError('list index out of range')
+    """
+
+    def __init__(self, data: Any):
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: Any) -> Any:
+        try:
+            return self.data[index]
+        except Exception as error:
+            return _sendable(error)
+
+
+def received(values: Iterable[Any]) -> Iterator[Any]:
+    """What workers read of an `ErrorsSent`.
+
+    Args:
+        values: A `DataLoader`, or its iterator.
+
+    Raises:
+        LaunchError: a worker has ended by itself, or was killed.
+        Exception: what the dataset raised.
+
+    Example:
+        >>> list(received([1, 2]))
+        [1, 2]
+    """
+    value = None
+    iterator = iter(values)
+    try:
+        while True:
+            value = _next(iterator)
+            if isinstance(value, Exception):
+                raise value
+            if value is _END:
+                return
+            yield value
+    finally:
+        del values, iterator, value  # an error that holds the workers would keep them until garbage is collected
+
+
+_END = object()
+
+
+def _next(iterator: Iterator[Any]) -> Any:
+    try:
+        return next(iterator, _END)
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+            raise
+        raise LaunchError(
+            f"A process that reads samples has ended: {error}. A full memory ends processes, and so do some decoders "
+            "on damaged files; `dataloader_num_workers=0` reads in this process, whose error says more."
+        ) from error
+
+
+def _sendable(error: Exception) -> Exception:
+    """An error that another process can read: as it is, with a note of where it comes from, where it can be sent."""
+    note = getattr(error, "add_note", None)  # from Python 3.11
+    if note is not None and not isinstance(error, CIAOError):
+        note(f"It was raised by a process that reads samples:\n{traceback.format_exc()[-4000:]}")
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return DataError(f"A sample cannot be read: {type(error).__name__}: {shortened(str(error))}")
+    return error
