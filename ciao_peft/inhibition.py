@@ -124,6 +124,7 @@ class InhibitoryLayer(nn.Module):
         rank: Of the change that I is learned by; None for a full copy of the unit.
         seed: Of the random values of that change.
         learn_decay: Whether `a` is learned.
+        takes_unit: Whether `conv_unit` is made for this layer alone, which then keeps its modules and copies none.
         generator: Draws new weights for the copy, distributed as those of a fresh convolution. When left out, the
             copy starts with the unit's weights.
 
@@ -168,6 +169,7 @@ class InhibitoryLayer(nn.Module):
         seed: int = 0,
         learn_decay: bool = True,
         generator: torch.Generator | None = None,
+        takes_unit: bool = False,
     ):
         super().__init__()
         self.form = form
@@ -175,7 +177,8 @@ class InhibitoryLayer(nn.Module):
         self.low_rank = None if rank is None else LowRankConvolution(conv, rank, seed)
         self.steps = () if rank is not None else tuple(name for name, _ in conv_unit.named_children())
         for name in self.steps:
-            self.add_module(name, copy.deepcopy(conv_unit.get_submodule(name)).float())
+            module = conv_unit.get_submodule(name)
+            self.add_module(name, (module if takes_unit else copy.deepcopy(module)).float())
         start = torch.empty((), dtype=torch.float32, device="cpu") if form == "gain" else None
         self.register_buffer("start_decay", start)
         self.raw_decay = nn.Parameter(torch.empty(num_channels, dtype=torch.float32, device="cpu"))

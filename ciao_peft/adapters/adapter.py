@@ -87,6 +87,7 @@ class Adapter(nn.Module):
                 seed=_seed_of(config, 2 * index),
                 learn_decay=config.learn_decay,
                 generator=_generator_of(config, index) if config.inhibition_start == "random" else None,
+                takes_unit=config.tuning != "last_conv" and not config.excitation_rank,
             )
             for index, (unit, spec) in enumerate(zip(units, opened.units_spec, strict=True))
             if config.inhibition
