@@ -197,7 +197,7 @@ people. Accuracy, concordance (`affect`) or macro F1 (`signals`) in percent.
 | photographs of whole faces | `dlib-face`, three levels, aligned | ahead of `small-face` above |
 | drawn faces | `dlib-face`, three levels, aligned | ahead in every painted world above |
 | many faces a second, no GPU | `small-face` | a fifth of the time, and no landmarks to look for |
-| faces without clear eyes and noses | not measured here: try both, aligned and not | landmarks that are wrong turn a face |
+| faces without clear eyes and noses | try both, aligned and not | not measured here; wrong landmarks turn a face |
 
 On `dlib-face` take `inhibition_form="gain"`: it starts with the network as it was. With few labels, or where adapters
 have to be small, add `inhibition_rank=16, excitation_rank=16, spatial_maps=8, hidden_sizes=()`."""
@@ -218,7 +218,7 @@ def adapters() -> str:
     for adapter in bundled_adapters():
         labels = ", ".join(adapter.labels)
         fed = f"`{adapter.encoder}`{', aligned' if adapter.aligned else ''}"
-        score = f"{adapter.metric.replace('_', ' ')} {adapter.score:.3f}"
+        score = f"{adapter.metric.replace('_f1', ' F1')} {adapter.score:.3f}"
         rows.append([f"`{adapter.name}`", fed, labels, score, f"{adapter.num_bytes / 1000:.0f}"])
     return table(["name", "encoder", "answers", "score", "kB"], rows)
 
