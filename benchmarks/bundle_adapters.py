@@ -109,13 +109,13 @@ def make(name: str, args: argparse.Namespace) -> None:
     print(f"{PREFIX}{name}: {training['metrics']}, {size:,} bytes", flush=True)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", default="../shared/faces", help="train/ and test/, with metadata.csv")
     parser.add_argument("--only", action="append", choices=list(WORLDS), help="may be given several times")
     parser.add_argument("--num_train_epochs", type=float, default=RECIPE["num_train_epochs"])
     parser.add_argument("--features_dir", default="runs/encoder_map", help="(default: %(default)s)")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     torch.set_num_threads(1)
     FOLDER.mkdir(exist_ok=True)
     for name in args.only or WORLDS:

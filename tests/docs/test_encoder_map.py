@@ -98,3 +98,20 @@ def test_the_newest_of_each_counts_and_seeds_are_averaged(make):
     ]
     row = make.networks(found).splitlines()[-1]
     assert "`dlib-face`, 2 levels, aligned" in row and "82.0 ± 2.8 / 50.0 ± 0.0" in row and "2, 0, 0, 0" in row
+
+
+@pytest.mark.filterwarnings("ignore:A single training sample each")
+def test_adapters_for_the_package_are_calibrated_scored_as_they_were_written_and_small(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    bundle = import_module("bundle_adapters")
+    monkeypatch.setattr(bundle, "FOLDER", tmp_path / "adapters")
+    monkeypatch.setattr(bundle, "PAINTED", {"num_train": 48, "num_validation": 8, "num_test": 8})
+    monkeypatch.setattr(bundle, "ENCODER", "small-face")
+    bundle.main(["--only", "painted-eight", "--num_train_epochs", "1", "--features_dir", str(tmp_path / "stored")])
+    folder = tmp_path / "adapters" / "painted-eight"
+    record = json.loads((folder / "adapter_config.json").read_text())
+    assert record["config"]["probability_temperature"] != 1.0
+    assert record["training"]["metrics"]["accuracy"]["split"] == "8 test faces of people not in training"
+    assert record["training"]["faces"] == {"train": 48, "held": 8, "test": 8}
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 300_000
+    assert "ciao/painted-eight: {'accuracy'" in capsys.readouterr().out
