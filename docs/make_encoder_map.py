@@ -32,13 +32,13 @@ NETWORKS = ["decision layer", "decision layer + CIAO", "last convolution", "last
 # What is compared on a residual encoder: the start of the network with each of them, and the method's name.
 STARTS = {
     "decision layer": "-",
-    "decision layer + CIAO": "u / (a + u), which all but switches the branch off",
+    "decision layer + CIAO": "u / (a + max(0, u)): the branch is nearly off",
     "divisive, rate 1e-3": "the same",
-    "subtractive": "0: the branch is off",
+    "subtractive": "min(0, u) / a: nearly off",
     "gain": "u",
     "gain, ranks 16": "u",
     "last convolution": "u",
-    "last convolution + CIAO": "u / (a + u)",
+    "last convolution + CIAO": "u / (a + max(0, u)): nearly off",
     "last convolution + gain": "u",
     "compact head": "-",
     "compact: excitation of rank 32": "u",
@@ -196,13 +196,13 @@ people. Accuracy, concordance (`affect`) or macro F1 (`signals`) in percent.
 | | take | because |
 | --- | --- | --- |
 | photographs of whole faces | `dlib-face`, three levels, aligned | ahead of `small-face` above |
-| drawn faces | `dlib-face`, three levels, aligned | ahead in every painted world above |
+| drawn faces | `dlib-face`, three levels, aligned | with a mask ahead in every world above; its head alone is not in all |
 | many faces a second, no GPU | `small-face` | a fifth of the time, and no landmarks to look for |
 | faces without clear eyes and noses | try both, aligned and not | not measured here; wrong landmarks turn a face |
 
-On `dlib-face`, low ranks with `inhibition_form="gain"` reach what a full copy of the convolution reaches, with a fraction
-of the numbers: `inhibition_rank=16, excitation_rank=16`, and with few labels, or where adapters have to be small,
-`spatial_maps=8, hidden_sizes=()`."""
+On `dlib-face`, low ranks with `inhibition_form="gain"` reach what a full copy of the convolution reaches, with a
+fraction of the numbers: `inhibition_rank=16, excitation_rank=16`, and with few labels, or where adapters have to be
+small, `spatial_maps=8, hidden_sizes=()`."""
 
 
 def read(held: list[Line]) -> str:
