@@ -196,7 +196,7 @@ people. Accuracy, concordance (`affect`) or macro F1 (`signals`) in percent.
 | | take | because |
 | --- | --- | --- |
 | photographs of whole faces | `dlib-face`, three levels, aligned | ahead of `small-face` above |
-| drawn faces | `dlib-face`, three levels, aligned | with a mask ahead in every world above; its head alone is not in all |
+| drawn faces | `dlib-face`, three levels, aligned | with a mask, ahead in every world above |
 | many faces a second, no GPU | `small-face` | a fifth of the time, and no landmarks to look for |
 | faces without clear eyes and noses | try both, aligned and not | not measured here; wrong landmarks turn a face |
 
