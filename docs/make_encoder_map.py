@@ -163,7 +163,7 @@ timm downloads their weights.
 
 The four networks with a frozen trunk, 12 epochs in batches of 128, each face and its mirror image, from stored
 features. Accuracy / balanced accuracy in percent, mean ± standard deviation over seeds; "seeds" counts the trainings of
-each column.
+each column; the command with a larger `--seeds`, or without `--encoder`, goes on with what is missing.
 
 {networks(test)}
 
