@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .encoders import list_encoders, load_encoder
     from .errors import CIAOError
     from .features import cache_features
+    from .hub import list_adapters
     from .losses import supervised_contrastive_loss
     from .model import CIAOModel, CIAOOutput, get_ciao_model
     from .preprocessing import Preprocessing
@@ -43,6 +44,7 @@ __all__ = [
     "draw_saliency",
     "get_ciao_model",
     "gradcam_plus_plus",
+    "list_adapters",
     "list_encoders",
     "load_encoder",
     "load_faces",
@@ -67,6 +69,7 @@ _ROOM_OF = {
     "draw_saliency": "saliency",
     "get_ciao_model": "model",
     "gradcam_plus_plus": "saliency",
+    "list_adapters": "hub",
     "list_encoders": "encoders",
     "load_encoder": "encoders",
     "load_faces": "data",

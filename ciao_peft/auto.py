@@ -57,7 +57,8 @@ class AutoCIAOModel:
         """A model with one saved adapter, active, in eval mode, on the backbone that the adapter names.
 
         Args:
-            source: A folder that `save_pretrained` wrote, or `user/name` on the Hub.
+            source: A folder that `save_pretrained` wrote, a name of `ciao_peft.list_adapters()`, or `user/name` on the
+                Hub.
             adapter_name: Name to hold it under; the source's last part when left out.
             preprocessing: What the backbone must be fed; what the adapter was trained on when left out.
             check_preprocessing: As for `CIAOModel.load_adapter`.

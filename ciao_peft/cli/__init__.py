@@ -49,6 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, run, what in (
+        ("adapters", _print_adapters, "adapters that are in the package"),
         ("datasets", _print_datasets, "names that load_faces accepts"),
         ("encoders", _print_encoders, "names that load_encoder accepts"),
     ):
@@ -60,6 +61,25 @@ def make_parser() -> argparse.ArgumentParser:
     search.add_commands(commands)
     report.add_commands(commands)
     return parser
+
+
+def _print_adapters(options: argparse.Namespace) -> None:
+    from ..hub import bundled_adapters
+
+    head = ("name", "encoder", "score", "kB", "answers")
+    rows = [
+        (
+            adapter.name,
+            adapter.encoder + (", aligned" if adapter.aligned else ""),
+            f"{adapter.metric} {adapter.score:.3f}",
+            f"{adapter.num_bytes / 1000:.0f}",
+            ", ".join(adapter.labels),
+        )
+        for adapter in bundled_adapters()
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _print_datasets(options: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from ..saving import (
     save_adapter,
 )
 from ..saving.files import local_path
+from .bundled import bundled_folder, list_adapters
 from .downloading import MAX_WEIGHTS_BYTES, RepoFile, Snapshot, prefix_of, read_pretrained
 from .publishing import RepoHead, publish
 
@@ -56,10 +58,10 @@ def name_from(source: str | os.PathLike[str], subfolder: str | None = None) -> s
 
 
 def read_adapter(source: str | os.PathLike[str], **hub: Any) -> tuple[SavedAdapter, Snapshot]:
-    """Reads an adapter from a folder or from the Hub.
+    """Reads an adapter from a folder, from the package or from the Hub.
 
     Args:
-        source: A folder that `save_pretrained` wrote, or `user/name` on the Hub.
+        source: A folder that `save_pretrained` wrote, a name of `list_adapters()`, or `user/name` on the Hub.
         **hub: `subfolder`, `revision`, `token`, `cache_dir`, `local_files_only` and `force_download`, as
             `read_pretrained` takes them.
 
@@ -78,6 +80,8 @@ def read_adapter(source: str | os.PathLike[str], **hub: Any) -> tuple[SavedAdapt
         >>> saved.config.num_labels, snapshot.folder.name, snapshot.repo_id is None
         (2, 'fer', True)
     """
+    if (folder := bundled_folder(source, hub)) is not None:
+        source = folder
     return read_pretrained(source, load_adapter, ADAPTER_FILES, **hub)
 
 
@@ -128,7 +132,8 @@ def publish_adapter(
 
     Args:
         folder: A folder that `save_pretrained` wrote.
-        repo_id: `user/name`.
+        repo_id: `user/name`. One that is a name of `list_adapters()` draws a warning: without a `revision`, that name
+            loads the adapter in the package.
         subfolder: The folder inside a repository that holds several adapters.
         **hub: `private`, `revision`, `create_pr`, `commit_message` and `token` as `publish` takes them.
 
@@ -147,6 +152,12 @@ def publish_adapter(
     """
     folder, prefix = local_path(folder), prefix_of(subfolder)
     load_adapter(folder)
+    if repo_id in list_adapters():
+        warnings.warn(
+            f"'{repo_id}' is also an adapter in this package, which is what that name loads; load this one with "
+            "`revision='main'`, or publish it under another name.",
+            stacklevel=2,
+        )
     record = read_json(folder / CONFIG_FILE)
     files: dict[str, bytes | None] = {
         file: read_file(folder / file, MAX_WEIGHTS_BYTES, error=AdapterFileError) if (folder / file).is_file() else None

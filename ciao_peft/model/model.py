@@ -14,7 +14,7 @@ from ..backbone import backbone_name, backbone_revision, backbone_signature
 from ..config import CIAOConfig, check_adapter_name
 from ..errors import BackboneMismatchError
 from ..hub import name_from, publish_adapter, read_adapter, save_with_card
-from ..preprocessing import Preprocessing
+from ..preprocessing import Preprocessing, aligned_as
 from ..saving import SavedAdapter, in_dtype, library_versions
 from ..surroundings import outside_inference
 from .arguments import check_config
@@ -126,7 +126,8 @@ class CIAOModel(ReadingModel):
         """Loads a saved adapter for reading (`train_adapter` makes it trainable); the active one stays active.
 
         Args:
-            source: A folder that `save_pretrained` wrote, or `user/name` on the Hub.
+            source: A folder that `save_pretrained` wrote, a name of `ciao_peft.list_adapters()`, or `user/name` on the
+                Hub.
             adapter_name: Name to hold it under; the source's last part when left out.
             check_backbone: When `False`, an adapter of another backbone is loaded all the same, with a warning.
             check_preprocessing: When `False`, also one that was fed differently.
@@ -301,10 +302,11 @@ class CIAOModel(ReadingModel):
 
         Args:
             backbone: The one the adapter was trained on.
-            source: A folder that `save_pretrained` wrote, or `user/name` on the Hub.
+            source: A folder that `save_pretrained` wrote, a name of `ciao_peft.list_adapters()`, or `user/name` on the
+                Hub.
             adapter_name: Name to hold it under; the source's last part when left out.
-            preprocessing: What the backbone must be fed, as for `get_ciao_model`; taken from the backbone when it
-                knows, else from the adapter.
+            preprocessing: What the backbone must be fed, as for `get_ciao_model`. When left out, taken from the
+                backbone when it knows, else from the adapter; faces are aligned as the adapter's were.
             check_backbone: As for `load_adapter`.
             check_preprocessing: As for `load_adapter`.
             **hub: As for `load_adapter`.
@@ -345,7 +347,9 @@ class CIAOModel(ReadingModel):
         check_backbone: bool,
         check_preprocessing: bool,
     ) -> CIAOModel:
-        if preprocessing is not None and preprocessing.input_size != saved.input_size:
+        if preprocessing is None:
+            preprocessing = aligned_as(saved.preprocessing, backbone)
+        elif preprocessing.input_size != saved.input_size:
             raise BackboneMismatchError(
                 f"The adapter in '{where}' takes pixels of {saved.input_size}; `preprocessing` makes some of "
                 f"{preprocessing.input_size}. Give it the adapter's `size`."

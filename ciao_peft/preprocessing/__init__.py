@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .agreement import agreed_input
+from .agreement import agreed_input, aligned_as
 from .alignment import Alignment
 from .chips import face_chip
 from .landmarks import five_points
@@ -17,6 +17,7 @@ __all__ = [
     "Preprocessing",
     "Resample",
     "agreed_input",
+    "aligned_as",
     "as_mode",
     "face_chip",
     "five_points",

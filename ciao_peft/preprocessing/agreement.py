@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from .preprocessing import Preprocessing
@@ -10,7 +11,7 @@ from .preprocessing import Preprocessing
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["agreed_input"]
+__all__ = ["agreed_input", "aligned_as"]
 
 
 def agreed_input(
@@ -47,3 +48,29 @@ def agreed_input(
             "`input_size` out, or change the `size` of the preprocessing."
         )
     return preprocessing, preprocessing.input_size
+
+
+def aligned_as(saved: Mapping[str, Any] | None, backbone: nn.Module) -> Preprocessing | None:
+    """The preprocessing of an adapter, where it differs from its backbone's own in the alignment alone.
+
+    How faces are aligned is the adapter's to say; everything else about pixels is the encoder's.
+
+    Args:
+        saved: The adapter's preprocessing, as `to_dict` returned it.
+        backbone: The network under it.
+
+    Returns:
+        None where there is nothing to take over.
+
+    Example:
+        >>> from ciao_peft import load_encoder
+        >>> encoder = load_encoder("dlib-face")
+        >>> saved = encoder.preprocessing.replace(align="five-points").to_dict()
+        >>> aligned_as(saved, encoder).align.landmarks, aligned_as(encoder.preprocessing.to_dict(), encoder)
+        ('five-points', None)
+    """
+    own = Preprocessing.for_backbone(backbone)
+    mine = {} if own is None else own.to_dict()
+    if saved is None or {**mine, "align": None} != {**saved, "align": None} or mine.get("align") == saved.get("align"):
+        return None
+    return Preprocessing.from_dict(saved)

@@ -18,6 +18,15 @@ def test_encoders_prints_one_name_a_line(capsys):
     assert capsys.readouterr().out.splitlines() == ciao_peft.list_encoders()
 
 
+def test_adapters_lists_those_in_the_package(capsys):
+    assert main(["adapters"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["name", "encoder", "score", "kB", "answers"]
+    assert [row.split()[0] for row in rows] == ciao_peft.list_adapters()
+    six = next(row for row in rows if row.startswith("ciao/everyday-six"))
+    assert "dlib-face" in six and "accuracy 0." in six and "happiness" in six
+
+
 def test_without_a_command_it_says_which_there_are(capsys):
     with pytest.raises(SystemExit) as stop:
         main([])

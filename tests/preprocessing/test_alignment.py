@@ -222,6 +222,18 @@ def test_adapters_remember_how_faces_were_aligned_and_refuse_others(tmp_path):
         model.load_adapter(plain.save_pretrained(tmp_path / "plain"), "plain")
 
 
+def test_a_model_of_one_adapter_aligns_as_it_was_trained_and_prepares_pixels_as_its_encoder_says(tmp_path):
+    model = narrow_model("five-points")
+    folder = model.save_pretrained(tmp_path / "aligned")
+    found = CIAOModel.from_pretrained(model.backbone, folder)
+    assert found.preprocessing == model.preprocessing
+    plain = narrow_model(None).save_pretrained(tmp_path / "plain")
+    assert CIAOModel.from_pretrained(model.backbone, plain).preprocessing.align is None
+    model.backbone.preprocessing = model.backbone.preprocessing.replace(mean=(0.1, 0.2, 0.3))
+    with pytest.raises(BackboneMismatchError, match="image_mean"):
+        CIAOModel.from_pretrained(model.backbone, folder)
+
+
 @pytest.mark.parametrize("levels", [2, 3])
 def test_an_adapter_found_by_name_aligns_as_it_was_trained(tmp_path, levels):
     encoder = load_encoder("dlib-face", levels=levels)
