@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -336,7 +337,10 @@ def clean_up(output_dir: Path, keep: int | None) -> None:
     for entry in output_dir.glob(".checkpoint-*"):
         shutil.rmtree(entry, ignore_errors=True)
     for entry in checkpoint_folders(output_dir)[:-keep] if keep else ():
-        shutil.rmtree(entry, ignore_errors=True)
+        gone = output_dir / f".{entry.name}.gone"  # what a kill leaves of it is found again by this name
+        with contextlib.suppress(OSError):
+            os.replace(entry, gone)
+        shutil.rmtree(gone if gone.is_dir() else entry, ignore_errors=True)
 
 
 def refuse_old_checkpoints(output_dir: Path) -> None:

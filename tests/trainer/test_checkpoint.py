@@ -15,7 +15,7 @@ from ciao_peft.errors import (
     TrainingError,
 )
 from ciao_peft.saving.adapter_folder import CONFIG_FILE, load_adapter
-from ciao_peft.trainer.checkpoint import BEST_FILE, STATE_FILE, checkpoint_folders
+from ciao_peft.trainer.checkpoint import BEST_FILE, STATE_FILE, checkpoint_folders, clean_up
 from helpers import killed
 from helpers.fakes import tiny_backbone
 from helpers.processes import run
@@ -286,3 +286,20 @@ def test_a_new_training_does_not_mix_its_checkpoints_with_an_old_ones(tmp_path):
     ):
         again.train(faces())
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_what_a_kill_leaves_of_a_checkpoint_that_was_to_go_goes_with_the_next(tmp_path, monkeypatch):
+    def killed(path):
+        raise KeyboardInterrupt
+
+    for step in (1, 2):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", lambda path, ignore_errors: killed(path))
+        with pytest.raises(KeyboardInterrupt):
+            clean_up(tmp_path, keep=1)
+    left = next(path for path in tmp_path.iterdir() if path.name != "checkpoint-2")
+    (left / "trainer_state.json").unlink()  # half of it is gone
+    clean_up(tmp_path, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
