@@ -182,6 +182,8 @@ class Call(nn.Module):
         As the method has them.
     """
 
+    adapter: Adapter
+
     def __init__(self, adapter: Adapter, method: Callable[..., Any]):
         super().__init__()
         self.adapter, self._method = adapter, method

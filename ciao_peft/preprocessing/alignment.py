@@ -37,6 +37,9 @@ _DESCRIPTION = 0x010E  # the tag of EXIF that a copy is marked with
 class _Count:
     """How many pictures of an alignment had no landmarks; said at the first, the second, the fourth and so on."""
 
+    seen: int
+    missed: int
+
     def __init__(self) -> None:
         self.seen = self.missed = 0
         self._lock = threading.Lock()

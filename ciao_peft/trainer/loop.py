@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..config import CIAOConfig
 from ..errors import DivergenceError, TrainingError
 from ..heads import dropout_from
 from ..surroundings import RANDOM_STATE
 from .accelerator import data_parallel, progress_bar, start_trackers, wait_for_all
+from .arguments import CIAOTrainingArguments
 from .best import Best
 from .checkpoint import (
     AdapterCheckpoints,
@@ -44,7 +46,7 @@ from .seeds import seed_of
 from .updates import Updates, check_compile
 
 if TYPE_CHECKING:
-    pass
+    from accelerate import Accelerator
 
 
 class TrainingLoop(Updates):
@@ -96,6 +98,16 @@ class TrainingLoop(Updates):
         (2, 3)
     """
 
+    job: Job
+    args: CIAOTrainingArguments
+    config: CIAOConfig
+    accelerator: Accelerator
+    optimizer: Any  # a torch.optim.Optimizer, or Accelerate's wrapper of one
+    trained: list[nn.Parameter]
+    step: int
+    total_steps: int
+    losses: RunningLoss
+    grad_norm: Tensor | float | None
     source: BatchDataset
     eval_source: BatchDataset | None
     output_dir: Path | None

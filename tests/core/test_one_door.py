@@ -33,6 +33,7 @@ ALLOWED = {
     ("saving/safetensors_file.py", "torch.from_file"): "mapped, once the door has looked at the file",
     ("saving/safetensors_file.py", "read_bytes"): "the same where a disk cannot map, of the size that was looked at",
     ("saving/files.py", "path.open"): "what this process has just written, to sync it",
+    ("features/workers.py", "pickle.loads"): "an error of this process, to see whether it can be sent to another",
     ("trainer/precision.py", "read_text"): "/proc/cpuinfo",
     ("trainer/checkpoint.py", "read_bytes"): "what this process has just written",
     ("features/store.py", "open"): "rows, in place, at the offsets that the index gives",
