@@ -139,8 +139,10 @@ def test_without_results_the_page_says_so(make, tmp_path, monkeypatch):
 
 
 def test_a_grid_of_painted_faces_is_drawn_and_small(make, tmp_path, monkeypatch):
+    from accelerate.state import AcceleratorState
     from PIL import Image
 
+    AcceleratorState._reset_state()  # of another test's training in this process, which had another precision
     monkeypatch.syspath_prepend(str(REPOSITORY / "examples"))
     grid = import_module("make_pk_grid")
     narrow = "--batch_size 5 --channels 4 4 4 8 --widths 8 8 4 4 4 --mixed_precision no"
