@@ -194,8 +194,8 @@ bundled encoder gains little, as its trunk is no more work than the step behind 
 first rows.
 
 Not measured: anything on a GPU. `benchmarks/bench_gpu_*.py` print wall time, time in kernels and share busy beside each
-other, and their tables come here once they ran on one. On a CPU a study and a search take as long as their trainings one
-after another: the goal of a third of that time is not met there.
+other, and their tables come here once they ran on one. On a CPU a study and a search take as long as their trainings
+one after another: the goal of a third of that time is not met there.
 
 What more faces cost is in [scaling.md](scaling.md).
 
