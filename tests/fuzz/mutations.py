@@ -156,10 +156,10 @@ def _another_content(path: Path, rng: Rng) -> str:
     kind = _BY_SUFFIX.get(path.suffix.lower())
     if kind is not None and rng.random() < 0.75:
         what = kind.__name__.strip("_")
-    try:
-        changed = kind(content, rng)
-    except (RecursionError, MemoryError):  # a tree of the mutation's own has grown too deep or too large to be written
-        changed = some_bytes(content, rng)
+        try:
+            changed = kind(content, rng)
+        except (RecursionError, MemoryError):  # a tree of the mutation's own has grown too large to be written
+            changed = some_bytes(content, rng)
     elif others and rng.random() < 0.05:
         changed, what = rng.choice(others).read_bytes()[: 2**20], "the content of another file"
     else:
