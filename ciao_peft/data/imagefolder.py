@@ -346,7 +346,11 @@ def _number(text: str) -> float | None:
 def _delimiter(header: str) -> str:
     """The separator with which a header names the column of the files; a comma where none does."""
     for delimiter in _DELIMITERS:
-        if "file_name" in [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]:
+        try:
+            names = next(csv.reader([header], delimiter=delimiter), [])
+        except csv.Error:  # a field beyond what csv takes, by this separator; whoever reads the table says so
+            continue
+        if "file_name" in [name.strip() for name in names]:
             return delimiter
     return ","
 

@@ -144,3 +144,10 @@ def test_a_line_may_be_as_long_as_the_bound_and_no_longer(tmp_path):
 
 def test_a_table_of_the_size_of_the_released_ones_is_let_in():
     assert MAX_TABLE_BYTES > 301_072_766  # fer2013.csv
+
+
+def test_a_header_with_a_field_beyond_what_csv_takes_is_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"whatever")
+    (tmp_path / "metadata.csv").write_text("file_name," + "x" * 200_000 + "\na.png,happy\n")
+    with pytest.raises(DataError):
+        load_faces("imagefolder", str(tmp_path))
