@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..config import CIAOConfig
 from ..errors import DivergenceError, TrainingError
 from ..heads import dropout_from
 from ..surroundings import RANDOM_STATE
 from .accelerator import data_parallel, progress_bar, start_trackers, wait_for_all
-from .arguments import CIAOTrainingArguments
 from .best import Best
 from .checkpoint import (
     AdapterCheckpoints,
@@ -37,16 +33,14 @@ from .history import CURVE_FILE, History, draw_learning_curve, plain
 from .interrupts import Interrupts
 from .job import Job, check_what_trains_the_mask, what_it_is_made_of
 from .loader import BatchDataset, BatchLoader
-from .optimizer import make_optimizer
 from .optimizer_state import checked_moments, optimizer_tensors, restore_optimizer
 from .outputs import TrainOutput
-from .running_loss import RunningLoss
 from .sampler import plan_epoch, positive_groups
 from .seeds import seed_of
 from .updates import Updates, check_compile
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    pass
 
 
 class TrainingLoop(Updates):
@@ -98,16 +92,7 @@ class TrainingLoop(Updates):
         (2, 3)
     """
 
-    job: Job
-    args: CIAOTrainingArguments
-    config: CIAOConfig
-    accelerator: Accelerator
-    optimizer: Any  # a torch.optim.Optimizer, or Accelerate's wrapper of one
-    trained: list[nn.Parameter]
     step: int
-    total_steps: int
-    losses: RunningLoss
-    grad_norm: Tensor | float | None
     source: BatchDataset
     eval_source: BatchDataset | None
     output_dir: Path | None
@@ -120,32 +105,21 @@ class TrainingLoop(Updates):
     history: History
 
     def __init__(self, job: Job, source: BatchDataset, eval_source: BatchDataset | None = None):
-        self.job, self.args, self.config, self.accelerator = job, job.args, job.config, job.accelerator
+        args = job.args
         self.source, self.eval_source = source, eval_source
-        self.output_dir = None if self.args.output_dir is None else Path(self.args.output_dir)
-        self.groups = positive_groups(source.known_labels, self.config)
-        self.batch_size = self.args.per_device_train_batch_size * self.accelerator.num_processes
+        self.output_dir = None if args.output_dir is None else Path(args.output_dir)
+        self.groups = positive_groups(source.known_labels, job.config)
+        self.batch_size = args.per_device_train_batch_size * job.accelerator.num_processes
         num_batches = math.ceil(len(source) / self.batch_size)
-        self.steps_per_epoch = math.ceil(num_batches / self.args.gradient_accumulation_steps)
-        epochs = self.args.num_train_epochs
-        self.total_steps = self.args.max_steps if self.args.max_steps > 0 else math.ceil(epochs * self.steps_per_epoch)
+        self.steps_per_epoch = math.ceil(num_batches / args.gradient_accumulation_steps)
         check_what_trains_the_mask(job)
         check_compile(job)
-        self.best = Best(self.args, self.config.problem_type)
-        device = self.accelerator.device
-        job.reader.to(device)
-        with self._in_training():
-            self.optimizer = make_optimizer(job.parameter_groups, self.args, self.config.tuning, job.name)
-        if (before_update := job.before_update) is not None:
-            self.optimizer.register_step_pre_hook(lambda *_: before_update())
+        self.best = Best(args, job.config.problem_type)
+        steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * self.steps_per_epoch)
+        super().__init__(job, steps)
         self.names = {parameter: name for name, parameter in job.module.named_parameters()}
-        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.step = 0
         self.num_checkpoints = None
-        self.losses = RunningLoss(device)
-        self.grad_norm = None
         self._record: dict[str, Any] | None = None
-        self._prepare_updates(device)
         self.history = History(None)
 
     # -- the whole ---------------------------------------------------------------------------------------------------
@@ -164,7 +138,6 @@ class TrainingLoop(Updates):
                 refuse_old_checkpoints(self.output_dir)
             if self.job.before_first_update is not None:
                 self.job.before_first_update(self.source, self.batch_size)
-        self.config = self.job.config  # calibration has noted in it where `a` starts
         writes_log = self.accelerator.is_main_process and "none" not in self.args.trackers
         self.history = History(self.output_dir if writes_log else None, self.history.entries)
         if self.output_dir is not None and self.accelerator.is_main_process:
@@ -172,10 +145,7 @@ class TrainingLoop(Updates):
         self.optimizer.zero_grad()  # drops what a training that broke off has left
         with self._in_training():
             wrapped = data_parallel(self.job.reader, self.accelerator, self.config.train_batch_norm)
-        if self.accelerator.scaler is not None:
-            self.optimizer = self.accelerator.prepare(self.optimizer)
-            if resumed is not None and resumed.scaler:
-                self.accelerator.scaler.load_state_dict(resumed.scaler)
+        self._scale_gradients(None if resumed is None else resumed.scaler)
         start_trackers(self.accelerator, self.job.name, self.args, self.config)
         no_terminal = not sys.stderr.isatty()
         quiet = no_terminal if self.args.disable_tqdm is None else self.args.disable_tqdm
@@ -234,9 +204,6 @@ class TrainingLoop(Updates):
                 yield
                 if self.step >= self.total_steps or self.best.ends_training:
                     break
-
-    def _in_training(self) -> AbstractContextManager[None]:
-        return contextlib.nullcontext() if self.job.around_update is None else self.job.around_update()
 
     def _after_update(self) -> None:
         last = self.step == self.total_steps

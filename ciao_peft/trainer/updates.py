@@ -15,7 +15,7 @@ from ..losses import Losses, total_loss
 from .arguments import CIAOTrainingArguments
 from .job import Job, LogitsAndEmbeddings
 from .loader import Batch
-from .optimizer import batch_losses, rates_on
+from .optimizer import batch_losses, make_optimizer, rates_on
 from .replay import CudaGraphs, Replayed
 from .running_loss import RunningLoss
 from .seeds import seed_of, seed_torch
@@ -61,7 +61,6 @@ class Updates:
 
     job: Job
     args: CIAOTrainingArguments
-    config: CIAOConfig
     accelerator: Accelerator
     optimizer: Any  # a torch.optim.Optimizer, or Accelerate's wrapper of one
     trained: list[nn.Parameter]
@@ -70,8 +69,18 @@ class Updates:
     losses: RunningLoss
     grad_norm: Tensor | float | None
 
-    def _prepare_updates(self, device: torch.device) -> None:
-        """Chooses how updates run; called once, when the optimiser is there."""
+    def __init__(self, job: Job, total_steps: int):
+        self.job, self.args, self.accelerator = job, job.args, job.accelerator
+        device = self.accelerator.device
+        job.reader.to(device)
+        with self._in_training():
+            self.optimizer = make_optimizer(job.parameter_groups, self.args, self.config.tuning, job.name)
+        if (before_update := job.before_update) is not None:
+            self.optimizer.register_step_pre_hook(lambda *_: before_update())
+        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.step, self.total_steps = 0, total_steps
+        self.losses = RunningLoss(device)
+        self.grad_norm = None
         self._in_update = False
         self._draws = torch.Generator(device)
         self._total_loss: Callable[..., Losses] = total_loss
@@ -89,6 +98,22 @@ class Updates:
             self.job.reader.compile_model(BACKEND)
             self._total_loss = torch.compile(total_loss, backend=BACKEND, dynamic=False)
             self._micro = self._compiled_micro_batch
+
+    @property
+    def config(self) -> CIAOConfig:
+        """Settings of the losses, as they are now: calibration notes in them where `a` starts."""
+        return self.job.config
+
+    def _in_training(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.job.around_update is None else self.job.around_update()
+
+    def _scale_gradients(self, state: dict[str, Any] | None) -> None:
+        """Lets the accelerator scale gradients where the precision needs it, from where a checkpoint left off."""
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            self.optimizer = self.accelerator.prepare(self.optimizer)
+            if state:
+                scaler.load_state_dict(state)
 
     def _end_updates(self) -> None:
         """Lets go of what graphs hold."""
