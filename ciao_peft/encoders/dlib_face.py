@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checking import is_number
-from ..errors import AdapterFileError, ConfigError, listed
+from ..errors import ConfigError, listed
+from ..packaged import packaged_bytes, packaged_json
 from ..preprocessing import Preprocessing
 from .with_preprocessing import ORIGIN, set_attributes
 
@@ -187,11 +186,7 @@ def provenance() -> dict[str, Any]:
         >>> provenance()["license"]
         'cc0-1.0'
     """
-    path = WEIGHTS.with_suffix(".json")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AdapterFileError(f"'{path}' cannot be read: {error}. Install ciao_peft again.") from error
+    return packaged_json(WEIGHTS.with_suffix(".json"))
 
 
 def load(
@@ -244,17 +239,11 @@ def load(
     from safetensors.torch import load as parse
 
     card = provenance()
-    try:
-        content = WEIGHTS.read_bytes()
-    except OSError as error:
-        raise AdapterFileError(f"'{WEIGHTS}' cannot be read: {error}. Install ciao_peft again.") from error
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != card["weights_sha256"]:
-        raise AdapterFileError(f"'{WEIGHTS}' does not have the checksum in its card. Install ciao_peft again.")
+    content = packaged_bytes(WEIGHTS, card["weights_sha256"])
     encoder = DlibFace(BUNDLED_LEVELS)
     # Copied into float32 parameters: the file holds half the bytes, but nothing is computed in float16.
     encoder.load_state_dict(parse(content))
-    encoder.revision, encoder.origin = digest[:16], {key: card[key] for key in ORIGIN}
+    encoder.revision, encoder.origin = card["weights_sha256"][:16], {key: card[key] for key in ORIGIN}
     return cut_behind(encoder, levels, "the package")
 
 

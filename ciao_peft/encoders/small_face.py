@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
-from ..errors import AdapterFileError, ConfigError, listed
+from ..errors import ConfigError, listed
+from ..packaged import packaged_bytes, packaged_json
 from ..preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -123,11 +122,7 @@ def training_card() -> dict[str, Any]:
         >>> training_card()["name"]
         'small-face'
     """
-    path = WEIGHTS.with_suffix(".json")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AdapterFileError(f"'{path}' cannot be read: {error}. Install ciao_peft again.") from error
+    return packaged_json(WEIGHTS.with_suffix(".json"))
 
 
 def load(*, pretrained: bool = True, **architecture: Any) -> SmallFace:
@@ -155,17 +150,11 @@ def load(*, pretrained: bool = True, **architecture: Any) -> SmallFace:
     from safetensors.torch import load as parse
 
     card = training_card()
-    try:
-        content = WEIGHTS.read_bytes()
-    except OSError as error:
-        raise AdapterFileError(f"'{WEIGHTS}' cannot be read: {error}. Install ciao_peft again.") from error
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != card["weights_sha256"]:
-        raise AdapterFileError(f"'{WEIGHTS}' does not have the checksum in its card. Install ciao_peft again.")
+    content = packaged_bytes(WEIGHTS, card["weights_sha256"])
     encoder = SmallFace(**card["architecture"])
     # Copied into float32 parameters: the file holds half the bytes, but nothing is computed in float16.
     encoder.load_state_dict(parse(content))
-    encoder.revision = digest[:16]
+    encoder.revision = card["weights_sha256"][:16]
     return encoder
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..checking import is_number
-from ..errors import AdapterFileError, DataError, shortened
+from ..errors import DataError, shortened
+from ..packaged import packaged_bytes
 from .landmark_file import POINTS, SPLITS, unpacked
 
 if TYPE_CHECKING:
@@ -138,13 +138,7 @@ def _trees() -> tuple[np.ndarray, list[_Cascade]]:
     import numpy as np
     from safetensors.numpy import load
 
-    try:
-        content = TREES.read_bytes()
-    except OSError as error:
-        raise AdapterFileError(f"'{TREES}' cannot be read: {error}. Install ciao_peft again.") from error
-    if hashlib.sha256(content).hexdigest() != TREES_SHA256:
-        raise AdapterFileError(f"'{TREES}' does not have the checksum that it was made with. Install ciao_peft again.")
-    trees = unpacked(load(content))
+    trees = unpacked(load(packaged_bytes(TREES, TREES_SHA256, "that it was made with")))
     cascades = []
     for k in range(len(trees["leaves"])):
         # A sixteenth split that is never above its threshold makes the splits of a tree two bytes.
