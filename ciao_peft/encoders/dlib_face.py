@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,10 +14,8 @@ from ..checking import is_number
 from ..errors import ConfigError, listed
 from ..packaged import packaged_bytes, packaged_json
 from ..preprocessing import Preprocessing
+from .own import OwnEncoder
 from .with_preprocessing import ORIGIN, set_attributes
-
-if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
 
 __all__ = [
     "BLOCKS",
@@ -67,7 +65,7 @@ class _Block(nn.Module):
         return F.relu(branch + shortcut)
 
 
-class DlibFace(nn.Module):
+class DlibFace(OwnEncoder):
     """The encoder `dlib-face`: a residual network of Davis King's dlib, trained to recognise people, cut at a level.
 
     A 7x7 convolution of stride 2 and 3x3 maxima, then levels of residual blocks; each level after the first halves the
@@ -149,31 +147,12 @@ class DlibFace(nn.Module):
             "embedding_size": embedding_size,
         }
 
-    @property
-    def input_size(self) -> tuple[int, int, int]:
-        """Channels, height and width of `pixel_values`."""
-        return self.preprocessing.input_size
-
     def forward(self, pixel_values: Tensor) -> Tensor:
         """The map of the last level; with all levels, embeddings: of one person where two are less than 0.6 apart."""
         x = self.stem(pixel_values)
         for level in self.levels:
             x = level(x)
         return x if self.embedding is None else self.embedding(x.mean(dim=(2, 3)))
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
-        """Publishes this encoder on the Hub.
-
-        Args:
-            repo_id: `user/name`.
-            options: As for `push_encoder`.
-
-        Returns:
-            The commit.
-        """
-        from .push import push_encoder
-
-        return push_encoder(self, repo_id, **options)
 
 
 def provenance() -> dict[str, Any]:

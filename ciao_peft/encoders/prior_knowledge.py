@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..preprocessing import Preprocessing
-
-if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
+from .own import OwnEncoder
 
 __all__ = ["PriorKnowledge", "build", "load"]
 
 
-class PriorKnowledge(nn.Module):
+class PriorKnowledge(OwnEncoder):
     """The encoder `prior_knowledge`: 5x5 convolutions of stride 2 with ReLUs; the last map is the representation.
 
     Args:
@@ -57,28 +55,9 @@ class PriorKnowledge(nn.Module):
             last = step
         self.architecture = {"channels": list(channels)}
 
-    @property
-    def input_size(self) -> tuple[int, int, int]:
-        """Channels, height and width of `pixel_values`."""
-        return self.preprocessing.input_size
-
     def forward(self, pixel_values: Tensor) -> Tensor:
         """The last map, flattened: `(B, 18432)`."""
         return self.chain(pixel_values).flatten(1)
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
-        """Publishes this encoder on the Hub.
-
-        Args:
-            repo_id: `user/name`.
-            options: As for `push_encoder`.
-
-        Returns:
-            The commit.
-        """
-        from .push import push_encoder
-
-        return push_encoder(self, repo_id, **options)
 
 
 def load(*, pretrained: bool = True, weights: Any = None, **settings: Any) -> nn.Module:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from ..errors import ConfigError, listed
 from ..packaged import packaged_bytes, packaged_json
 from ..preprocessing import Preprocessing
-
-if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
+from .own import OwnEncoder
 
 __all__ = ["POOL", "WEIGHTS", "SmallFace", "build", "load", "training_card"]
 
@@ -24,7 +22,7 @@ WEIGHTS = Path(__file__).parent / "weights" / "small_face.safetensors"
 """The bundled weights, in float16."""
 
 
-class SmallFace(nn.Module):
+class SmallFace(OwnEncoder):
     """The encoder `small-face`: 3x3 convolutions with batch normalisation and ReLU, pooling, and one linear layer.
 
     The first convolution has stride 2; otherwise half of all the work would be at the full resolution. The last unit
@@ -88,28 +86,9 @@ class SmallFace(nn.Module):
         )
         self.architecture = {"channels": list(channels), "embedding_size": embedding_size, "dropout": dropout}
 
-    @property
-    def input_size(self) -> tuple[int, int, int]:
-        """Channels, height and width of `pixel_values`."""
-        return self.preprocessing.input_size
-
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Embeddings `(B, embedding_size)`: the larger the cosine of two, the likelier they show one person."""
         return self.embedding(self.pool(self.chain(pixel_values)))
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
-        """Publishes this encoder on the Hub.
-
-        Args:
-            repo_id: `user/name`.
-            options: As for `push_encoder`.
-
-        Returns:
-            The commit.
-        """
-        from .push import push_encoder
-
-        return push_encoder(self, repo_id, **options)
 
 
 def training_card() -> dict[str, Any]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..preprocessing import Preprocessing
-
-if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
+from .own import OwnEncoder
 
 __all__ = ["POOL", "VGG16", "VGGFace2", "build", "load"]
 
@@ -22,7 +20,7 @@ VGG16 = (64, 64, POOL, 128, 128, POOL, 256, 256, 256, POOL, 512, 512, 512, POOL,
 """Output channels of VGG16's thirteen convolutions, with the poolings between them."""
 
 
-class VGGFace2(nn.Module):
+class VGGFace2(OwnEncoder):
     """The encoder `vggface2`: VGG16 without its dense layers, and a last pooling after conv5_3.
 
     The places in `chain` are those of torchvision's `vgg16().features`: conv5_3 is `chain.28`.
@@ -76,28 +74,9 @@ class VGGFace2(nn.Module):
         self.pool = nn.MaxPool2d(2)
         self.architecture = {"channels": list(channels)}
 
-    @property
-    def input_size(self) -> tuple[int, int, int]:
-        """Channels, height and width of `pixel_values`."""
-        return self.preprocessing.input_size
-
     def forward(self, pixel_values: Tensor) -> Tensor:
         """The pooled map of conv5_3, flattened: `(B, 4608)`."""
         return self.pool(self.chain(pixel_values)).flatten(1)
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
-        """Publishes this encoder on the Hub.
-
-        Args:
-            repo_id: `user/name`.
-            options: As for `push_encoder`.
-
-        Returns:
-            The commit.
-        """
-        from .push import push_encoder
-
-        return push_encoder(self, repo_id, **options)
 
 
 def load(*, pretrained: bool = True, weights: Any = None, **settings: Any) -> nn.Module:
