@@ -12,7 +12,7 @@ from torch import Tensor
 from ...errors import DivergenceError
 from ..best import Best
 from ..course import count_updates, is_due
-from ..finite import LastFinite
+from ..finite import LastFinite, all_finite_there
 from ..history import History
 from ..loader import BatchDataset
 from ..outputs import summed_up
@@ -124,7 +124,7 @@ class Member:
         metrics = self.trainer._scores(logits, self.eval_source.known_labels, "eval_")
         self.log(step, metrics)
         if self.best.judge(metrics, step) and self.args.load_best_model_at_end:
-            if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+            if not bool(all_finite_there(tensors.values())):
                 raise DivergenceError(
                     f"At update {step} the adapter holds NaN or infinite values: training has diverged. Lower the "
                     "learning rates (the mask's first)."
