@@ -59,7 +59,6 @@ class Member:
         self.history = History(None)
         self.result: AdapterTraining | None = None
         self._losses = RunningLoss(torch.device("cpu"))
-        self._finite = LastFinite(self.adapter)
 
     def plan(self, epoch: int) -> tuple[list[np.ndarray], list[int]]:
         """The batches of an epoch, and the seed of each."""
@@ -170,8 +169,9 @@ class Member:
             together: Trainings in the loop.
         """
         self.write(kept)
+        finite = LastFinite(self.adapter)
         if kept_step >= 0:
-            self._finite.keep(kept_step)
-        error = self._finite.put_back(error, self.best.tensors, self.best.step)
+            finite.keep(kept_step)
+        error = finite.put_back(error, self.best.tensors, self.best.step)
         self.trainer.adopt(None, self.history.entries, {})
         self.result = AdapterTraining(trainer=self.trainer, error=error, together=together)
