@@ -16,12 +16,12 @@ from .config import Denominator, Reduction
 from .errors import ConfigError, InputError, listed, quoted
 from .labels import widest_dtype
 
-__all__ = ["supervised_contrastive_loss"]
+__all__ = ["dense_loss", "supervised_contrastive_loss"]
 
 
-def _unit_length(rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+def _unit_length(rows: Float[Tensor, "*sets dim"]) -> Float[Tensor, "*sets dim"]:
     """Scales rows to length 1, however short they are; zeros have no direction, stay zeros and get no gradient."""
-    length = rows.norm(dim=1, keepdim=True)
+    length = rows.norm(dim=-1, keepdim=True)
     return torch.where(length > 0, rows / torch.where(length > 0, length, 1.0), 0.0)
 
 
@@ -110,7 +110,7 @@ def supervised_contrastive_loss(
             if _counts_by_products(embeddings.device) and denominator != "class_average":
                 return _ProductsLoss.apply(embeddings, labels, settings, block_size).to(result_dtype)
             return _BlockedLoss.apply(embeddings, _group_ids(labels), settings, block_size).to(result_dtype)
-        return _dense_loss(embeddings, labels, *settings).to(result_dtype)
+        return dense_loss(embeddings, labels, *settings).to(result_dtype)
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
@@ -138,42 +138,61 @@ def _counts_by_products(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def _dense_loss(
-    embeddings: Float[Tensor, "batch dim"],
-    labels: Shaped[Tensor, " batch"] | Shaped[Tensor, "batch batch"],
-    temperature: float,
+def dense_loss(
+    embeddings: Float[Tensor, "*sets batch dim"],
+    labels: Shaped[Tensor, "*sets batch"] | Shaped[Tensor, "*sets batch batch"],
+    temperature: float | Float[Tensor, "*sets 1 1"],
     denominator: Denominator,
     summed: bool,
-) -> Float[Tensor, ""]:
-    """The loss from whole `(B, B)` matrices, in the widest floating point."""
+) -> Float[Tensor, "*sets"]:
+    """`supervised_contrastive_loss` from whole `(B, B)` matrices, of one batch or of several at once.
+
+    Args:
+        embeddings: `(B, D)`, or `(K, B, D)` of K batches.
+        labels: Class ids or weights of pairs, with the same K in front.
+        temperature: τ, or `(K, 1, 1)`.
+        denominator: As there.
+        summed: Whether `reduction` is `"sum"`.
+
+    Returns:
+        A scalar or `(K,)`, in the widest floating point.
+
+    Example:
+        >>> embeddings, labels = torch.rand(3, 4, 8), torch.tensor([[0, 0, 1, 1]] * 3)
+        >>> each = dense_loss(embeddings, labels, 0.1, "all", summed=False)
+        >>> torch.allclose(each[1].float(), supervised_contrastive_loss(embeddings[1], labels[1]))
+        True
+    """
     exact = widest_dtype(embeddings.device)
-    z = _unit_length(embeddings.to(exact))
-    similarity = z @ z.T / temperature  # (B, B)
-    same_sample = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    weights = labels if labels.ndim == 2 else labels[:, None] == labels[None, :]
-    weights = weights.to(exact).masked_fill(same_sample, 0.0)
-    counted = (weights == 0) & ~same_sample if denominator == "negatives" else ~same_sample
-    total_weight = weights.sum(dim=1)
-    is_anchor = (total_weight > 0) & counted.any(dim=1)
+    with _full_precision(embeddings.device):
+        z = _unit_length(embeddings.to(exact))
+        similarity = z @ z.mT / temperature  # (*, B, B)
+        size = z.shape[-2]
+        same_sample = torch.eye(size, dtype=torch.bool, device=z.device)
+        weights = labels if labels.ndim == z.ndim else labels[..., :, None] == labels[..., None, :]
+        weights = weights.to(exact).masked_fill(same_sample, 0.0)
+        counted = (weights == 0) & ~same_sample if denominator == "negatives" else ~same_sample
+        total_weight = weights.sum(dim=-1)
+        is_anchor = (total_weight > 0) & counted.any(dim=-1)
 
-    # A large number rather than -inf: a row that counts nobody would be a row of -inf, whose gradient is NaN.
-    in_denominator = similarity
-    if denominator == "class_average":
-        in_denominator = similarity + _shares(_group_ids(labels), exact).log()
-    log_prob = similarity - in_denominator.masked_fill(~counted, -1e30).logsumexp(dim=1, keepdim=True)
-    per_anchor = -torch.where(is_anchor, (log_prob * weights).sum(dim=1), 0.0)
-    if summed:
-        return per_anchor.sum() / max(len(z) - 1, 1)
-    per_anchor = per_anchor / torch.where(is_anchor, total_weight, 1.0)
-    return per_anchor.sum() / is_anchor.sum().clamp(min=1)
+        # A large number rather than -inf: a row that counts nobody would be a row of -inf, whose gradient is NaN.
+        in_denominator = similarity
+        if denominator == "class_average":
+            in_denominator = similarity + _shares(_group_ids(labels), exact).log()[..., None, :]
+        log_prob = similarity - in_denominator.masked_fill(~counted, -1e30).logsumexp(dim=-1, keepdim=True)
+        per_anchor = -torch.where(is_anchor, (log_prob * weights).sum(dim=-1), 0.0)
+        if summed:
+            return per_anchor.sum(dim=-1) / max(size - 1, 1)
+        per_anchor = per_anchor / torch.where(is_anchor, total_weight, 1.0)
+        return per_anchor.sum(dim=-1) / is_anchor.sum(dim=-1).clamp(min=1)
 
 
-def _group_ids(labels: Shaped[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-    """`(B,)` numbers below B, equal exactly where the labels are; unlike `torch.unique`, in a known shape."""
-    ordered, order = labels.sort()
+def _group_ids(labels: Shaped[Tensor, "*sets batch"]) -> Int[Tensor, "*sets batch"]:
+    """Numbers below B, equal exactly where the labels of a batch are; unlike `torch.unique`, in a known shape."""
+    ordered, order = labels.sort(dim=-1)
     is_new = torch.ones_like(order)
-    is_new[1:] = ordered[1:] != ordered[:-1]
-    return torch.empty_like(order).scatter_(0, order, is_new.cumsum(dim=0) - 1)
+    is_new[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
+    return torch.empty_like(order).scatter_(-1, order, is_new.cumsum(dim=-1) - 1)
 
 
 class _BlockedLoss(torch.autograd.Function):
@@ -227,7 +246,7 @@ class _BlockedLoss(torch.autograd.Function):
         temperature, denominator, summed = ctx.settings
         with _full_precision(embeddings.device):
             if torch.is_grad_enabled():  # the gradient of the gradient will be asked for
-                loss = _dense_loss(embeddings, group, *ctx.settings)
+                loss = dense_loss(embeddings, group, *ctx.settings)
                 return *torch.autograd.grad(loss, embeddings, grad, create_graph=True), None, None, None
             z, length = _directions(embeddings)
             positives, weight = _anchors(group, z.dtype, denominator, summed)
@@ -323,7 +342,7 @@ class _ProductsLoss(torch.autograd.Function):
         negatives_only = denominator == "negatives"
         with _full_precision(embeddings.device):
             if torch.is_grad_enabled():  # the gradient of the gradient will be asked for
-                loss = _dense_loss(embeddings, labels, *ctx.settings)
+                loss = dense_loss(embeddings, labels, *ctx.settings)
                 return *torch.autograd.grad(loss, embeddings, grad, create_graph=True), None, None, None
             pull = pull[:, None]
             pulled = pull * y
@@ -384,11 +403,11 @@ def _anchors(
     return positives, is_anchor.to(dtype) / each
 
 
-def _shares(group: Int[Tensor, " batch"], dtype: torch.dtype) -> Float[Tensor, " batch"]:
+def _shares(group: Int[Tensor, "*sets batch"], dtype: torch.dtype) -> Float[Tensor, "*sets batch"]:
     """How often each sample counts in a denominator of `"class_average"`: B / (C n), 1 where all classes are equal."""
-    in_group = torch.zeros(len(group), dtype=dtype, device=group.device)
-    in_group.scatter_add_(0, group, torch.ones_like(in_group))
-    return len(group) / (in_group[group] * (in_group > 0).sum())
+    in_group = torch.zeros(group.shape, dtype=dtype, device=group.device)
+    in_group.scatter_add_(-1, group, torch.ones_like(in_group))
+    return group.shape[-1] / (in_group.gather(-1, group) * (in_group > 0).sum(dim=-1, keepdim=True))
 
 
 def _pulls(pull: Tensor, shares: Tensor | None, rows: slice, columns: slice) -> Tensor:

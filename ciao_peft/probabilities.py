@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ._shapes import Float, Shaped
-from .checking import is_number
+from .checking import all_finite, is_number
 from .config import CIAOConfig
 from .errors import ConfigError, InputError, listed, quoted
 from .labels import widest_dtype
@@ -171,7 +171,7 @@ def fit_temperature(logits: Float[Tensor, "batch num_labels"], labels: Tensor, c
     """
     if config.problem_type == "regression":
         raise ConfigError("A regressed value has no probability, and no temperature.")
-    if not len(logits) or not logits.isfinite().all():
+    if not len(logits) or not all_finite(logits):
         raise InputError(f"A temperature is fitted to finite logits of one sample or more; got {tuple(logits.shape)}.")
     exact = logits.detach().to("cpu").to(widest_dtype(torch.device("cpu")))
     target = labels.detach().to("cpu")
@@ -189,4 +189,4 @@ def fit_temperature(logits: Float[Tensor, "batch num_labels"], labels: Tensor, c
 
     with torch.enable_grad():
         optimizer.step(closure)
-    return min(max(math.exp(min(max(log_t.item(), -4.6), 4.6)), 0.01), 100.0)
+    return math.exp(min(max(log_t.item(), -4.6), 4.6))

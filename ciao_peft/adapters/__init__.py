@@ -6,7 +6,7 @@ from .active import ActiveAdapter
 from .adapter import Adapter, AdapterDict
 from .mixed_batch import Source, checked_source, frames_read, read_maps, read_mixed, rows_by_adapter
 from .restore import restore_adapter
-from .stack import Call, decide_all, is_stacked_on, kind_of
+from .stack import Call, decide_all, is_stacked_on, kind_of, masks_together
 
 __all__ = [
     "ActiveAdapter",
@@ -19,6 +19,7 @@ __all__ = [
     "frames_read",
     "is_stacked_on",
     "kind_of",
+    "masks_together",
     "read_maps",
     "read_mixed",
     "restore_adapter",

@@ -28,7 +28,7 @@ from ..heads import DecisionHead
 from ..inhibition import InhibitoryLayer
 from .adapter import Adapter
 
-__all__ = ["STACKED_ON", "Call", "Stack", "decide_all", "is_stacked_on", "kind_of", "stacks"]
+__all__ = ["STACKED_ON", "Call", "Stack", "decide_all", "is_stacked_on", "kind_of", "masks_together", "stacks"]
 
 STACKED_ON = {"cuda"}
 """Types of devices on which adapters of equal shape are stacked."""
@@ -237,62 +237,73 @@ class Stack(NamedTuple):
         together = zip(names, zip(*each, strict=True), strict=True)
         return {name: torch.stack([own[key] for own, key in tensors]) for name, tensors in together}
 
-    def call(
-        self,
-        method: Callable[..., Any],
-        prefixes: tuple[str, ...],
-        *args: Any,
-        in_dims: tuple[int | None, ...],
-        out_dims: int = 0,
-    ) -> Any:
-        """A method of all adapters at once.
-
-        Args:
-            method: Of an adapter, called with one and its share of the arguments.
-            prefixes: Of the tensors that it needs.
-            args: For the method.
-            in_dims: Along which dimension each adapter has its own share of an argument; None where all share it.
-            out_dims: Along which dimension the results are stacked.
-        """
-        run = Call(_SKELETONS.of(self.adapters[0], self.parts[0]), method).with_tensors
-        return torch.vmap(run, in_dims=(0, *in_dims), out_dims=out_dims)(self.tensors(prefixes), *args)
+    @property
+    def skeleton(self) -> Adapter:
+        """An adapter like these, without values; this thread's own."""
+        return _SKELETONS.of(self.adapters[0], self.parts[0])
 
     def masks_of_all(self, index: int, features: Tensor, frozen_excitation: Callable[[], Tensor]) -> Tensor:
         """The masks of adapters that read the same rows: a `Mask` with a row for each adapter and row of the input.
 
         Adapters that let u pass as it is have one answer for all of them, which is u.
         """
-        u = self._u(frozen_excitation)
-        if self._has_no_mask:
-            return cast(Tensor, u)
-        return self._masks(index, features, u, in_dims=(None, None), out_dims=1).flatten(0, 1)
+        return self._masks(index, features, frozen_excitation, True)
 
     def masks_of_each(self, index: int, features: Tensor, frozen_excitation: Callable[[], Tensor]) -> Tensor:
         """The masks of adapters with rows of their own: a `Mask` of an input with equally many rows for each."""
-        u = self._u(frozen_excitation)
-        if self._has_no_mask:
-            return cast(Tensor, u)
-        own, u = (None if t is None else t.unflatten(0, (len(self.adapters), -1)) for t in (features, u))
-        return self._masks(index, own, u, in_dims=(0, None if u is None else 0)).flatten(0, 1)
+        return self._masks(index, features, frozen_excitation, False)
 
-    @property
-    def _has_no_mask(self) -> bool:
-        return all(name.startswith("head.") for name in self.parts[0].names)
+    def _masks(self, index: int, features: Tensor, frozen_excitation: Callable[[], Tensor], shared: bool) -> Tensor:
+        rooms = ("inhibition", "excitation", "low_rank_excitation")
+        tensors = self.tensors(tuple(f"{room}.{index}." for room in rooms))
+        return masks_together(self.skeleton, tensors, index, features, frozen_excitation, shared)
 
-    def _u(self, frozen_excitation: Callable[[], Tensor]) -> Tensor | None:
-        """u of the frozen unit, where the adapters have none of their own."""
-        return None if len(self.adapters[0].excitation) else frozen_excitation()
 
-    def _masks(self, index: int, *args: Tensor | None, **dims: Any) -> Tensor:
-        def of_one(adapter: Adapter, features: Tensor, u: Tensor) -> Tensor:
-            return adapter.mask(index, features, lambda: u)
+def masks_together(
+    skeleton: Adapter,
+    tensors: dict[str, Tensor],
+    index: int,
+    features: Tensor,
+    frozen_excitation: Callable[[], Tensor],
+    shared: bool,
+) -> Tensor:
+    """`Adapter.mask` of alike adapters at once.
 
-        return self.call(
-            of_one,
-            tuple(f"{room}.{index}." for room in ("inhibition", "excitation", "low_rank_excitation")),
-            *args,
-            **dims,
-        )
+    Args:
+        skeleton: An adapter like them, without values.
+        tensors: Of all of them what their masks are made of, by name; none where they let u pass as it is.
+        index: Number of the conv unit.
+        features: Its input: rows that all of them read, or equally many for each, those of the first adapter first.
+        frozen_excitation: Gives u of the frozen unit, of the same rows; called only if it is needed.
+        shared: Whether all read the same rows.
+
+    Returns:
+        `(B * k, C', H', W')` with k adapters, those of a row one after the other, or `(B, C', H', W')`, a mask for each
+        of the rows that are not shared. Of adapters that let u pass, u.
+
+    Example:
+        >>> from ciao_peft.backbone import open_backbone
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
+        >>> adapter = Adapter(CIAOConfig(problem_type="regression", num_labels=2), open_backbone(net, (3, 16, 16)))
+        >>> own = {name: t for name, t in adapter.state_dict().items() if not name.startswith("head.")}
+        >>> both = {name: torch.stack([t, t]) for name, t in own.items()}
+        >>> x = torch.rand(4, 3, 16, 16)
+        >>> [len(masks_together(adapter, both, 0, x, lambda: net(x), shared)) for shared in (True, False)]
+        [8, 4]
+    """
+    if not tensors:
+        return frozen_excitation()
+    u = None if len(skeleton.excitation) else frozen_excitation()
+
+    def of_one(adapter: Adapter, features: Tensor, u: Tensor) -> Tensor:
+        return adapter.mask(index, features, lambda: u)
+
+    run = Call(skeleton, of_one).with_tensors
+    if shared:
+        return torch.vmap(run, in_dims=(0, None, None), out_dims=1)(tensors, features, u).flatten(0, 1)
+    count = len(next(iter(tensors.values())))
+    own, u = (None if t is None else t.unflatten(0, (count, -1)) for t in (features, u))
+    return torch.vmap(run, in_dims=(0, 0, None if u is None else 0))(tensors, own, u).flatten(0, 1)
 
 
 def stacks(
@@ -362,7 +373,7 @@ def decide_all(asked: Sequence[tuple[Adapter, Tensor]], dtype: torch.dtype) -> l
             stack = Stack(*map(list, zip(*group, strict=True)))
             maps = torch.stack([asked[place][1] for place in stack.places])
             decide = partial(Adapter.decide, trains_map=maps.requires_grad)
-            logits, z = stack.call(decide, ("head.",), maps, in_dims=(0,))
+            logits, z = torch.vmap(Call(stack.skeleton, decide).with_tensors)(stack.tensors(("head.",)), maps)
             results |= dict(zip(stack.places, zip(logits.to(dtype), z, strict=True), strict=True))
     for place, (adapter, feature_map) in enumerate(asked):
         if place not in results:

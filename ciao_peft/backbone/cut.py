@@ -195,7 +195,8 @@ class CutBackbone:
         self._tail = make_piece(self.rooted, nodes, both, [places.map], known, fold)
         self._rest = make_piece(self.rooted, nodes, both, [output], known, fold)
         self.map_shape = tuple(self._layout.as_map(places.map.meta["value"]).shape[1:])
-        self._tail_reads = [node in _read_between([places.map], {*both, *known}) for node in tensors]
+        read = ancestors([places.map], until={*both, *known})
+        self._tail_reads = [node in read for node in tensors]
 
     @torch.no_grad()
     def _check(self, example: Tensor) -> list[bool]:
@@ -352,20 +353,6 @@ class CutBackbone:
     def _safe(self, features: Sequence[Tensor]) -> list[Tensor]:
         features = _unfolded(features, self._folds)
         return [f.clone() if w else f for f, w in zip(features, self._written, strict=True)]
-
-
-def _read_between(outputs: Sequence[fx.Node], inputs: set[fx.Node]) -> set[fx.Node]:
-    """Those of the inputs that the way back from the outputs ends at."""
-    read: set[fx.Node] = set()
-    todo, seen = [*outputs], set[fx.Node]()
-    while todo:
-        node = todo.pop()
-        if node in inputs:
-            read.add(node)
-        elif node not in seen:
-            seen.add(node)
-            todo.extend(node.all_input_nodes)
-    return read
 
 
 def _unfolded(tensors: Sequence[Tensor], folds: Sequence[int]) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -67,16 +67,20 @@ def carries_data(node: fx.Node) -> bool:
     return holds(node.meta.get("value"))
 
 
-def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+def ancestors(nodes: Iterable[fx.Node], until: Collection[fx.Node] = ()) -> set[fx.Node]:
     """All nodes that some nodes depend on, these included.
+
+    Args:
+        nodes: Where the way back begins.
+        until: Where it ends: these are among them if they are met, and nothing is that they alone depend on.
 
     Example:
         >>> from ciao_peft.backbone.tracing import trace
         >>> import torch
         >>> graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), torch.rand(1, 3, 16, 16))
         >>> pixels, conv, relu, output = graph.nodes
-        >>> ancestors([relu]) == {pixels, conv, relu}
-        True
+        >>> ancestors([relu]) == {pixels, conv, relu}, ancestors([relu], until=[conv]) == {conv, relu}
+        (True, True)
     """
     seen: set[fx.Node] = set()
     todo = list(nodes)
@@ -84,7 +88,7 @@ def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
         node = todo.pop()
         if node not in seen:
             seen.add(node)
-            todo.extend(node.all_input_nodes)
+            todo.extend(() if node in until else node.all_input_nodes)
     return seen
 
 

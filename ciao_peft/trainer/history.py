@@ -80,6 +80,21 @@ class History:
                 file.write(json.dumps(kept) + "\n")
         return kept
 
+    def scores_at(self, step: int | None) -> dict[str, float]:
+        """The scores of the last evaluation after an update, by `eval_NAME`; empty if there was none.
+
+        Args:
+            step: Updates made.
+
+        Example:
+            >>> history = History(None)
+            >>> _ = history.add({"step": 1, "epoch": 0.5, "eval_loss": 0.25})
+            >>> history.scores_at(1), history.scores_at(2)
+            ({'eval_loss': 0.25}, {})
+        """
+        entries = [entry for entry in self.entries if entry["step"] == step and "eval_loss" in entry]
+        return {name: value for name, value in entries[-1].items() if name.startswith("eval_")} if entries else {}
+
 
 def draw_learning_curve(entries: list[dict[str, Any]], metric: str, path: Path) -> bool:
     """Draws training loss and evaluation over updates into a PNG file.

@@ -44,14 +44,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device; tensors that are there already are not copied."""
-        moved = {
-            name: tuple(t.to(device, non_blocking=True) for t in value)
-            if isinstance(value, tuple)
-            else value.to(device, non_blocking=True)
-            for name, value in self.inputs.items()
-        }
-        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        return Batch(moved, labels, self.counts)
+        return self.with_tensors([tensor.to(device, non_blocking=True) for tensor in self.tensors()])
 
     def tensors(self) -> list[Tensor]:
         """All tensors of the batch."""
@@ -76,20 +69,16 @@ class Batch:
             >>> other.labels, len(other.inputs["features"])
             (tensor([1, 2]), 2)
         """
-        rest = list(tensors)
-        inputs: dict[str, Any] = {}
-        for name, value in self.inputs.items():
-            count = len(value) if isinstance(value, tuple) else 1
-            inputs[name], rest = (tuple(rest[:count]) if isinstance(value, tuple) else rest[0]), rest[count:]
-        return Batch(inputs, None if self.labels is None else rest[0], self.counts)
+        rest = iter(tensors)
+        inputs = {
+            name: tuple(next(rest) for _ in value) if isinstance(value, tuple) else next(rest)
+            for name, value in self.inputs.items()
+        }
+        return Batch(inputs, None if self.labels is None else next(rest), self.counts)
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, from where a GPU fetches it while it computes. Needs a GPU."""
-        pinned = {
-            name: tuple(t.pin_memory() for t in value) if isinstance(value, tuple) else value.pin_memory()
-            for name, value in self.inputs.items()
-        }
-        return Batch(pinned, None if self.labels is None else self.labels.pin_memory(), self.counts)
+        return self.with_tensors([tensor.pin_memory() for tensor in self.tensors()])
 
 
 class BatchDataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -28,13 +27,15 @@ from .checkpoint import (
     refuse_old_checkpoints,
 )
 from .checkpoint_state import CheckpointState
+from .course import count_updates, is_due
 from .finite import LastFinite, all_finite_there
 from .history import CURVE_FILE, History, draw_learning_curve, plain
 from .interrupts import Interrupts
 from .job import Job, check_what_trains_the_mask, what_it_is_made_of
 from .loader import BatchDataset, BatchLoader
+from .optimizer import rate_name
 from .optimizer_state import checked_moments, optimizer_tensors, restore_optimizer
-from .outputs import TrainOutput
+from .outputs import TrainOutput, summed_up
 from .sampler import plan_epoch, positive_groups
 from .seeds import seed_of
 from .updates import Updates, check_compile
@@ -110,13 +111,11 @@ class TrainingLoop(Updates):
         self.output_dir = None if args.output_dir is None else Path(args.output_dir)
         self.groups = positive_groups(source.known_labels, job.config)
         self.batch_size = args.per_device_train_batch_size * job.accelerator.num_processes
-        num_batches = math.ceil(len(source) / self.batch_size)
-        self.steps_per_epoch = math.ceil(num_batches / args.gradient_accumulation_steps)
+        self.steps_per_epoch, total_steps = count_updates(args, len(source), job.accelerator.num_processes)
         check_what_trains_the_mask(job)
         check_compile(job)
         self.best = Best(args, job.config.problem_type)
-        steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * self.steps_per_epoch)
-        super().__init__(job, steps)
+        super().__init__(job, total_steps)
         self.names = {parameter: name for name, parameter in job.module.named_parameters()}
         self.num_checkpoints = None
         self._record: dict[str, Any] | None = None
@@ -219,10 +218,7 @@ class TrainingLoop(Updates):
             wait_for_all(self.accelerator)
 
     def _is_due(self, strategy: str, steps: int | None) -> bool:
-        if strategy == "no":
-            return False
-        every = self.steps_per_epoch if strategy == "epoch" or steps is None else steps
-        return self.step % every == 0 or self.step == self.total_steps
+        return is_due(strategy, steps, self.step, self.steps_per_epoch, self.total_steps)
 
     # -- log ---------------------------------------------------------------------------------------------------------
 
@@ -231,7 +227,7 @@ class TrainingLoop(Updates):
         if self.grad_norm is not None:
             entry["grad_norm"] = float(self.grad_norm)
         for group in self.optimizer.param_groups:
-            entry["learning_rate" if group["part"] == "head" else f"{group['part']}_learning_rate"] = group["rate"]
+            entry[rate_name(group["part"])] = group["rate"]
         self._log(entry)
 
     def _log(self, values: dict[str, Any]) -> None:
@@ -258,9 +254,7 @@ class TrainingLoop(Updates):
 
     def scores_of_the_result(self) -> dict[str, float]:
         """Scores of the adapter that training ended with, by `eval_NAME`; empty if no evaluation saw that adapter."""
-        step = self.step if self.best.to_return_to is None else self.best.step
-        entries = [entry for entry in self.history.entries if entry["step"] == step and "eval_loss" in entry]
-        return {name: value for name, value in entries[-1].items() if name.startswith("eval_")} if entries else {}
+        return self.history.scores_at(self.step if self.best.to_return_to is None else self.best.step)
 
     def _check_finite(self) -> None:
         """Refuses NaN and infinity, which are no result and in no file of ours; one look at the device for all."""
@@ -364,17 +358,11 @@ class TrainingLoop(Updates):
                 self._save_best(self.scores_of_the_result())
         self._same_buffers()
         made = self.step - first_step
-        metrics: dict[str, Any] = {
-            "train_loss": self.losses.mean(),
-            "train_runtime": round(seconds, 3),
-            "train_steps_per_second": round(made / seconds, 3) if seconds > 0 else 0.0,
-            "train_samples_per_second": round(made * len(self.source) / self.steps_per_epoch / max(seconds, 1e-9), 3),
-        }
-        if self.best.step is not None:
-            metrics |= {f"best_{self.best.metric}": self.best.value, "best_step": self.best.step}
-        self._log(metrics)
+        samples = made * len(self.source) / self.steps_per_epoch
+        output = summed_up(self.losses, self.best, self.step, made, samples, seconds)
+        self._log(output.metrics)
         if self.output_dir is not None and self.accelerator.is_main_process:
             clean_up(self.output_dir, None if self.args.save_strategy == "no" else self.args.save_total_limit)
             if "none" not in self.args.trackers:
                 draw_learning_curve(self.history.entries, f"eval_{self.best.metric}", self.output_dir / CURVE_FILE)
-        return TrainOutput(self.step, metrics["train_loss"], metrics)
+        return output

@@ -84,6 +84,19 @@ def rates_on(optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor:
     return torch.ones((), dtype=torch.float32, device=device)
 
 
+def rate_name(part: str) -> str:
+    """What the log calls the learning rate of a part.
+
+    Args:
+        part: `mask`, `encoder` or `head`.
+
+    Example:
+        >>> rate_name("head"), rate_name("mask")
+        ('learning_rate', 'mask_learning_rate')
+    """
+    return "learning_rate" if part == "head" else f"{part}_learning_rate"
+
+
 def make_optimizer(
     parameter_groups: Mapping[str, list[nn.Parameter]], args: CIAOTrainingArguments, tuning: str, name: str
 ) -> torch.optim.Optimizer:

@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from .best import Best
+from .running_loss import RunningLoss
+
 
 class TrainOutput(NamedTuple):
     """What `CIAOTrainer.train` returns, named as in transformers.
@@ -25,6 +28,36 @@ class TrainOutput(NamedTuple):
     global_step: int
     training_loss: float
     metrics: dict[str, Any]
+
+
+def summed_up(losses: RunningLoss, best: Best, step: int, made: int, samples: float, seconds: float) -> TrainOutput:
+    """What came out of a training.
+
+    Args:
+        losses: Of all updates.
+        best: The best evaluation.
+        step: Updates made, also before this call of `train`.
+        made: Updates made in it.
+        samples: That it read for them.
+        seconds: That it took.
+
+    Example:
+        >>> import torch
+        >>> from ciao_peft import CIAOTrainingArguments
+        >>> best = Best(CIAOTrainingArguments(), "regression")
+        >>> output = summed_up(RunningLoss(torch.device("cpu")), best, step=40, made=40, samples=320.0, seconds=2.0)
+        >>> output.metrics["train_steps_per_second"], output.metrics["train_samples_per_second"]
+        (20.0, 160.0)
+    """
+    metrics: dict[str, Any] = {
+        "train_loss": losses.mean(),
+        "train_runtime": round(seconds, 3),
+        "train_steps_per_second": round(made / seconds, 3) if seconds > 0 else 0.0,
+        "train_samples_per_second": round(samples / max(seconds, 1e-9), 3),
+    }
+    if best.step is not None:
+        metrics |= {f"best_{best.metric}": best.value, "best_step": best.step}
+    return TrainOutput(step, metrics["train_loss"], metrics)
 
 
 class PredictionOutput(NamedTuple):

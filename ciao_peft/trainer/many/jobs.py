@@ -97,7 +97,7 @@ def alike(trainer: CIAOTrainer, labels: Tensor) -> Hashable | None:
         or args.two_steps
         or args.gradient_accumulation_steps > 1
         or args.output_dir is not None
-        or getattr(args, "compile", False)
+        or args.compile
         or trainer.accelerator.num_processes > 1
         or trainer.accelerator.scaler is not None
     ):

@@ -237,16 +237,14 @@ class StackedLoop:
     def _let_go(self) -> None:
         """Takes those that have ended out of the stack."""
         kept = [place for place, member in enumerate(self._members) if member.result is None]
-        if len(kept) == len(self._members) or not kept:
-            self._members = [self._members[place] for place in kept]
-            return
-        index = torch.tensor(kept, device=self._device)
-        self._stack.keep(kept)
-        self._kept = {name: tensor.index_select(0, index) for name, tensor in self._kept.items()}
-        self._window, self._sums, self._kept_steps = (
-            tensor.index_select(0, index) for tensor in (self._window, self._sums, self._kept_steps)
-        )
-        self._seconds = [self._seconds[place] for place in kept]
+        if 0 < len(kept) < len(self._members):
+            index = torch.tensor(kept, device=self._device)
+            self._stack.keep(kept)
+            self._kept = {name: tensor.index_select(0, index) for name, tensor in self._kept.items()}
+            self._window, self._sums, self._kept_steps = (
+                tensor.index_select(0, index) for tensor in (self._window, self._sums, self._kept_steps)
+            )
+            self._seconds = [self._seconds[place] for place in kept]
         self._members = [self._members[place] for place in kept]
 
 

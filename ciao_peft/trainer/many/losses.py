@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...config import CIAOConfig
+from ...contrastive import dense_loss
 from ...labels import contrastive_targets, widest_dtype
 from ...losses import contrastive_loss, task_loss
 from ...probabilities import adjusted_logits
@@ -101,35 +102,8 @@ def stacked_losses(
     if z.shape[0] * z.shape[1] ** 2 <= MOST_AT_ONCE:
         if targets is None:
             targets = torch.stack([contrastive_targets(*pair) for pair in zip(labels, configs, strict=True)])
-        contrastive = _contrastive(z, targets, config, numbers.temperatures).to(task.dtype)
+        denominator, summed = config.contrastive_denominator, config.contrastive_reduction == "sum"
+        contrastive = dense_loss(z, targets, numbers.temperatures, denominator, summed).to(task.dtype)
     else:
         contrastive = torch.stack([contrastive_loss(*own) for own in zip(z, labels, configs, strict=True)])
     return torch.stack([task + numbers.weights * contrastive, task, contrastive], dim=1)
-
-
-def _contrastive(z: Tensor, targets: Tensor, config: CIAOConfig, temperatures: Tensor) -> Tensor:
-    """`supervised_contrastive_loss` of K batches, `(K,)`, from whole matrices: z `(K, B, D)`, targets `(K, B[, B])`."""
-    exact = temperatures.dtype
-    with torch.autocast(z.device.type, enabled=False):
-        z = z.to(exact)
-        length = z.norm(dim=2, keepdim=True)
-        z = torch.where(length > 0, z / torch.where(length > 0, length, 1.0), 0.0)
-        similarity = z @ z.mT / temperatures  # (K, B, B)
-        same_sample = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
-        weights = targets if targets.ndim == 3 else targets[:, :, None] == targets[:, None, :]
-        weights = weights.to(exact).masked_fill(same_sample, 0.0)
-        counted = (weights == 0) & ~same_sample if config.contrastive_denominator == "negatives" else ~same_sample
-        total = weights.sum(dim=2)
-        is_anchor = (total > 0) & counted.any(dim=-1)
-        # A large number rather than -inf: a row that counts nobody would be a row of -inf, whose gradient is NaN.
-        in_denominator = similarity
-        if config.contrastive_denominator == "class_average":
-            in_class = (targets[:, :, None] == targets[:, None, :]).sum(dim=2).to(exact)
-            classes = in_class.reciprocal().sum(dim=1, keepdim=True)
-            in_denominator = similarity + (z.shape[1] / (classes * in_class)).log()[:, None, :]
-        log_prob = similarity - in_denominator.masked_fill(~counted, -1e30).logsumexp(dim=2, keepdim=True)
-        per_anchor = -torch.where(is_anchor, (log_prob * weights).sum(dim=2), 0.0)
-        if config.contrastive_reduction == "sum":
-            return per_anchor.sum(dim=1) / max(z.shape[1] - 1, 1)
-        per_anchor = per_anchor / torch.where(is_anchor, total, 1.0)
-        return per_anchor.sum(dim=1) / is_anchor.sum(dim=1).clamp(min=1)

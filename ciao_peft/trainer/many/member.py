@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +11,11 @@ from torch import Tensor
 
 from ...errors import DivergenceError
 from ..best import Best
-from ..finite import LastFinite
+from ..course import count_updates, is_due
+from ..finite import LastFinite, all_finite_there
 from ..history import History
 from ..loader import BatchDataset
-from ..outputs import TrainOutput
+from ..outputs import summed_up
 from ..running_loss import RunningLoss
 from ..sampler import plan_epoch, positive_groups
 from ..seeds import seed_of
@@ -52,16 +52,13 @@ class Member:
         self.adapter = trainer.model.adapters[self.name]
         self.labels: Tensor = source.known_labels
         self._groups = positive_groups(self.labels, self.adapter.config)
-        self.steps_per_epoch: int = math.ceil(len(source) / self.args.per_device_train_batch_size)
-        epochs = math.ceil(self.args.num_train_epochs * self.steps_per_epoch)
-        self.total_steps: int = self.args.max_steps if self.args.max_steps > 0 else epochs
+        self.steps_per_epoch, self.total_steps = count_updates(self.args, len(source))
         self.settings = settings_key(self.args, self.adapter.config.tuning, self.total_steps)
         self.targets: Tensor | None = sample_targets(self.labels, self.adapter.config)
         self.best = Best(self.args, self.adapter.config.problem_type)
         self.history = History(None)
         self.result: AdapterTraining | None = None
         self._losses = RunningLoss(torch.device("cpu"))
-        self._finite = LastFinite(self.adapter)
 
     def plan(self, epoch: int) -> tuple[list[np.ndarray], list[int]]:
         """The batches of an epoch, and the seed of each."""
@@ -73,11 +70,8 @@ class Member:
 
     def is_due(self, step: int) -> bool:
         """Whether it is evaluated after an update."""
-        if self.eval_source is None or self.args.eval_strategy == "no":
-            return False
-        steps = self.args.eval_steps
-        every = self.steps_per_epoch if self.args.eval_strategy == "epoch" or steps is None else steps
-        return step % every == 0 or step == self.total_steps
+        strategy, steps = self.args.eval_strategy, self.args.eval_steps
+        return self.eval_source is not None and is_due(strategy, steps, step, self.steps_per_epoch, self.total_steps)
 
     def logs(self, step: int) -> bool:
         """Whether its losses are logged after an update."""
@@ -129,7 +123,7 @@ class Member:
         metrics = self.trainer._scores(logits, self.eval_source.known_labels, "eval_")
         self.log(step, metrics)
         if self.best.judge(metrics, step) and self.args.load_best_model_at_end:
-            if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+            if not bool(all_finite_there(tensors.values())):
                 raise DivergenceError(
                     f"At update {step} the adapter holds NaN or infinite values: training has diverged. Lower the "
                     "learning rates (the mask's first)."
@@ -158,17 +152,11 @@ class Member:
         if self.best.to_return_to is not None:
             self.adapter.load_state_dict(self.best.to_return_to)
         self._losses.restore([0.0] * 4, sums)
-        metrics: dict[str, Any] = {
-            "train_loss": self._losses.mean(),
-            "train_runtime": round(seconds, 3),
-            "train_steps_per_second": round(step / max(seconds, 1e-9), 3),
-            "train_samples_per_second": round(step * len(self.source) / self.steps_per_epoch / max(seconds, 1e-9), 3),
-        }
-        if self.best.step is not None:
-            metrics |= {f"best_{self.best.metric}": self.best.value, "best_step": self.best.step}
-        self.log(step, metrics)
-        output = TrainOutput(step, metrics["train_loss"], metrics)
-        self.trainer.adopt(output, self.history.entries, self._scores_of_the_result(step))
+        samples = step * len(self.source) / self.steps_per_epoch
+        output = summed_up(self._losses, self.best, step, step, samples, seconds)
+        self.log(step, output.metrics)
+        scores = self.history.scores_at(step if self.best.to_return_to is None else self.best.step)
+        self.trainer.adopt(output, self.history.entries, scores)
         self.result = AdapterTraining(trainer=self.trainer, output=output, together=together)
 
     def diverge(self, error: DivergenceError, kept: Mapping[str, Tensor], kept_step: int, together: int) -> None:
@@ -181,13 +169,9 @@ class Member:
             together: Trainings in the loop.
         """
         self.write(kept)
+        finite = LastFinite(self.adapter)
         if kept_step >= 0:
-            self._finite.keep(kept_step)
-        error = self._finite.put_back(error, self.best.tensors, self.best.step)
+            finite.keep(kept_step)
+        error = finite.put_back(error, self.best.tensors, self.best.step)
         self.trainer.adopt(None, self.history.entries, {})
         self.result = AdapterTraining(trainer=self.trainer, error=error, together=together)
-
-    def _scores_of_the_result(self, step: int) -> dict[str, float]:
-        at = step if self.best.to_return_to is None else self.best.step
-        entries = [entry for entry in self.history.entries if entry["step"] == at and "eval_loss" in entry]
-        return {name: value for name, value in entries[-1].items() if name.startswith("eval_")} if entries else {}

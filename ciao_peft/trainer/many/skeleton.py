@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...adapters import Adapter, Call, checked_source
+from ...adapters import Adapter, Call, checked_source, masks_together
 from ...model import CIAOModel
 
 __all__ = ["Skeleton"]
@@ -62,7 +61,11 @@ class Skeleton:
         """
         tensors, count = dict(tensors), len(next(iter(tensors.values())))
         source = checked_source(self._frozen, self._opened, None, features, None)
-        mask = self._mask(tensors, count, shared)
+        of_mask = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+
+        def mask(index: int, features: Tensor, frozen_excitation: Callable[[], Tensor]) -> Tensor:
+            return masks_together(self._adapter, of_mask, index, features, frozen_excitation, shared)
+
         (maps,) = self._opened.run(self._opened.rooted, [(None, mask)], **source)
         if not shared:
             maps = maps.unflatten(0, (count, -1))
@@ -80,21 +83,3 @@ class Skeleton:
         finally:
             self._drops = None
         return logits.to(self._frozen.dtype), z.float()
-
-    def _mask(self, tensors: dict[str, Tensor], count: int, shared: bool) -> Any:
-        def mask(index: int, features: Tensor, frozen_excitation: Callable[[], Tensor]) -> Tensor:
-            u = None if len(self._adapter.excitation) else frozen_excitation()
-            if not self._has_mask:
-                assert u is not None  # these adapters have no units of their own
-                return u
-
-            def of_one(adapter: Adapter, x: Tensor, own: Tensor) -> Tensor:
-                return adapter.mask(index, x, lambda: own)
-
-            run = Call(self._adapter, of_one).with_tensors
-            if shared:
-                return torch.vmap(run, in_dims=(0, None, None), out_dims=1)(tensors, features, u).flatten(0, 1)
-            x, own = (None if t is None else t.unflatten(0, (count, -1)) for t in (features, u))
-            return torch.vmap(run, in_dims=(0, 0, None if own is None else 0))(tensors, x, own).flatten(0, 1)
-
-        return mask

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import CIAOTrainingArguments
-from ..optimizer import make_optimizer
+from ..optimizer import make_optimizer, rate_name
 from ..trainer import CIAOTrainer
 
 __all__ = ["StackedAdapters", "settings_key"]
@@ -102,9 +102,7 @@ class StackedAdapters:
     def rates(self, place: int) -> dict[str, float]:
         """The learning rates of an adapter at its last update, by the names that the log gives them."""
         part = next(part for part in self._parts if part.own.start <= place < part.own.stop)
-        return {
-            "learning_rate" if name == "head" else f"{name}_learning_rate": rate for name, rate in part.rates.items()
-        }
+        return {rate_name(name): rate for name, rate in part.rates.items()}
 
     def of(self, place: int) -> dict[str, Tensor]:
         """The tensors of one adapter, by name; what is done to them is done to the stack."""

@@ -197,9 +197,7 @@ def _trained_together(model: CIAOModel, todo: Sequence[_Todo]) -> dict[str, Adap
             members.append(each.member(members[0].source if members else None, eval_like))
             eval_like = eval_like or members[-1].eval_source
         for member in members:
-            before = member.trainer._job().before_first_update
-            if before is not None:
-                before(member.source, member.args.per_device_train_batch_size)
+            member.trainer._before_first_update(member.source, member.args.per_device_train_batch_size)
         settings = [member.settings for member in members]
         members.sort(key=lambda member: settings.index(member.settings))
         StackedLoop(model, members).run()
