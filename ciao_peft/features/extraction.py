@@ -22,12 +22,12 @@ from ..surroundings import as_tensor, outside_inference
 from .augmentation import Augmentation
 from .cached import FeatureDataset
 from .keys import features_layout, fingerprint, model_key, storage_dtype
-from .layout import DTYPES, FeatureLayout, free_disk, free_memory, readable_size
+from .layout import DTYPES, FeatureLayout, consecutive_runs, free_disk, free_memory, readable_size
 from .passing import pass_through_trunk
 from .processes import Processes
 from .samples import ClipSamples, Samples, samples_of
 from .shapes import first_sample
-from .store import FeatureFiles, consecutive_runs
+from .store import FeatureFiles
 from .streams import StreamSamples, is_stream
 
 __all__ = ["SHARE_OF_DISK", "SHARE_OF_MEMORY", "cache_features", "store_features"]
