@@ -116,7 +116,7 @@ class FerPlus(FacesBuilder):
         return {"mode": "authors-code"} if protocol == "authors-code" else {}
 
     def _code(self) -> tuple[str, ...]:
-        return (png_of_pixels.__module__, vote_weights.__module__)
+        return (png_of_pixels.__module__, vote_weights.__module__, table_rows.__module__)
 
     def _info(self) -> datasets.DatasetInfo:
         names, mode = self.config.names, self.config.mode
