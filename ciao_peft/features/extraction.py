@@ -212,9 +212,9 @@ def store_features(
         (1, torch.Size([2, 3, 8, 8]))
     """
     with outside_inference(), model.reading_with():
-        return _store_features(
+        stored = _store_features(
             model,
-            samples,
+            samples.frames if isinstance(samples, ClipSamples) else samples,
             folder_of,
             views,
             dtype,
@@ -224,11 +224,12 @@ def store_features(
             dataloader_num_workers,
             disable_tqdm,
         )
+        return stored.clips(samples.rows) if isinstance(samples, ClipSamples) else stored
 
 
 def _store_features(
     model: CIAOModel,
-    samples: Samples | ClipSamples | StreamSamples,
+    samples: Samples | StreamSamples,
     folder_of: Callable[[dict[str, Any]], Path | None],
     views: int,
     dtype: str | None,
@@ -238,11 +239,6 @@ def _store_features(
     num_workers: int,
     disable_tqdm: bool | None,
 ) -> FeatureDataset:
-    if isinstance(samples, ClipSamples):
-        rows, samples = samples.rows, samples.frames
-        settings: dict[str, Any] = {"views": views, "dtype": dtype, "augment": augment, "batch_size": batch_size}
-        settings |= {"include_excitation": include_excitation, "dataloader_num_workers": num_workers}
-        return store_features(model, samples, folder_of, **settings, disable_tqdm=disable_tqdm).clips(rows)
     if isinstance(samples, Samples) and samples.source == "pixel_values" and samples.pixels([0]).ndim == 5:
         raise FeatureCacheError(
             f"The samples of {samples.name} are clips, and features are stored of frames: give "
