@@ -29,6 +29,7 @@ from .samples import ClipSamples, Samples, samples_of
 from .shapes import first_sample
 from .store import FeatureFiles
 from .streams import StreamSamples, is_stream
+from .workers import deaths_told
 
 __all__ = ["SHARE_OF_DISK", "SHARE_OF_MEMORY", "cache_features", "store_features"]
 
@@ -379,6 +380,7 @@ def _fill(
     processes.wait_for_everyone()  # nobody marks a row before all know what is left
     try:
         with (
+            deaths_told(),
             files.writer() as writer,
             progress(len(own)) as bar,
             # It writes in another thread, and is closed before the files are, whatever happens.
@@ -423,7 +425,7 @@ def _in_memory(
         for array, tensor in zip(by_byte, tensors, strict=True):
             array[rows[0] : rows[-1] + 1] = tensor.flatten(1).view(torch.uint8).numpy()
 
-    with _progress_bars(layout, "in memory", None, disable_tqdm)(layout.num_rows) as bar:
+    with deaths_told(), _progress_bars(layout, "in memory", None, disable_tqdm)(layout.num_rows) as bar:
         for count in run(range(layout.num_rows), keep=keep):
             bar.update(count)
     return FeatureDataset(key, layout, samples.labels(), stored, label_names=samples.label_names)
