@@ -120,6 +120,9 @@ class AffectNet(FacesBuilder):
     config: AffectNetConfig
     HOW_TO_OBTAIN: ClassVar[str] = _HOW
 
+    def _code(self) -> tuple[str, ...]:
+        return (table_rows.__module__,)
+
     def _info(self) -> datasets.DatasetInfo:
         config = self.config
         names = [*AFFECTNET[: config.num_classes]]

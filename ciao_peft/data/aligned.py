@@ -18,7 +18,7 @@ from ..preprocessing import Alignment, as_mode, five_points, open_picture
 from ..preprocessing.alignment import alignment_of, mark_of
 from .builder import IMAGE_SUFFIXES, walk
 from .localizer import FaceLocalizer
-from .tables import table_rows
+from .tables import METADATA, table_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +35,6 @@ _FORMATS: dict[str, dict[str, Any]] = {
     ".png": {"format": "PNG"},
     ".webp": {"format": "WEBP", "lossless": True},
 }
-_TABLES = ("metadata.csv", "metadata.jsonl")
 
 
 class AlignedCopies(NamedTuple):
@@ -163,7 +162,7 @@ def align_folder(
             elif not _write_copy(path, copy, alignment, missing):
                 without.append(str(place))
         if missing == "skip":
-            for path in {path.relative_to(source) for path in files if path.name in _TABLES}:
+            for path in (path.relative_to(source) for path in files if path.name in METADATA):
                 _leave_out(aside / path, set(map(Path, without)), path.parent)
         os.rename(aside, target)
     except OSError as error:

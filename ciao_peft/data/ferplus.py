@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ class FerPlus(FacesBuilder):
         return {"mode": "authors-code"} if protocol == "authors-code" else {}
 
     def _code(self) -> tuple[str, ...]:
-        return (png_of_pixels.__module__, vote_weights.__module__)
+        return (png_of_pixels.__module__, vote_weights.__module__, table_rows.__module__)
 
     def _info(self) -> datasets.DatasetInfo:
         names, mode = self.config.names, self.config.mode
@@ -300,14 +301,9 @@ def _add_vote(
 
 
 def _has_pictures(table: Path) -> bool:
-    return any(fields and _is_file(table.parent / fields[0].strip()) for fields in table_rows(table, errors="replace"))
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long, or with a null in it
-        return False
+    return any(
+        fields and os.path.isfile(table.parent / fields[0].strip()) for fields in table_rows(table, errors="replace")
+    )
 
 
 def _prepared_votes(table: Path, left_out: LeftOut) -> list[_Vote]:
@@ -320,7 +316,7 @@ def _prepared_votes(table: Path, left_out: LeftOut) -> list[_Vote]:
             continue
         if counts is None or not re.fullmatch(r"\(\d+, ?\d+, ?\d+, ?\d+\)", fields[1].strip()):
             left_out.add(f"malformed row of {table.parent.name}/label.csv", f"line {number + 1}")
-        elif not _is_file(path):
+        elif not os.path.isfile(path):
             left_out.add(f"row of {table.parent.name}/label.csv without its picture", fields[0])
         else:
             votes.append(_Vote(fields[0].strip(), counts, str(path), number))

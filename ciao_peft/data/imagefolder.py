@@ -20,7 +20,7 @@ from ..errors import DataError, DataNotFoundError, FileReadError, shortened
 from .builder import HIDDEN, IMAGE_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_shards, walk
 from .folder_layout import LAYOUTS, check_class_folders, say_what_is_beside, say_what_is_no_picture
 from .labels import describe_labels
-from .tables import table_records
+from .tables import METADATA, table_records
 
 __all__ = ["ImageFolder", "ImageFolderConfig"]
 
@@ -39,7 +39,6 @@ _PROBLEMS = {
     "number": "regression",
     "binary": "multi_label_classification",
 }
-_TABLES = ("metadata.csv", "metadata.jsonl")
 _NO_LABEL = ("nan", "<na>", "null", "nat", "#n/a")  # how tools write a number that is not there
 _DELIMITERS = ",;\t"
 
@@ -198,7 +197,7 @@ class ImageFolder(FacesBuilder):
         return {"train": self._rows_of(folder, left_out)}
 
     def _rows_of(self, folder: Path, left_out: LeftOut) -> list[_Row]:
-        tables = [folder / name for name in _TABLES if os.path.lexists(folder / name)]
+        tables = [folder / name for name in METADATA if os.path.lexists(folder / name)]
         if len(tables) > 1:
             raise DataError(f"{str(folder)!r} has both a metadata.csv and a metadata.jsonl. Keep one of them.")
         files = walk(folder)

@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator
 from ..door import read_lines
 from ..errors import DataError, shortened
 
-__all__ = ["table_records", "table_rows"]
+__all__ = ["METADATA", "table_records", "table_rows"]
+
+METADATA = ("metadata.csv", "metadata.jsonl")
+"""Tables in a folder of pictures that say something of each, by its `file_name`."""
 
 
 def table_rows(path: str | os.PathLike[str], *, delimiter: str = ",", errors: str = "strict") -> Iterator[list[str]]:

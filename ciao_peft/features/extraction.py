@@ -22,13 +22,14 @@ from ..surroundings import as_tensor, outside_inference
 from .augmentation import Augmentation
 from .cached import FeatureDataset
 from .keys import features_layout, fingerprint, model_key, storage_dtype
-from .layout import DTYPES, FeatureLayout, free_disk, free_memory, readable_size
+from .layout import DTYPES, FeatureLayout, consecutive_runs, free_disk, free_memory, readable_size
 from .passing import pass_through_trunk
 from .processes import Processes
 from .samples import ClipSamples, Samples, samples_of
 from .shapes import first_sample
-from .store import FeatureFiles, consecutive_runs
+from .store import FeatureFiles
 from .streams import StreamSamples, is_stream
+from .workers import deaths_told
 
 __all__ = ["SHARE_OF_DISK", "SHARE_OF_MEMORY", "cache_features", "store_features"]
 
@@ -212,9 +213,9 @@ def store_features(
         (1, torch.Size([2, 3, 8, 8]))
     """
     with outside_inference(), model.reading_with():
-        return _store_features(
+        stored = _store_features(
             model,
-            samples,
+            samples.frames if isinstance(samples, ClipSamples) else samples,
             folder_of,
             views,
             dtype,
@@ -224,11 +225,12 @@ def store_features(
             dataloader_num_workers,
             disable_tqdm,
         )
+        return stored.clips(samples.rows) if isinstance(samples, ClipSamples) else stored
 
 
 def _store_features(
     model: CIAOModel,
-    samples: Samples | ClipSamples | StreamSamples,
+    samples: Samples | StreamSamples,
     folder_of: Callable[[dict[str, Any]], Path | None],
     views: int,
     dtype: str | None,
@@ -238,11 +240,6 @@ def _store_features(
     num_workers: int,
     disable_tqdm: bool | None,
 ) -> FeatureDataset:
-    if isinstance(samples, ClipSamples):
-        rows, samples = samples.rows, samples.frames
-        settings: dict[str, Any] = {"views": views, "dtype": dtype, "augment": augment, "batch_size": batch_size}
-        settings |= {"include_excitation": include_excitation, "dataloader_num_workers": num_workers}
-        return store_features(model, samples, folder_of, **settings, disable_tqdm=disable_tqdm).clips(rows)
     if isinstance(samples, Samples) and samples.source == "pixel_values" and samples.pixels([0]).ndim == 5:
         raise FeatureCacheError(
             f"The samples of {samples.name} are clips, and features are stored of frames: give "
@@ -383,6 +380,7 @@ def _fill(
     processes.wait_for_everyone()  # nobody marks a row before all know what is left
     try:
         with (
+            deaths_told(),
             files.writer() as writer,
             progress(len(own)) as bar,
             # It writes in another thread, and is closed before the files are, whatever happens.
@@ -427,7 +425,7 @@ def _in_memory(
         for array, tensor in zip(by_byte, tensors, strict=True):
             array[rows[0] : rows[-1] + 1] = tensor.flatten(1).view(torch.uint8).numpy()
 
-    with _progress_bars(layout, "in memory", None, disable_tqdm)(layout.num_rows) as bar:
+    with deaths_told(), _progress_bars(layout, "in memory", None, disable_tqdm)(layout.num_rows) as bar:
         for count in run(range(layout.num_rows), keep=keep):
             bar.update(count)
     return FeatureDataset(key, layout, samples.labels(), stored, label_names=samples.label_names)

@@ -10,8 +10,9 @@ import os
 import shutil
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +31,7 @@ __all__ = [
     "DTYPES",
     "FeatureLayout",
     "MappedRows",
+    "consecutive_runs",
     "file_size",
     "free_disk",
     "free_memory",
@@ -133,6 +135,23 @@ def tensor_file(folder: Path, index: int) -> Path:
     return folder / f"features.{index}.bin"
 
 
+def consecutive_runs(rows: Sequence[int]) -> Iterator[slice]:
+    """Finds the parts of a batch whose row numbers follow one another.
+
+    Args:
+        rows: Numbers of rows, in ascending order.
+
+    Yields:
+        Slices into `rows`, each as long as possible; none where there are no rows.
+
+    Example:
+        >>> list(consecutive_runs([3, 4, 7]))
+        [slice(0, 2, None), slice(2, 3, None)]
+    """
+    starts = (place for place in range(len(rows)) if not place or rows[place] != rows[place - 1] + 1)
+    yield from (slice(first, last) for first, last in pairwise([*starts, len(rows)]))
+
+
 def map_tensors(folder: Path, layout: FeatureLayout) -> tuple[Tensor, ...]:
     """Maps the tensors of a complete folder into memory. Writing to them changes no file.
 
@@ -222,16 +241,12 @@ class MappedRows:
         mapped = self._maps[index]
         if mapped is None or not hasattr(mapped, "madvise") or not hasattr(mmap, "MADV_WILLNEED"):
             return
-        size, runs = len(mapped) // len(self.tensors[index]), list[list[int]]()
-        for row in sorted(set(rows)):
-            if runs and runs[-1][1] == row:
-                runs[-1][1] = row + 1
-            else:
-                runs.append([row, row + 1])
-        for first, end in runs:
-            start = first * size // mmap.PAGESIZE * mmap.PAGESIZE
+        size, numbers = len(mapped) // len(self.tensors[index]), sorted(set(rows))
+        for run in consecutive_runs(numbers):
+            start = numbers[run.start] * size // mmap.PAGESIZE * mmap.PAGESIZE
+            end = (numbers[run.stop - 1] + 1) * size
             with contextlib.suppress(OSError):  # it is advice
-                mapped.madvise(mmap.MADV_WILLNEED, start, end * size - start)
+                mapped.madvise(mmap.MADV_WILLNEED, start, end - start)
 
 
 def _blocks_read() -> tuple[int, int]:

@@ -8,9 +8,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,7 +38,6 @@ __all__ = [
     "INDEX_FILE",
     "FeatureFiles",
     "FeatureWriter",
-    "consecutive_runs",
     "key_hash",
 ]
 
@@ -349,23 +346,6 @@ class FeatureFiles:
     def tensors(self) -> tuple[Tensor, ...]:
         """All tensors, `(num_rows, ...)` each, mapped into memory: nothing is read before it is used."""
         return map_tensors(self.folder, self.stored_layout)
-
-
-def consecutive_runs(rows: Sequence[int]) -> Iterator[slice]:
-    """Finds the parts of a batch whose row numbers follow one another.
-
-    Args:
-        rows: Numbers of rows, in ascending order.
-
-    Yields:
-        Slices into `rows`, each as long as possible.
-
-    Example:
-        >>> list(consecutive_runs([3, 4, 7]))
-        [slice(0, 2, None), slice(2, 3, None)]
-    """
-    breaks = [0, *(place for place in range(1, len(rows)) if rows[place] != rows[place - 1] + 1), len(rows)]
-    yield from (slice(first, last) for first, last in pairwise(breaks))
 
 
 class FeatureWriter:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pickle
 import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..errors import CIAOError, DataError, LaunchError, shortened
 
-__all__ = ["ErrorsSent", "received"]
+__all__ = ["ErrorsSent", "deaths_told", "received"]
 
 
 class ErrorsSent:
@@ -71,16 +72,44 @@ def received(values: Iterable[Any]) -> Iterator[Any]:
 _END = object()
 
 
+@contextmanager
+def deaths_told() -> Iterator[None]:
+    """A `with` block in which the death of a worker is an error of ours, wherever it is noticed.
+
+    PyTorch raises it from the handler of a signal: in whatever this process does just then, not only where it waits for
+    a batch.
+
+    Raises:
+        LaunchError: a worker has ended by itself, or was killed.
+
+    Example:
+        >>> with deaths_told():
+        ...     raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.LaunchError: A process that reads samples has ended: ...
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise _ended(error) from error
+
+
 def _next(iterator: Iterator[Any]) -> Any:
     try:
-        return next(iterator, _END)
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
-            raise
-        raise LaunchError(
-            f"A process that reads samples has ended: {error}. A full memory ends processes, and so do some decoders "
-            "on damaged files; `dataloader_num_workers=0` reads in this process, whose error says more."
-        ) from error
+        with deaths_told():
+            return next(iterator, _END)
+    except (ConnectionError, EOFError) as error:
+        raise _ended(error) from error
+
+
+def _ended(error: Exception) -> LaunchError:
+    return LaunchError(
+        f"A process that reads samples has ended: {error}. A full memory ends processes, and so do some decoders "
+        "on damaged files; `dataloader_num_workers=0` reads in this process, whose error says more."
+    )
 
 
 def _sendable(error: Exception) -> Exception:

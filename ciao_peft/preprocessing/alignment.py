@@ -297,18 +297,17 @@ def aligned(picture: Image, alignment: Any) -> Image:
         >>> aligned(Image.new("L", (96, 96)), Alignment(size=32)).size, aligned(Image.new("L", (96, 96)), None).size
         ((32, 32), (96, 96))
     """
-    if alignment is None:
-        if (mark := mark_of(picture)) is not None:
-            raise DataError(
-                f"The picture is an aligned copy ({shortened(mark)}), and this preprocessing aligns nothing: what "
-                "learns from such copies must see all its pictures aligned. Give the model "
-                '`preprocessing=encoder.preprocessing.replace(align="five-points")`, or the alignment of the copy.'
-            )
-        return picture
-    marked = picture  # a conversion may drop what the file says about itself
-    if mark_of(marked) is None:
-        return alignment(as_mode(picture, "RGB"))
-    return alignment(marked)
+    mark = mark_of(picture)
+    if alignment is not None:
+        # A copy is not converted first, which may drop what its file says about itself.
+        return alignment(as_mode(picture, "RGB") if mark is None else picture)
+    if mark is not None:
+        raise DataError(
+            f"The picture is an aligned copy ({shortened(mark)}), and this preprocessing aligns nothing: what "
+            "learns from such copies must see all its pictures aligned. Give the model "
+            '`preprocessing=encoder.preprocessing.replace(align="five-points")`, or the alignment of the copy.'
+        )
+    return picture
 
 
 def mark_of(picture: Image) -> str | None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..adapters import Adapter
 from ..config import CIAOConfig
 from ..errors import TrainingError, shortened
+from ..features.workers import deaths_told
 from ..losses import task_loss
 from ..metrics import compute_metrics
 from ..model import CIAOModel
@@ -167,7 +168,7 @@ class CIAOTrainer:
             self._newest_scores = {}
             loop = TrainingLoop(self._job(), source, eval_source)
             try:
-                with others_answering(self.accelerator, self.args.ddp_timeout):
+                with others_answering(self.accelerator, self.args.ddp_timeout), deaths_told():
                     self._last = loop.run()
                 self._newest_scores = loop.scores_of_the_result()
             finally:

@@ -150,6 +150,28 @@ def test_what_a_worker_raises_is_raised_as_it_is_and_no_worker_stays(what, error
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.parametrize("folder", [None, "stored"])
+@pytest.mark.parametrize(
+    ("said", "error", "message"),
+    [
+        (
+            "DataLoader worker (pid 7) is killed by signal: Killed.",
+            LaunchError,
+            "A process that reads samples has ended",
+        ),
+        ("mat1 and mat2", RuntimeError, "^mat1 and mat2$"),
+    ],
+)
+def test_the_death_of_a_worker_is_told_whatever_is_done_just_then(said, error, message, folder, tmp_path, monkeypatch):
+    def interrupted(*batch):  # PyTorch raises it from a signal's handler, where a picture is computed as well
+        raise RuntimeError(said)
+
+    own = model()
+    monkeypatch.setattr(own, "extract_features", interrupted)
+    with pytest.raises(error, match=message):
+        cache_features(own, faces(4), folder and tmp_path / folder, batch_size=2)
+
+
 @FAILURES
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of torch, about the death of a worker
 def test_so_it_is_in_a_training(what, error, message):
