@@ -10,7 +10,6 @@ frame is compared with is compiled by `torch.compile` where there is a compiler;
 
 from __future__ import annotations
 
-import io
 import tempfile
 import time
 from pathlib import Path
@@ -74,9 +73,7 @@ def decoding(make, side: int, count: int, turns: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {"one": [], "several": []}
     with tempfile.TemporaryDirectory() as folder:
         for n in range(count):
-            file = io.BytesIO()
-            paint_face(seed=n % 50, size=224).save(file, "JPEG", quality=90)
-            Path(folder, f"{n:05}.jpg").write_bytes(file.getvalue())
+            paint_face(seed=n % 50, size=224).save(Path(folder, f"{n:05}.jpg"), "JPEG", quality=90)
         try:
             for turn in range(-1, turns):
                 for name, allowed in (("one", 1), ("several", most)):

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from gpu import NO_GPU, Figures, device, measured
+from gpu import NO_GPU, Figures, device, per_picture
 from measuring import arguments, small_face, tiny, vgg16
 
 from ciao_peft import CIAOConfig, Preprocessing, cache_features, get_ciao_model
@@ -40,13 +38,6 @@ def model_of(make, side: int, dtype: torch.dtype):
     preprocessing = Preprocessing(size=(side, side))
     backbone = make().to(device(), dtype)
     return get_ciao_model(backbone, CONFIG, input_size=(3, side, side), preprocessing=preprocessing).eval()
-
-
-def per_picture(run: Callable[[], Any], count: int, turns: int) -> dict[str, float]:
-    """Seconds of one picture, and how many a second."""
-    found = measured(run, turns, warm_up=1, at_a_time=1)
-    found |= {name: found[name] / count for name in ("wall", "kernel")}
-    return found | {"pictures/s": 1 / found["wall"]}
 
 
 def decoded(figures: Figures, name: str, case: tuple, turns: int) -> None:

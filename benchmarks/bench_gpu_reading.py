@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from gpu import NO_GPU, Figures, activities, apart, device, kernel_seconds, measured, synchronise
+from gpu import NO_GPU, Figures, apart, device, measured, per_picture
 from measuring import arguments, small_face, tiny, vgg16
-from torch.profiler import profile
 
 from ciao_peft import CIAOConfig, CIAOModel, Preprocessing, cache_features, get_ciao_model
 
@@ -96,22 +94,9 @@ def storing(figures: Figures, case: Any, count: int) -> None:
         found = measured(lambda: model.extract_features(pixels), 3)
         return {key: value if key == "busy" else value / batch for key, value in found.items()}
 
-    def stored() -> dict[str, float]:
-        run = partial(cache_features, model, faces, batch_size=batch, disable_tqdm=True)
-        run()
-        synchronise()
-        start = time.perf_counter()
-        run()
-        synchronise()
-        wall = (time.perf_counter() - start) / count
-        with profile(activities=activities()) as profiled:
-            run()
-            synchronise()
-        kernel = kernel_seconds(profiled) / count
-        return {"wall": wall, "kernel": kernel, "busy": kernel / wall, "pictures/s": 1 / wall}
-
+    stored = partial(cache_features, model, faces, batch_size=batch, disable_tqdm=True)
     figures.add("trunk, one picture of a batch", trunk)
-    figures.add("cache_features, one picture", stored)
+    figures.add("cache_features, one picture", lambda: per_picture(stored, count, 1))
     figures.ratio("trunk / cache_features", "trunk, one picture of a batch", "cache_features, one picture", 0.7, True)
 
 

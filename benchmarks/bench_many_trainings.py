@@ -11,11 +11,9 @@ of which starts from values a rounding error apart.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
-from measuring import arguments, in_turns, medians, ratio, recorded, small_face, tiny
+from measuring import arguments, in_turns, medians, ratio, recorded, small_face, stacked, tiny
 
 from ciao_peft import (
     AdapterJob,
@@ -26,25 +24,11 @@ from ciao_peft import (
     get_ciao_model,
     train_adapters,
 )
-from ciao_peft.adapters import stack
 
 CONFIG = CIAOConfig(problem_type="single_label_classification", num_labels=7)
 CASES = {  # backbone, size, faces, batch, trainings, updates, updates before the comparison, turns
     "small-face": (small_face, None, 256, 64, 16, 8, 100, 3),
 }
-
-
-@contextmanager
-def stacked_on(*devices: str) -> Iterator[None]:
-    """A context in which adapters are stacked on these kinds of devices."""
-    before = set(stack.STACKED_ON)
-    stack.STACKED_ON.clear()
-    stack.STACKED_ON.update(devices)
-    try:
-        yield
-    finally:
-        stack.STACKED_ON.clear()
-        stack.STACKED_ON.update(before)
 
 
 def measured(make, size, faces: int, batch_size: int, count: int, updates: int, compared: int, turns: int) -> dict:
@@ -68,7 +52,7 @@ def measured(make, size, faces: int, batch_size: int, count: int, updates: int, 
             CIAOTrainer(model, args(int(name), steps), name).train(stored)
 
     def at_once(names: list[str], steps: int) -> None:
-        with stacked_on("cpu", "cuda"):
+        with stacked():
             train_adapters(model, jobs(names, steps), stored)
 
     names = list(model.adapters)

@@ -10,15 +10,11 @@ which is to its advantage. It reads a batch in N worlds by a loop over `set_adap
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
-from measuring import arguments, in_turns, medians, ratio, recorded, small_face, tiny, vgg16
+from measuring import arguments, in_turns, medians, ratio, recorded, small_face, stacked, tiny, vgg16
 from torch.utils.flop_counter import FlopCounterMode
 
 from ciao_peft import CIAOConfig, get_ciao_model
-from ciao_peft.adapters import stack
 
 CONFIG = CIAOConfig(problem_type="single_label_classification", num_labels=7)
 WORLDS = (1, 4, 16)
@@ -28,16 +24,6 @@ CASES = {  # backbone, size, faces, turns, worlds, whether PEFT reads them too
     "VGG16, 96x96, many worlds": (vgg16, (3, 96, 96), 32, 3, MANY, False),
     "small-face": (small_face, None, 16, 9, MANY, True),
 }
-
-
-@contextmanager
-def stacked() -> Iterator[None]:
-    """A context in which worlds are stacked, whatever the device."""
-    stack.STACKED_ON.add("cpu")
-    try:
-        yield
-    finally:
-        stack.STACKED_ON.discard("cpu")
 
 
 def ours(make, size, count: int):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from encoder_map import METHODS, RECIPE, load_by_name, stored
+from encoder_map import METHODS, RECIPE, load_by_name, rows_of, rows_of_others, stored
 
 from ciao_peft import (
     CIAOConfig,
@@ -27,7 +27,7 @@ from ciao_peft import (
     get_ciao_model,
     load_faces,
 )
-from ciao_peft.data import hold_out, labels_of
+from ciao_peft.data import labels_of
 from ciao_peft.hub import save_with_card
 from ciao_peft.hub.bundled import FOLDER, PREFIX
 from ciao_peft.metrics import main_metric
@@ -54,10 +54,8 @@ def data_of(name: str, args: argparse.Namespace) -> tuple[dict[str, Any], dict[s
         head = CIAOConfig(**labels, inhibition=False)
         train = stored(ENCODER, faces["train"], folder / "train", 2, head)
         test = stored(ENCODER, faces["test"], folder / "test", 1, head)
-        numbers = faces["train"].select_columns(["identity"]).add_column("row", range(len(faces["train"])))
-        kept, held = (list(part["row"]) for part in hold_out(numbers, 0.1, group_by="identity"))
-        known = {*faces["train"]["identity"]}
-        unseen = [row for row, who in enumerate(faces["test"]["identity"]) if who not in known]
+        kept, held = rows_of(faces["train"], seed=0, share=0.1)
+        unseen = rows_of_others(faces)
         parts = {"train": train.select(kept), "held": train.select(held), "test": test.select(unseen)}
         return parts, labels, {"name": "photographs of faces in six expressions", "license": "apache-2.0"}
     world = name.removeprefix("painted-")

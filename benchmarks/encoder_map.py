@@ -19,7 +19,7 @@ import itertools
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +128,17 @@ def stored(name: str, faces: Dataset, folder: Path, views: int, config: CIAOConf
     )
 
 
-def rows_of(faces: Dataset, seed: int) -> tuple[list[int], list[int]]:
-    """Rows of people to train on, and of people to score."""
+def rows_of(faces: Dataset, seed: int, share: float = 0.3) -> tuple[list[int], list[int]]:
+    """Rows of people to train on, and of a share of the people, who are held out."""
     numbers = faces.select_columns(["identity"]).add_column("row", range(len(faces)))  # pyright: ignore
-    trained, scored = hold_out(numbers, 0.3, group_by="identity", seed=seed)
-    return list(trained["row"]), list(scored["row"])
+    trained, held = hold_out(numbers, share, group_by="identity", seed=seed)
+    return list(trained["row"]), list(held["row"])
+
+
+def rows_of_others(faces: Mapping[str, Dataset]) -> list[int]:
+    """Rows of test faces whose people are not among the training people."""
+    known = {*faces["train"]["identity"]}
+    return [row for row, who in enumerate(faces["test"]["identity"]) if who not in known]
 
 
 def train(
@@ -165,10 +171,9 @@ def maps_of(name: str, features: FeatureDataset, config: CIAOConfig) -> Tensor:
     return torch.cat(found)
 
 
-def probe(training: Tensor, test: Tensor, faces: dict[str, Dataset], splits: int) -> dict[str, Any]:
+def probe(training: Tensor, test: Tensor, faces: Mapping[str, Dataset], splits: int) -> dict[str, Any]:
     """The probes of `encoder_probe.py`, on test people who are not among the training people."""
-    known = {*faces["train"]["identity"]}
-    rows = [row for row, who in enumerate(faces["test"]["identity"]) if who not in known]
+    rows = rows_of_others(faces)
     who = [faces["test"]["identity"][row] for row in rows]
     seen = test[rows]
     people = numbered(who)
@@ -193,12 +198,17 @@ def painted(args: argparse.Namespace, done: set[tuple], note: Callable[..., None
         for world, faces in worlds.items():
             split = f"painted {world}"
             labels = labels_of(faces["train"]).as_config()
-            for method, seed in itertools.product(args.method or PAINTED, range(args.seeds)):
-                if (name, method, seed, split) in done:
-                    continue
-                folder = Path(args.features_dir) / f"{name}-painted"
-                head = CIAOConfig(**labels, **_HEAD)
-                parts = [stored(name, faces[part], folder / part, 1, head) for part in ("train", "test")]
+            wanted = [
+                (method, seed)
+                for method, seed in itertools.product(args.method or PAINTED, range(args.seeds))
+                if (name, method, seed, split) not in done
+            ]
+            if not wanted:
+                continue
+            folder = Path(args.features_dir) / f"{name}-painted"
+            head = CIAOConfig(**labels, **_HEAD)
+            parts = [stored(name, faces[part], folder / part, 1, head) for part in ("train", "test")]
+            for method, seed in wanted:
                 note(name, method, seed, split, train(name, method, seed, labels, *parts, {"num_train_epochs": 10}))
 
 

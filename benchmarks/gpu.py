@@ -66,6 +66,13 @@ def measured(run: Callable[[], Any], repeats: int, warm_up: int = 3, at_a_time: 
     return {"wall": wall, "kernel": kernel, "busy": kernel / wall}
 
 
+def per_picture(run: Callable[[], Any], count: int, turns: int) -> dict[str, float]:
+    """`measured` of one picture where a run is over so many, and how many a second."""
+    found = measured(run, turns, warm_up=1, at_a_time=1)
+    found |= {name: found[name] / count for name in ("wall", "kernel")}
+    return found | {"pictures/s": 1 / found["wall"]}
+
+
 class Figures:
     """Figures by name, each written to `<results>/<subject>.json` as soon as it is known.
 

@@ -133,6 +133,18 @@ def recorded(subject: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]
     print(f"{subject}: {json.dumps({k: v for k, v in record.items() if k != 'machine'})}")
 
 
+@contextmanager
+def stacked() -> Iterator[None]:
+    """A context in which adapters are stacked, as on a GPU, whatever the device."""
+    from ciao_peft.adapters import stack
+
+    stack.STACKED_ON.add("cpu")
+    try:
+        yield
+    finally:
+        stack.STACKED_ON.discard("cpu")
+
+
 def vgg16() -> nn.Module:
     """VGG16's convolutions with fresh weights, for 96x96 pixels: speed does not depend on what they say."""
     from torchvision.models import vgg16

@@ -87,9 +87,8 @@ def check_adapter_name(name: object) -> str:
     if not isinstance(name, str) or not _SAFE_NAME.fullmatch(name) or _DEVICE.fullmatch(name):
         raise AdapterNameError(
             f"An adapter cannot be named {quoted(name)}: a name has 1 to 96 letters, digits, '_', '-' or '.', starts "
-            "with a "
-            "letter, digit or '_', does not end with '.' and is no device such as 'con', so that it can be a folder's "
-            "name everywhere."
+            "with a letter, digit or '_', does not end with '.' and is no device such as 'con', so that it can be a "
+            "folder's name everywhere."
         )
     if name == BASE_ADAPTER:
         raise AdapterNameError(f"{BASE_ADAPTER!r} stands for the untouched backbone; give the adapter another name.")
@@ -312,7 +311,7 @@ class CIAOConfig:
         if len(shares) != self.num_labels or not all(is_number(share, float, 1e-12, 1) for share in shares):
             raise ConfigError(
                 f"`class_prior` must be {self.num_labels} shares above 0, one for each class; got "
-                f"{str(self.class_prior)[:80]}."
+                f"{quoted(self.class_prior)}."
             )
         if abs(sum(shares) - 1) > 1e-6:
             raise ConfigError(f"The shares of `class_prior` must add up to 1; they add up to {sum(shares)}.")

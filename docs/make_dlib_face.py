@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pages import wrap_page
+from pages import between, wrap_page
 
 from ciao_peft.encoders import dlib_face
 from ciao_peft.markdown import markdown_table as table
@@ -56,10 +56,8 @@ def section() -> str:
 
 
 def main() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    after = rest.partition(END)[2]
-    PAGE.write_text(wrap_page(f"{before}{BEGIN}\n\n{section()}\n\n{END}{after}"), encoding="utf-8")
+    page = between(PAGE.read_text(encoding="utf-8"), BEGIN, END, f"\n{section()}\n")
+    PAGE.write_text(wrap_page(page), encoding="utf-8")
     print(f"Written: {PAGE}")
 
 

@@ -11,7 +11,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from pages import command_block, fill, wrap_page
+from pages import between, command_block, fill, wrap_page
 
 from ciao_peft import load_encoder
 from ciao_peft.hub import bundled_adapters
@@ -247,10 +247,8 @@ def adapters() -> str:
 
 
 def main() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    text = wrap_page(f"{before}{BEGIN}\n\n{section(lines())}\n\n{END}{rest.partition(END)[2]}")
-    PAGE.write_text(text, encoding="utf-8")
+    page = between(PAGE.read_text(encoding="utf-8"), BEGIN, END, f"\n{section(lines())}\n")
+    PAGE.write_text(wrap_page(page), encoding="utf-8")
     ADAPTERS.write_text(fill(ADAPTERS.read_text(encoding="utf-8"), "adapters", adapters()), encoding="utf-8")
     print(f"Written: {PAGE}, {ADAPTERS}")
 

@@ -11,7 +11,7 @@ import statistics
 from pathlib import Path
 from types import ModuleType
 
-from pages import command_block, wrap_page
+from pages import between, command_block, wrap_page
 
 from ciao_peft.encoders import small_face
 from ciao_peft.markdown import markdown_table as table
@@ -253,8 +253,7 @@ def folders(found: dict[str, dict]) -> dict[str, str]:
 
 def put_into(page: Path, text: str) -> None:
     """Replaces this script's part of the page."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    page.write_text(between(page.read_text(encoding="utf-8"), BEGIN, END, text), encoding="utf-8")
 
 
 def main() -> None:

@@ -99,3 +99,9 @@ def fill(page: str, name: str, content: str) -> str:
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, rest = page.split(start)
     return before + start + "\n" + content + "\n" + end + rest.split(end)[1]
+
+
+def between(page: str, begin: str, end: str, content: str) -> str:
+    """Puts content between two marks, in place of what is there; at the end of a page without them."""
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}\n{content}\n{end}{rest.partition(end)[2]}"

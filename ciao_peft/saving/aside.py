@@ -10,12 +10,13 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 __all__ = [
     "being_saved",
     "clear_leftovers",
+    "close_lock",
     "exchange",
     "open_file_aside",
     "put_at_once",
@@ -79,12 +80,12 @@ def put_at_once(target: Path, files: Mapping[str, bytes], ours: set[str]) -> boo
                 exchange(aside, target)
                 raise
         finally:
-            _close(turn)
+            close_lock(turn)
         sync_folder(target.parent)
         return True
     finally:
         _remove(aside)
-        _close(lock)
+        close_lock(lock)
 
 
 def put_one_by_one(target: Path, files: Mapping[str, bytes], ours: set[str]) -> None:
@@ -127,8 +128,8 @@ def put_one_by_one(target: Path, files: Mapping[str, bytes], ours: set[str]) -> 
         sync_folder(target)
     finally:
         _remove(aside)
-        _close(turn)
-        _close(lock)
+        close_lock(turn)
+        close_lock(lock)
 
 
 def being_saved(folder: Path) -> bool:
@@ -164,7 +165,7 @@ def clear_leftovers(target: Path, ours: set[str]) -> None:
             except OSError:
                 pass  # the next save tries again
             finally:
-                _close(lock)
+                close_lock(lock)
 
 
 def open_file_aside(target: Path) -> tuple[Path, int | None]:
@@ -174,7 +175,7 @@ def open_file_aside(target: Path) -> tuple[Path, int | None]:
         target: The file, which may be missing.
 
     Returns:
-        The hidden file, and a lock on it to be closed: by it the next writer sees that nobody was killed over it.
+        The hidden file, and a lock on it for `close_lock`: by it the next writer sees that nobody was killed over it.
 
     Raises:
         OSError: the disk refuses.
@@ -184,8 +185,7 @@ def open_file_aside(target: Path) -> tuple[Path, int | None]:
         >>> aside, lock = open_file_aside(Path(tempfile.mkdtemp(), "plan.yaml"))
         >>> aside.name[:11], aside.read_bytes()
         ('.plan.yaml.', b'')
-        >>> if lock is not None:
-        ...     os.close(lock)
+        >>> close_lock(lock)
     """
     for entry in _names(target.parent):
         if _is_aside(entry, target.name):
@@ -193,14 +193,18 @@ def open_file_aside(target: Path) -> tuple[Path, int | None]:
             if lock is not None:  # nobody writes in it
                 with contextlib.suppress(OSError):
                     (target.parent / entry).unlink()
-                _close(lock)
-    while True:
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        with aside.open("xb"):
-            lock = _lock(aside)
-        if aside.exists():
-            return aside, lock
-        _close(lock)  # taken for a leftover before it was locked
+                close_lock(lock)
+    return _made_aside(target.parent, target.name, lambda aside: aside.touch(exist_ok=False))
+
+
+def close_lock(lock: int | None) -> None:
+    """Gives back a lock of `open_file_aside`, if there is one.
+
+    Example:
+        >>> close_lock(None)
+    """
+    if lock is not None and lock >= 0:
+        os.close(lock)
 
 
 def restore_moved(parent: Path, name: str | None = None) -> None:
@@ -343,13 +347,17 @@ def _names(folder: Path) -> list[str]:
 
 def _open_aside(place: Path, name: str, *, private: bool) -> tuple[Path, int | None]:
     """Makes a hidden folder and holds its lock, by which the next save sees that nobody was killed over it."""
+    return _made_aside(place, name, lambda aside: aside.mkdir(0o700 if private else 0o777))
+
+
+def _made_aside(place: Path, name: str, make: Callable[[Path], None]) -> tuple[Path, int | None]:
     while True:
         aside = place / f".{name}.{uuid.uuid4().hex}.tmp"
-        aside.mkdir(0o700 if private else 0o777)
+        make(aside)
         lock = _lock(aside)
-        if aside.is_dir():
+        if aside.exists():
             return aside, lock
-        _close(lock)  # taken for a leftover before it was locked
+        close_lock(lock)  # taken for a leftover before it was locked
 
 
 def _lock(folder: Path, *, wait: bool = True) -> int | None:
@@ -372,11 +380,6 @@ def _lock(folder: Path, *, wait: bool = True) -> int | None:
         if not wait and time.time() - folder.stat().st_mtime > _LEFT_FOR:
             return -1
     return None
-
-
-def _close(lock: int | None) -> None:
-    if lock is not None and lock >= 0:
-        os.close(lock)
 
 
 def _remove(folder: Path) -> None:

@@ -17,6 +17,7 @@ from ..errors import AdapterConfigError, AdapterFileError, CIAOError, FileReadEr
 from .aside import (
     being_saved,
     clear_leftovers,
+    close_lock,
     exchange,
     open_file_aside,
     put_at_once,
@@ -125,8 +126,7 @@ def write_file(path: str | os.PathLike[str], content: bytes | str) -> Path:
         move_into_place(aside, target)
     finally:
         aside.unlink(missing_ok=True)
-        if lock is not None and lock >= 0:
-            os.close(lock)
+        close_lock(lock)
     return path
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from ..checking import is_number
 from ..door import bounded_lines, check_types, open_file, parse_json
-from ..errors import FileReadError, RecordError, listed, shortened
+from ..errors import FileReadError, RecordError, listed, quoted, shortened
 from ..saving import local_path, refusals_told
 from .plan import RATE_NAMES, Split
 
@@ -161,18 +161,16 @@ def _check_contents(values: Mapping[str, Any]) -> None:
     """What the report counts with: numbers are numbers, and tables have rows of one length."""
     for name in ("scores", "fold_scores", "fold_rates", "parameters", "samples"):
         if not all(map(_is_size, values.get(name, {}).values())):
-            raise RecordError(f"A record has no numbers as `{name}`: {shortened(repr(values[name]), 80)}.")
+            raise RecordError(f"A record has no numbers as `{name}`: {quoted(values[name])}.")
     for name in ("seconds", "epochs"):
         if not _is_size(values.get(name, 0)) or values.get(name, 0) < 0:
-            raise RecordError(f"A record has no number of 0 or more as `{name}`: {shortened(repr(values[name]), 80)}.")
+            raise RecordError(f"A record has no number of 0 or more as `{name}`: {quoted(values[name])}.")
     if values["split"] not in get_args(Split):
-        raise RecordError(
-            f"A record is of the split {shortened(repr(values['split']), 80)}; known are {listed(get_args(Split))}."
-        )
+        raise RecordError(f"A record is of the split {quoted(values['split'])}; known are {listed(get_args(Split))}.")
     rates = {name: value for name, value in values.get("arguments", {}).items() if name in RATE_NAMES}
     for name, rate in rates.items():
         if not _is_size(rate):
-            raise RecordError(f"A record has no number as `{name}`: {shortened(repr(rate), 80)}.")
+            raise RecordError(f"A record has no number as `{name}`: {quoted(rate)}.")
     history, confusion = values.get("history", []), values.get("confusion") or []
     if not all(isinstance(row, Mapping) and all(map(_is_size, row.values())) for row in history):
         raise RecordError("A record has a `history` that is no list of losses by name.")

@@ -266,7 +266,7 @@ class Worklist:
     def _train(self, runs: Sequence[Run]) -> None:
         """Trains, and writes down every record and why there is none."""
         trainings = [self._training(run) for run in runs]
-        for run, record in zip(runs, _records_of(trainings), strict=True):
+        for run, record in zip(runs, train_together(trainings), strict=True):
             if isinstance(record, Record):
                 append_record(self.folder / RESULTS_FILE, record)
             else:  # such as too little memory for this method: the rest is done all the same
@@ -313,16 +313,6 @@ class Worklist:
                 disable_tqdm=True,
             )
         return self._materials[pair]
-
-
-def _records_of(trainings: Sequence[Training]) -> list[Record | Exception]:
-    """Their records, or for each why there is none."""
-    if len(trainings) > 1:
-        return train_together(trainings)
-    try:
-        return [training.train() for training in trainings]
-    except Exception as error:
-        return [error]
 
 
 def _part(item: Task | Encoder) -> str:

@@ -49,7 +49,7 @@ def test_every_benchmark_runs_and_records_what_it_measured(script, name, tmp_pat
         assert set(record) == set(json.loads(kept.read_text()))
 
 
-@pytest.mark.parametrize("name", ["bench_gpu_training", "bench_gpu_reading"])
+@pytest.mark.parametrize("name", ["bench_gpu_training", "bench_gpu_reading", "bench_gpu_features"])
 def test_without_a_gpu_nothing_is_measured(script, name, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     script(name).main(["--results", str(tmp_path)])
@@ -102,6 +102,19 @@ def test_figures_of_a_gpu_come_into_the_page_where_there_are_some(script, tmp_pa
         "| a / b | 1.50 | at most 1.30 | **not",
     ):
         assert row in page, page
+
+
+def test_the_page_shows_what_a_gpu_stored(script, tmp_path, monkeypatch):
+    tables = script("speed_tables")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert tables.storing_on_gpu() == ""
+    script("bench_gpu_features").main(["--smoke", "--results", str(tmp_path)])
+    figures = json.loads((tmp_path / "gpu_features.json").read_text())["figures"]
+    text = tables.storing_on_gpu()
+    for run in ("bare trunk", "stored in memory", "stored in a folder"):
+        assert f"| tiny: {run} | {figures[f'tiny: {run}']['pictures/s']:,.0f} |" in text
+    assert "- bare trunk / tiny: stored in memory: " in text and "(at least 0.7: " in text
+    assert "| JPEG files, 1 workers: stored |" in text
 
 
 @pytest.mark.parametrize("name", ["formula", "exact"])

@@ -18,8 +18,6 @@ ROWS, BATCHES, BATCH = 2000, 12, 16
 LAYOUT = FeatureLayout(((64, 8, 8),), "float32", ROWS)
 KEY = {"num_samples": ROWS, "views": 1, "excitation": False, "dtype": "float32"}
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/io")
-
 
 def read_from_disk() -> int:
     for line in Path("/proc/self/io").read_text().splitlines():
@@ -49,6 +47,7 @@ def stored(tmp_path):
     return FeatureDataset(KEY, LAYOUT, None, folder=files.folder, checks=files.checks)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/io")
 def test_rows_here_and_there_cost_no_more_than_themselves(stored):
     path, drawn = stored.folder / "features.0.bin", random.Random(0)
     try:

@@ -296,7 +296,7 @@ def test_what_comes_from_a_gpu_is_looked_at_when_it_has_arrived(dtype, monkeypat
             assert computed.tensors()[0].isfinite().all()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of CUDA")
+@pytest.mark.cuda
 @pytest.mark.parametrize("make", [pictures, faces], ids=["pictures", "pixels"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_gpu_stores_what_it_computes_live(make, workers, tmp_path):

@@ -11,21 +11,21 @@ import sys
 from pathlib import Path
 
 from ciao_peft.cli import main
-from ciao_peft.study.training import Training
+from ciao_peft.study.training import Fold, Training
 
 
 def die_once(mark: str) -> None:
     """From now on whoever trains first dies, if no other process has."""
-    train = Training.train
+    fit = Training.fit
 
-    def train_or_die(training: Training):
+    def fit_or_die(training: Training, fold: Fold):
         try:
             Path(mark).touch(exist_ok=False)
         except FileExistsError:
-            return train(training)
+            return fit(training, fold)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    Training.train = train_or_die
+    Training.fit = fit_or_die
 
 
 if __name__ == "__mp_main__":  # a process that the one below has started

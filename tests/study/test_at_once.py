@@ -89,13 +89,15 @@ def test_what_another_process_has_claimed_is_left_to_it(plan, tmp_path, at_once)
 
 def test_where_all_at_once_are_too_many_they_train_one_by_one(plan, tmp_path, at_once, monkeypatch):
     at_once()
-    plan = replace(plan, methods=plan.methods[:1], search_rates=0)
+    plan, tried = replace(plan, methods=plan.methods[:1], search_rates=0), []
 
-    def short_of_memory(*_):
+    def short_of_memory(model, jobs, *_):
+        tried.append(len(jobs))
         raise torch.OutOfMemoryError("too many")
 
     monkeypatch.setattr(study_training, "train_adapters", short_of_memory)
     assert len(records_of(plan, tmp_path / "run")) == 3
+    assert tried == [3]
 
 
 def test_a_rate_that_diverges_is_a_result_and_ends_no_other(plan, tmp_path, at_once):
@@ -103,8 +105,9 @@ def test_a_rate_that_diverges_is_a_result_and_ends_no_other(plan, tmp_path, at_o
     method = replace(plan.methods[-1], rate="learning_rate", rates=(1e-3, 1e9), arguments=settings)
     plan = replace(plan, epochs=4.0, methods=(method,), search_rates=2, search_seeds=1, seeds=(0,))
     alone = records_of(plan, tmp_path / "alone")
-    at_once()
+    counts = at_once()
     together = records_of(plan, tmp_path / "together")
+    assert counts == [2]
     assert sum(record.error is not None for record in alone.values()) == 1
     assert {key: record.error is None for key, record in together.items()} == {
         key: record.error is None for key, record in alone.items()

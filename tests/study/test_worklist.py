@@ -188,14 +188,14 @@ def test_what_was_trained_for_another_plan_does_not_count_as_done(plan, tmp_path
 
 def test_too_little_memory_for_one_training_ends_no_other(plan, tmp_path, monkeypatch):
     two = replace(plan, methods=plan_of(tmp_path).methods)
-    train = Training.train
+    fit = Training.fit
 
-    def short_of_memory(training):
+    def short_of_memory(training, fold):
         if training.run.method.name == "decision layer":
             raise torch.OutOfMemoryError("the last byte is gone")
-        return train(training)
+        return fit(training, fold)
 
-    monkeypatch.setattr(Training, "train", short_of_memory)
+    monkeypatch.setattr(Training, "fit", short_of_memory)
     progress = quiet(two, tmp_path / "run").work()
     assert progress.failed == {
         "affect, tiny, decision layer, seed 0": "OutOfMemoryError: the last byte is gone",
