@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .push import push_encoder as push_encoder
     from .small_face import SmallFace as SmallFace
     from .vggface2 import VGGFace2 as VGGFace2
+    from .with_preprocessing import with_preprocessing as with_preprocessing
 
 __all__ = [
     "DlibFace",
@@ -31,6 +32,7 @@ __all__ = [
     "publish_encoder",
     "push_encoder",
     "save_encoder",
+    "with_preprocessing",
 ]
 
 _MODULE_OF = {
@@ -45,6 +47,7 @@ _MODULE_OF = {
     "publish_encoder": "push",
     "push_encoder": "push",
     "save_encoder": "folder",
+    "with_preprocessing": "with_preprocessing",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

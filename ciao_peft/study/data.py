@@ -10,22 +10,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..backbone import backbone_signature
 from ..data import LabelSet, hold_out, labels_of, load_faces, picture_hashes
-from ..encoders import load_encoder
+from ..encoders import load_encoder, with_preprocessing
 from ..errors import ConfigError, DataError, listed
-from ..features import FeatureDataset, Samples, cache_features
+from ..features import Augmentation, FeatureDataset, Samples, cache_features
 from ..metrics import main_metric
 from ..preprocessing import Preprocessing
 from ..saving import move_into_place
+from ..trainer import CIAOTrainingArguments, make_accelerator
+from .pixels import PixelSplit
 from .plan import Encoder, Task
 from .records import key_of
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
+
+
+MIRRORED = Augmentation(flip=1.0, crop=0.0, brightness=0.0, contrast=0.0, saturation=0.0)
+"""The second view of a picture: its mirror image, and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -77,20 +82,25 @@ class LoadedTask:
         """Whether there are several: each is trained by itself, and the answers of all are scored together."""
         return len(self.folds) > 1
 
-    def held_out(self, fold: FoldFaces, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    def held_out(
+        self, fold: FoldFaces, fraction: float, seed: int, rows: Sequence[int] | None = None
+    ) -> tuple[list[int], list[int]]:
         """Row numbers of a fold's training split: those that stay, and those of other people, to choose by.
 
         Args:
             fold: One of `folds`.
             fraction: Share of the rows that is held out, above 0 and below 1.
             seed: Decides who is held out.
+            rows: Those that are shared out; all of them when left out.
         """
         from datasets import Dataset
 
         group_by = self.task.group_by or self.task.average_by  # the frames of a clip stay together, whoever is in it
-        columns: dict[str, list[Any]] = {"row": list(range(len(fold.train)))}
+        rows = range(len(fold.train)) if rows is None else rows
+        columns: dict[str, list[Any]] = {"row": list(rows)}
         if group_by is not None:
-            columns[group_by] = list(fold.train[group_by])
+            groups = list(fold.train[group_by])
+            columns[group_by] = [groups[row] for row in rows]
         rest, held = hold_out(Dataset.from_dict(columns), fraction, group_by, seed)
         return list(rest["row"]), list(held["row"])
 
@@ -243,60 +253,6 @@ def _digest(fold: FoldFaces, task: Task) -> set[str]:
     return digests
 
 
-class PixelSplit:
-    """A split as the encoder is fed, prepared once: a map-style dataset of `pixel_values` and `labels`.
-
-    Args:
-        pixels: `(N, C, H, W)` in half precision, in memory or mapped into it.
-        labels: `(N,)` or `(N, num_labels)`: a row for each.
-        rows: Which of them, or which are the frames of each clip; all when left out.
-        label_names: Names of the labels, in the order of their indices, where they are known.
-
-    Shapes:
-        A sample holds `pixel_values` `(C, H, W)`, or `(T, C, H, W)` for clips, in float32.
-
-    Example:
-        >>> split = PixelSplit(np.zeros((4, 3, 8, 8), np.float16), torch.tensor([0, 1, 0, 1]))
-        >>> len(split), split[1]["pixel_values"].shape, split.select([3, 0]).labels
-        (4, torch.Size([3, 8, 8]), tensor([1, 0]))
-    """
-
-    labels: Tensor
-    label_names: list[str] | None
-
-    def __init__(
-        self,
-        pixels: np.ndarray,
-        labels: Tensor,
-        rows: list[Any] | None = None,
-        label_names: list[str] | None = None,
-    ):
-        self._pixels, self.label_names = pixels, label_names
-        self._rows = list(range(len(pixels))) if rows is None else rows
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        pixels = torch.from_numpy(np.array(self._pixels[[self._rows[index] for index in indices]])).float()
-        return [{"pixel_values": row, "labels": self.labels[i]} for row, i in zip(pixels, indices, strict=True)]
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.__getitems__([index])[0]
-
-    def select(self, indices: list[int]) -> PixelSplit:
-        """A part of the samples."""
-        return PixelSplit(
-            self._pixels, self.labels[indices], [self._rows[index] for index in indices], self.label_names
-        )
-
-    def clips(self, rows: Any) -> PixelSplit:
-        """Clips of the samples, as `FeatureDataset.clips` makes them."""
-        chosen = [[self._rows[index] for index in clip] for clip in rows]
-        return PixelSplit(self._pixels, self.labels[[clip[0] for clip in rows]], chosen, self.label_names)
-
-
 @dataclass(frozen=True)
 class LoadedEncoder:
     """An encoder, ready to carry adapters.
@@ -330,6 +286,9 @@ def load_study_encoder(encoder: Encoder) -> LoadedEncoder:
     """
     module = load_encoder(encoder.source or encoder.name)
     preprocessing = Preprocessing.for_backbone(module)
+    if encoder.preprocessing:
+        preprocessing = (preprocessing or Preprocessing()).replace(**encoder.preprocessing)
+        with_preprocessing(module, preprocessing)
     fed = None if preprocessing is None else preprocessing.to_dict()
     size = getattr(module, "input_size", None)
     size = None if size is None else list(size)
@@ -372,30 +331,43 @@ class Material:
         stored = {"task": loaded.fingerprint, "encoder": encoder.signature, "dtype": feature_dtype}
         self.folder = folder / f"{slug}-{key_of(stored)[:8]}"
         self.feature_dtype, self.disable_tqdm = feature_dtype, disable_tqdm
-        self._made: dict[tuple[str, str], dict[str, Any]] = {}
+        self._made: dict[tuple[str, str, bool], dict[str, Any]] = {}
 
-    def splits(self, fold: FoldFaces, needs: str) -> dict[str, Any]:
-        """The splits of a fold by name, as a trainer takes them: stored `"features"`, or `"pixels"`."""
-        if (fold.name, needs) not in self._made:
+    def splits(self, fold: FoldFaces, needs: str, mirrored: bool = False) -> dict[str, Any]:
+        """The splits of a fold by name, as a trainer takes them: stored `"features"`, or `"pixels"`.
+
+        Args:
+            fold: One of the task's.
+            needs: Which of the two.
+            mirrored: Whether the mirror image of each training picture is stored as well, as its second view.
+        """
+        mirrored = mirrored and needs == "features"  # pixels are mirrored as they are read
+        if (made := (fold.name, needs, mirrored)) not in self._made:
             from filelock import FileLock
 
             place = self.folder / (re.sub(r"[^A-Za-z0-9]+", "-", fold.name) or "official")
             place.mkdir(parents=True, exist_ok=True)
             with FileLock(place / f"{needs}.lock"):
-                make = self._features if needs == "features" else self._pixels
-                self._made[fold.name, needs] = make(fold, place)
-        return self._made[fold.name, needs]
+                features = needs == "features"
+                self._made[made] = self._features(fold, place, mirrored) if features else self._pixels(fold, place)
+        return self._made[made]
 
-    def _features(self, fold: FoldFaces, place: Path) -> dict[str, FeatureDataset]:
-        features = cache_features(
-            self.encoder.module,
-            fold.splits,
-            place / "features",
-            dtype=self.feature_dtype,
-            include_excitation=True,  # u is read by every adapter on the frozen convolution, in every epoch
-            disable_tqdm=self.disable_tqdm,
-        )
-        return cast("dict[str, FeatureDataset]", features)  # one for each of several splits
+    def _features(self, fold: FoldFaces, place: Path, mirrored: bool) -> dict[str, FeatureDataset]:
+        features = {}
+        self.encoder.module.to(make_accelerator(CIAOTrainingArguments(report_to="none")).device)
+        for name, faces in fold.splits.items():
+            two = mirrored and name == "train"
+            features[name] = cache_features(
+                self.encoder.module,
+                faces,
+                place / ("features-mirrored" if two else "features") / name,
+                views=2 if two else 1,
+                augment=MIRRORED if two else None,
+                dtype=self.feature_dtype,
+                include_excitation=True,  # u is read by every adapter on the frozen convolution, in every epoch
+                disable_tqdm=self.disable_tqdm,
+            )
+        return cast("dict[str, FeatureDataset]", features)  # each is of one split
 
     def _pixels(self, fold: FoldFaces, place: Path) -> dict[str, PixelSplit]:
         return {name: self._stored_pixels(faces, place / f"{name}.npy") for name, faces in fold.splits.items()}

@@ -51,6 +51,8 @@ class Task:
         average_by: Column that says which test rows are one thing, such as the frames of a clip: their answers are
             averaged before they are scored.
         config: Settings of `CIAOConfig` that belong to the task, such as `label_range`; a method's own go before.
+        train_fraction: Share of the training split that is trained on, above 0 and below 1: whole people where
+            `group_by` says who it is, and others for each seed. All of it when left out.
 
     Example:
         >>> Task(name="moods", dataset="imagefolder", data_dir="moods", options={"label_column": "mood"}).metric
@@ -64,11 +66,19 @@ class Task:
     group_by: str | None = None
     average_by: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    train_fraction: float | None = None
 
     def __post_init__(self) -> None:
         make_plain(self)
         _check_name("a task", self.name)
         _freeze_mappings(self, "options", "config")
+        if self.train_fraction is not None:
+            check_number("train_fraction", self.train_fraction, above=0)
+            if self.train_fraction >= 1:
+                got = quoted(self.train_fraction)
+                raise ConfigError(
+                    f"`train_fraction` must lie between 0 and 1; got {got}. Leave it out to train on all."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +88,7 @@ class Encoder:
     Args:
         name: In tables and records.
         source: A name or folder that `load_encoder` knows; the name when left out.
+        preprocessing: What differs from the encoder's own `Preprocessing`, such as `{"align": "five-points"}`.
 
     Raises:
         ConfigError: the name is empty or has spaces around it.
@@ -89,10 +100,12 @@ class Encoder:
 
     name: str
     source: str | None = None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         make_plain(self)
         _check_name("an encoder", self.name)
+        _freeze_mappings(self, "preprocessing")
         if self.source is None:
             object.__setattr__(self, "source", self.name)
 
@@ -220,7 +233,8 @@ class Plan:
 
     Args:
         tasks, encoders, methods: What is combined.
-        seeds: Of the trainings that are scored on the test split; a number n stands for 0 to n - 1.
+        seeds: Of the trainings that are scored on the test split; a number n stands for 0 to n - 1. With none, what is
+            searched is all that is trained, and the test split is not looked at.
         epochs: Passes over the training data, where a method does not say otherwise.
         arguments: Of `CIAOTrainingArguments`, for every method alike; a method's own go before.
         search_rates: How many learning rates each method's search tries; 0 for no search.
@@ -228,6 +242,8 @@ class Plan:
         search_epochs: Passes over the training data in a search; as many as `epochs` when left out.
         search_fraction: Share of the training split that is held out for the search.
         feature_dtype: In which features are stored, as for `cache_features`; the encoder's own when left out.
+        mirrored: Whether every training picture is read as it is or as its mirror image, one or the other in each
+            epoch, by every method alike.
 
     Example:
         >>> task, encoder = Task(name="faces", dataset="painted_faces"), Encoder(name="small-face")
@@ -246,10 +262,12 @@ class Plan:
     search_epochs: float | None = None
     search_fraction: float = 0.3
     feature_dtype: str | None = None
+    mirrored: bool = False
 
     def __post_init__(self) -> None:
         make_plain(self)
         _freeze_mappings(self, "arguments")
+        check_choice("mirrored", self.mirrored, (False, True))
         for name in ("tasks", "encoders", "methods"):
             given = getattr(self, name)
             items = tuple(given) if isinstance(given, (list, tuple)) else ()
@@ -262,7 +280,8 @@ class Plan:
         given: Any = self.seeds
         seeds = range(given) if is_number(given, int, 0, MAX_RUNS) else given
         seeds = tuple(seeds) if isinstance(seeds, (range, list, tuple)) else ()
-        if not seeds or not all(is_number(seed, int, 0) for seed in seeds) or len(set(seeds)) < len(seeds):
+        none = given not in (0, [], ()) or self.search_rates == 0
+        if (not seeds and none) or not all(is_number(seed, int, 0) for seed in seeds) or len(set(seeds)) < len(seeds):
             got = shortened(repr(self.seeds))
             raise ConfigError(f"`seeds` must be a number of runs or different whole numbers; got {got}.")
         object.__setattr__(self, "seeds", seeds)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..checking import checked_keys
 from ..door import read_yaml
-from ..errors import ConfigError, shortened
+from ..errors import ConfigError, quoted, shortened
 from ..saving import local_path, refusals_told, write_file
 from .plan import Encoder, Plan, names_in_files
 from .presets import TASKS, methods_named, preset_method, task_from
@@ -33,7 +33,9 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         "methods": {
             method.name: names_in_files(_differing(method, preset_method(method.name))) for method in plan.methods
         },
-        "encoders": {encoder.name: encoder.source for encoder in plan.encoders},
+        "encoders": {
+            encoder.name: _differing(encoder) if encoder.preprocessing else encoder.source for encoder in plan.encoders
+        },
         **{name: value for name, value in rest.items() if name not in ("tasks", "methods", "encoders")},
     }
 
@@ -54,9 +56,17 @@ def plan_from_dict(values: Mapping[str, Any]) -> Plan:
     for name in ("tasks", "methods", "encoders"):
         values[name] = _by_name(name, values.get(name))
     values["tasks"] = tuple(task_from(name, changes) for name, changes in values["tasks"].items())
-    values["encoders"] = tuple(Encoder(name=name, source=source) for name, source in values["encoders"].items())
+    values["encoders"] = tuple(_encoder_from(name, given) for name, given in values["encoders"].items())
     values["methods"] = methods_named(values["methods"])
     return Plan(**values)
+
+
+def _encoder_from(name: str, given: Any) -> Encoder:
+    """An encoder by its name: its source, or what differs from an encoder of that name."""
+    if isinstance(given, Mapping):
+        keys = [part.name for part in fields(Encoder) if part.name != "name"]
+        return Encoder(name=name, **checked_keys(f"the encoder {quoted(name)}", given, keys))
+    return Encoder(name=name, source=given)
 
 
 def _by_name(what: str, given: Any) -> dict[str, Any]:

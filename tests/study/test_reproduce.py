@@ -26,7 +26,7 @@ from ciao_peft.study.records import PROTOCOL_VERSION, append_record
 from ciao_peft.study.training import Training
 from ciao_peft.study.worklist import Progress, Worklist
 from helpers.processes import run
-from helpers.studies import SMALL, painted, plan_of
+from helpers.studies import SMALL, painted, plan_of, tiny_encoder
 
 
 def written(plan: Plan, path: Path) -> str:
@@ -164,6 +164,8 @@ def test_keys_tell_apart_what_decides_the_result_and_nothing_else(tmp_path):
         key(method=replace(plan.methods[1], baseline="lora", settings={"rank": 4})),
         key(plan=replace(plan, epochs=2.0)),
         key(plan=replace(plan, feature_dtype="bfloat16")),
+        key(plan=replace(plan, mirrored=True)),
+        key(task=replace(plan.tasks[0], train_fraction=0.5)),
     ]
     assert len(set(different)) == len(different)
     other = Material(
@@ -310,12 +312,66 @@ def test_a_plan_file_gives_an_equal_plan(tmp_path):
     # Named as presets and different from them: what the file leaves out must not come back from the preset.
     methods = (Method(name="full"), Method(name="mine", baseline="lora"), *plan_of(tmp_path).methods)
     tasks = (Task(name="jaffe", dataset="jaffe"), painted("affect"))
-    plan = plan_of(tmp_path, search_seeds=2, search_epochs=0.5, feature_dtype="float16", methods=methods, tasks=tasks)
+    tasks = (*tasks, painted("few", train_fraction=0.05))
+    aligned = Encoder(name="dlib-face", preprocessing={"align": "five-points"})
+    settings = {"search_seeds": 2, "search_epochs": 0.5, "feature_dtype": "float16", "mirrored": True}
+    plan = plan_of(tmp_path, methods=methods, tasks=tasks, **settings)
+    plan = replace(plan, encoders=(*plan.encoders, aligned))
     write_plan(plan, tmp_path / "plan.yaml")
     assert read_plan(tmp_path / "plan.yaml") == plan
     values = yaml.safe_load((tmp_path / "plan.yaml").read_text())
     with pytest.raises(ConfigError, match="did you mean 'seeds'"):
         plan_from_dict(values | {"seed": 3})
+    with pytest.raises(ConfigError, match="did you mean 'preprocessing'"):
+        plan_from_dict(values | {"encoders": {"mine": {"preprocess": {}}}})
+
+
+def test_every_method_reads_mirrored_pictures_and_the_part_of_the_people_that_its_seed_draws(tmp_path):
+    plan = plan_of(tmp_path, mirrored=True)
+    task = replace(painted("few", options=SMALL | {"num_train": 120}), train_fraction=0.5)
+    material = Material(load_task(task), load_study_encoder(plan.encoders[0]), tmp_path / "features")
+    (fold,) = material.loaded.folds
+    who, rows = list(fold.train["identity"]), {}
+    for needs in ("features", "pixels"):
+        method = replace(plan.methods[0], needs=needs)
+        for seed in (0, 1):
+            run = Run(task=task, encoder=plan.encoders[0], method=method, seed=seed)
+            train, test, _ = Training(run, plan, material)._data(fold)
+            assert 0 < len(train) < len(fold.train) and len(test) == len(fold.test)
+            rows[needs, seed] = train.labels.tolist()
+            held = Training(replace(run, split="validation"), plan, material)._data(fold)
+            assert len(held[0]) + len(held[1]) == len(train)
+    assert rows["features", 0] == rows["pixels", 0] and rows["features", 0] != rows["features", 1]
+    stored = material.splits(fold, "features", True)
+    assert (stored["train"].views, stored["test"].views) == (2, 1)
+    kept = material.loaded.held_out(fold, 0.3, 0)[1]
+    assert not {who[row] for row in kept} & {who[row] for row in range(len(who)) if row not in kept}
+    pixels = material.splits(fold, "pixels")["train"]
+    plain = torch.stack([pixels[row]["pixel_values"] for row in range(16)])
+    drawn = [
+        torch.stack([s["pixel_values"] for s in pixels.mirrored(seed).__getitems__(range(16))]) for seed in (0, 0, 1)
+    ]
+    turned = [[bool(torch.equal(a, b.flip(-1))) for a, b in zip(some, plain, strict=True)] for some in drawn]
+    as_is = [[bool(torch.equal(a, b)) for a, b in zip(some, plain, strict=True)] for some in drawn]
+    assert turned[0] == turned[1] != turned[2] and 0 < sum(turned[0]) < 16
+    assert all(a or b for a, b in zip(turned[0], as_is[0], strict=True))
+
+
+def test_an_encoder_is_fed_as_the_plan_says(tmp_path):
+    tiny = tiny_encoder(tmp_path / "tiny")
+    plain = load_study_encoder(tiny)
+    other = load_study_encoder(replace(tiny, preprocessing={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}))
+    assert other.module.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert other.signature != plain.signature
+
+
+def test_without_seeds_a_search_is_all_that_is_trained(tmp_path):
+    plan = replace(plan_of(tmp_path), seeds=0)
+    assert plan.seeds == ()
+    Worklist(plan, tmp_path / "run", say=lambda line: None).work()
+    assert {record.split for record in read_records(tmp_path / "run")} == {"validation"}
+    with pytest.raises(ConfigError, match="`seeds` must be"):
+        replace(plan, search_rates=0)
 
 
 @pytest.mark.parametrize(

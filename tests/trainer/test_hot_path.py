@@ -338,6 +338,7 @@ def test_neither_setting_is_part_of_what_a_training_is_made_of():
 
 
 @pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # what inductor imports warns of itself
 @pytest.mark.parametrize("how", ["cuda-graphs", "inductor"])
 def test_on_a_gpu_the_result_is_that_of_plain_updates(how):
     data = stored(make_model().to("cuda"))
@@ -350,6 +351,7 @@ def test_on_a_gpu_the_result_is_that_of_plain_updates(how):
 
 
 @pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_on_a_gpu_an_update_makes_no_one_wait(monkeypatch):
     update = TrainingLoop._update
 

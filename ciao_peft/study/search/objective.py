@@ -85,7 +85,11 @@ class Objective:
     def settings(self) -> dict[str, Any]:
         """What decides the scores, as plain data; where the files lie does not."""
         return {
-            "task": {name: value for name, value in asdict(self.task).items() if name != "data_dir"},
+            "task": {
+                name: value
+                for name, value in asdict(self.task).items()
+                if name != "data_dir" and (name, value) != ("train_fraction", None)  # as searches of old have it
+            },
             "data": self.features.key["data"],
             "encoder": self.encoder.name,
             "encoder_revision": self.backbone.revision,
