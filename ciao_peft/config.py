@@ -56,6 +56,34 @@ _CHOICES = {
     "task_loss_trains": TaskLossTrains,
 }
 
+_PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "tuning": "decision_layer",
+        "inhibition": True,
+        "inhibition_form": "divisive",
+        "inhibition_rank": None,
+        "excitation_rank": 0,
+        "inhibition_start": "copy",
+        "decay_init": None,
+        "learn_decay": True,
+        "pooling": "flatten",
+        "spatial_maps": None,
+        "hidden_sizes": (256,),
+        "dropout": 0.5,
+        "temperature": 0.1,
+        "contrastive_weight": 1.0,
+        "task_loss_trains": "all",
+        "contrastive_denominator": "all",
+        "contrastive_reduction": "mean",
+        "embedding_source": "features",
+        "num_bins": 10,
+        "multi_label_positives": "jaccard",
+        "regression_loss": "mse",
+        "logit_adjustment": 0.0,
+        "train_batch_norm": False,
+    }
+}
+
 BASE_ADAPTER = "__base__"
 """In `adapter_names`, this name stands for the untouched backbone."""
 
@@ -360,6 +388,33 @@ class CIAOConfig:
             value = getattr(self, setting.name)
             values[setting.name] = [*value] if isinstance(value, tuple) else value
         return values | {"id2label": {str(index): name for index, name in self.id2label.items()}}
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> CIAOConfig:
+        """Makes a config of settings that stay under their name, whatever the defaults become.
+
+        `"paper"` is CIAO as docs/results.md measures it: Eq. 1-5 with a full copy of the convolution as I, and one
+        choice wherever the paper leaves one. Eq. 2-4 to the letter are that with `contrastive_denominator="negatives"`
+        and `contrastive_reduction="sum"`; the paper's other networks differ in `tuning` and `inhibition`.
+
+        Args:
+            name: `"paper"`.
+            changes: Settings of its own, `problem_type` and `num_labels` among them; they go before the preset's.
+
+        Raises:
+            ConfigError: there is no such preset, or what `from_dict` refuses.
+
+        Example:
+            >>> config = CIAOConfig.preset("paper", problem_type="regression", num_labels=2, dropout=0.1)
+            >>> config.inhibition_form, config.hidden_sizes, config.dropout
+            ('divisive', (256,), 0.1)
+            >>> CIAOConfig.preset("papers", problem_type="regression", num_labels=2)
+            Traceback (most recent call last):
+            ...
+            ciao_peft.errors.ConfigError: Unknown preset 'papers' of CIAOConfig; did you mean 'paper'?
+        """
+        check_known("preset", [name], [*_PRESETS], "of CIAOConfig")
+        return cls.from_dict(_PRESETS[name] | changes)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CIAOConfig:

@@ -17,7 +17,7 @@ from ..backbone import backbone_signature
 from ..data import LabelSet, hold_out, labels_of, load_faces, picture_hashes
 from ..encoders import load_encoder
 from ..errors import ConfigError, DataError, listed
-from ..features import FeatureDataset, Samples, cache_features
+from ..features import Augmentation, FeatureDataset, Samples, cache_features
 from ..metrics import main_metric
 from ..preprocessing import Preprocessing
 from ..saving import move_into_place
@@ -372,30 +372,47 @@ class Material:
         stored = {"task": loaded.fingerprint, "encoder": encoder.signature, "dtype": feature_dtype}
         self.folder = folder / f"{slug}-{key_of(stored)[:8]}"
         self.feature_dtype, self.disable_tqdm = feature_dtype, disable_tqdm
-        self._made: dict[tuple[str, str], dict[str, Any]] = {}
+        self._made: dict[tuple[str, str, int], dict[str, Any]] = {}
 
-    def splits(self, fold: FoldFaces, needs: str) -> dict[str, Any]:
-        """The splits of a fold by name, as a trainer takes them: stored `"features"`, or `"pixels"`."""
-        if (fold.name, needs) not in self._made:
+    def splits(
+        self, fold: FoldFaces, needs: str, views: int = 1, augment: Augmentation | None = None
+    ) -> dict[str, Any]:
+        """The splits of a fold by name, as a trainer takes them: stored `"features"`, or `"pixels"`.
+
+        Args:
+            fold: Its pictures.
+            needs: Which of the two.
+            views: Stored views of each picture to learn from; of pixels, the trainer makes them.
+            augment: How the views differ.
+        """
+        views = views if needs == "features" else 1
+        if (fold.name, needs, views) not in self._made:
             from filelock import FileLock
 
             place = self.folder / (re.sub(r"[^A-Za-z0-9]+", "-", fold.name) or "official")
             place.mkdir(parents=True, exist_ok=True)
             with FileLock(place / f"{needs}.lock"):
-                make = self._features if needs == "features" else self._pixels
-                self._made[fold.name, needs] = make(fold, place)
-        return self._made[fold.name, needs]
+                made = self._features(fold, place, views, augment) if needs == "features" else self._pixels(fold, place)
+                self._made[fold.name, needs, views] = made
+        return self._made[fold.name, needs, views]
 
-    def _features(self, fold: FoldFaces, place: Path) -> dict[str, FeatureDataset]:
-        features = cache_features(
-            self.encoder.module,
-            fold.splits,
-            place / "features",
-            dtype=self.feature_dtype,
-            include_excitation=True,  # u is read by every adapter on the frozen convolution, in every epoch
-            disable_tqdm=self.disable_tqdm,
-        )
-        return cast("dict[str, FeatureDataset]", features)  # one for each of several splits
+    def _features(
+        self, fold: FoldFaces, place: Path, views: int, augment: Augmentation | None
+    ) -> dict[str, FeatureDataset]:
+        def stored(name: str, faces: Any) -> FeatureDataset:
+            several = views > 1 and name == "train"
+            return cache_features(
+                self.encoder.module,
+                faces,
+                place / "features" / (f"{name}-{views}-views" if several else name),
+                views=views if several else 1,
+                augment=augment if several else None,
+                dtype=self.feature_dtype,
+                include_excitation=True,  # u is read by every adapter on the frozen convolution, in every epoch
+                disable_tqdm=self.disable_tqdm,
+            )
+
+        return {name: stored(name, faces) for name, faces in fold.splits.items()}
 
     def _pixels(self, fold: FoldFaces, place: Path) -> dict[str, PixelSplit]:
         return {name: self._stored_pixels(faces, place / f"{name}.npy") for name, faces in fold.splits.items()}

@@ -166,7 +166,8 @@ class Training:
 
     def _data(self, fold: FoldFaces) -> tuple[Any, Any, list[str] | None]:
         """Training samples, those to score, and which of the latter are one thing."""
-        splits = self.material.splits(fold, self.run.method.needs)
+        arguments = self.arguments(fold.name)
+        splits = self.material.splits(fold, self.run.method.needs, arguments.views, arguments.augmentation)
         if self.run.split == "test":
             parts = [(splits[name], faces) for name, faces in fold.splits.items()]
         else:
@@ -222,7 +223,13 @@ class Training:
             return None
         seed = self.run.seed if self.held_out_seed is None else self.held_out_seed
         held_out = seed if self.run.split == "validation" else None
-        return self.run.task.name, self.material.encoder.asked.name, held_out, self.on_epoch is None
+        return (
+            self.run.task.name,
+            self.material.encoder.asked.name,
+            held_out,
+            self.on_epoch is None,
+            self.arguments().views,
+        )
 
     def _fold_arguments(self, fold: Fold) -> CIAOTrainingArguments:
         arguments = self._with_a_log_per_epoch(self.arguments(fold.name), len(fold.train))

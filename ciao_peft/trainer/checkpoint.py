@@ -50,6 +50,9 @@ _MAKE_ROOM = (
     "`resume_from_checkpoint='auto'`."
 )
 
+_ADDED_SINCE = {"views": 1}
+"""Settings of a training that checkpoints of earlier versions do not name, and what those trainings did."""
+
 _FOLDER = re.compile(r"checkpoint-(\d+)")
 
 
@@ -223,7 +226,7 @@ class AdapterCheckpoints:
                 f"{differences(theirs, mine)}. Resume with the same config, or start anew."
             )
         theirs, mine = dict(state.record), dict(record)
-        _check_same(theirs.pop("arguments"), mine.pop("arguments"), folder)
+        _check_same(_ADDED_SINCE | theirs.pop("arguments"), mine.pop("arguments"), folder)
         _check_same(theirs, mine, folder)
         if state.global_step > total_steps:
             raise TrainingError(

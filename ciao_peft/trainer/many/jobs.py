@@ -106,7 +106,7 @@ def alike(trainer: CIAOTrainer, labels: Tensor) -> Hashable | None:
         *(config.problem_type, config.regression_loss, config.multi_label_positives, config.contrastive_weight > 0),
         *(config.contrastive_denominator, config.contrastive_reduction, config.tuning, config.dropout > 0),
     )
-    batches = (args.per_device_train_batch_size, args.per_device_eval_batch_size, args.bf16, labels.ndim)
+    batches = (args.per_device_train_batch_size, args.per_device_eval_batch_size, args.bf16, args.views, labels.ndim)
     return kind, config.target_modules, losses, batches
 
 
