@@ -104,6 +104,9 @@ class CIAOTrainingArguments:
             more, and that many less one that are mirrored by chance and cropped by up to a tenth. One is drawn each
             time a picture comes up, and evaluations see none but the first. Features that are stored beforehand
             have the views that `cache_features` gave them (`augment=arguments.augmentation`).
+        average_last: Share of the updates at the end over which the weights are averaged, 0 to 1; 0 for none. From the
+            first of them on, evaluations see the mean so far, and so do the best adapter and the one at the end. A
+            training that stops before them ends without.
         seed: Seed of the order of samples, the stored views and the dropout.
         dataloader_num_workers: Processes that prepare pictures; changes no result.
         ddp_timeout: Seconds that one of several processes waits for the others before it gives up with a
@@ -173,6 +176,7 @@ class CIAOTrainingArguments:
     report_to: str | tuple[str, ...] = "jsonl"
     two_steps: bool = False
     views: int = 1
+    average_last: float = 0.0
     seed: int = 42
     dataloader_num_workers: int = 0
     ddp_timeout: int = 1800
@@ -214,8 +218,8 @@ class CIAOTrainingArguments:
             self._check_number(name, int, low, most)
         for name in ("mask_learning_rate", "encoder_learning_rate", "weight_decay", "max_grad_norm", "warmup_ratio"):
             self._check_number(name, float, 0, 1 if name == "warmup_ratio" else 1e6)
-        for name in ("class_balance", "early_stopping_threshold"):
-            self._check_number(name, float, 0, 1 if name == "class_balance" else 1e9)
+        for name in ("class_balance", "average_last", "early_stopping_threshold"):
+            self._check_number(name, float, 0, 1e9 if name == "early_stopping_threshold" else 1)
         for name in ("adam_beta1", "adam_beta2", "sgd_momentum"):
             self._check_number(name, float, 0, 1 - 1e-9)
         for name in ("learning_rate", "adam_epsilon", "num_train_epochs"):
@@ -379,7 +383,7 @@ class CIAOTrainingArguments:
         aside = {*_ON_THE_WAY, *_WHERE, *_WHEN, "per_device_eval_batch_size"}
         if not self.load_best_model_at_end and self.early_stopping_patience is None:
             aside |= {"metric_for_best_model", "greater_is_better", "early_stopping_threshold"}
-        if may_go_on and self.lr_scheduler_type == "constant" and not self.warmup_ratio:
+        if may_go_on and self.lr_scheduler_type == "constant" and not self.warmup_ratio and not self.average_last:
             aside |= set(_LENGTH) - {"warmup_steps"}  # may go on for longer
         return {name: value for name, value in self.to_dict().items() if name not in aside}
 

@@ -25,6 +25,7 @@ _SAME_FOR_ALL: dict[str, Any] = {
     "max_grad_norm": 1.0,
     "class_balance": 0.5,
     "two_steps": False,
+    "average_last": 0.0,
 }
 
 _PLAIN: dict[str, Any] = {
@@ -47,7 +48,13 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "default": {**_PLAIN, "num_train_epochs": 12, "per_device_train_batch_size": 128, "views": 2},
     "small-data": {**_PLAIN, "num_train_epochs": 60, "per_device_train_batch_size": 32, "views": 2},
-    "thorough": {**_PLAIN, "num_train_epochs": 24, "per_device_train_batch_size": 128, "views": 4},
+    "thorough": {
+        **_PLAIN,
+        "num_train_epochs": 24,
+        "per_device_train_batch_size": 128,
+        "views": 4,
+        "average_last": 0.25,
+    },
 }
 """The settings of each recipe; those of a mask's form are added by `recipe_settings`."""
 

@@ -95,6 +95,7 @@ def alike(trainer: CIAOTrainer, labels: Tensor) -> Hashable | None:
         or config.frames is not None
         or config.train_batch_norm
         or args.two_steps
+        or args.average_last
         or args.gradient_accumulation_steps > 1
         or args.output_dir is not None
         or args.compile

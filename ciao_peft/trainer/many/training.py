@@ -41,8 +41,8 @@ def train_adapters(
     On a GPU, trainings of adapters of equal shape on stored features run in one loop, whose products are those of all
     of them: a small adapter leaves a GPU nearly idle, and sixteen cost little more than one. Those that differ in more
     than numbers (the head's sizes, the pooling, the kind of labels, the batch size) make another loop; settings that a
-    loop of many has no room for (`output_dir`, `two_steps`, `gradient_accumulation_steps`, clips, `tuning="full"`) make
-    the training run by itself. On a CPU all run one after the other: a CPU is busy with one.
+    loop of many has no room for (`output_dir`, `two_steps`, `average_last`, `gradient_accumulation_steps`, clips,
+    `tuning="full"`) make the training run by itself. On a CPU all run one after the other: a CPU is busy with one.
 
     The adapter that is active stays so. Until its training ends, an adapter of a loop answers as before it.
 
