@@ -263,6 +263,8 @@ def check_training_data(source: BatchDataset, config: CIAOConfig, batch_size: in
         return
     counts = torch.bincount(labels if labels.ndim == 1 else labels.argmax(dim=1), minlength=config.num_labels)
     names = config.id2label or {}
+    if config.contrastive_prototypes != "none" and config.contrastive_weight > 0:
+        return  # every sample has its prototype as a positive
     lone = [names[i] for i, count in enumerate(counts.tolist()) if count == 1]
     if lone and accelerator.is_main_process:
         warnings.warn(

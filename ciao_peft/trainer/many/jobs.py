@@ -94,6 +94,7 @@ def alike(trainer: CIAOTrainer, labels: Tensor) -> Hashable | None:
         or not opened.keeps_rows
         or config.frames is not None
         or config.train_batch_norm
+        or config.contrastive_prototypes != "none"
         or args.two_steps
         or args.average_last
         or args.gradient_accumulation_steps > 1
