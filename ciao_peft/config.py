@@ -16,6 +16,7 @@ from .errors import AdapterNameError, ConfigError, listed, quoted
 __all__ = [
     "BASE_ADAPTER",
     "CIAOConfig",
+    "ContrastivePrototypes",
     "Denominator",
     "EmbeddingSource",
     "InhibitionForm",
@@ -35,6 +36,7 @@ Tuning = Literal["decision_layer", "last_conv", "full"]
 Pooling = Literal["flatten", "max", "avg"]
 EmbeddingSource = Literal["features", "hidden", "logits"]
 Denominator = Literal["all", "negatives", "class_average"]
+ContrastivePrototypes = Literal["none", "learned", "simplex"]
 Reduction = Literal["mean", "sum"]
 RegressionLoss = Literal["mse", "ccc"]
 MultiLabelPositives = Literal["same_set", "jaccard"]
@@ -48,12 +50,42 @@ _CHOICES = {
     "pooling": Pooling,
     "embedding_source": EmbeddingSource,
     "contrastive_denominator": Denominator,
+    "contrastive_prototypes": ContrastivePrototypes,
     "contrastive_reduction": Reduction,
     "regression_loss": RegressionLoss,
     "multi_label_positives": MultiLabelPositives,
     "inhibition_form": InhibitionForm,
     "inhibition_start": InhibitionStart,
     "task_loss_trains": TaskLossTrains,
+}
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "tuning": "decision_layer",
+        "inhibition": True,
+        "inhibition_form": "divisive",
+        "inhibition_rank": None,
+        "excitation_rank": 0,
+        "inhibition_start": "copy",
+        "decay_init": None,
+        "learn_decay": True,
+        "pooling": "flatten",
+        "spatial_maps": None,
+        "hidden_sizes": (256,),
+        "dropout": 0.5,
+        "temperature": 0.1,
+        "contrastive_weight": 1.0,
+        "task_loss_trains": "all",
+        "contrastive_denominator": "all",
+        "contrastive_prototypes": "none",
+        "contrastive_reduction": "mean",
+        "embedding_source": "features",
+        "num_bins": 10,
+        "multi_label_positives": "jaccard",
+        "regression_loss": "mse",
+        "logit_adjustment": 0.0,
+        "train_batch_norm": False,
+    }
 }
 
 BASE_ADAPTER = "__base__"
@@ -147,6 +179,8 @@ class CIAOConfig:
         contrastive_denominator: What k runs over in Eq. 2: `"all"` other samples (Khosla et al. 2020), the
             `"negatives"` only, as the paper writes, or all with the `"class_average"` of each class in place of its
             sum (Zhu et al. 2022), so that common classes do not outweigh rare ones; classes only.
+        contrastive_prototypes: One more sample of each class for the contrastive loss of every batch, so that none is
+            missing there: a `"learned"` point (Zhu et al. 2022) or a fixed vertex of a `"simplex"`; classes only.
         contrastive_reduction: `"mean"` over pairs, then over anchors; or `"sum"`: Eq. 3-4 as written.
         embedding_source: What serves as the embedding z: the pooled `"features"` (for a clip their mean over the
             frames), the output of the head's last `"hidden"` layer, or its `"logits"`.
@@ -201,6 +235,7 @@ class CIAOConfig:
     contrastive_weight: float = 1.0
     task_loss_trains: TaskLossTrains = "all"
     contrastive_denominator: Denominator = "all"
+    contrastive_prototypes: ContrastivePrototypes = "none"
     contrastive_reduction: Reduction = "mean"
     embedding_source: EmbeddingSource = "features"
     num_bins: int = 10
@@ -230,17 +265,23 @@ class CIAOConfig:
         check_number("logit_adjustment", self.logit_adjustment, float, 0, 10)
         check_number("probability_temperature", self.probability_temperature, float, 0.01, 100)
         self._check_compact()
-        if self.contrastive_denominator == "class_average" and self.problem_type != "single_label_classification":
-            raise ConfigError(
-                "`contrastive_denominator='class_average'` counts the samples of each class; it goes with "
-                f"problem_type='single_label_classification', not with {self.problem_type!r}."
-            )
+        self._check_for_classes()
         self._check_clips()
         self._check_sequences()
         self._check_id2label()
         self._check_prior()
         if self.problem_type == "single_label_classification" and self.num_labels < 2:
             raise ConfigError("`num_labels` must be 2 or more for single_label_classification; got 1.")
+
+    def _check_for_classes(self) -> None:
+        if self.problem_type == "single_label_classification":
+            return
+        for name, for_all in (("contrastive_denominator", {"all", "negatives"}), ("contrastive_prototypes", {"none"})):
+            if getattr(self, name) not in for_all:
+                raise ConfigError(
+                    f"`{name}={getattr(self, name)!r}` goes by the class of each sample, with problem_type="
+                    f"'single_label_classification'; this is {self.problem_type!r}."
+                )
 
     def _check_compact(self) -> None:
         check_number("excitation_rank", self.excitation_rank, int, 0, 65_536)
@@ -360,6 +401,28 @@ class CIAOConfig:
             value = getattr(self, setting.name)
             values[setting.name] = [*value] if isinstance(value, tuple) else value
         return values | {"id2label": {str(index): name for index, name in self.id2label.items()}}
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> CIAOConfig:
+        """Makes a config of settings that stay under their name, whatever the defaults become.
+
+        `"paper"` is CIAO as docs/results.md measures it: Eq. 1-5, and one choice wherever the paper leaves one. Eq. 2-4
+        to the letter are that with `contrastive_denominator="negatives"` and `contrastive_reduction="sum"`.
+
+        Args:
+            name: `"paper"`.
+            changes: Settings of its own, `problem_type` and `num_labels` among them; they go before the preset's.
+
+        Raises:
+            ConfigError: there is no such preset, or what `from_dict` refuses.
+
+        Example:
+            >>> config = CIAOConfig.preset("paper", problem_type="regression", num_labels=2, dropout=0.1)
+            >>> config.inhibition_form, config.hidden_sizes, config.dropout
+            ('divisive', (256,), 0.1)
+        """
+        check_known("preset", [name], [*_PRESETS], "of CIAOConfig")
+        return cls.from_dict(_PRESETS[name] | changes)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CIAOConfig:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ._shapes import Float
 from .config import CIAOConfig, Pooling
 from .errors import ConfigError
+from .prototypes import check_room_for_simplex, simplex
 
 __all__ = ["DecisionHead", "dropout_from", "head_width", "pool_map"]
 
@@ -146,6 +147,8 @@ class DecisionHead(nn.Module):
         norm: The layer normalisation after them, or None.
         dropout: Share of a hidden layer's outputs zeroed in training.
         lstm: The LSTM over the frames of a clip, or None.
+        prototypes: A learned point for each class in the space of the embeddings, which the contrastive loss takes;
+            None without. They start at the vertices of a simplex.
         num_layers: Number of linear layers; they are the children named `"0"`, `"1"`, ...
 
     Shapes:
@@ -174,12 +177,14 @@ class DecisionHead(nn.Module):
     maps: nn.Linear | None
     norm: nn.LayerNorm | None
     lstm: nn.LSTM | None
+    prototypes: nn.Parameter | None
     num_layers: int
 
     def __init__(self, in_features: int, config: CIAOConfig, empty: bool = False, positions: int = 1):
         super().__init__()
         self.dropout = config.dropout
         self.maps = self.norm = self.lstm = None
+        pooled = in_features
         in_features = head_width(in_features, positions, config)
         if config.spatial_maps is not None:
             maps = nn.Linear(positions, config.spatial_maps, bias=False, device="meta", dtype=torch.float32)
@@ -194,6 +199,13 @@ class DecisionHead(nn.Module):
             linear = nn.Linear(size, next_size, device="meta", dtype=torch.float32)
             self.add_module(str(index), linear if empty else linear.to_empty(device="cpu"))
         self.num_layers = len(sizes) - 1
+        width = {"features": pooled, "hidden": sizes[-2], "logits": sizes[-1]}[config.embedding_source]
+        if config.contrastive_prototypes != "none":
+            check_room_for_simplex(config.num_labels, width)
+        self.register_parameter("prototypes", None)
+        if config.contrastive_prototypes == "learned" and config.contrastive_weight > 0:
+            where = "meta" if empty else "cpu"
+            self.prototypes = nn.Parameter(torch.empty(config.num_labels, width, dtype=torch.float32, device=where))
         if not empty:
             self.reset(torch.Generator().manual_seed(config.init_seed))
 
@@ -220,6 +232,9 @@ class DecisionHead(nn.Module):
             bound = 1 / math.sqrt(self.maps.in_features)
             self.maps.weight.uniform_(-bound, bound, generator=generator)
             self.norm.reset_parameters()
+        if self.prototypes is not None:  # of unit numbers rather than unit length, for rates of the usual size
+            num_labels, width = self.prototypes.shape
+            self.prototypes.copy_(simplex(num_labels, width) * math.sqrt(width))
         for index in range(self.num_layers):
             linear = getattr(self, str(index))
             bound = 1 / math.sqrt(linear.in_features)

@@ -13,6 +13,7 @@ from .config import CIAOConfig
 from .contrastive import supervised_contrastive_loss
 from .labels import Labels, check_labels, contrastive_targets, discretise, jaccard_overlap, widest_dtype
 from .probabilities import adjusted_logits
+from .prototypes import with_prototypes
 
 __all__ = [
     "Losses",
@@ -28,15 +29,24 @@ __all__ = [
 ]
 
 
-def contrastive_loss(embeddings: Float[Tensor, "batch dim"], labels: Labels, config: CIAOConfig) -> Float[Tensor, ""]:
+def contrastive_loss(
+    embeddings: Float[Tensor, "batch dim"],
+    labels: Labels,
+    config: CIAOConfig,
+    prototypes: Float[Tensor, "classes dim"] | None = None,
+) -> Float[Tensor, ""]:
     """`L_CIAO` of Eq. 4 with the settings of an adapter, before it is multiplied by its weight.
 
-    It is `supervised_contrastive_loss` of `contrastive_targets`.
+    It is `supervised_contrastive_loss` of `contrastive_targets`. With `contrastive_prototypes`, the batch has one more
+    sample of each class, which counts like any other: as an anchor, as a positive, in denominators and in the sizes of
+    batch and classes (`ciao_peft.prototypes.with_prototypes`). A class without a sample in the batch is then among
+    what the others are pushed away from, and a sample that is the only one of its class has a positive.
 
     Args:
         embeddings: z of Eq. 2, `(B, D)`.
         labels: `(B,)` or `(B, num_labels)`, as `check_labels` returns them.
         config: Gives `temperature`, `contrastive_denominator`, `contrastive_reduction`, and what makes a positive pair.
+        prototypes: `(num_labels, D)`, the learned ones, with `contrastive_prototypes="learned"`.
 
     Returns:
         A scalar in float32 or wider.
@@ -48,9 +58,10 @@ def contrastive_loss(embeddings: Float[Tensor, "batch dim"], labels: Labels, con
         >>> contrastive_loss(embeddings, labels, config)  # log(1 + exp(-2))
         tensor(0.1269)
     """
+    embeddings, targets = with_prototypes(embeddings, contrastive_targets(labels, config), config, prototypes)
     return supervised_contrastive_loss(
         embeddings,
-        contrastive_targets(labels, config),
+        targets,
         temperature=config.temperature,
         denominator=config.contrastive_denominator,
         reduction=config.contrastive_reduction,
@@ -145,6 +156,7 @@ def total_loss(
     embeddings: Float[Tensor, "batch dim"],
     labels: Labels,
     config: CIAOConfig,
+    prototypes: Float[Tensor, "classes dim"] | None = None,
 ) -> Losses:
     r"""The loss of an adapter and its two parts (Eq. 5).
 
@@ -157,6 +169,7 @@ def total_loss(
         embeddings: z of Eq. 2, `(B, D)`.
         labels: `(B,)` or `(B, num_labels)`, as `check_labels` returns them.
         config: Gives both losses their settings, and λ as `contrastive_weight`.
+        prototypes: As for `contrastive_loss`.
 
     Returns:
         `L_all`, `L_dm` and `L_CIAO` by name.
@@ -171,5 +184,5 @@ def total_loss(
     task = task_loss(logits, labels, config)
     if config.contrastive_weight == 0:
         return Losses(task, task, torch.zeros_like(task))
-    contrastive = contrastive_loss(embeddings, labels, config)
+    contrastive = contrastive_loss(embeddings, labels, config, prototypes)
     return Losses(task + config.contrastive_weight * contrastive, task, contrastive)

@@ -23,7 +23,14 @@ from ciao_peft import (
     load_faces,
     saliency_picture,
 )
-from ciao_peft.cli.arguments import SettingsHelp, settings_from, settings_parser
+from ciao_peft.cli.arguments import (
+    SettingsHelp,
+    about_views,
+    add_recipe,
+    parse_with_recipe,
+    settings_from,
+    settings_parser,
+)
 from ciao_peft.data import labels_of
 from ciao_peft.metrics import confusion_matrix
 
@@ -51,6 +58,8 @@ def main(args: argparse.Namespace) -> None:
     model = get_ciao_model(encoder, config, adapter_name=args.adapter_name, preprocessing=preprocessing)
     trainer = CIAOTrainer(model, arguments)
     trainer.print(f"{len(faces['train'])} faces to learn from, {len(faces['test'])} to be tested on.")
+    if line := about_views(arguments.views):
+        trainer.print(line)
     if trainer.accelerator.is_main_process:
         model.print_trainable_parameters()
 
@@ -108,6 +117,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=SettingsHelp,
         parents=[training, adapter],
     )
+    add_recipe(parser)
     parser.add_argument("--dataset", default="painted_faces", help="a name that `load_faces` accepts")
     parser.add_argument("--data_dir", help="folder of the dataset, with train and test")
     for name, kind in OF_DATASETS.items():
@@ -121,7 +131,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    return make_parser().parse_args(argv)
+    return parse_with_recipe(make_parser(), argv)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import inspect
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -98,6 +98,74 @@ def settings_from(options: argparse.Namespace, settings: type[T], **others: Any)
     hints = get_type_hints(settings)
     names = [field.name for field in dataclasses.fields(cast("Any", settings)) if hasattr(options, field.name)]
     return settings(**{name: _value(getattr(options, name), hints[name]) for name in names} | others)
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Adds `--recipe NAME`, which `parse_with_recipe` follows.
+
+    Args:
+        parser: With the flags of `CIAOTrainingArguments`.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_recipe(parser)
+        >>> parser.parse_args(["--recipe", "thorough"]).recipe
+        'thorough'
+    """
+    from ..trainer.recipes import RECIPES
+
+    text = "settings of the training by name; the flags of the training change single ones"
+    parser.add_argument("--recipe", choices=[*RECIPES], metavar="|".join(RECIPES), help=text)
+
+
+def parse_with_recipe(parser: argparse.ArgumentParser, words: Sequence[str] | None = None) -> argparse.Namespace:
+    """What a command line says, where its recipe stands in for what it leaves out.
+
+    Args:
+        parser: With `--recipe`, the flags of `CIAOTrainingArguments` and, if the recipe is to follow the form of the
+            mask, those of `CIAOConfig`.
+        words: The words of the command line; those of the process when left out.
+
+    Example:
+        >>> from ciao_peft import CIAOTrainingArguments
+        >>> parser = argparse.ArgumentParser(parents=[settings_parser(CIAOTrainingArguments, title="training")])
+        >>> add_recipe(parser)
+        >>> options = parse_with_recipe(parser, ["--recipe", "default", "--views", "1"])
+        >>> options.num_train_epochs, options.views
+        (12, 1)
+    """
+    options = parser.parse_args(words)
+    if options.recipe is None:
+        return options
+    from ..config import CIAOConfig
+    from ..trainer.recipes import recipe_settings
+
+    form = getattr(options, "inhibition_form", None)
+    config = CIAOConfig(problem_type="regression", num_labels=1, **({"inhibition_form": form} if form else {}))
+    asked = recipe_settings(options.recipe, config)
+    settings = {name: value for name, value in asked.items() if hasattr(options, name)}
+    before = {name: parser.get_default(name) for name in settings}
+    parser.set_defaults(**settings)
+    try:
+        return parser.parse_args(words)
+    finally:
+        parser.set_defaults(**before)
+
+
+def about_views(views: int) -> str | None:
+    """One line on the views that a training learns from, and how to turn them off; None where there is one.
+
+    Args:
+        views: Of each picture.
+
+    Example:
+        >>> about_views(2)
+        'Each picture is learned from as it is and mirrored; --views 1 turns that off.'
+    """
+    if views == 1:
+        return None
+    how = "mirrored" if views == 2 else f"in {views - 1} mirrored or cropped views"
+    return f"Each picture is learned from as it is and {how}; --views 1 turns that off."
 
 
 def argument_texts(documented: type[Any]) -> dict[str, str]:

@@ -98,7 +98,7 @@ class ReadingModel(AdaptedBackbone):
         output = CIAOOutput(logits=logits.to(self._frozen.dtype), embeddings=embeddings.float())
         if labels is not None:
             labels = check_labels(labels, adapter.config, len(logits)).to(logits.device, non_blocking=True)
-            losses = total_loss(logits, embeddings, labels, adapter.config)
+            losses = total_loss(logits, embeddings, labels, adapter.config, adapter.head.prototypes)
             output.loss, output.task_loss, output.contrastive_loss = losses
         return output
 

@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
 
 
-MIRRORED = Augmentation(flip=1.0, crop=0.0, brightness=0.0, contrast=0.0, saturation=0.0)
-"""The second view of a picture: its mirror image, and nothing else."""
-
-
 @dataclass(frozen=True)
 class FoldFaces:
     """One training split and the test split that goes with it.
@@ -331,43 +327,49 @@ class Material:
         stored = {"task": loaded.fingerprint, "encoder": encoder.signature, "dtype": feature_dtype}
         self.folder = folder / f"{slug}-{key_of(stored)[:8]}"
         self.feature_dtype, self.disable_tqdm = feature_dtype, disable_tqdm
-        self._made: dict[tuple[str, str, bool], dict[str, Any]] = {}
+        self._made: dict[tuple[str, str, int], dict[str, Any]] = {}
 
-    def splits(self, fold: FoldFaces, needs: str, mirrored: bool = False) -> dict[str, Any]:
+    def splits(
+        self, fold: FoldFaces, needs: str, views: int = 1, augment: Augmentation | None = None
+    ) -> dict[str, Any]:
         """The splits of a fold by name, as a trainer takes them: stored `"features"`, or `"pixels"`.
 
         Args:
-            fold: One of the task's.
+            fold: Its pictures.
             needs: Which of the two.
-            mirrored: Whether the mirror image of each training picture is stored as well, as its second view.
+            views: Stored views of each picture to learn from; of pixels, the trainer makes them.
+            augment: How the views differ.
         """
-        mirrored = mirrored and needs == "features"  # pixels are mirrored as they are read
-        if (made := (fold.name, needs, mirrored)) not in self._made:
+        views = views if needs == "features" else 1
+        if (fold.name, needs, views) not in self._made:
             from filelock import FileLock
 
             place = self.folder / (re.sub(r"[^A-Za-z0-9]+", "-", fold.name) or "official")
             place.mkdir(parents=True, exist_ok=True)
             with FileLock(place / f"{needs}.lock"):
-                features = needs == "features"
-                self._made[made] = self._features(fold, place, mirrored) if features else self._pixels(fold, place)
-        return self._made[made]
+                made = self._features(fold, place, views, augment) if needs == "features" else self._pixels(fold, place)
+                self._made[fold.name, needs, views] = made
+        return self._made[fold.name, needs, views]
 
-    def _features(self, fold: FoldFaces, place: Path, mirrored: bool) -> dict[str, FeatureDataset]:
-        features = {}
+    def _features(
+        self, fold: FoldFaces, place: Path, views: int, augment: Augmentation | None
+    ) -> dict[str, FeatureDataset]:
         self.encoder.module.to(make_accelerator(CIAOTrainingArguments(report_to="none")).device)
-        for name, faces in fold.splits.items():
-            two = mirrored and name == "train"
-            features[name] = cache_features(
+
+        def stored(name: str, faces: Any) -> FeatureDataset:
+            several = views > 1 and name == "train"
+            return cache_features(
                 self.encoder.module,
                 faces,
-                place / ("features-mirrored" if two else "features") / name,
-                views=2 if two else 1,
-                augment=MIRRORED if two else None,
+                place / "features" / (f"{name}-{views}-views" if several else name),
+                views=views if several else 1,
+                augment=augment if several else None,
                 dtype=self.feature_dtype,
                 include_excitation=True,  # u is read by every adapter on the frozen convolution, in every epoch
                 disable_tqdm=self.disable_tqdm,
             )
-        return cast("dict[str, FeatureDataset]", features)  # each is of one split
+
+        return {name: stored(name, faces) for name, faces in fold.splits.items()}
 
     def _pixels(self, fold: FoldFaces, place: Path) -> dict[str, PixelSplit]:
         return {name: self._stored_pixels(faces, place / f"{name}.npy") for name, faces in fold.splits.items()}

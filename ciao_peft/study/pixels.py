@@ -17,8 +17,6 @@ class PixelSplit:
         labels: `(N,)` or `(N, num_labels)`: a row for each.
         rows: Which of them, or which are the frames of each clip; all when left out.
         label_names: Names of the labels, in the order of their indices, where they are known.
-        mirror_seed: Of which pictures are mirrored: about half of them, drawn anew whenever one is read. None mirrors
-            none.
 
     Shapes:
         A sample holds `pixel_values` `(C, H, W)`, or `(T, C, H, W)` for clips, in float32.
@@ -38,10 +36,8 @@ class PixelSplit:
         labels: Tensor,
         rows: list[Any] | None = None,
         label_names: list[str] | None = None,
-        mirror_seed: int | None = None,
     ):
         self._pixels, self.label_names = pixels, label_names
-        self._draws = None if mirror_seed is None else torch.Generator().manual_seed(mirror_seed)
         self._rows = list(range(len(pixels))) if rows is None else rows
         self.labels = labels
 
@@ -50,9 +46,6 @@ class PixelSplit:
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         pixels = torch.from_numpy(np.array(self._pixels[[self._rows[index] for index in indices]])).float()
-        if self._draws is not None:
-            turned = torch.rand(len(indices), generator=self._draws) < 0.5
-            pixels = torch.where(turned.view(-1, *(1,) * (pixels.ndim - 1)), pixels.flip(-1), pixels)
         return [{"pixel_values": row, "labels": self.labels[i]} for row, i in zip(pixels, indices, strict=True)]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -63,10 +56,6 @@ class PixelSplit:
         return PixelSplit(
             self._pixels, self.labels[indices], [self._rows[index] for index in indices], self.label_names
         )
-
-    def mirrored(self, seed: int) -> PixelSplit:
-        """The same samples, of which about half are mirrored whenever they are read; no two draws are of one seed."""
-        return PixelSplit(self._pixels, self.labels, self._rows, self.label_names, seed)
 
     def clips(self, rows: Any) -> PixelSplit:
         """Clips of the samples, as `FeatureDataset.clips` makes them."""

@@ -242,8 +242,6 @@ class Plan:
         search_epochs: Passes over the training data in a search; as many as `epochs` when left out.
         search_fraction: Share of the training split that is held out for the search.
         feature_dtype: In which features are stored, as for `cache_features`; the encoder's own when left out.
-        mirrored: Whether every training picture is read as it is or as its mirror image, one or the other in each
-            epoch, by every method alike.
 
     Example:
         >>> task, encoder = Task(name="faces", dataset="painted_faces"), Encoder(name="small-face")
@@ -262,12 +260,10 @@ class Plan:
     search_epochs: float | None = None
     search_fraction: float = 0.3
     feature_dtype: str | None = None
-    mirrored: bool = False
 
     def __post_init__(self) -> None:
         make_plain(self)
         _freeze_mappings(self, "arguments")
-        check_choice("mirrored", self.mirrored, (False, True))
         for name in ("tasks", "encoders", "methods"):
             given = getattr(self, name)
             items = tuple(given) if isinstance(given, (list, tuple)) else ()

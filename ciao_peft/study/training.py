@@ -23,7 +23,6 @@ from ..trainer import AdapterJob, CIAOTrainer, CIAOTrainingArguments, sorted_ali
 from .baselines import build_baseline, fit, predict
 from .data import FoldFaces, Material
 from .matching import differing
-from .pixels import PixelSplit
 from .plan import Plan, Run
 from .records import PROTOCOL_VERSION, Record, Trained, history_of, key_of
 
@@ -81,8 +80,6 @@ class Training:
             "held_out": self.plan.search_fraction if self.run.split == "validation" else None,
             "feature_dtype": self.plan.feature_dtype if self.run.method.needs == "features" else None,
         }
-        if self.plan.mirrored:
-            content["mirrored"] = True
         if self.run.task.train_fraction is not None:
             content["train_fraction"] = self.run.task.train_fraction
         if self.material.loaded.has_folds:
@@ -171,7 +168,8 @@ class Training:
 
     def _data(self, fold: FoldFaces) -> tuple[Any, Any, list[str] | None]:
         """Training samples, those to score, and which of the latter are one thing."""
-        splits = self.material.splits(fold, self.run.method.needs, self.plan.mirrored)
+        arguments = self.arguments(fold.name)
+        splits = self.material.splits(fold, self.run.method.needs, arguments.views, arguments.augmentation)
         parts = [(splits[name], faces) for name, faces in fold.splits.items()]
         rows = self._rows_of_train(fold)
         if self.run.split == "validation":
@@ -180,8 +178,6 @@ class Training:
             parts = [(splits["train"].select(part), fold.train.select(part)) for part in (rest, held)]
         elif rows is not None:
             parts[0] = splits["train"].select(rows), fold.train.select(rows)
-        if self.plan.mirrored and isinstance(parts[0][0], PixelSplit):
-            parts[0] = parts[0][0].mirrored(self.run.seed), parts[0][1]
         if self.config.frames is not None:
             train, test = (self._clips(*part) for part in parts)
             return train, test, None
@@ -237,7 +233,8 @@ class Training:
         seed = self.run.seed if self.held_out_seed is None else self.held_out_seed
         held_out = seed if self.run.split == "validation" else None
         part = None if self.run.task.train_fraction is None else self.run.seed
-        return self.run.task.name, self.material.encoder.asked.name, held_out, part, self.on_epoch is None
+        task, encoder, views = self.run.task.name, self.material.encoder.asked.name, self.arguments().views
+        return task, encoder, held_out, part, views, self.on_epoch is None
 
     def _fold_arguments(self, fold: Fold) -> CIAOTrainingArguments:
         arguments = self._with_a_log_per_epoch(self.arguments(fold.name), len(fold.train))

@@ -7,10 +7,15 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..checking import check_choice, check_flag, check_known, check_number, make_plain
+from ..config import CIAOConfig
 from ..errors import ConfigError, quoted
+from .recipes import recipe_settings
+
+if TYPE_CHECKING:
+    from ..features import Augmentation
 
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["linear", "cosine", "constant"]
@@ -95,6 +100,13 @@ class CIAOTrainingArguments:
         two_steps: In place of one update on the sum of Eq. 5, two per batch, as in the code that came with the paper:
             the contrastive loss updates mask and own copies of the encoder, then the task loss updates the head. In one
             process.
+        views: Views of each picture that a training learns from: 1, the picture as it is; 2, and its mirror image;
+            more, and that many less one that are mirrored by chance and cropped by up to a tenth. One is drawn each
+            time a picture comes up, and evaluations see none but the first. Features that are stored beforehand
+            have the views that `cache_features` gave them (`augment=arguments.augmentation`).
+        average_last: Share of the updates at the end over which the weights are averaged, 0 to 1; 0 for none. From the
+            first of them on, evaluations see the mean so far, and so do the best adapter and the one at the end. A
+            training that stops before them ends without.
         seed: Seed of the order of samples, the stored views and the dropout.
         dataloader_num_workers: Processes that prepare pictures; changes no result.
         ddp_timeout: Seconds that one of several processes waits for the others before it gives up with a
@@ -163,6 +175,8 @@ class CIAOTrainingArguments:
     logging_steps: int = 10
     report_to: str | tuple[str, ...] = "jsonl"
     two_steps: bool = False
+    views: int = 1
+    average_last: float = 0.0
     seed: int = 42
     dataloader_num_workers: int = 0
     ddp_timeout: int = 1800
@@ -198,14 +212,14 @@ class CIAOTrainingArguments:
                 ("gradient_accumulation_steps", 1),
             ),
             *(("logging_steps", 1), ("warmup_steps", 0), ("seed", 0), ("dataloader_num_workers", 0), ("max_steps", -1)),
-            ("ddp_timeout", 1),
+            *(("ddp_timeout", 1), ("views", 1)),
             *(("eval_steps", 1), ("save_steps", 1), ("save_total_limit", 1), ("early_stopping_patience", 1)),
         ):
             self._check_number(name, int, low, most)
         for name in ("mask_learning_rate", "encoder_learning_rate", "weight_decay", "max_grad_norm", "warmup_ratio"):
             self._check_number(name, float, 0, 1 if name == "warmup_ratio" else 1e6)
-        for name in ("class_balance", "early_stopping_threshold"):
-            self._check_number(name, float, 0, 1 if name == "class_balance" else 1e9)
+        for name in ("class_balance", "average_last", "early_stopping_threshold"):
+            self._check_number(name, float, 0, 1e9 if name == "early_stopping_threshold" else 1)
         for name in ("adam_beta1", "adam_beta2", "sgd_momentum"):
             self._check_number(name, float, 0, 1 - 1e-9)
         for name in ("learning_rate", "adam_epsilon", "num_train_epochs"):
@@ -264,6 +278,50 @@ class CIAOTrainingArguments:
             for name in ("load_best_model_at_end", "early_stopping_patience"):
                 if getattr(self, name):
                     raise ConfigError(f"`{name}` needs evaluations during training; `eval_strategy` is 'no'.")
+
+    @classmethod
+    def recipe(cls, name: str, config: CIAOConfig | None = None, **changes: Any) -> CIAOTrainingArguments:
+        """The settings of a training by name; docs/howto/recipes.md says which to take.
+
+        - `"paper"`: 30 epochs of batches of 64, balanced by class, as docs/results.md has it under the paper's name.
+        - `"default"`: 12 epochs of batches of 128 in random order, with a warm-up, of each picture and its mirror.
+        - `"small-data"`: the same for some hundred pictures: batches of 32, and 60 epochs, so that there are enough
+          updates.
+        - `"thorough"`: 24 epochs, of four views of each picture.
+
+        Args:
+            name: Of the recipe.
+            config: Of the adapter: the form of its mask decides `mask_learning_rate`. When left out, that of Eq. 1.
+            changes: Settings of your own, which go before the recipe's.
+
+        Raises:
+            ConfigError: there is no such recipe, or what the settings refuse.
+
+        Example:
+            >>> arguments = CIAOTrainingArguments.recipe("default", seed=7)
+            >>> arguments.num_train_epochs, arguments.views, arguments.seed
+            (12.0, 2, 7)
+            >>> CIAOTrainingArguments.recipe("papers")
+            Traceback (most recent call last):
+            ...
+            ciao_peft.errors.ConfigError: Unknown recipe 'papers' of CIAOTrainingArguments; did you mean 'paper'?
+        """
+        return cls.from_dict(recipe_settings(name, config) | changes)
+
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """How the views of a picture differ, for `cache_features(views=arguments.views, augment=...)`; None with 1.
+
+        Example:
+            >>> CIAOTrainingArguments(views=2).augmentation
+            Augmentation(flip=1.0, crop=0.0, brightness=0.0, contrast=0.0, saturation=0.0, seed=0)
+        """
+        from ..features import Augmentation
+
+        if self.views == 1:
+            return None
+        flip, crop = (1.0, 0.0) if self.views == 2 else (0.5, 0.1)
+        return Augmentation(flip=flip, crop=crop, brightness=0.0, contrast=0.0, saturation=0.0)
 
     @property
     def trackers(self) -> tuple[str, ...]:
@@ -325,7 +383,7 @@ class CIAOTrainingArguments:
         aside = {*_ON_THE_WAY, *_WHERE, *_WHEN, "per_device_eval_batch_size"}
         if not self.load_best_model_at_end and self.early_stopping_patience is None:
             aside |= {"metric_for_best_model", "greater_is_better", "early_stopping_threshold"}
-        if may_go_on and self.lr_scheduler_type == "constant" and not self.warmup_ratio:
+        if may_go_on and self.lr_scheduler_type == "constant" and not self.warmup_ratio and not self.average_last:
             aside |= set(_LENGTH) - {"warmup_steps"}  # may go on for longer
         return {name: value for name, value in self.to_dict().items() if name not in aside}
 

@@ -37,6 +37,9 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 BEST_FILE = "best.safetensors"
 """The best adapter so far, in a checkpoint's folder, where it is another one than the checkpoint's."""
 
+AVERAGE_FILE = "average.safetensors"
+"""The mean of the weights over the last updates so far, in a checkpoint's folder, where they are averaged."""
+
 BEST_FOLDER = "best"
 """The best adapter so far, in `output_dir`."""
 
@@ -49,6 +52,9 @@ _MAKE_ROOM = (
     "Make room there, or lower `save_total_limit`; then go on from the last checkpoint with "
     "`resume_from_checkpoint='auto'`."
 )
+
+_ADDED_SINCE = {"views": 1, "average_last": 0.0}
+"""Settings of a training that checkpoints of earlier versions do not name, and what those trainings did."""
 
 _FOLDER = re.compile(r"checkpoint-(\d+)")
 
@@ -126,7 +132,12 @@ class AdapterCheckpoints:
     adapter_name: str
 
     def save(
-        self, folder: Path, optimizer: dict[str, Tensor], best: dict[str, Tensor] | None, state: dict[str, Any]
+        self,
+        folder: Path,
+        optimizer: dict[str, Tensor],
+        best: dict[str, Tensor] | None,
+        state: dict[str, Any],
+        average: dict[str, Tensor] | None = None,
     ) -> None:
         """Writes a checkpoint aside and moves it into place: there is a whole one or none.
 
@@ -135,16 +146,15 @@ class AdapterCheckpoints:
             optimizer: What `optimizer_tensors` gave.
             best: The adapter at its best, where training may return to it and it is not this one.
             state: Plain data without NaN and infinity: the place in training, and what the training is made of.
+            average: The mean of the weights over the last updates, where there is one.
 
         Raises:
             AdapterFileError: the disk refuses; what was there stays, and nothing else is left.
         """
         with refusals_told(AdapterFileError, folder, _MAKE_ROOM):
-            self._save(folder, optimizer, best, state)
+            self._save(folder, {OPTIMIZER_FILE: optimizer, BEST_FILE: best, AVERAGE_FILE: average}, state)
 
-    def _save(
-        self, folder: Path, optimizer: dict[str, Tensor], best: dict[str, Tensor] | None, state: dict[str, Any]
-    ) -> None:
+    def _save(self, folder: Path, parts: dict[str, dict[str, Tensor] | None], state: dict[str, Any]) -> None:
         aside = folder.with_name(f".{folder.name}.tmp")
         restore_moved(folder.parent, folder.name)
         shutil.rmtree(aside, ignore_errors=True)
@@ -152,7 +162,7 @@ class AdapterCheckpoints:
             saved = self.model.saved_adapter(self.adapter_name, training={"global_step": state["global_step"]})
             save_with_card(aside, saved, name=str(folder))
             files = {CONFIG_FILE: sha256_of((aside / CONFIG_FILE).read_bytes())}  # it covers the adapter's other files
-            for name, tensors in ((OPTIMIZER_FILE, optimizer), (BEST_FILE, best)):
+            for name, tensors in parts.items():
                 if tensors is not None:
                     content = save({key: tensor.contiguous() for key, tensor in tensors.items()})
                     files[name] = sha256_of(content)
@@ -180,7 +190,8 @@ class AdapterCheckpoints:
         total_steps: int,
         with_best: bool,
         check_optimizer: Callable[[dict[str, Tensor]], object] = lambda tensors: None,
-    ) -> tuple[CheckpointState, dict[str, Tensor], dict[str, Tensor] | None]:
+        check_average: Callable[[dict[str, Tensor]], object] = lambda tensors: None,
+    ) -> tuple[CheckpointState, dict[str, Tensor], dict[str, Tensor] | None, dict[str, Tensor]]:
         """Puts a checkpoint's adapter into the model. Nothing in it is unpickled.
 
         Args:
@@ -189,10 +200,11 @@ class AdapterCheckpoints:
             total_steps: Updates that training is to have in all.
             with_best: Whether the best adapter so far is of use.
             check_optimizer: Raises where the optimiser's tensors do not fit; the adapter stays as it was then.
+            check_average: The same for the mean of the weights, where there is one.
 
         Returns:
-            The checkpoint's state, the optimiser's tensors, and the tensors of the best adapter so far, or None where
-            there is none or it is of no use.
+            The checkpoint's state; the optimiser's tensors; the tensors of the best adapter so far, or None where there
+            is none or it is of no use; and the mean of the weights so far.
 
         Raises:
             TrainingError: the folder is no complete checkpoint, of another format version, or of another training; or
@@ -210,6 +222,7 @@ class AdapterCheckpoints:
         most = MAX_HEADER_BYTES + 4 * owned  # no optimiser keeps more than a few tensors for each
         tensors = _tensors_in(folder / OPTIMIZER_FILE, state.files, most)
         best = _tensors_in(folder / BEST_FILE, state.files, most) if BEST_FILE in state.files else None
+        average = _tensors_in(folder / AVERAGE_FILE, state.files, most) if state.averaged else {}
         saved = load_adapter(folder)
         adapter = self.model.adapters[self.adapter_name]
         config = adapter.config
@@ -223,7 +236,7 @@ class AdapterCheckpoints:
                 f"{differences(theirs, mine)}. Resume with the same config, or start anew."
             )
         theirs, mine = dict(state.record), dict(record)
-        _check_same(theirs.pop("arguments"), mine.pop("arguments"), folder)
+        _check_same(_ADDED_SINCE | theirs.pop("arguments"), _ADDED_SINCE | mine.pop("arguments"), folder)
         _check_same(theirs, mine, folder)
         if state.global_step > total_steps:
             raise TrainingError(
@@ -233,16 +246,18 @@ class AdapterCheckpoints:
         check_tensors(saved.tensors, expected, str(folder))
         if not with_best or state.best_step is None:
             best = None
-        elif state.best_step == state.global_step:
+        elif state.best_step == state.global_step and best is None:
             best = {name: tensor.clone() for name, tensor in saved.tensors.items()}
         elif best is None:
             best = _best_in_output_dir(folder, state.best_step)
         if best is not None:
             check_tensors(best, expected, str(folder))
         check_optimizer(tensors)
+        if average:
+            check_average(average)
         adapter.load_state_dict(saved.tensors)
         adapter.config = config
-        return state, tensors, best
+        return state, tensors, best, average
 
 
 def _check_files(folder: Path, state: dict[str, Any]) -> None:

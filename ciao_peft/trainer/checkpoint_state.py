@@ -44,6 +44,7 @@ class CheckpointState:
         scaler: State of the gradients' scaler in float16.
         log_history: Entries of the log.
         files: SHA-256 by file.
+        averaged: Updates over which weights were averaged.
     """
 
     global_step: int
@@ -57,6 +58,7 @@ class CheckpointState:
     scaler: dict[str, Any] | None
     log_history: list[dict[str, Any]]
     files: dict[str, str]
+    averaged: int = 0
 
 
 def read_state(
@@ -93,6 +95,8 @@ def read_state(
 
     for name in ("global_step", "evaluations_without_gain"):
         check(is_number(state[name], int, 0, _LARGEST), name, state[name], "a whole number of 0 or more")
+    averaged = state.get("averaged", 0)
+    check(is_number(averaged, int, 0, state["global_step"]), "averaged", averaged, "a number of updates that were made")
     for name in ("window", "sums"):
         fits = len(state[name]) == 4 and all(is_number(value, float, -1e30, 1e30) for value in state[name])
         fits = fits and is_number(state[name][3], float, 0, state["global_step"])
@@ -115,7 +119,7 @@ def read_state(
         )
         check(fits, "log_history", entry, "an entry with a number as `step`, `epoch` and each loss")
     return CheckpointState(
-        **{name: state[name] for name in CheckpointState.__dataclass_fields__ if not name.startswith("best_")},
+        **{name: state[name] for name in CheckpointState.__dataclass_fields__ if name in state},
         best_value=best and best["metric"],
         best_step=best and best["step"],
     )

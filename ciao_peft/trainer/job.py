@@ -30,7 +30,8 @@ class LogitsAndEmbeddings(nn.Module):
         adapter_name: Which; the active one of each moment when left out.
 
     Shapes:
-        Takes what `CIAOModel.forward` takes; returns logits `(B, num_labels)` and embeddings z `(B, D)`.
+        Takes what `CIAOModel.forward` takes; returns logits `(B, num_labels)` and embeddings z `(B, D)`, and behind
+        them the learned prototypes `(num_labels, D)`, where the adapter has some.
 
     Example:
         >>> import torch
@@ -59,11 +60,13 @@ class LogitsAndEmbeddings(nn.Module):
         """
         self._compiled = (torch.compile(self.model, backend=backend, dynamic=False),)
 
-    def forward(self, **inputs: Any) -> tuple[Tensor, Tensor]:
+    def forward(self, **inputs: Any) -> tuple[Tensor, ...]:
         own = nullcontext() if self.adapter_name is None else self.model.reading_with(self.adapter_name)
         with own:
             output = (self._compiled[0] if self._compiled else self.model)(**inputs)
-        return output.logits, output.embeddings
+            prototypes = self.model.adapters[self.model.resolve_adapter()].head.prototypes
+        # Handed on, so that processes average their gradients as they do those of all that answers.
+        return (output.logits, output.embeddings, *(() if prototypes is None else (prototypes,)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +150,11 @@ def check_what_trains_the_mask(job: Job) -> None:
         raise TrainingError(
             "With `two_steps` the contrastive loss trains all but the head: that needs a `contrastive_weight` "
             "above 0, and a mask or own copies of the encoder."
+        )
+    if config.contrastive_prototypes == "learned":
+        raise TrainingError(
+            "With `two_steps` the head learns from the task loss alone, and the prototypes in it would stay where they "
+            "are; take contrastive_prototypes='simplex', which are meant to."
         )
     if job.accelerator.num_processes > 1:
         raise TrainingError("`two_steps` trains in one process; leave it out, or start one.")

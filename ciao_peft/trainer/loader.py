@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import TrainingError
-from ..features import ClipSamples, FeatureDataset, Samples
+from ..features import Augmentation, ClipSamples, FeatureDataset, Samples
 from ..features.workers import ErrorsSent, received
 from .accelerator import rows_per_process
 from .resident import ResidentFeatures, check_finite_rows
@@ -89,6 +89,8 @@ class BatchDataset:
         labels: `(N,)` or `(N, num_labels)`: those of all samples, as `check_labels` returns them, or None.
         include_excitation: Whether stored u is of use to the adapter.
         resident: The same features on the device that trains, where they are there.
+        views: Views of each picture, where `data` are pictures; stored features say how many they have.
+        augment: How the views of pictures differ.
 
     Shapes:
         Items are batches, see `Batch`.
@@ -108,6 +110,7 @@ class BatchDataset:
     labels: Tensor | None
     include_excitation: bool
     resident: ResidentFeatures | None
+    views: int
 
     def __init__(
         self,
@@ -115,11 +118,15 @@ class BatchDataset:
         labels: Tensor | None,
         include_excitation: bool = True,
         resident: ResidentFeatures | None = None,
+        views: int = 1,
+        augment: Augmentation | None = None,
     ):
         self.data = data
         self.include_excitation = include_excitation
         self.labels = labels
         self.resident = resident
+        self.views = data.views if isinstance(data, FeatureDataset) else views
+        self._augment = augment
         self._labels_there: dict[torch.device, Tensor] = {}
         self._unseen: Tensor | None = None  # samples and views whose features were not looked at yet
 
@@ -167,30 +174,42 @@ class BatchDataset:
         indices, counts, seed = order
         rows = torch.from_numpy(indices)
         labels = None if self.labels is None else self.labels[rows]
+        views = self.views_of(order)
         if isinstance(self.data, FeatureDataset):
-            views = self.views_of(order)
             features = self.data.features(rows, 0 if views is None else views, self.include_excitation)
             self._look_at(features, rows, rows if views is None else rows + views * len(self.data))
             return Batch({"features": features}, labels, counts)
         if seed is not None:  # for datasets that augment on the fly
             seed_everything(seed)
-        return Batch({"pixel_values": self.data.pixels(indices.tolist())}, labels, counts)
+        pixels = self.data.pixels(indices.tolist())
+        return Batch({"pixel_values": pixels if views is None else self._seen(pixels, rows, views)}, labels, counts)
 
     def views_of(self, order: tuple[np.ndarray, list[int], int | None]) -> Tensor | None:
-        """The stored view of each sample of a batch, `(b,)`; None where all are view 0.
+        """The view of each sample of a batch, `(b,)`; None where all are view 0.
 
         Args:
             order: As for indexing.
         """
         indices, _, seed = order
-        if seed is None or not isinstance(self.data, FeatureDataset) or self.data.views == 1:
+        if seed is None or self.views == 1:
             return None
-        return torch.from_numpy(np.random.default_rng(seed).integers(0, self.data.views, len(indices)))
+        return torch.from_numpy(np.random.default_rng(seed).integers(0, self.views, len(indices)))
+
+    def _seen(self, pixels: Tensor, samples: Tensor, views: Tensor) -> Tensor:
+        """Pictures, or the frames of clips, in their views; as `cache_features` would store them."""
+        assert self._augment is not None  # or there is one view
+        frames = pixels.shape[1] if pixels.ndim == 5 else 1
+        flat = pixels.flatten(0, 1) if pixels.ndim == 5 else pixels
+        samples, views = samples.repeat_interleave(frames), views.repeat_interleave(frames)
+        seen = flat.clone()
+        for view in views.unique().tolist():
+            own = views == view
+            seen[own] = self._augment(flat[own], samples[own].tolist(), view=view, preprocessing=None)
+        return seen.view_as(pixels)
 
     def _look_at(self, features: tuple[Tensor, ...], samples: Tensor, numbers: Tensor) -> None:
         if self._unseen is None:
-            views = self.data.views if isinstance(self.data, FeatureDataset) else 1
-            self._unseen = torch.ones(views * len(self.data), dtype=torch.bool, device="cpu")
+            self._unseen = torch.ones(self.views * len(self.data), dtype=torch.bool, device="cpu")
         if self._unseen[numbers].any():
             check_finite_rows(features, samples)
             self._unseen[numbers] = False

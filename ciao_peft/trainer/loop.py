@@ -17,6 +17,7 @@ from ..errors import DivergenceError, TrainingError
 from ..heads import dropout_from
 from ..surroundings import RANDOM_STATE
 from .accelerator import data_parallel, progress_bar, start_trackers, wait_for_all
+from .averaging import WeightAverage
 from .best import Best
 from .checkpoint import (
     AdapterCheckpoints,
@@ -63,6 +64,7 @@ class TrainingLoop(Updates):
         best: The best evaluation so far.
         history: The log.
         losses: The losses of all updates.
+        average: The mean of the weights over the last updates.
 
     Shapes:
         Batches are as in `ciao_peft.trainer.loader.Batch`; the reader returns logits `(B, num_labels)` and z `(B, D)`.
@@ -104,6 +106,7 @@ class TrainingLoop(Updates):
     names: dict[Tensor, str]
     num_checkpoints: int | None
     history: History
+    average: WeightAverage
 
     def __init__(self, job: Job, source: BatchDataset, eval_source: BatchDataset | None = None):
         args = job.args
@@ -117,6 +120,7 @@ class TrainingLoop(Updates):
         self.best = Best(args, job.config.problem_type)
         super().__init__(job, total_steps)
         self.names = {parameter: name for name, parameter in job.module.named_parameters()}
+        self.average = WeightAverage(job.module, self.trained, args.average_last, total_steps)
         self.num_checkpoints = None
         self._record: dict[str, Any] | None = None
         self.history = History(None)
@@ -198,6 +202,7 @@ class TrainingLoop(Updates):
                 with self._in_training(), RANDOM_STATE, dropout_from(self._draws):
                     update(wrapped, stream, [seeds[start - first + k] for k in range(count)])
                 self.step += 1
+                self.average.add(self.step)
                 self._in_update = False
                 self._after_update()
                 yield
@@ -210,7 +215,8 @@ class TrainingLoop(Updates):
             self._log_losses()
         if self.eval_source is not None and self._is_due(self.args.eval_strategy, self.args.eval_steps):
             self._check_finite()
-            self._evaluate(self.eval_source)
+            with self.average.in_place():
+                self._evaluate(self.eval_source)
         elif last and self.best.to_return_to is None:
             self._check_finite()
         if self._is_due(self.args.save_strategy, self.args.save_steps):
@@ -312,9 +318,14 @@ class TrainingLoop(Updates):
             "scaler": None if scaler is None else scaler.state_dict(),
             "log_history": self.history.entries,
         }
+        averaged = self.average.count
+        if averaged:
+            state["averaged"] = averaged
         folder = self.output_dir / f"checkpoint-{self.step}"
-        best = None if self.best.step in (None, self.step) else self.best.tensors
-        self._checkpoints.save(folder, optimizer_tensors(self.optimizer, self.names), best, state)
+        is_this_one = self.best.step == self.step and not averaged
+        best = None if self.best.step is None or is_this_one else self.best.tensors
+        moments, mean = optimizer_tensors(self.optimizer, self.names), self.average.tensors if averaged else None
+        self._checkpoints.save(folder, moments, best, state, mean)
         clean_up(self.output_dir, self.args.save_total_limit)
         return folder
 
@@ -324,10 +335,13 @@ class TrainingLoop(Updates):
             return None
         with_best = self.args.load_best_model_at_end
         check = partial(checked_moments, self.optimizer, self.names, where=folder)
-        state, tensors, best = self._checkpoints.load(folder, self._made_of, self.total_steps, with_best, check)
+        checks = check, partial(self.average.check, where=folder)
+        loaded = self._checkpoints.load(folder, self._made_of, self.total_steps, with_best, *checks)
+        state, tensors, best, average = loaded
         restore_optimizer(self.optimizer, self.names, tensors, folder)
         self.step = state.global_step
         self.best.restore(state, best)
+        self.average.restore(average, state.averaged)
         self.losses.restore(state.window, state.sums)
         self.history = History(None, state.log_history)
         self.accelerator.print(f"Resuming from '{folder}', after update {self.step} of {self.total_steps}.")
@@ -356,6 +370,8 @@ class TrainingLoop(Updates):
             self.job.module.load_state_dict(self.best.to_return_to)
             if not self.best.is_on_disk:  # it came from a checkpoint, maybe one in another folder
                 self._save_best(self.scores_of_the_result())
+        else:
+            self.average.keep_in_place()
         self._same_buffers()
         made = self.step - first_step
         samples = made * len(self.source) / self.steps_per_epoch

@@ -51,12 +51,12 @@ def batch_losses(
     if batch.labels is None:
         raise TrainingError("A batch without labels has no loss.")
     with autocast:
-        logits, embeddings = reader(**batch.inputs)
+        logits, embeddings, *prototypes = reader(**batch.inputs)
     if len(batch.counts) <= 1:
-        return loss(logits.float(), embeddings.float(), batch.labels, config)
+        return loss(logits.float(), embeddings.float(), batch.labels, config, *prototypes)
     width = logits.shape[1]
     both = gather_rows(torch.cat([logits.float(), embeddings.float()], dim=1), batch.counts)
-    return loss(both[:, :width], both[:, width:], gather_rows(batch.labels, batch.counts), config)
+    return loss(both[:, :width], both[:, width:], gather_rows(batch.labels, batch.counts), config, *prototypes)
 
 
 def rates_on(optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor:

@@ -74,7 +74,9 @@ class Sources:
         self.model, self.adapter_name, self.args, self.accelerator = model, adapter_name, args, accelerator
         self._stored: list[tuple[Any, FeatureDataset]] = []
 
-    def source(self, dataset: Any, name: str, several_passes: bool, needs_labels: bool = True) -> BatchDataset:
+    def source(
+        self, dataset: Any, name: str, several_passes: bool, needs_labels: bool = True, views: int = 1
+    ) -> BatchDataset:
         """A dataset as the training loop reads it.
 
         Args:
@@ -82,6 +84,7 @@ class Sources:
             name: What to call it in messages.
             several_passes: Whether it is read more than once, so that storing features may pay.
             needs_labels: Whether a dataset without labels is refused.
+            views: Views of each picture; with 1, stored features show those that they have.
 
         Raises:
             DataError, InputError: an empty dataset, or labels that the adapter cannot learn.
@@ -89,13 +92,13 @@ class Sources:
             FeatureCacheError: stored features that are not of this model, or that cannot be stored where
                 `feature_cache` asks for it.
         """
-        data = self._data(dataset, name, several_passes)
+        data = self._data(dataset, name, several_passes, views)
         has_labels = (data.labels if isinstance(data, FeatureDataset) else data.label_key) is not None
         labels = check_labels_of(data, self._config, name) if has_labels or needs_labels else None
         resident = None
         if several_passes and isinstance(data, FeatureDataset):
             resident = resident_features(data, self.accelerator.device, self.args, self._needs_excitation)
-        return BatchDataset(data, labels, self._needs_excitation, resident)
+        return BatchDataset(data, labels, self._needs_excitation, resident, views, self.args.augmentation)
 
     def clear(self) -> None:
         """Lets go of the stored features; those on disk stay there."""
@@ -110,7 +113,9 @@ class Sources:
         """Whether the frozen conv units are of use to the adapter: not where it has its own."""
         return self._config.tuning == "decision_layer"
 
-    def _data(self, dataset: Any, name: str, several_passes: bool) -> Samples | ClipSamples | FeatureDataset:
+    def _data(
+        self, dataset: Any, name: str, several_passes: bool, views: int
+    ) -> Samples | ClipSamples | FeatureDataset:
         self._check_frames(dataset, name)
         if isinstance(dataset, FeatureDataset):
             if self._config.tuning == "full":
@@ -121,12 +126,18 @@ class Sources:
             dataset.check_belongs_to(model_key(self.model))
             if len(dataset) == 0:
                 raise TrainingError(f"{name} is empty.")
+            if views not in (1, dataset.views):
+                raise TrainingError(
+                    f"{name} has {dataset.views} stored of the {views} views of each picture that `views` asks for. "
+                    f"Store it with `cache_features(..., views={views}, augment=arguments.augmentation)`, or train "
+                    "with views=1, which takes what is stored."
+                )
             return dataset
         samples = samples_of(dataset, self.model.preprocessing, name)
-        stored = self._stored_before(dataset, samples)
+        stored = self._stored_before(dataset, samples, views)
         if stored is not None:
             return stored
-        stored = self._store(samples) if several_passes and self._may_store(samples) else None
+        stored = self._store(samples, views) if several_passes and self._may_store(samples) else None
         if stored is None:
             return samples
         self._stored.append((dataset, stored))
@@ -143,10 +154,10 @@ class Sources:
             "frames)` makes clips from rows of frames; `frames` in the adapter's config is how many it reads."
         )
 
-    def _stored_before(self, dataset: Any, samples: Samples | ClipSamples) -> FeatureDataset | None:
+    def _stored_before(self, dataset: Any, samples: Samples | ClipSamples, views: int) -> FeatureDataset | None:
         """Features stored of this dataset before, if it still shows the same and the model still makes them."""
         for place, (stored_dataset, stored) in enumerate(self._stored):
-            if stored_dataset is not dataset:
+            if stored_dataset is not dataset or views not in (1, stored.views):
                 continue
             now = {**model_key(self.model), "num_samples": len(samples.frames)}
             if not samples.is_fixed and len(samples) == len(stored):
@@ -179,7 +190,7 @@ class Sources:
         )
         return False
 
-    def _store(self, samples: Samples | ClipSamples) -> FeatureDataset | None:
+    def _store(self, samples: Samples | ClipSamples, views: int) -> FeatureDataset | None:
         """Runs the trunk over the samples; None, with a printed reason, where features cannot be kept."""
         self.model.to(self.accelerator.device)
         root = None if self.args.output_dir is None else Path(self.args.output_dir) / "features"
@@ -187,7 +198,7 @@ class Sources:
             root = Path(self.args.feature_cache)
         if root is None:
             processes = Processes()
-            needed = feature_bytes(self.model) * len(samples.frames) * processes.count
+            needed = feature_bytes(self.model) * len(samples.frames) * views * processes.count
             if any(processes.collect([needed > SHARE_OF_MEMORY * free_memory()])):
                 self.accelerator.print(
                     f"Features of {samples.name} are too large for memory; give `output_dir` to store them on disk."
@@ -198,6 +209,8 @@ class Sources:
                 self.model,
                 samples,
                 (lambda key: None) if root is None else (lambda key: root / key_hash(key)),
+                views=views,
+                augment=self.args.augmentation if views > 1 else None,
                 include_excitation=None if self._needs_excitation else False,
                 dataloader_num_workers=self.args.dataloader_num_workers,
                 disable_tqdm=self.args.disable_tqdm,
@@ -250,6 +263,8 @@ def check_training_data(source: BatchDataset, config: CIAOConfig, batch_size: in
         return
     counts = torch.bincount(labels if labels.ndim == 1 else labels.argmax(dim=1), minlength=config.num_labels)
     names = config.id2label or {}
+    if config.contrastive_prototypes != "none" and config.contrastive_weight > 0:
+        return  # every sample has its prototype as a positive
     lone = [names[i] for i, count in enumerate(counts.tolist()) if count == 1]
     if lone and accelerator.is_main_process:
         warnings.warn(

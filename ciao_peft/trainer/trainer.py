@@ -162,7 +162,7 @@ class CIAOTrainer:
             self.model.set_adapter(self.adapter_name)
             several = self.args.max_steps > 0 or self.args.num_train_epochs > 1
             evaluates = eval_dataset is not None and self.args.eval_strategy != "no"
-            source = self._source(train_dataset, "train_dataset", several)
+            source = self._source(train_dataset, "train_dataset", several, views=self.args.views)
             eval_source = self._source(eval_dataset, "eval_dataset", several) if evaluates else None
             check_training_data(source, self.config, self.args.per_device_train_batch_size, self.accelerator)
             self._newest_scores = {}
@@ -345,9 +345,11 @@ class CIAOTrainer:
                 for parameter, requires_grad in grads.items():
                     parameter.requires_grad_(requires_grad)
 
-    def _source(self, dataset: Any, name: str, several_passes: bool, needs_labels: bool = True) -> BatchDataset:
+    def _source(
+        self, dataset: Any, name: str, several_passes: bool, needs_labels: bool = True, views: int = 1
+    ) -> BatchDataset:
         with self.model.reading_with(self.adapter_name):
-            return self._sources.source(dataset, name, several_passes, needs_labels)
+            return self._sources.source(dataset, name, several_passes, needs_labels, views)
 
     @torch.no_grad()
     def _logits(self, source: BatchDataset) -> Tensor:

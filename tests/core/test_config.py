@@ -35,6 +35,7 @@ EVERYTHING_CHANGED = {
     "contrastive_weight": 0.0,
     "task_loss_trains": "head",
     "contrastive_denominator": "negatives",
+    "contrastive_prototypes": "simplex",
     "contrastive_reduction": "sum",
     "embedding_source": "logits",
     "num_bins": 3,
@@ -163,7 +164,7 @@ def test_lists_become_tuples():
         ({"spatial_maps": 8, "pooling": "avg"}, "`spatial_maps` weights positions"),
         (
             {"contrastive_denominator": "class_average", "problem_type": "regression"},
-            "counts the samples of each class",
+            "goes by the class of each sample",
         ),
         ({"logit_adjustment": -1}, "`logit_adjustment` must be"),
         ({"logit_adjustment": 1, "problem_type": "regression"}, "are for one class of several"),

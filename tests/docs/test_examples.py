@@ -29,7 +29,8 @@ EXAMPLES: dict[str, list[str]] = {
     "train.py": [
         "--dataset imagefolder --data_dir {faces} --label_column expression --min_images_per_class 2 "
         "--num_train_epochs 2 --output_dir {tmp}/run --tuning last_conv --save_strategy epoch",
-        "--world affect --num_train 24 --num_test 8 --num_train_epochs 1 --output_dir {tmp}/run --no_inhibition",
+        "--world affect --num_train 24 --num_test 8 --num_train_epochs 1 --output_dir {tmp}/run --no_inhibition "
+        "--recipe default",
         "--align five-points --world seven --num_train 16 --num_test 8 --num_train_epochs 1 --output_dir {tmp}/run",
     ],
 }

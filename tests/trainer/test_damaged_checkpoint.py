@@ -45,7 +45,7 @@ def loaded(checkpoints, folder):
 
 
 def test_a_whole_checkpoint_gives_its_state(checkpoints, folder):
-    state, tensors, best = loaded(checkpoints, folder)
+    state, tensors, best, _ = loaded(checkpoints, folder)
     told = {name: getattr(state, name) for name in STATE if name not in ("best", "place_in_order")}
     assert told == {name: STATE[name] for name in told}
     assert (state.best_value, state.best_step) == (0.5, 1)

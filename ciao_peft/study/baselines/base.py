@@ -21,6 +21,7 @@ from ...backbone import (
 )
 from ...config import CIAOConfig
 from ...errors import UntraceableBackboneError
+from ...features import Augmentation
 from ...heads import DecisionHead, pool_map
 from ...preprocessing import Preprocessing
 
@@ -86,8 +87,14 @@ class Trainee(nn.Module):
         """The modules to train one after another; each takes the whole budget."""
         yield self
 
-    def stored(self, dataset: Any) -> Any:
-        """The dataset as training should read it, where something of it can be computed once."""
+    def stored(self, dataset: Any, views: int = 1, augment: Augmentation | None = None) -> Any:
+        """The dataset as training should read it, where something of it can be computed once.
+
+        Args:
+            dataset: Pictures or stored features.
+            views: Views of each picture that are computed.
+            augment: How they differ.
+        """
         return dataset
 
 

@@ -98,7 +98,7 @@ def fit(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> FitOutput
     steps, log = 0, []
     with random_state_kept(), outside_inference(gradients=True):
         module.to(accelerator.device)
-        source = _source(module, dataset, "train_dataset")
+        source = _source(module, dataset, "train_dataset", args=args)
         for stage in module.stages():
             job = Job(
                 name="baseline",
@@ -148,11 +148,23 @@ def predict(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> Tenso
     return torch.cat(logits).cpu()
 
 
-def _source(module: Trainee, dataset: Any, name: str, needs_labels: bool = True) -> BatchDataset:
-    data = module.stored(dataset)
+def _source(
+    module: Trainee,
+    dataset: Any,
+    name: str,
+    needs_labels: bool = True,
+    args: CIAOTrainingArguments | None = None,
+) -> BatchDataset:
+    views, augment = (1, None) if args is None else (args.views, args.augmentation)
+    data = module.stored(dataset, views, augment)
     if not isinstance(data, FeatureDataset):
         data = Samples(data, module.preprocessing, name)
     elif len(data) == 0:
         raise TrainingError(f"{name} is empty.")
+    elif views not in (1, data.views):
+        raise TrainingError(
+            f"{name} has {data.views} stored of the {views} views of each picture that `views` asks for; train with "
+            "views=1, which takes what is stored."
+        )
     labels = check_labels_of(data, module.config, name) if needs_labels else None
-    return BatchDataset(data, labels, module.uses_excitation)
+    return BatchDataset(data, labels, module.uses_excitation, views=views, augment=augment)

@@ -28,7 +28,7 @@ from ...backbone import (
 from ...checking import check_number
 from ...config import CIAOConfig
 from ...errors import ConfigError, quoted
-from ...features import FeatureDataset, FeatureLayout, Samples
+from ...features import Augmentation, FeatureDataset, FeatureLayout, Samples
 from ...heads import DecisionHead
 from ...preprocessing import Preprocessing
 from .base import Trainee, check_cut, convolutions, task_loss_alone
@@ -243,20 +243,25 @@ class Head2Toe(Trainee):
         yield self.head
 
     @torch.no_grad()
-    def stored(self, dataset: Any) -> Any:
+    def stored(self, dataset: Any, views: int = 1, augment: Augmentation | None = None) -> Any:
         """The numbers of all layers of a dataset of pixels, in memory in half precision."""
         if isinstance(dataset, FeatureDataset):
             return dataset
         samples = Samples(dataset, self.preprocessing)
         device = next(self.layers.parameters()).device
         largest = torch.finfo(torch.float16).max
-        numbers_of_all = torch.empty(len(samples), sum(self.layers.sizes), dtype=torch.float16)
-        for start in range(0, len(samples), 64):
-            rows = range(start, min(start + 64, len(samples)))
-            numbers = self.layers(samples.pixels(rows).to(device)).clamp(-largest, largest)
-            numbers_of_all[start : rows.stop] = numbers.half().cpu()
-        key = {"layers": self.layers.sizes, "views": 1, "num_samples": len(samples)}
-        layout = FeatureLayout(((numbers_of_all.shape[1],),), "float16", len(samples))
+        numbers_of_all = torch.empty(views * len(samples), sum(self.layers.sizes), dtype=torch.float16)
+        for view in range(views):
+            for start in range(0, len(samples), 64):
+                rows = range(start, min(start + 64, len(samples)))
+                pixels = samples.pixels(rows)
+                if augment is not None:
+                    pixels = augment(pixels, [*rows], view=view, preprocessing=self.preprocessing)
+                numbers = self.layers(pixels.to(device)).clamp(-largest, largest)
+                first = view * len(samples) + start
+                numbers_of_all[first : first + len(rows)] = numbers.half().cpu()
+        key = {"layers": self.layers.sizes, "views": views, "num_samples": len(samples)}
+        layout = FeatureLayout(((numbers_of_all.shape[1],),), "float16", len(numbers_of_all))
         return FeatureDataset(key, layout, samples.labels(), (numbers_of_all,), label_names=samples.label_names)
 
     def forward(self, pixel_values: Tensor | None = None, *, features: Sequence[Tensor] | None = None) -> Tensor:

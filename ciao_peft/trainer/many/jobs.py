@@ -94,7 +94,9 @@ def alike(trainer: CIAOTrainer, labels: Tensor) -> Hashable | None:
         or not opened.keeps_rows
         or config.frames is not None
         or config.train_batch_norm
+        or config.contrastive_prototypes != "none"
         or args.two_steps
+        or args.average_last
         or args.gradient_accumulation_steps > 1
         or args.output_dir is not None
         or args.compile
@@ -106,7 +108,7 @@ def alike(trainer: CIAOTrainer, labels: Tensor) -> Hashable | None:
         *(config.problem_type, config.regression_loss, config.multi_label_positives, config.contrastive_weight > 0),
         *(config.contrastive_denominator, config.contrastive_reduction, config.tuning, config.dropout > 0),
     )
-    batches = (args.per_device_train_batch_size, args.per_device_eval_batch_size, args.bf16, labels.ndim)
+    batches = (args.per_device_train_batch_size, args.per_device_eval_batch_size, args.bf16, args.views, labels.ndim)
     return kind, config.target_modules, losses, batches
 
 

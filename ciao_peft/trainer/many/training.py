@@ -41,8 +41,8 @@ def train_adapters(
     On a GPU, trainings of adapters of equal shape on stored features run in one loop, whose products are those of all
     of them: a small adapter leaves a GPU nearly idle, and sixteen cost little more than one. Those that differ in more
     than numbers (the head's sizes, the pooling, the kind of labels, the batch size) make another loop; settings that a
-    loop of many has no room for (`output_dir`, `two_steps`, `gradient_accumulation_steps`, clips, `tuning="full"`) make
-    the training run by itself. On a CPU all run one after the other: a CPU is busy with one.
+    loop of many has no room for (`output_dir`, `two_steps`, `average_last`, `gradient_accumulation_steps`, clips,
+    `tuning="full"`) make the training run by itself. On a CPU all run one after the other: a CPU is busy with one.
 
     The adapter that is active stays so. Until its training ends, an adapter of a loop answers as before it.
 
@@ -82,7 +82,11 @@ def train_adapters(
     ]
     if eval_dataset is None and any(job.eval_labels is not None for job in jobs):
         raise TrainingError("`eval_labels` are those of an evaluation dataset: give `eval_dataset` as well.")
-    stored = _stored(trainers, train_dataset, "train_dataset"), _stored(trainers, eval_dataset, "eval_dataset")
+    views = {trainer.args.views for trainer in trainers}
+    stored = (
+        _stored(trainers, train_dataset, "train_dataset", views.pop()) if len(views) == 1 else train_dataset,
+        _stored(trainers, eval_dataset, "eval_dataset", 1),
+    )
     todo = [
         _Todo(trainer, _with_labels(stored[0], job, "labels"), _with_labels(stored[1], job, "eval_labels"))
         for trainer, job in zip(trainers, jobs, strict=True)
@@ -166,16 +170,16 @@ class _Todo:
             like, eval_like: The same data as another member of the loop reads them.
         """
         evaluates = self.eval_data is not None and self.trainer.args.eval_strategy != "no"
-        source = self._source(self.data, "train_dataset", like)
-        eval_source = self._source(self.eval_data, "eval_dataset", eval_like) if evaluates else None
+        source = self._source(self.data, "train_dataset", like, self.trainer.args.views)
+        eval_source = self._source(self.eval_data, "eval_dataset", eval_like, 1) if evaluates else None
         args, accelerator = self.trainer.args, self.trainer.accelerator
         check_training_data(source, self._config, args.per_device_train_batch_size, accelerator)
         check_what_trains_the_mask(self.trainer._job())
         return Member(self.trainer, source, eval_source)
 
-    def _source(self, data: Any, name: str, like: BatchDataset | None) -> BatchDataset:
+    def _source(self, data: Any, name: str, like: BatchDataset | None, views: int) -> BatchDataset:
         if like is None:
-            return self.trainer._source(data, name, True)
+            return self.trainer._source(data, name, True, views=views)
         return BatchDataset(like.data, check_labels_of(data, self._config, name), like.include_excitation)
 
     @property
@@ -204,7 +208,7 @@ def _trained_together(model: CIAOModel, todo: Sequence[_Todo]) -> dict[str, Adap
     return {member.name: member.result for member in members if member.result is not None}
 
 
-def _stored(trainers: Sequence[CIAOTrainer], dataset: Any, name: str) -> Any:
+def _stored(trainers: Sequence[CIAOTrainer], dataset: Any, name: str, views: int) -> Any:
     """A dataset with its features stored once for all trainings, where they can share them; else as it is."""
     configs = [trainer.config for trainer in trainers]
     shares = len({(config.target_modules, config.frames) for config in configs}) == 1
@@ -216,7 +220,7 @@ def _stored(trainers: Sequence[CIAOTrainer], dataset: Any, name: str) -> Any:
         or any(config.tuning == "full" for config in configs)
     ):
         return dataset
-    data = trainers[0]._source(dataset, name, True).data
+    data = trainers[0]._source(dataset, name, True, views=views).data
     return data if isinstance(data, FeatureDataset) else dataset
 
 
