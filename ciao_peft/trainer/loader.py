@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..backbone import Depth
 from ..errors import TrainingError
 from ..features import ClipSamples, FeatureDataset, Samples
 from ..features.workers import ErrorsSent, received
@@ -89,6 +90,7 @@ class BatchDataset:
         labels: `(N,)` or `(N, num_labels)`: those of all samples, as `check_labels` returns them, or None.
         include_excitation: Whether stored u is of use to the adapter.
         resident: The same features on the device that trains, where they are there.
+        depths: Which of the stored depths the adapter reads; all when None.
 
     Shapes:
         Items are batches, see `Batch`.
@@ -108,6 +110,7 @@ class BatchDataset:
     labels: Tensor | None
     include_excitation: bool
     resident: ResidentFeatures | None
+    depths: Sequence[Depth] | None
 
     def __init__(
         self,
@@ -115,8 +118,10 @@ class BatchDataset:
         labels: Tensor | None,
         include_excitation: bool = True,
         resident: ResidentFeatures | None = None,
+        depths: Sequence[Depth] | None = None,
     ):
         self.data = data
+        self.depths = depths
         self.include_excitation = include_excitation
         self.labels = labels
         self.resident = resident
@@ -169,7 +174,7 @@ class BatchDataset:
         labels = None if self.labels is None else self.labels[rows]
         if isinstance(self.data, FeatureDataset):
             views = self.views_of(order)
-            features = self.data.features(rows, 0 if views is None else views, self.include_excitation)
+            features = self.data.features(rows, 0 if views is None else views, self.include_excitation, self.depths)
             self._look_at(features, rows, rows if views is None else rows + views * len(self.data))
             return Batch({"features": features}, labels, counts)
         if seed is not None:  # for datasets that augment on the fly

@@ -155,4 +155,4 @@ def _source(module: Trainee, dataset: Any, name: str, needs_labels: bool = True)
     elif len(data) == 0:
         raise TrainingError(f"{name} is empty.")
     labels = check_labels_of(data, module.config, name) if needs_labels else None
-    return BatchDataset(data, labels, module.uses_excitation)
+    return BatchDataset(data, labels, module.uses_excitation, depths=())
