@@ -216,7 +216,7 @@ def read_mixed(
     decided = decide_all([(adapters[name], maps[name]) for name in own_names], frozen.dtype)
     answers: dict[str, tuple[Tensor, Tensor | None]] = dict(zip(own_names, decided, strict=True))
     if BASE_ADAPTER in rows:
-        answers[BASE_ADAPTER] = maps[BASE_ADAPTER].map.to(frozen.dtype), None
+        answers[BASE_ADAPTER] = cast(Tensor, maps[BASE_ADAPTER]).to(frozen.dtype), None
     logits: dict[int, Tensor] = {}
     embeddings: dict[int, Tensor | None] = {}
     for name, own in rows.items():
@@ -238,7 +238,7 @@ def read_maps(
     features_of: OpenedBackbone,
     depths: Mapping[Depth, Tensor] | None = None,
     masks: Mapping[str, Mask] | None = None,
-) -> list[Seen]:
+) -> list[Tensor | Seen]:
     """Computes the final map for each request, with one trunk pass for all that run on the same frozen cut.
 
     Args:
@@ -253,7 +253,8 @@ def read_maps(
 
     Returns:
         For each request the final map `(b, C, H, W)` of its b rows, or more of which the first b count where adapters
-        with few and with many rows were stacked, and the depths of the same rows; for the backbone's name its output.
+        with few and with many rows were stacked; for an adapter that reads depths, with those of the same rows; for the
+        backbone's name its output.
 
     Raises:
         InputError: features are of no use to an adapter that was asked for.
@@ -264,17 +265,17 @@ def read_maps(
         >>> config = CIAOConfig(problem_type="regression", num_labels=2)
         >>> adapters, requests = {"fer": Adapter(config, frozen.open())}, [(torch.tensor([0, 2]), "fer")]
         >>> pixels = torch.rand(3, 3, 16, 16)
-        >>> seen = read_maps(
+        >>> maps = read_maps(
         ...     requests, adapters, frozen, pixel_values=pixels, features=None, features_of=frozen.open()
         ... )
-        >>> seen[0].map.shape
+        >>> maps[0].shape
         torch.Size([2, 8, 14, 14])
     """
     changed = masks is not None
     masks = {name: adapters[name].mask for _, name in requests if name != BASE_ADAPTER} | dict(masks or {})
     batch = pixel_values if features is None else features[0]
     assert batch is not None  # one of the two was given
-    results: dict[int, Seen] = {}
+    results: dict[int, Tensor | Seen] = {}
     shared: dict[int, tuple[OpenedBackbone, list[int]]] = {}
     for index, (rows, name) in enumerate(requests):
         if name == BASE_ADAPTER:
@@ -316,7 +317,8 @@ def read_maps(
         for index, feature_map in maps.items():
             rows, name = requests[index]
             read = () if name == BASE_ADAPTER else adapters[name].depths
-            results[index] = Seen(feature_map, depths_of_rows(averages, read, rows, len(feature_map)))
+            own_depths = depths_of_rows(averages, read, rows, len(feature_map))
+            results[index] = feature_map if own_depths is None else Seen(feature_map, own_depths)
     return [results[index] for index in range(len(requests))]
 
 
@@ -373,7 +375,7 @@ def _read_with_own_encoder(
     rows: Tensor | None,
     opened: OpenedBackbone,
     pixel_values: Tensor | None,
-) -> Seen:
+) -> Tensor | Seen:
     encoder = cast(nn.Module, adapter.encoder)
     if pixel_values is None:
         raise InputError(
@@ -388,4 +390,5 @@ def _read_with_own_encoder(
         features, averages = _trunk_with_depths(opened, rooted, own, adapter.depths, trains)
         source = {"features": features}
     feature_map = opened.run(rooted, [(rows, mask)], **source, train_encoder=trains)[0]
-    return Seen(feature_map, depths_of_rows(averages, adapter.depths, rows, len(feature_map)))
+    depths = depths_of_rows(averages, adapter.depths, rows, len(feature_map))
+    return feature_map if depths is None else Seen(feature_map, depths)

@@ -98,7 +98,7 @@ def frames_of_clips(values: Tensor | None, frames: int, name: str) -> Tensor | N
     """
     if not isinstance(values, Tensor):
         return values  # the checks that follow say what it should be
-    if values.ndim < 4 or values.shape[1] != frames or (name == "pixel_values" and values.ndim != 5):
+    if values.ndim < 3 or values.shape[1] != frames or (name == "pixel_values" and values.ndim != 5):
         raise InputError(
             f"`{name}` must be (B, {frames}, ...): the adapter reads clips of {frames} frames; got "
             f"{tuple(values.shape)}. `ciao_peft.data.clips` makes clips from rows of frames."
