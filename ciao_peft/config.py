@@ -167,6 +167,12 @@ class CIAOConfig:
         spatial_maps: Let the head read the pooled map through this many learned maps of its positions, 1 to 1024,
             followed by a layer normalisation: with `hidden_sizes=()`, a head of some ten thousand numbers in place of
             some hundred thousand. When left out, the head reads every position by itself.
+        depths: Earlier units of the frozen trunk whose answers, averaged over positions, the head reads beside the
+            masked map: exact paths of convolutions (their conv unit answers) or of other modules that give a map, up to
+            64; or how many of the conv units before the mask, evenly spaced, whose paths the adapter's config then
+            holds. None when left out, as in the paper.
+        depth_grid: Rows and columns of the grid over whose cells `depths` are averaged, 1 to 16; 1 for one mean of each
+            channel.
         frames: For clips, the number of frames in each: a sample is then `(T, C, H, W)`, and the masked maps of its
             frames go through an LSTM before the dense layers. For single pictures when left out.
         recurrent_size: Units of that LSTM; required with `frames`, and only with it.
@@ -227,6 +233,8 @@ class CIAOConfig:
     learn_decay: bool = True
     pooling: Pooling = "flatten"
     spatial_maps: int | None = None
+    depths: tuple[str, ...] | int | None = None
+    depth_grid: int = 1
     frames: int | None = None
     recurrent_size: int | None = None
     hidden_sizes: tuple[int, ...] = (256,)
@@ -298,6 +306,8 @@ class CIAOConfig:
             if self.pooling == "avg":
                 raise ConfigError("`spatial_maps` weights positions, and `pooling='avg'` leaves none; use one of them.")
 
+        check_number("depth_grid", self.depth_grid, int, 1, 16)
+
     def _check_clips(self) -> None:
         if (self.frames is None) != (self.recurrent_size is None):
             raise ConfigError(
@@ -331,12 +341,18 @@ class CIAOConfig:
             or not bounds[0] < bounds[1]
         ):
             refuse("label_range", "two finite numbers, the lower one first")
-        if self.target_modules is not None:
-            paths = as_tuple("target_modules")
+        paths_in = [name for name in ("target_modules", "depths") if getattr(self, name) is not None]
+        for name in paths_in:
+            if name == "depths" and is_number(self.depths, int, 1, 64):
+                continue
+            paths = as_tuple(name)
             if not paths or not all(isinstance(path, str) and path for path in paths):
-                refuse("target_modules", "a non-empty tuple of module paths")
+                number = ", or a number of units, 1 to 64" if name == "depths" else ""
+                refuse(name, f"a non-empty tuple of module paths{number}")
             elif len(set(paths)) != len(paths):
-                refuse("target_modules", "without repetition")
+                refuse(name, "without repetition")
+            elif name == "depths" and len(paths) > 64:
+                refuse(name, "64 paths at most")
 
     def _check_prior(self) -> None:
         single = self.problem_type == "single_label_classification"

@@ -105,7 +105,7 @@ class BackboneError(CIAOError, ValueError):
 
 
 class TargetModulesError(BackboneError):
-    """`target_modules` does not name convolutions that a mask can sit on.
+    """`target_modules` does not name convolutions that a mask can sit on, or `depths` no maps before the mask.
 
     Example:
         >>> from torch import nn

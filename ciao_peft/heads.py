@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -135,16 +136,21 @@ class DecisionHead(nn.Module):
     the pooled map through that many learned maps of its positions: for each channel one weighted sum per map, then a
     layer normalisation over all of them. It is a head of few numbers.
 
+    With depths, averaged answers of earlier units come beside that, each layer-normalised by itself, before the LSTM or
+    the first dense layer.
+
     Args:
         in_features: `F`, the size of the vectors that `pool_map` returns.
         config: Gives `spatial_maps`, `hidden_sizes`, `dropout`, `num_labels` and `init_seed`; for clips also
             `recurrent_size`.
         empty: Whether to leave the parameters on the meta device, without values; for heads that are loaded next.
         positions: How many of the `F` numbers belong to each channel; counts with `spatial_maps` alone.
+        depths: How many numbers come from each earlier unit.
 
     Attributes:
         maps: The learned maps of positions, as a linear layer `(positions, K)`; None without `spatial_maps`.
         norm: The layer normalisation after them, or None.
+        depths: A layer normalisation for each depth; None without depths.
         dropout: Share of a hidden layer's outputs zeroed in training.
         lstm: The LSTM over the frames of a clip, or None.
         prototypes: A learned point for each class in the space of the embeddings, which the contrastive loss takes;
@@ -153,10 +159,11 @@ class DecisionHead(nn.Module):
 
     Shapes:
         - pooled: `(B, F)`; for clips `(B, T, F)`.
+        - depths: `(B, D)`, those of all units one after the other; for clips `(B, T, D)`.
         - logits, returned first: `(B, num_labels)`.
         - hidden, returned second: `(B, hidden_sizes[-1])`, the last hidden layer's output before dropout. Without a
           hidden layer it is the LSTM's output `(B, recurrent_size)`, the normalised sums over the maps
-          `(B, C * K)`, or `pooled` itself.
+          `(B, C * K)`, or `pooled` itself; with depths, these and the normalised depths.
 
         All in the dtype of the head's parameters, whatever the dtype of `pooled`.
 
@@ -171,19 +178,29 @@ class DecisionHead(nn.Module):
         >>> head = DecisionHead(512 * 9, compact, positions=9)
         >>> sum(parameter.numel() for parameter in head.parameters())  # 9 * 8 + 2 * 512 * 8 + 512 * 8 * 2 + 2
         16458
+        >>> DecisionHead(4608, compact, positions=9, depths=(64, 128))(torch.rand(5, 4608), torch.rand(5, 192))[1].shape
+        torch.Size([5, 4288])
     """
 
     dropout: float
     maps: nn.Linear | None
     norm: nn.LayerNorm | None
+    depths: nn.ModuleList | None
     lstm: nn.LSTM | None
     prototypes: nn.Parameter | None
     num_layers: int
 
-    def __init__(self, in_features: int, config: CIAOConfig, empty: bool = False, positions: int = 1):
+    def __init__(
+        self,
+        in_features: int,
+        config: CIAOConfig,
+        empty: bool = False,
+        positions: int = 1,
+        depths: Sequence[int] = (),
+    ):
         super().__init__()
         self.dropout = config.dropout
-        self.maps = self.norm = self.lstm = None
+        self.maps = self.norm = self.depths = self.lstm = None
         pooled = in_features
         in_features = head_width(in_features, positions, config)
         if config.spatial_maps is not None:
@@ -191,6 +208,11 @@ class DecisionHead(nn.Module):
             norm = nn.LayerNorm(in_features, device="meta", dtype=torch.float32)
             self.maps = maps if empty else maps.to_empty(device="cpu")
             self.norm = norm if empty else norm.to_empty(device="cpu")
+        if depths:
+            norms = nn.ModuleList(nn.LayerNorm(size, device="meta", dtype=torch.float32) for size in depths)
+            self.depths = norms if empty else norms.to_empty(device="cpu")
+            self._depth_sizes = list(depths)
+            in_features += sum(depths)
         if config.recurrent_size is not None:
             lstm = nn.LSTM(in_features, config.recurrent_size, batch_first=True, device="meta", dtype=torch.float32)
             self.lstm = lstm if empty else lstm.to_empty(device="cpu")
@@ -235,6 +257,8 @@ class DecisionHead(nn.Module):
         if self.prototypes is not None:  # of unit numbers rather than unit length, for rates of the usual size
             num_labels, width = self.prototypes.shape
             self.prototypes.copy_(simplex(num_labels, width) * math.sqrt(width))
+        for norm in self.depths or ():
+            cast(nn.LayerNorm, norm).reset_parameters()
         for index in range(self.num_layers):
             linear = getattr(self, str(index))
             bound = 1 / math.sqrt(linear.in_features)
@@ -249,13 +273,19 @@ class DecisionHead(nn.Module):
         return self
 
     def forward(
-        self, pooled: Float[Tensor, "batch features"] | Float[Tensor, "batch frames features"]
+        self,
+        pooled: Float[Tensor, "batch features"] | Float[Tensor, "batch frames features"],
+        depths: Float[Tensor, "batch depths"] | Float[Tensor, "batch frames depths"] | None = None,
     ) -> tuple[Float[Tensor, "batch num_labels"], Float[Tensor, "batch hidden"]]:
         last = getattr(self, str(self.num_layers - 1))
         hidden = dropped = pooled.to(last.weight.dtype)
         if self.maps is not None and self.norm is not None:
             by_channel = dropped.unflatten(-1, (-1, self.maps.in_features))
             hidden = dropped = self.norm(self.maps(by_channel).flatten(-2))
+        if self.depths is not None and depths is not None:
+            parts = depths.to(last.weight.dtype).split(self._depth_sizes, dim=-1)
+            normed = [norm(part) for norm, part in zip(self.depths, parts, strict=True)]
+            hidden = dropped = torch.cat([dropped, *normed], dim=-1)
         if self.lstm is not None:
             hidden = dropped = self.lstm(dropped)[0][:, -1]
         for index in range(self.num_layers - 1):

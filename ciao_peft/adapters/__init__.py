@@ -6,6 +6,7 @@ from .active import ActiveAdapter
 from .adapter import Adapter, AdapterDict
 from .mixed_batch import Source, checked_source, frames_read, read_maps, read_mixed, rows_by_adapter
 from .restore import restore_adapter
+from .seen import Seen
 from .stack import Call, decide_all, is_stacked_on, kind_of, masks_together
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Adapter",
     "AdapterDict",
     "Call",
+    "Seen",
     "Source",
     "checked_source",
     "decide_all",

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..backbone import OpenedBackbone, parameters_reaching_the_map
+from ..backbone import Depth, OpenedBackbone, parameters_reaching_the_map
 from ..config import CIAOConfig
 from ..heads import DecisionHead, pool_map
 from ..inhibition import DECAY_START, InhibitoryLayer, LowRankConvolution, within
 from .hold import Hold
+from .seen import Seen
 
 __all__ = ["Adapter", "AdapterDict"]
 
@@ -44,13 +45,14 @@ class Adapter(nn.Module):
         excitation: Trainable copies of the conv units for u, with `tuning="last_conv"`; else empty.
         encoder: A trainable copy of the backbone, with `tuning="full"`; else None.
         head: From the pooled map to logits.
+        depths: Earlier units of the trunk that the head reads beside the map.
         trainable: Names of the parameters that training changes.
         hold: Who may change its modes now.
 
     Shapes:
         features of a mask: `(B, C, H, W)`; excitation and mask `(B, C', H', W')`.
-        feature_map of `decide`: `(B, C, H, W)`, of clips `(B * frames, C, H, W)`; logits `(B, num_labels)` and
-        embeddings `(B, D)`.
+        map of `decide`: `(B, C, H, W)`, of clips `(B * frames, C, H, W)`; logits `(B, num_labels)` and embeddings
+        `(B, D)`.
 
     Example:
         >>> from ciao_peft.backbone import open_backbone
@@ -68,6 +70,7 @@ class Adapter(nn.Module):
     excitation: nn.ModuleList
     encoder: nn.Module | None
     head: DecisionHead
+    depths: tuple[Depth, ...]
     trainable: frozenset[str]
     hold: Hold
 
@@ -101,7 +104,9 @@ class Adapter(nn.Module):
         self.excitation = nn.ModuleList(unit.float().requires_grad_(True) for unit in own_units)
         self.encoder = copy.deepcopy(backbone).float() if config.tuning == "full" else None
         in_features = pool_map(torch.empty(1, *opened.map_shape, device="meta"), config.pooling).shape[1]
-        self.head = DecisionHead(in_features, config, empty, positions=in_features // opened.map_shape[0])
+        self.depths = opened.find_depths(config.depths, config.depth_grid)
+        positions, depths = in_features // opened.map_shape[0], opened.depth_sizes(self.depths)
+        self.head = DecisionHead(in_features, config, empty, positions=positions, depths=depths)
         self._device = next(backbone.parameters()).device
         if not empty:
             self.to(self._device)
@@ -305,11 +310,12 @@ class Adapter(nn.Module):
         unit = cast(nn.Sequential, self.excitation[index])
         return unit(features.to(cast(nn.Conv2d, unit[0]).weight.dtype)).to(features.dtype)
 
-    def decide(self, feature_map: Tensor, trains_map: bool | None = None) -> tuple[Tensor, Tensor]:
-        """Goes from the final map to logits and embeddings.
+    def decide(self, seen: Tensor | Seen, trains_map: bool | None = None) -> tuple[Tensor, Tensor]:
+        """Goes from the final map, and the depths that the adapter reads, to logits and embeddings.
 
         Args:
-            feature_map: `(B, C, H, W)`; of clips `(B * frames, C, H, W)`, frame after frame.
+            seen: The map `(B, C, H, W)`, of clips `(B * frames, C, H, W)`, frame after frame; with its depths for an
+                adapter that reads some.
             trains_map: Whether a gradient goes to the map; as the map says when left out, which it cannot in `vmap`.
 
         Returns:
@@ -322,16 +328,18 @@ class Adapter(nn.Module):
             >>> [tuple(part.shape) for part in adapter.decide(torch.rand(4, 8, 14, 14))]
             [(4, 2), (4, 1568)]
         """
+        feature_map, depths = seen if isinstance(seen, Seen) else Seen(seen)
         pooled = pool_map(feature_map, self.config.pooling)
         if self.config.frames is not None:
             pooled = pooled.unflatten(0, (-1, self.config.frames))
+            depths = None if depths is None else depths.unflatten(0, (-1, self.config.frames))
         trains_map = pooled.requires_grad if trains_map is None else trains_map
         apart = self.config.task_loss_trains == "head" and trains_map
-        logits, hidden = self.head(pooled.detach() if apart else pooled)
+        logits, hidden = self.head(pooled.detach() if apart else pooled, depths)
         source = self.config.embedding_source
-        to_compare, hidden = self.head(pooled) if apart and source != "features" else (logits, hidden)
-        seen = pooled if self.config.frames is None else pooled.mean(dim=1)
-        z = {"features": seen, "hidden": hidden, "logits": to_compare}[source]
+        to_compare, hidden = self.head(pooled, depths) if apart and source != "features" else (logits, hidden)
+        seen_by_z = pooled if self.config.frames is None else pooled.mean(dim=1)
+        z = {"features": seen_by_z, "hidden": hidden, "logits": to_compare}[source]
         return logits, z.to(next(self.head.parameters()).dtype)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import TypedDict
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..backbone import (
+    Depth,
     FrozenBackbone,
     HookedBackbone,
     Mask,
@@ -22,6 +23,7 @@ from ..backbone import (
 from ..config import BASE_ADAPTER
 from ..errors import AdapterNotFoundError, InputError, listed, quoted
 from .adapter import Adapter
+from .seen import Seen, depths_of_rows
 from .stack import Stack, decide_all, stacks
 
 __all__ = ["Source", "checked_source", "frames_read", "read_maps", "read_mixed", "rows_by_adapter"]
@@ -33,10 +35,12 @@ class Source(TypedDict):
     Args:
         pixel_values: `(B, C, H, W)` in the backbone's dtype; the frames of clips follow one another.
         features: One tensor `(B, ...)` for each place where the cut is crossed, then u of each conv unit or none.
+        depths: What came with the features of earlier units, `(B, n)` each.
     """
 
     pixel_values: Tensor | None
     features: list[Tensor] | None
+    depths: dict[Depth, Tensor]
 
 
 def checked_source(
@@ -45,6 +49,7 @@ def checked_source(
     pixel_values: Tensor | None,
     features: Tensor | Sequence[Tensor] | None,
     frames: int | None,
+    depths: Sequence[Depth] = (),
 ) -> Source:
     """Checks what a batch is to be read from, and puts the frames of clips one after the other.
 
@@ -54,6 +59,7 @@ def checked_source(
         pixel_values: `(B, C, H, W)`, or clips `(B, frames, C, H, W)`; None with features.
         features: What `opened.features` gave; of clips `(B, frames, ...)` each.
         frames: Frames in each clip, or None for single pictures.
+        depths: Those that features come with, between what crosses the cut and u.
 
     Returns:
         Pixels or features in the backbone's dtype, with `B * frames` rows for clips.
@@ -74,14 +80,17 @@ def checked_source(
         if frames is not None:
             pixel_values = frames_of_clips(pixel_values, frames, "pixel_values")
         pixels = check_pixels(pixel_values, frozen.input_size, frozen.dtype, frozen.device)
-        return {"pixel_values": pixels, "features": None}
+        return {"pixel_values": pixels, "features": None, "depths": {}}
     if frames is not None:
         tensors = [features] if isinstance(features, Tensor) else features
         features = [frames_of_clips(tensor, frames, "features") for tensor in tensors]
     if isinstance(opened, HookedBackbone):
         raise opened.no_features(opened.rooted)
-    checked = check_features(features, opened.feature_shapes, opened.excitation_shapes, frozen.dtype, frozen.device)
-    return {"pixel_values": None, "features": checked}
+    shapes, sizes = opened.feature_shapes, opened.depth_sizes(depths)
+    checked = check_features(features, shapes, opened.excitation_shapes, frozen.dtype, frozen.device, sizes)
+    first, last = len(shapes), len(shapes) + len(sizes)
+    averages = dict(zip(depths, checked[first:last], strict=True))
+    return {"pixel_values": None, "features": checked[:first] + checked[last:], "depths": averages}
 
 
 def rows_by_adapter(names: Sequence[str], num_rows: int, loaded: Mapping[str, Adapter]) -> dict[str, list[int]]:
@@ -154,6 +163,7 @@ def read_mixed(
     *,
     pixel_values: Tensor | None,
     features: Tensor | Sequence[Tensor] | None,
+    depths: Sequence[Depth] = (),
     adapters_off: bool = False,
 ) -> tuple[list[Tensor], list[Tensor | None]]:
     """Reads each row of a batch with its own adapter, after one trunk pass for all.
@@ -165,6 +175,7 @@ def read_mixed(
         opened: The same, opened where features are taken.
         pixel_values: As for `checked_source`.
         features: As for `checked_source`.
+        depths: As for `checked_source`.
         adapters_off: Let the backbone read every row, whatever `names` says.
 
     Returns:
@@ -188,7 +199,7 @@ def read_mixed(
         (torch.Size([7]), True)
     """
     frames = None if adapters_off else frames_read(names, adapters)
-    source = checked_source(frozen, opened, pixel_values, features, frames)
+    source = checked_source(frozen, opened, pixel_values, features, frames, depths)
     batch = source["pixel_values"] if source["features"] is None else source["features"][0]
     assert batch is not None  # one of the two was given
     rows = rows_by_adapter(names, len(batch) // (frames or 1), adapters)
@@ -205,7 +216,7 @@ def read_mixed(
     decided = decide_all([(adapters[name], maps[name]) for name in own_names], frozen.dtype)
     answers: dict[str, tuple[Tensor, Tensor | None]] = dict(zip(own_names, decided, strict=True))
     if BASE_ADAPTER in rows:
-        answers[BASE_ADAPTER] = maps[BASE_ADAPTER].to(frozen.dtype), None
+        answers[BASE_ADAPTER] = cast(Tensor, maps[BASE_ADAPTER]).to(frozen.dtype), None
     logits: dict[int, Tensor] = {}
     embeddings: dict[int, Tensor | None] = {}
     for name, own in rows.items():
@@ -225,8 +236,9 @@ def read_maps(
     pixel_values: Tensor | None,
     features: Sequence[Tensor] | None,
     features_of: OpenedBackbone,
+    depths: Mapping[Depth, Tensor] | None = None,
     masks: Mapping[str, Mask] | None = None,
-) -> list[Tensor]:
+) -> list[Tensor | Seen]:
     """Computes the final map for each request, with one trunk pass for all that run on the same frozen cut.
 
     Args:
@@ -236,11 +248,13 @@ def read_maps(
         pixel_values: `(B, C, H, W)`, or None with features.
         features: What crossed the cut of `features_of`.
         features_of: Where features were taken.
+        depths: What came with the features of earlier units, `(B, n)` each.
         masks: Masks by adapter, to be used in place of `Adapter.mask`.
 
     Returns:
         For each request the final map `(b, C, H, W)` of its b rows, or more of which the first b count where adapters
-        with few and with many rows were stacked; for the backbone's name its output.
+        with few and with many rows were stacked; for an adapter that reads depths, with those of the same rows; for the
+        backbone's name its output.
 
     Raises:
         InputError: features are of no use to an adapter that was asked for.
@@ -261,21 +275,19 @@ def read_maps(
     masks = {name: adapters[name].mask for _, name in requests if name != BASE_ADAPTER} | dict(masks or {})
     batch = pixel_values if features is None else features[0]
     assert batch is not None  # one of the two was given
-    results: dict[int, Tensor] = {}
+    results: dict[int, Tensor | Seen] = {}
     shared: dict[int, tuple[OpenedBackbone, list[int]]] = {}
     for index, (rows, name) in enumerate(requests):
         if name == BASE_ADAPTER:
             opened = frozen.open() if features is None else features_of
         else:
-            opened = frozen.opened_at(adapters[name].config.target_modules)
-            if (encoder := adapters[name].encoder) is not None:
-                results[index] = _read_with_own_encoder(encoder, masks[name], name, rows, opened, pixel_values)
+            adapter = adapters[name]
+            opened = frozen.opened_at(adapter.config.target_modules)
+            if adapter.encoder is not None:
+                results[index] = _read_with_own_encoder(adapter, masks[name], name, rows, opened, pixel_values)
                 continue
-            if features is not None and opened.targets != features_of.targets:
-                raise InputError(
-                    f"The adapter {quoted(name)} masks {listed(opened.targets)}, and `features` are those before "
-                    f"{listed(features_of.targets)}; give `pixel_values`."
-                )
+            if features is not None:
+                _check_of_use(adapter, name, opened, features_of, depths or {})
         shared.setdefault(id(opened), (opened, []))[1].append(index)
     for opened, members in shared.values():
         units = [] if changed else [index for index in members if requests[index][1] != BASE_ADAPTER]
@@ -285,9 +297,15 @@ def read_maps(
         single = [index for index in members if index in alone]
         asked = [(requests[index][0], masks.get(requests[index][1])) for index in single]
         asked += [_request(stack, [own[place][0] for place in stack.places]) for stack in stacked]
-        maps = opened.run(opened.rooted, asked, pixel_values=pixel_values, features=features)
-        results |= dict(zip(single, maps, strict=False))
-        for stack, feature_map in zip(stacked, maps[len(single) :], strict=True):
+        readers = [adapters[requests[index][1]] for index in members if requests[index][1] != BASE_ADAPTER]
+        wanted = list(dict.fromkeys(depth for adapter in readers for depth in adapter.depths))
+        pixels, crossing, averages = pixel_values, features, depths or {}
+        if wanted and pixels is not None:
+            crossing, averages = _trunk_with_depths(opened, opened.rooted, pixels, wanted, pixels.requires_grad)
+            pixels = None
+        answers = opened.run(opened.rooted, asked, pixel_values=pixels, features=crossing)
+        maps = dict(zip(single, answers, strict=False))
+        for stack, feature_map in zip(stacked, answers[len(single) :], strict=True):
             places = [units[place] for place in stack.places]
             if own[stack.places[0]][0] is not None:
                 each = feature_map.unflatten(0, (len(places), -1))
@@ -295,8 +313,43 @@ def read_maps(
                 each = feature_map.unflatten(0, (-1, len(places))).movedim(1, 0)
             else:  # none of them has a mask: one answer for all
                 each = [feature_map] * len(places)
-            results |= dict(zip(places, each, strict=True))
+            maps |= dict(zip(places, each, strict=True))
+        for index, feature_map in maps.items():
+            rows, name = requests[index]
+            read = () if name == BASE_ADAPTER else adapters[name].depths
+            own_depths = depths_of_rows(averages, read, rows, len(feature_map))
+            results[index] = feature_map if own_depths is None else Seen(feature_map, own_depths)
     return [results[index] for index in range(len(requests))]
+
+
+def _check_of_use(
+    adapter: Adapter, name: str, opened: OpenedBackbone, features_of: OpenedBackbone, depths: Mapping[Depth, Tensor]
+) -> None:
+    if opened.targets != features_of.targets:
+        raise InputError(
+            f"The adapter {quoted(name)} masks {listed(opened.targets)}, and `features` are those before "
+            f"{listed(features_of.targets)}; give `pixel_values`."
+        )
+    if missing := [depth for depth in adapter.depths if depth not in depths]:
+        raise InputError(
+            f"The adapter {quoted(name)} reads depths that `features` are without, {_named(missing)}: they have those "
+            f"of the active adapter, {_named(depths)}. Give `pixel_values`, or make an adapter active that reads all "
+            "of them, and take features with it."
+        )
+
+
+def _named(depths: Iterable[Depth]) -> str:
+    return listed(depth.path if depth.grid == 1 else f"{depth.path} in {depth.grid} x {depth.grid}" for depth in depths)
+
+
+def _trunk_with_depths(
+    opened: OpenedBackbone, rooted: Rooted, pixels: Tensor, depths: Sequence[Depth], with_gradients: bool
+) -> tuple[tuple[Tensor, ...], dict[Depth, Tensor]]:
+    """What crosses the cut, and the averaged answers of earlier units, from one trunk pass."""
+    with torch.set_grad_enabled(torch.is_grad_enabled() and with_gradients):
+        tensors = opened.features(rooted, pixels, depths=depths)
+    first = len(tensors) - len(depths)
+    return tensors[:first], dict(zip(depths, tensors[first:], strict=True))
 
 
 def _request(stack: Stack, rows: Sequence[Tensor | None]) -> tuple[Tensor | None, Mask]:
@@ -316,17 +369,26 @@ def _request(stack: Stack, rows: Sequence[Tensor | None]) -> tuple[Tensor | None
 
 
 def _read_with_own_encoder(
-    encoder: nn.Module,
+    adapter: Adapter,
     mask: Mask,
     name: str,
     rows: Tensor | None,
     opened: OpenedBackbone,
     pixel_values: Tensor | None,
-) -> Tensor:
+) -> Tensor | Seen:
+    encoder = cast(nn.Module, adapter.encoder)
     if pixel_values is None:
         raise InputError(
             f"The adapter {quoted(name)} owns its whole encoder (tuning='full'), so features of the frozen trunk mean "
             "nothing to it; give `pixel_values`."
         )
+    rooted, trains = Rooted(encoder), torch.is_grad_enabled()
     own = pixel_values.to(next(encoder.parameters()).dtype)
-    return opened.run(Rooted(encoder), [(rows, mask)], pixel_values=own, train_encoder=torch.is_grad_enabled())[0]
+    source: dict[str, Any] = {"pixel_values": own}
+    averages: dict[Depth, Tensor] = {}
+    if adapter.depths:
+        features, averages = _trunk_with_depths(opened, rooted, own, adapter.depths, trains)
+        source = {"features": features}
+    feature_map = opened.run(rooted, [(rows, mask)], **source, train_encoder=trains)[0]
+    depths = depths_of_rows(averages, adapter.depths, rows, len(feature_map))
+    return feature_map if depths is None else Seen(feature_map, depths)

@@ -66,6 +66,7 @@ def restore_adapter(
         _check_same_preprocessing(saved, where, preprocessing)
     try:
         opened = frozen.open(saved.config.target_modules)
+        depths = opened.find_depths(saved.config.depths, saved.config.depth_grid)
     except TargetModulesError as error:
         raise BackboneMismatchError(f"The adapter in '{where}' has no place on this backbone: {error}") from error
     geometry = [spec.geometry(frozen.backbone) for spec in opened.units_spec]
@@ -74,7 +75,7 @@ def restore_adapter(
             f"The adapter in '{where}' sits on convolutions of another geometry: {quoted(saved.convolutions, 600)} "
             f"there, {quoted(geometry, 600)} here."
         )
-    _check_head_fits(saved, where, opened)
+    _check_head_fits(saved, where, opened, sum(opened.depth_sizes(depths)))
     adapter = Adapter(saved.config, opened, empty=True)
     check_tensors(saved.tensors, adapter.state_dict(), where)
     adapter.load_tensors(saved.tensors)
@@ -101,11 +102,11 @@ def _check_same_preprocessing(saved: SavedAdapter, where: str, preprocessing: Pr
     )
 
 
-def _check_head_fits(saved: SavedAdapter, where: str, opened: OpenedBackbone) -> None:
+def _check_head_fits(saved: SavedAdapter, where: str, opened: OpenedBackbone, of_depths: int) -> None:
     """Compares the config's sizes with the tensors before memory is taken for them: a few bytes could ask for all."""
     pooled = pool_map(torch.empty(1, *opened.map_shape, device="meta"), saved.config.pooling)
     config, units = saved.config, saved.config.recurrent_size or 0
-    width = head_width(pooled.shape[1], pooled.shape[1] // opened.map_shape[0], config)
+    width = head_width(pooled.shape[1], pooled.shape[1] // opened.map_shape[0], config) + of_depths
     widths = (units or width, *config.hidden_sizes, config.num_labels)
     recurrent = 4 * units * (width + units)
     if recurrent + sum(a * b for a, b in pairwise(widths)) > sum(tensor.numel() for tensor in saved.tensors.values()):

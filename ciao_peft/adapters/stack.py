@@ -14,7 +14,6 @@ import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from functools import partial
 from typing import Any, NamedTuple, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
@@ -27,6 +26,7 @@ from ..config import CIAOConfig
 from ..heads import DecisionHead
 from ..inhibition import InhibitoryLayer
 from .adapter import Adapter
+from .seen import Seen
 
 __all__ = ["STACKED_ON", "Call", "Stack", "decide_all", "is_stacked_on", "kind_of", "masks_together", "stacks"]
 
@@ -342,11 +342,11 @@ def stacks(
     return [Stack(*map(list, zip(*group, strict=True))) for group in chosen if len(group) > 1]
 
 
-def decide_all(asked: Sequence[tuple[Adapter, Tensor]], dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+def decide_all(asked: Sequence[tuple[Adapter, Tensor | Seen]], dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
     """`Adapter.decide` of several adapters, those with alike heads in one product where their device stacks.
 
     Args:
-        asked: Adapters, each with its final map.
+        asked: Adapters, each with its final map, and its depths if it reads some.
         dtype: Of the logits that are returned.
 
     Returns:
@@ -363,7 +363,9 @@ def decide_all(asked: Sequence[tuple[Adapter, Tensor]], dtype: torch.dtype) -> l
     """
     groups: dict[Hashable, list[tuple[int, Adapter, _Parts]]] = {}
     results: dict[int, tuple[Tensor, Tensor]] = {}
-    for place, (adapter, feature_map) in enumerate(asked):
+    seen = [each if isinstance(each, Seen) else Seen(each) for _, each in asked]
+    for place, (adapter, _) in enumerate(asked):
+        feature_map = seen[place].map
         parts = _parts_of(adapter) if is_stacked_on(feature_map.device) else None
         if parts is not None and parts.head_kind is not None:
             kind = (parts.head_kind, feature_map.shape, feature_map.dtype)
@@ -371,12 +373,20 @@ def decide_all(asked: Sequence[tuple[Adapter, Tensor]], dtype: torch.dtype) -> l
     for group in groups.values():
         if len(group) > 1:
             stack = Stack(*map(list, zip(*group, strict=True)))
-            maps = torch.stack([asked[place][1] for place in stack.places])
-            decide = partial(Adapter.decide, trains_map=maps.requires_grad)
-            logits, z = torch.vmap(Call(stack.skeleton, decide).with_tensors)(stack.tensors(("head.",)), maps)
+            inputs = [torch.stack(each) for each in zip(*(_given(seen[place]) for place in stack.places), strict=True)]
+            trains_map = inputs[0].requires_grad
+
+            def decide(adapter: Adapter, *own: Tensor, trains_map: bool = trains_map) -> tuple[Tensor, Tensor]:
+                return adapter.decide(Seen(*own), trains_map)
+
+            logits, z = torch.vmap(Call(stack.skeleton, decide).with_tensors)(stack.tensors(("head.",)), *inputs)
             results |= dict(zip(stack.places, zip(logits.to(dtype), z, strict=True), strict=True))
-    for place, (adapter, feature_map) in enumerate(asked):
+    for place, (adapter, _) in enumerate(asked):
         if place not in results:
-            logits, z = adapter.decide(feature_map)
+            logits, z = adapter.decide(seen[place])
             results[place] = logits.to(dtype), z
     return [results[place] for place in range(len(asked))]
+
+
+def _given(seen: Seen) -> list[Tensor]:
+    return [tensor for tensor in seen if tensor is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .cut import CutBackbone, Mask, Request
+from .depths import Depth
 from .frozen import FrozenBackbone
 from .hooked import HookedBackbone
 from .identity import (
@@ -27,6 +28,7 @@ from .units import UnitSpec
 
 __all__ = [
     "CutBackbone",
+    "Depth",
     "FrozenBackbone",
     "HookedBackbone",
     "MapLayout",

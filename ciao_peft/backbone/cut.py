@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..errors import InputError, TargetModulesError, UntraceableBackboneError
+from .depths import Depth, DepthNodes
 from .identity import example_pixels, size_of
+from .maps import average_cells
 from .pieces import make_piece, per_row
 from .places import Places, ancestors, descendants, find_places, is_tensor, path_of
 from .skipped import SkippedHooks
@@ -117,12 +119,16 @@ class CutBackbone:
                 )
             silent.update(more)
         self.embeds_patches = places.embeds_patches
+        self._depths = DepthNodes(backbone, nodes, places.convs)
         after = descendants([places.map]) - {places.map}
         self._skipped = SkippedHooks(
             backbone,
             [path_of(node) for node in nodes if node.op == "call_module"],
             [path_of(node) for node in nodes if node.op == "call_module" and node in after],
         )
+        for node in nodes:  # a trunk with depths is made of them when one is asked for, without their values
+            if node.op != "get_attr":
+                node.meta.clear()
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -190,6 +196,8 @@ class CutBackbone:
             for node, value in zip(scalars, values[len(tensors) :], strict=True)
         }
         both, fold = [*tensors, *places.ends], self._folds[0]
+        self._before_cut = nodes, pixels, tensors
+        self._trunks: dict[tuple[Depth, ...], Callable[..., tuple[Tensor, ...]]] = {}
         self._trunk = make_piece(self.rooted, nodes, [pixels], tensors)
         self._units = make_piece(self.rooted, nodes, tensors, places.ends, known, fold)
         self._tail = make_piece(self.rooted, nodes, both, [places.map], known, fold)
@@ -239,18 +247,77 @@ class CutBackbone:
 
         return [heard(index) for index in range(len(answers))]
 
+    # -- depths ----------------------------------------------------------------------------------------------------
+
+    def find_depths(self, depths: tuple[str, ...] | int | None, grid: int = 1) -> tuple[Depth, ...]:
+        """Finds the earlier units that a head is to read.
+
+        Args:
+            depths: `CIAOConfig.depths`.
+            grid: `CIAOConfig.depth_grid`.
+
+        Raises:
+            TargetModulesError: one of them is no map before the masks, or there are not as many.
+
+        Example:
+            >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()).eval()
+            >>> cut = CutBackbone(net, example_pixels(net, (3, 16, 16)))
+            >>> cut.find_depths(1), cut.find_depths(None)
+            ((Depth(path='0', grid=1),), ())
+        """
+        found = tuple(Depth(path, grid) for path in self._depths.chosen(depths))
+        if found:
+            self._trunk_with(found)
+        return found
+
+    def depth_sizes(self, depths: Sequence[Depth]) -> list[int]:
+        """How many numbers are read of each depth.
+
+        Args:
+            depths: As `find_depths` gives them.
+
+        Raises:
+            TargetModulesError: one of them is no map before the masks.
+
+        Example:
+            >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()).eval()
+            >>> cut = CutBackbone(net, example_pixels(net, (3, 16, 16)))
+            >>> cut.depth_sizes(cut.find_depths(("0",), grid=2))
+            [32]
+        """
+        maps = [torch.empty(1, *self._depths.shape(depth.path), device="meta") for depth in depths]
+        return [average_cells(each, depth.grid).shape[1] for each, depth in zip(maps, depths, strict=True)]
+
+    def _trunk_with(self, depths: tuple[Depth, ...]) -> Callable[..., tuple[Tensor, ...]]:
+        """The trunk that gives some depths behind the tensors that cross the cut."""
+        if not depths:
+            return self._trunk
+        if depths not in self._trunks:
+            nodes, pixels, tensors = self._before_cut
+            pooled = [(self._depths.find(depth.path), depth.grid) for depth in depths]
+            self._trunks[depths] = make_piece(self.rooted, nodes, [pixels], tensors, pooled=pooled)
+        return self._trunks[depths]
+
     # -- running ---------------------------------------------------------------------------------------------------
 
-    def features(self, rooted: Rooted, pixel_values: Tensor, include_excitation: bool = False) -> tuple[Tensor, ...]:
+    def features(
+        self,
+        rooted: Rooted,
+        pixel_values: Tensor,
+        include_excitation: bool = False,
+        depths: Sequence[Depth] = (),
+    ) -> tuple[Tensor, ...]:
         """Computes the tensors that cross the cut.
 
         Args:
             rooted: The modules to run on.
             pixel_values: `(B, C, H, W)`.
             include_excitation: Add the answer u of each conv unit.
+            depths: Earlier units whose averaged answers are added, as `find_depths` gives them.
 
         Returns:
-            One tensor `(B, *shape)` for each of `feature_shapes`, then for each of `excitation_shapes` if asked for.
+            One tensor `(B, *shape)` for each of `feature_shapes`, then `(B, n)` for each of `depth_sizes(depths)`,
+            then one for each of `excitation_shapes` if asked for.
 
         Example:
             >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()).eval()
@@ -259,13 +326,16 @@ class CutBackbone:
             >>> features.shape, u.shape
             (torch.Size([4, 8, 14, 14]), torch.Size([4, 16, 12, 12]))
         """
-        crossing = self._trunk(rooted, pixel_values.clone() if self._writes_pixels else pixel_values)
+        trunk = self._trunk_with(tuple(depths)) if depths else self._trunk
+        answers = trunk(rooted, pixel_values.clone() if self._writes_pixels else pixel_values)
+        crossing, averages = answers[: len(self._folds)], answers[len(self._folds) :]
         features = tuple(f.unflatten(0, (-1, k)) if k > 1 else f for f, k in zip(crossing, self._folds, strict=True))
         if not include_excitation:
-            return features
+            return features + averages
         answers = self._units(rooted, *self._safe(features))
         folds = self._answer_folds
-        return features + tuple(u.unflatten(0, (-1, k)) if k > 1 else u for u, k in zip(answers, folds, strict=True))
+        u = tuple(u.unflatten(0, (-1, k)) if k > 1 else u for u, k in zip(answers, folds, strict=True))
+        return features + averages + u
 
     def run(
         self,

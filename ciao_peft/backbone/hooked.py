@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import BackboneError, TargetModulesError, UntraceableBackboneError
 from .cut import Mask, Request
+from .depths import Depth
 from .identity import size_of
 from .maps import MapLayout, find_layout, is_map, tokens_layout, vector_layout
 from .tracing import Rooted, first_tensor, is_normalisation
@@ -174,7 +175,30 @@ class HookedBackbone:
             raise UntraceableBackboneError("No module of the backbone after its last convolutions gives one map.")
         return final
 
-    def features(self, rooted: Rooted, pixel_values: Tensor, include_excitation: bool = False) -> tuple[Tensor, ...]:
+    def find_depths(self, depths: tuple[str, ...] | int | None, grid: int = 1) -> tuple[Depth, ...]:
+        """None where none are asked for; refuses all others, as there is no cut.
+
+        Raises:
+            UntraceableBackboneError: `depths` is not None.
+        """
+        if depths is None:
+            return ()
+        raise UntraceableBackboneError(
+            f"`depths` are read in the trunk of a backbone that can be cut, and the graph of "
+            f"{type(self.rooted.backbone).__name__} could not be traced ({self.reason}). Leave them out."
+        )
+
+    def depth_sizes(self, depths: Sequence[Depth]) -> list[int]:
+        """As for `CutBackbone`: of no depths, nothing."""
+        return [0 for _ in depths]
+
+    def features(
+        self,
+        rooted: Rooted,
+        pixel_values: Tensor,
+        include_excitation: bool = False,
+        depths: Sequence[Depth] = (),
+    ) -> tuple[Tensor, ...]:
         """Always refuses, as there is no cut.
 
         Raises:

@@ -98,7 +98,7 @@ def frames_of_clips(values: Tensor | None, frames: int, name: str) -> Tensor | N
     """
     if not isinstance(values, Tensor):
         return values  # the checks that follow say what it should be
-    if values.ndim < 4 or values.shape[1] != frames or (name == "pixel_values" and values.ndim != 5):
+    if values.ndim < 3 or values.shape[1] != frames or (name == "pixel_values" and values.ndim != 5):
         raise InputError(
             f"`{name}` must be (B, {frames}, ...): the adapter reads clips of {frames} frames; got "
             f"{tuple(values.shape)}. `ciao_peft.data.clips` makes clips from rows of frames."
@@ -112,16 +112,18 @@ def check_features(
     excitation_shapes: Sequence[tuple[int, ...]],
     dtype: torch.dtype,
     device: torch.device | None = None,
+    depth_sizes: Sequence[int] = (),
 ) -> list[Tensor]:
     """Checks that these are the features that cross a backbone's cut, and casts them to its dtype.
 
     Args:
         features: One tensor per place where the cut is crossed, `(B, ...)` each, or the tensor where there is one;
-            behind them u of each conv unit, or none.
+            behind them one of each depth, and u of each conv unit, or none.
         shapes: What each must be after its batch dimension.
         excitation_shapes: The same for u.
         dtype: Dtype of the backbone.
         device: Device of the backbone; not compared when left out.
+        depth_sizes: How many numbers each depth has.
 
     Returns:
         The tensors in `dtype`, `(B, ...)` each.
@@ -136,6 +138,7 @@ def check_features(
         [((2, 8, 6, 6), torch.bfloat16)]
     """
     features = [features] if isinstance(features, Tensor) else list(features)
+    crossing, shapes = list(map(tuple, shapes)), [*shapes, *((size,) for size in depth_sizes)]
     expected = ", ".join(f"(B, {', '.join(map(str, shape))})" for shape in shapes)
     if not all(isinstance(f, Tensor) and f.is_floating_point() for f in features):
         raise InputError(f"`features` are the floating-point tensors that `extract_features` returns: {expected}.")
@@ -144,6 +147,12 @@ def check_features(
     allowed = [list(map(tuple, shapes)), list(map(tuple, [*shapes, *excitation_shapes]))]
     if [shape[1:] for shape in got] not in allowed or len(rows) != 1 or rows == {(0,)}:
         u = ", ".join(f"(B, {', '.join(map(str, shape))})" for shape in excitation_shapes)
+        without_depths = [crossing, [*crossing, *map(tuple, excitation_shapes)]]
+        if depth_sizes and [shape[1:] for shape in got] in without_depths:
+            raise InputError(
+                f"`features` are without the depths that the adapter reads, {expected} with one B of 1 or more; got "
+                f"{got}. Take them anew with `extract_features` or `cache_features` while this adapter is active."
+            )
         raise InputError(
             f"`features` of this backbone are {expected} with one B of 1 or more, and behind them {u} if u is "
             f"included; got {got}."

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["MapLayout", "find_layout", "is_map", "tokens_layout", "vector_layout"]
+__all__ = ["MapLayout", "average_cells", "find_layout", "is_map", "tokens_layout", "vector_layout"]
 
 _MOST_PREFIX_TOKENS = 8  # class, distillation and register tokens before the patches
 
@@ -64,6 +65,27 @@ def is_map(shape: Sequence[int]) -> bool:
         (True, False, False)
     """
     return len(shape) == 4 and shape[2] * shape[3] > 1
+
+
+def average_cells(feature_map: Tensor, grid: int = 1) -> Tensor:
+    """Averages a map over the cells of a square grid, as `adaptive_avg_pool2d` lays it.
+
+    Args:
+        feature_map: `(B, C, H, W)`.
+        grid: Rows and columns of the grid; no more than the map has.
+
+    Returns:
+        `(B, C * rows * columns)`, the cells of a channel one after the other; `(B, C)` for one cell.
+
+    Example:
+        >>> import torch
+        >>> average_cells(torch.arange(8.0).view(1, 2, 2, 2)), average_cells(torch.rand(4, 8, 6, 1), 3).shape
+        (tensor([[1.5000, 5.5000]]), torch.Size([4, 24]))
+    """
+    if grid == 1:
+        return feature_map.mean(dim=(2, 3))
+    height, width = feature_map.shape[2:]
+    return F.adaptive_avg_pool2d(feature_map, (min(grid, height), min(grid, width))).flatten(1)
 
 
 def find_layout(shape: Sequence[int], *like: tuple[int, int]) -> MapLayout | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from ..errors import UntraceableBackboneError
+from .maps import average_cells
 from .tracing import Rooted
 
 __all__ = ["PerRow", "make_piece", "per_row"]
@@ -66,6 +67,7 @@ def make_piece(
     outputs: list[fx.Node],
     known: dict[fx.Node, Any] | None = None,
     fold: int = 1,
+    pooled: Sequence[tuple[fx.Node, int]] = (),
 ) -> Callable[..., tuple[Any, ...]]:
     """Compiles the part of a graph between some nodes and others.
 
@@ -76,9 +78,11 @@ def make_piece(
         outputs: Where it ends.
         known: What `per_row` says of numbers that come from before the inputs.
         fold: How many rows of the first input make one sample.
+        pooled: Maps that are averaged over the cells of a grid as soon as they are there, before others write into
+            them, each with the side of its grid.
 
     Returns:
-        A function from a `Rooted` and the values of the inputs to those of the outputs, as a tuple.
+        A function from a `Rooted` and the values of the inputs to those of the outputs and of `pooled`, as a tuple.
 
     Example:
         >>> from torch import nn
@@ -93,7 +97,8 @@ def make_piece(
     graph, env = fx.Graph(), dict[fx.Node, fx.Node]()
     constants: list[Any] = []
     needed: set[fx.Node] = set()
-    todo = [node for node in outputs if node not in inputs]
+    todo = [node for node in (*outputs, *(node for node, _ in pooled)) if node not in inputs]
+    averages: dict[tuple[fx.Node, int], fx.Node] = {}
     while todo:
         node = todo.pop()
         if node not in needed:
@@ -111,7 +116,9 @@ def make_piece(
             env[node] = _write(known[node], graph, first, fold)
         elif node in needed and node not in env:
             env[node] = graph.node_copy(node, lambda n: env[n])
-    graph.output(tuple(env[node] for node in outputs))
+            for tapped in (entry for entry in pooled if entry[0] is node):
+                averages[tapped] = graph.call_function(average_cells, (env[node], tapped[1]))
+    graph.output(tuple(env[node] for node in outputs) + tuple(averages[entry] for entry in pooled))
     for node in graph.nodes:
         node.meta.clear()
     # The module made here only compiles the code; it runs on the backbone's own modules, whatever moves them.

@@ -15,7 +15,10 @@ from torch.fx.node import map_arg
 from ..errors import BackboneError, UntraceableBackboneError
 from .maps import is_map
 
-__all__ = ["Rooted", "ValueTracer", "first_tensor", "is_normalisation", "trace"]
+__all__ = ["OUTPUT_OF", "Rooted", "ValueTracer", "first_tensor", "is_normalisation", "trace"]
+
+OUTPUT_OF = "output_of"
+"""In the `meta` of a node: paths of the modules whose output it is, those with others inside included."""
 
 
 class Rooted(nn.Module):
@@ -218,10 +221,13 @@ class ValueTracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Records a module's call, or just makes it while a value is computed."""
+        """Records a module's call, and which node is its output; or just makes it while a value is computed."""
         if self._evaluating or threading.get_ident() != self._thread:
             return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
+        output = super().call_module(m, forward, args, kwargs)
+        if isinstance(output, fx.Proxy):
+            output.node.meta.setdefault(OUTPUT_OF, []).append(self.path_of_module(m))
+        return output
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         """Attributes are plain while a value is computed, and in other threads."""

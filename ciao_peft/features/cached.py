@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backbone import Depth
 from ..errors import FeatureCacheError
 from .checks import RowChecks
 from .layout import FeatureLayout, MappedRows, map_tensors
 from .store import key_hash
+from .stored_depths import depths_of, places_of
 
 __all__ = ["FeatureDataset"]
 
@@ -34,6 +36,7 @@ class FeatureDataset:
     Attributes:
         views: Stored views of each sample; view 0 is the picture as it is, and indexing returns it.
         has_excitation: Whether u of the frozen conv units is stored behind the features.
+        depths: Earlier units whose averaged answers are stored between the features and u.
 
     Shapes:
         A sample's features are one tensor for each tensor that crosses the cut, mostly `(C, H, W)`, in the storage
@@ -55,6 +58,7 @@ class FeatureDataset:
     label_names: list[str] | None
     views: int
     has_excitation: bool
+    depths: tuple[Depth, ...]
 
     def __init__(
         self,
@@ -75,6 +79,7 @@ class FeatureDataset:
         self.checks = checks
         self.views = key["views"]
         self.has_excitation = key.get("excitation", False)
+        self.depths = depths_of(key)
         self._stored: int = key["num_samples"]
         self._rows = rows
         self._tensors = tensors
@@ -103,7 +108,11 @@ class FeatureDataset:
         return self._stored if self._rows is None else len(self._rows)
 
     def features(
-        self, indices: Sequence[int] | Tensor, views: int | Tensor = 0, include_excitation: bool = True
+        self,
+        indices: Sequence[int] | Tensor,
+        views: int | Tensor = 0,
+        include_excitation: bool = True,
+        depths: Sequence[Depth] | None = None,
     ) -> tuple[Tensor, ...]:
         """Reads the features of many samples at once.
 
@@ -111,12 +120,14 @@ class FeatureDataset:
             indices: Numbers of the samples, `(B,)`.
             views: Number of the stored view, one for all samples or `(B,)`.
             include_excitation: Return u as well, behind the features, if it is stored.
+            depths: Which of the stored depths to return, between features and u, as `model.depths` has them; all when
+                left out.
 
         Returns:
             Tensors `(B, ...)`, or `(B, T, ...)` of clips, in the storage dtype.
 
         Raises:
-            FeatureCacheError: a row that is read for the first time is not what was written.
+            FeatureCacheError: a depth is not stored, or a row that is read for the first time is not what was written.
         """
         numbers = torch.as_tensor(indices, dtype=torch.long, device="cpu")
         rows = numbers if self._rows is None else self._rows[numbers]
@@ -124,16 +135,22 @@ class FeatureDataset:
             views = views[:, None]  # all frames of a clip in the same view
         rows = rows + views * self._stored
         tensors = self._to_read()
-        if self.has_excitation and not include_excitation:
-            tensors = tensors[: -len(self.key["targets"])]
+        places = self._places(len(tensors), include_excitation, depths)
         flat = rows.flatten()
         if self._mapped is not None:
-            read = self._mapped.read(flat, len(tensors))
+            read = self._mapped.read(flat, places)
         else:
-            read = tuple(tensor.index_select(0, flat) for tensor in tensors)
+            read = tuple(tensors[place].index_select(0, flat) for place in places)
         if self.checks is not None:
-            self.checks.check(flat, read)
+            self.checks.check(flat, read, places)
         return read if self.frames is None else tuple(tensor.unflatten(0, rows.shape) for tensor in read)
+
+    def _places(self, count: int, include_excitation: bool, depths: Sequence[Depth] | None) -> Sequence[int]:
+        """Which of the stored tensors are read."""
+        every = depths is None or (not depths and "depths" not in self.key)
+        if every and (include_excitation or not self.has_excitation):
+            return range(count)
+        return places_of(self.key, count, include_excitation, depths)
 
     def _to_read(self) -> tuple[Tensor, ...]:
         """The tensors of which rows are taken, mapped so that no more than these rows is read from the disk."""
@@ -221,9 +238,11 @@ class FeatureDataset:
             expected: The part of a key that says which model, as `model_key` gives it.
 
         Raises:
-            FeatureCacheError: they belong to another backbone, cut or preprocessing; says to which.
+            FeatureCacheError: they belong to another backbone, cut or preprocessing, or lack depths; says which.
         """
-        changed = [name for name, value in expected.items() if self.key.get(name) != value]
+        if "depths" in expected:
+            places_of(self.key, len(self.layout.shapes), False, depths_of(expected))
+        changed = [name for name, value in expected.items() if name != "depths" and self.key.get(name) != value]
         if changed:
             raise FeatureCacheError(
                 f"These stored features were not made by this model: {', '.join(changed)} differ. Make them anew with "

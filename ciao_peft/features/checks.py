@@ -178,18 +178,21 @@ class RowChecks:
         self._expected: Tensor | None = None
         self._seen = torch.zeros(layout.num_rows, len(layout.shapes), dtype=torch.bool, device="cpu")
 
-    def check(self, rows: Sequence[int] | Tensor, tensors: tuple[Tensor, ...]) -> None:
+    def check(
+        self, rows: Sequence[int] | Tensor, tensors: tuple[Tensor, ...], places: Sequence[int] | None = None
+    ) -> None:
         """Refuses rows that are not what was written. Those that were looked at before are not looked at again.
 
         Args:
             rows: Their numbers, `(B,)`.
-            tensors: What was read of them, of the first tensors of the layout.
+            tensors: What was read of them.
+            places: Of which tensors of the layout; of the first ones when left out.
 
         Raises:
             FeatureCacheError: names the first row that is damaged, and says what to do.
         """
         numbers = torch.as_tensor(rows, dtype=torch.long, device="cpu")
-        for index, tensor in enumerate(tensors):
+        for index, tensor in zip(range(len(tensors)) if places is None else places, tensors, strict=True):
             seen = self._seen[numbers, index]
             if bool(seen.all()):
                 continue

@@ -13,6 +13,7 @@ from ..model import CIAOModel
 from .layout import DTYPES, FeatureLayout
 from .processes import Processes
 from .samples import Samples
+from .stored_depths import as_key, depths_of
 
 if TYPE_CHECKING:
     from .streams import StreamSamples
@@ -21,13 +22,14 @@ __all__ = ["feature_bytes", "features_layout", "fingerprint", "model_key", "stor
 
 
 def model_key(model: CIAOModel) -> dict[str, Any]:
-    """The part of a key that says which model made features: backbone, cut and preprocessing.
+    """The part of a key that says which model made features: backbone, cut, depths and preprocessing.
 
     Args:
-        model: Its active adapter says where to cut.
+        model: Its active adapter says where to cut, and which depths it reads.
 
     Returns:
-        Plain data: signature and dtype of the backbone, target modules, preprocessing and input size.
+        Plain data: signature and dtype of the backbone, target modules, preprocessing and input size; and the depths,
+        if there are any.
 
     Raises:
         UntraceableBackboneError: the backbone could not be cut.
@@ -51,6 +53,7 @@ def model_key(model: CIAOModel) -> dict[str, Any]:
         "targets": list(opened.targets),
         "preprocessing": None if model.preprocessing is None else model.preprocessing.to_dict(),
         "input_size": list(model.input_size),
+        **as_key(model.depths),
     }
 
 
@@ -68,6 +71,7 @@ def feature_bytes(model: CIAOModel, include_excitation: bool = False) -> int:
         768
     """
     key = {"excitation": include_excitation, "dtype": storage_dtype(next(model.backbone.parameters()).dtype)}
+    key |= as_key(model.depths)
     return features_layout(model, key | {"num_samples": 1, "views": 1}).row_bytes()
 
 
@@ -76,9 +80,11 @@ def features_layout(model: CIAOModel, key: dict[str, Any]) -> FeatureLayout:
 
     Args:
         model: Its active adapter says where to cut.
-        key: Has `excitation`, `dtype`, `num_samples` and `views`.
+        key: Has `excitation`, `dtype`, `num_samples` and `views`, and `depths` if there are any.
     """
-    shapes = (*model.opened.feature_shapes, *(model.opened.excitation_shapes if key["excitation"] else ()))
+    opened = model.opened
+    depths = [(size,) for size in opened.depth_sizes(depths_of(key))]
+    shapes = (*opened.feature_shapes, *depths, *(opened.excitation_shapes if key["excitation"] else ()))
     return FeatureLayout(shapes, key["dtype"], key["num_samples"] * key["views"])
 
 

@@ -191,7 +191,7 @@ class MappedRows:
         >>> folder = Path(tempfile.mkdtemp())
         >>> _ = tensor_file(folder, 0).write_bytes(torch.arange(6.0).numpy().tobytes())
         >>> mapped = MappedRows(folder, FeatureLayout(((2,),), "float32", num_rows=3))
-        >>> mapped.read(torch.tensor([2, 0]), num_tensors=1)[0].tolist()
+        >>> mapped.read(torch.tensor([2, 0]), [0])[0].tolist()
         [[4.0, 5.0], [0.0, 1.0]]
     """
 
@@ -213,22 +213,21 @@ class MappedRows:
         self._from_disk = False
         self._read_before = _blocks_read()
 
-    def read(self, rows: Tensor, num_tensors: int) -> tuple[Tensor, ...]:
+    def read(self, rows: Tensor, places: Sequence[int]) -> tuple[Tensor, ...]:
         """Copies rows.
 
         Args:
             rows: Their numbers, `(B,)` int64.
-            num_tensors: How many tensors are read of each, the first ones of the layout.
+            places: Which tensors of the layout are read of each.
 
         Returns:
             Tensors `(B, ...)`.
         """
-        tensors = self.tensors[:num_tensors]
         if self._from_disk:
             numbers = rows.tolist()
-            for index in range(num_tensors):
+            for index in places:
                 self._fetch(index, numbers)
-        read = tuple(tensor.index_select(0, rows) for tensor in tensors)
+        read = tuple(self.tensors[index].index_select(0, rows) for index in places)
         # Where the last rows came from the disk, the next ones are likely to. In memory, asking would cost more than
         # reading does.
         blocks = _blocks_read()

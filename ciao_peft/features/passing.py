@@ -22,6 +22,7 @@ from .augmentation import Augmentation
 from .layout import DTYPES
 from .samples import Samples
 from .stacking import stack_pixels
+from .stored_depths import depths_of
 from .streams import StreamSamples
 from .workers import ErrorsSent, received
 
@@ -52,7 +53,7 @@ def pass_through_trunk(
         model: Its active adapter says where to cut.
         samples: What the rows are views of; view v of sample i is row `v * samples + i`.
         rows: Numbers of the rows, in ascending order.
-        key: Has `excitation` and `dtype`.
+        key: Has `excitation` and `dtype`, and `depths` if there are any.
         augment: How views other than 0 differ.
         keep: Called with the numbers of rows and their tensors, `(B, ...)` each on the CPU; in another thread, one
             batch after the other, in order.
@@ -78,6 +79,7 @@ def pass_through_trunk(
         ([2, 1], [[0, 1], [4]])
     """
     num_samples, device = len(samples), next(model.backbone.parameters()).device
+    depths = depths_of(key)
     batches = list(_batches(rows, batch_size, num_samples))
     indices = [[row % num_samples for row in batch] for batch in batches]
     pending: deque[tuple[int, Future[None]]] = deque()
@@ -102,7 +104,7 @@ def pass_through_trunk(
                 view = batch[0] // num_samples
                 if view and augment is not None:
                     pixels = augment(pixels, numbers, view=view, preprocessing=model.preprocessing)
-                features = model.extract_features(pixels, key["excitation"])
+                features = model.extract_features(pixels, key["excitation"], depths)
                 computed = _Computed(features, key["dtype"], numbers, samples.name, device.type == "cuda")
                 pending.append((len(batch), keeper.submit(lambda b, c: keep(b, c.tensors()), batch, computed)))
                 while len(pending) > _KEPT_LATER:

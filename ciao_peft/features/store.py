@@ -31,6 +31,7 @@ from .layout import (
     readable_size,
     tensor_file,
 )
+from .stored_depths import depths_of
 
 __all__ = [
     "DONE_FILE",
@@ -61,6 +62,7 @@ _KEY_NAMES = {
     "views": "another number of views",
     "augmentation": "other augmentation settings",
     "excitation": "features without u",
+    "depths": "other depths",
     "data": "other pictures, or the same in another order",
     "num_samples": "another number of samples",
 }
@@ -89,7 +91,8 @@ class FeatureFiles:
     Args:
         folder: Holds `index.json`, `features.<n>.bin`, `checksums.bin` with a number per row and tensor and, until it
             is complete, `done.bin` with a byte per row.
-        key: Whose features they are. A folder with u serves a key without u; `key` is then the folder's.
+        key: Whose features they are. A folder with u serves a key without u, one with depths a key with fewer of them;
+            `key` is then the folder's.
 
     Attributes:
         layout: Shapes, dtype and number of the rows; None before `create`.
@@ -169,6 +172,7 @@ class FeatureFiles:
             version, key, complete = (found[name] for name in ("format_version", "key", "complete"))
             key = {"excitation": False} | key  # as it was before u could be stored
             stored = FeatureLayout.from_dict(found["layout"])
+            depths = depths_of(key)
             spots, self._failed = found.get("spots"), bool(found.get("failed"))
         except (FeatureCacheError, KeyError, TypeError) as error:
             self._refuse(f"have an index that cannot be read ({type(error).__name__}: {shortened(str(error))})")
@@ -183,8 +187,13 @@ class FeatureFiles:
             return
         if key["excitation"]:
             self.key = self.key | {"excitation": True}
+        if depths and {*depths_of(self.key)} <= {*depths}:
+            self.key = self.key | {"depths": key["depths"]}
         if key != self.key:
             changed = [name for name in self.key if key.get(name) != self.key[name]]
+            if changed == ["depths"]:
+                missing = [depth.path for depth in depths_of(self.key) if depth not in depths]
+                self._refuse(f"are without the depths {listed(missing)}, which the active adapter reads")
             if changed == ["excitation"]:
                 self._refuse("are without u, for which `include_excitation=True` asks")
             self._refuse(f"belong to {'; '.join(_KEY_NAMES.get(n, n) for n in changed) or 'something else'}")
@@ -192,6 +201,8 @@ class FeatureFiles:
         rows = key["num_samples"] * key.get("views", 1) if "num_samples" in key else stored.num_rows
         if own != (key.get("dtype", stored.dtype), rows):
             self._refuse(f"are damaged: the index has {stored.num_rows} rows of {stored.dtype} for others")
+        if depths and len(stored.shapes) <= len(depths) + (len(key["targets"]) if key["excitation"] else 0):
+            self._refuse(f"are damaged: the index has {len(stored.shapes)} tensors for {len(depths)} depths and others")
         for index in range(len(stored.shapes)):
             self._check_size(tensor_file(self.folder, index).name, stored.file_bytes(index))
         if complete and version > _WITHOUT_CHECKSUMS:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import Parameter
 
 from ..adapters import ActiveAdapter, Adapter, AdapterDict
-from ..backbone import FrozenBackbone, OpenedBackbone, refuse_patches, without_compiler
+from ..backbone import Depth, FrozenBackbone, OpenedBackbone, refuse_patches, without_compiler
 from ..config import CIAOConfig, check_adapter_name
 from ..errors import (
     AdapterNameError,
@@ -116,6 +116,13 @@ class AdaptedBackbone(nn.Module):
         adapter = None if name is None else self.adapters.get(name)
         return self._frozen.opened_at(None if adapter is None else adapter.config.target_modules)
 
+    @property
+    def depths(self) -> tuple[Depth, ...]:
+        """Earlier units of the trunk that the active adapter reads beside the masked map; none if none is active."""
+        name = self.active_adapter
+        adapter = None if name is None else self.adapters.find(name)
+        return () if adapter is None else adapter.depths
+
     # -- adding, choosing, deleting --------------------------------------------------------------------------------
 
     def add_adapter(self, adapter_name: str, config: CIAOConfig) -> None:
@@ -127,12 +134,15 @@ class AdaptedBackbone(nn.Module):
 
         Args:
             adapter_name: Name to hold it under.
-            config: Its settings. `target_modules` is filled in where it is left out.
+            config: Its settings. `target_modules` is filled in where it is left out, and paths for a number of
+                `depths`.
 
         Raises:
             AdapterNameError: the name is taken or unsafe.
             TargetModulesError: `config.target_modules` does not fit the backbone; or it is left out, and the backbone
-                has no convolution behind the one that cuts pictures into patches, as a vision transformer.
+                has no convolution behind the one that cuts pictures into patches, as a vision transformer. Or
+                `config.depths` does not fit the backbone.
+            UntraceableBackboneError: the config has `depths`, and the backbone could not be cut.
 
         Example:
             >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
@@ -149,7 +159,7 @@ class AdaptedBackbone(nn.Module):
                 opened = self._frozen.open(config.target_modules)
                 if config.target_modules is None and opened.embeds_patches:
                     refuse_patches(self.backbone, opened.targets)
-                adapter = Adapter(replace(config, target_modules=opened.targets), opened)
+                adapter = Adapter(_filled_in(config, opened), opened)
             adapter.set_trainable(not any(parameter.requires_grad for parameter in self.adapters.parameters()))
             self.adapters[adapter_name] = adapter.train(self.training)
 
@@ -384,3 +394,9 @@ class AdaptedBackbone(nn.Module):
         trainable, every = self.get_nb_trainable_parameters()
         share = 100 * trainable / every
         print(f"trainable params: {trainable:,} || all params: {every:,} || trainable%: {share:.4f}")
+
+
+def _filled_in(config: CIAOConfig, opened: OpenedBackbone) -> CIAOConfig:
+    """The config with the paths that were left to the backbone to say."""
+    depths = tuple(depth.path for depth in opened.find_depths(config.depths, config.depth_grid))
+    return replace(config, target_modules=opened.targets, depths=depths or None)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..adapters import Adapter, Source, checked_source, decide_all, frames_read, read_maps, read_mixed
-from ..backbone import Mask, check_pixels
+from ..backbone import Depth, Mask, check_pixels
 from ..errors import AdapterNotFoundError, InputError, quoted
 from ..labels import check_labels
 from ..losses import total_loss
@@ -92,9 +92,10 @@ class ReadingModel(AdaptedBackbone):
         name = self.resolve_adapter()
         adapter = self._at_rest(self._loaded(name))
         opened = self._frozen.opened_at(adapter.config.target_modules)
-        source = checked_source(self._frozen, opened, pixel_values, features, adapter.config.frames)
-        feature_map = read_maps([(None, name)], {name: adapter}, self._frozen, features_of=opened, **source)[0]
-        logits, embeddings = adapter.decide(feature_map)
+        frames, depths = adapter.config.frames, adapter.depths
+        source = checked_source(self._frozen, opened, pixel_values, features, frames, depths)
+        seen = read_maps([(None, name)], {name: adapter}, self._frozen, features_of=opened, **source)[0]
+        logits, embeddings = adapter.decide(seen)
         output = CIAOOutput(logits=logits.to(self._frozen.dtype), embeddings=embeddings.float())
         if labels is not None:
             labels = check_labels(labels, adapter.config, len(logits)).to(logits.device, non_blocking=True)
@@ -119,6 +120,7 @@ class ReadingModel(AdaptedBackbone):
             self.opened,
             pixel_values=pixel_values,
             features=features,
+            depths=self.depths,
             adapters_off=self._active.is_off,
         )
         return CIAOOutput(logits=logits, embeddings=embeddings)
@@ -225,13 +227,15 @@ class ReadingModel(AdaptedBackbone):
     ) -> dict[str, Tensor]:
         source = self._checked_source(pixel_values, features, frames_read(names, adapters))
         requests = [(None, name) for name in names]
-        maps = read_maps(requests, adapters, self._frozen, features_of=self.opened, masks=masks, **source)
-        asked = [(adapters[name], feature_map) for name, feature_map in zip(names, maps, strict=True)]
+        seen = read_maps(requests, adapters, self._frozen, features_of=self.opened, masks=masks, **source)
+        asked = [(adapters[name], own) for name, own in zip(names, seen, strict=True)]
         decided = decide_all(asked, self._frozen.dtype)
         return {name: logits for name, (logits, _) in zip(names, decided, strict=True)}
 
     @torch.no_grad()
-    def extract_features(self, pixel_values: Tensor, include_excitation: bool = False) -> tuple[Tensor, ...]:
+    def extract_features(
+        self, pixel_values: Tensor, include_excitation: bool = False, depths: Sequence[Depth] | None = None
+    ) -> tuple[Tensor, ...]:
         """Computes the tensors that cross the cut, each with a row per sample; `forward(features=...)` reads them.
 
         The cut is at the terminal convolutions, or at the active adapter's `target_modules`.
@@ -240,12 +244,16 @@ class ReadingModel(AdaptedBackbone):
             pixel_values: `(B, C, H, W)`, or clips `(B, T, C, H, W)`.
             include_excitation: Add u of every frozen conv unit, `(B, C', H', W')`. Where it is given, no pass computes
                 a frozen convolution; adapters with a conv unit of their own (`tuning="last_conv"`) take theirs.
+            depths: Earlier units whose averaged answers are added, `(B, n)` each; those that the active adapter reads
+                when left out, without which it cannot read features.
 
         Returns:
-            One tensor `(B, ...)` for each place where the cut is crossed, then those of u; of clips `(B, T, ...)`.
+            One tensor `(B, ...)` for each place where the cut is crossed, then those of the depths, then those of u; of
+            clips `(B, T, ...)`.
 
         Raises:
             UntraceableBackboneError: the backbone could not be cut.
+            TargetModulesError: one of `depths` is no map before the masks.
             InputError: the pixels do not fit.
 
         Example:
@@ -258,13 +266,13 @@ class ReadingModel(AdaptedBackbone):
         """
         if torch.is_inference_mode_enabled():  # what is read later in a training must not come from there
             with outside_inference():
-                features = self.extract_features(pixel_values, include_excitation)
+                features = self.extract_features(pixel_values, include_excitation, depths)
                 return tuple(f.clone() if f.is_inference() else f for f in features)
         self._frozen.keep_in_eval_mode()
         opened = self.opened
         of_clips = isinstance(pixel_values, Tensor) and pixel_values.ndim == 5
         pixels = self._checked_pixels(pixel_values.flatten(0, 1) if of_clips else pixel_values)
-        features = opened.features(opened.rooted, pixels, include_excitation)
+        features = opened.features(opened.rooted, pixels, include_excitation, self.depths if depths is None else depths)
         return tuple(f.unflatten(0, pixel_values.shape[:2]) for f in features) if of_clips else features
 
     def predict(
@@ -340,7 +348,7 @@ class ReadingModel(AdaptedBackbone):
     def _checked_source(
         self, pixel_values: Tensor | None, features: Tensor | Sequence[Tensor] | None, frames: int | None
     ) -> Source:
-        return checked_source(self._frozen, self.opened, pixel_values, features, frames)
+        return checked_source(self._frozen, self.opened, pixel_values, features, frames, self.depths)
 
     def _checked_pixels(self, pixel_values: Tensor) -> Tensor:
         return check_pixels(pixel_values, self.input_size, self._frozen.dtype, self._frozen.device)

@@ -72,7 +72,7 @@ class SavedAdapter:
     """One adapter as its folder holds it.
 
     Args:
-        config: Its settings, with `target_modules` filled in.
+        config: Its settings, with `target_modules` filled in, and with paths for `depths`.
         backbone_name: The name by which the backbone it was trained on can be loaded.
         backbone_revision: The revision of that backbone, or None.
         backbone_signature: What `ciao_peft.backbone.backbone_signature` returned for it.
@@ -267,6 +267,8 @@ def _check_record(record: dict[str, Any], path: Path) -> CIAOConfig:
         raise AdapterConfigError(f"'{path}': {error}") from error
     if config.target_modules is None or len(record["convolutions"]) != len(config.target_modules):
         refuse("does not name one convolution for each geometry in 'convolutions'.")
+    if isinstance(config.depths, int):
+        refuse(f"has {config.depths} for 'depths', where a saved adapter names them.")
     return config
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..backbone import Depth
 from ..errors import TrainingError
 from ..features import Augmentation, ClipSamples, FeatureDataset, Samples
 from ..features.workers import ErrorsSent, received
@@ -91,6 +92,7 @@ class BatchDataset:
         resident: The same features on the device that trains, where they are there.
         views: Views of each picture, where `data` are pictures; stored features say how many they have.
         augment: How the views of pictures differ.
+        depths: Which of the stored depths the adapter reads; all when None.
 
     Shapes:
         Items are batches, see `Batch`.
@@ -111,6 +113,7 @@ class BatchDataset:
     include_excitation: bool
     resident: ResidentFeatures | None
     views: int
+    depths: Sequence[Depth] | None
 
     def __init__(
         self,
@@ -120,8 +123,10 @@ class BatchDataset:
         resident: ResidentFeatures | None = None,
         views: int = 1,
         augment: Augmentation | None = None,
+        depths: Sequence[Depth] | None = None,
     ):
         self.data = data
+        self.depths = depths
         self.include_excitation = include_excitation
         self.labels = labels
         self.resident = resident
@@ -176,7 +181,7 @@ class BatchDataset:
         labels = None if self.labels is None else self.labels[rows]
         views = self.views_of(order)
         if isinstance(self.data, FeatureDataset):
-            features = self.data.features(rows, 0 if views is None else views, self.include_excitation)
+            features = self.data.features(rows, 0 if views is None else views, self.include_excitation, self.depths)
             self._look_at(features, rows, rows if views is None else rows + views * len(self.data))
             return Batch({"features": features}, labels, counts)
         if seed is not None:  # for datasets that augment on the fly

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from ..backbone import Depth
 from ..checking import all_finite
 from ..errors import DataError, TrainingError
 from ..features import FeatureDataset, free_memory, readable_size
@@ -51,6 +54,7 @@ class ResidentFeatures:
         data: Stored features.
         device: Where they go.
         include_excitation: Whether stored u goes with them.
+        depths: Which of the stored depths go with them; all when None.
 
     Shapes:
         Row `view * len(data) + sample` of each tensor; of clips `(T, ...)` each.
@@ -69,12 +73,18 @@ class ResidentFeatures:
 
     tensors: tuple[Tensor, ...]
 
-    def __init__(self, data: FeatureDataset, device: torch.device, include_excitation: bool = True):
+    def __init__(
+        self,
+        data: FeatureDataset,
+        device: torch.device,
+        include_excitation: bool = True,
+        depths: Sequence[Depth] | None = None,
+    ):
         count = max(_AT_ONCE // max(_bytes_of_a_sample(data), 1), 1)
         tensors: list[Tensor] = []
         for view in range(data.views):
             for samples in torch.arange(len(data), device="cpu").split(count):
-                rows = data.features(samples, view, include_excitation)
+                rows = data.features(samples, view, include_excitation, depths)
                 check_finite_rows(rows, samples)
                 if not tensors:
                     tensors = [row.new_empty((data.views * len(data), *row.shape[1:]), device=device) for row in rows]
@@ -104,7 +114,11 @@ def _free_bytes(device: torch.device) -> float:
 
 
 def resident_features(
-    data: FeatureDataset, device: torch.device, args: CIAOTrainingArguments, include_excitation: bool = True
+    data: FeatureDataset,
+    device: torch.device,
+    args: CIAOTrainingArguments,
+    include_excitation: bool = True,
+    depths: Sequence[Depth] | None = None,
 ) -> ResidentFeatures | None:
     """The features on the device that trains, where the arguments ask for it and they fit; else None.
 
@@ -115,6 +129,7 @@ def resident_features(
         device: The device that trains.
         args: `feature_device` counts.
         include_excitation: Whether stored u goes with them.
+        depths: Which of the stored depths go with them; all when None.
 
     Raises:
         TrainingError: they must go there, and do not fit.
@@ -132,7 +147,7 @@ def resident_features(
     needed = _bytes_of_a_sample(data) * len(data) * data.views
     most = SHARE_OF_DEVICE * _free_bytes(device)
     if needed <= most:
-        return ResidentFeatures(data, device, include_excitation)
+        return ResidentFeatures(data, device, include_excitation, depths)
     if choice == "auto":
         return None
     raise TrainingError(

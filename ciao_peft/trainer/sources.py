@@ -95,10 +95,11 @@ class Sources:
         data = self._data(dataset, name, several_passes, views)
         has_labels = (data.labels if isinstance(data, FeatureDataset) else data.label_key) is not None
         labels = check_labels_of(data, self._config, name) if has_labels or needs_labels else None
-        resident = None
+        resident, depths = None, self.model.adapters[self.model.resolve_adapter(self.adapter_name)].depths
         if several_passes and isinstance(data, FeatureDataset):
-            resident = resident_features(data, self.accelerator.device, self.args, self._needs_excitation)
-        return BatchDataset(data, labels, self._needs_excitation, resident, views, self.args.augmentation)
+            resident = resident_features(data, self.accelerator.device, self.args, self._needs_excitation, depths)
+        augment = self.args.augmentation
+        return BatchDataset(data, labels, self._needs_excitation, resident, views, augment, depths)
 
     def clear(self) -> None:
         """Lets go of the stored features; those on disk stay there."""

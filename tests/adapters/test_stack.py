@@ -30,6 +30,7 @@ KINDS = {
     "gain": [{"inhibition_form": "gain", "excitation_rank": n // 2, "init_seed": n} for n in range(4)],
     "excitation alone": [{"inhibition": False, "excitation_rank": 2, "init_seed": n} for n in range(3)],
     "places": [{"target_modules": place, "init_seed": n} for n, place in enumerate((None, "first") * 2)],
+    "depths": [{"depths": 1, "depth_grid": 2, "init_seed": n} for n in range(3)],
     "clips": [{"frames": 2, "recurrent_size": 8, "init_seed": n} for n in range(3)],
 }
 

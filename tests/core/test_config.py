@@ -27,6 +27,8 @@ EVERYTHING_CHANGED = {
     "learn_decay": False,
     "pooling": "max",
     "spatial_maps": 8,
+    "depths": ("features.0", "features.7"),
+    "depth_grid": 2,
     "frames": 10,
     "recurrent_size": 128,
     "hidden_sizes": (),
@@ -103,6 +105,7 @@ def test_labels_are_named_by_number_when_no_names_are_given():
 def test_lists_become_tuples():
     config = classes(hidden_sizes=[4, 2], label_range=[0, 1], target_modules=["a.b"])
     assert (config.hidden_sizes, config.label_range, config.target_modules) == ((4, 2), (0, 1), ("a.b",))
+    assert classes(depths=["a", "b"]).depths == ("a", "b") and classes(depths=3).depths == 3
 
 
 @pytest.mark.parametrize(
@@ -138,6 +141,20 @@ def test_lists_become_tuples():
         ({"temperature": "0.1"}, "`temperature` .* got '0.1'"),
         ({"contrastive_weight": -0.1}, "`contrastive_weight` must be a number from 0 .* got -0.1"),
         ({"dropout": 1.0}, "`dropout` must be a number from 0 to 0.999; got 1.0"),
+        (
+            {"depths": ()},
+            r"`depths` must be a non-empty tuple of module paths, or a number of units, 1 to 64; got \(\)",
+        ),
+        ({"depths": 0}, "`depths` .* got 0"),
+        ({"depths": 65}, "`depths` .* got 65"),
+        ({"depths": 1.5}, "`depths` .* got 1.5"),
+        ({"depths": True}, "`depths` .* got True"),
+        ({"depths": "layer1"}, "`depths` .* got 'layer1'"),
+        ({"depths": ("a", 3)}, "`depths` must be a non-empty tuple of module paths"),
+        ({"depths": ("a", "b", "a")}, "`depths` must be without repetition"),
+        ({"depths": tuple(map(str, range(65)))}, "`depths` must be 64 paths at most"),
+        ({"depth_grid": 0}, "`depth_grid` must be a whole number from 1 to 16; got 0"),
+        ({"depth_grid": 17}, "`depth_grid` must be a whole number from 1 to 16; got 17"),
         ({"frames": 10}, "`frames` and `recurrent_size` go together: .*; got 10 and None"),
         ({"recurrent_size": 8}, "`frames` and `recurrent_size` go together: .*; got None and 8"),
         ({"frames": 0, "recurrent_size": 8}, "`frames` must be a whole number from 1 to 10000; got 0"),

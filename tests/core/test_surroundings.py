@@ -65,6 +65,7 @@ def everything(folder: Path, net: nn.Module) -> tuple[CIAOModel, dict[str, Any]]
     model.add_adapter("fresh", small_config(inhibition_start="random", decay_init=None))
     model.add_adapter("clips", small_config(**CLIPS))
     model.add_adapter("early", small_config(target_modules=("0",), tuning="last_conv"))
+    model.add_adapter("deep", small_config(depths=1, depth_grid=2, dropout=0.5))
     model.save_pretrained(folder / "early", "early")
     model.load_adapter(folder / "early", adapter_name="loaded")
     data = FACES
@@ -74,9 +75,15 @@ def everything(folder: Path, net: nn.Module) -> tuple[CIAOModel, dict[str, Any]]
     trainer.adapter_name = "default"
     trainer.train(data, data)
     trainer.train(stored)
+    deep = make_trainer(model, report_to="none", num_train_epochs=1)
+    deep.adapter_name = "deep"
+    deep.train(data)
+    with model.reading_with("deep"):
+        found["depths"] = cache_features(model, data, disable_tqdm=True).tensors
+        found["deep"] = (model.eval()(features=model.extract_features(PIXELS)).logits,)
     model.eval()
     found["features"] = model.extract_features(PIXELS)
-    found["logits"] = tuple(model.read(PIXELS, adapter_names=["default", "fresh", "loaded"]).values())
+    found["logits"] = tuple(model.read(PIXELS, adapter_names=["default", "deep", "loaded"]).values())
     found["scores"] = trainer.evaluate(data)
     found["answers"] = model.predict(np.full((20, 20, 3), 77, dtype=np.uint8), adapter_names=["default", "loaded"])
     found["signature"] = model.backbone_signature()

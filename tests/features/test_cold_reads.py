@@ -85,8 +85,11 @@ def test_rows_are_copies_and_writing_to_the_map_changes_no_file(stored):
     mapped = MappedRows(stored.folder, LAYOUT)
     content = (stored.folder / "features.0.bin").read_bytes()
     mapped._fetch(0, [0, 1, 2, 7, 7, ROWS - 1])
-    row = mapped.read(torch.tensor([5]), 1)[0]
+    row = mapped.read(torch.tensor([5]), [0])[0]
     mapped.tensors[0][5] = 0
     assert bool(row.any())
     assert (stored.folder / "features.0.bin").read_bytes() == content
-    assert MappedRows(stored.folder, FeatureLayout(((0,),), "float32", 3)).read(torch.tensor([1]), 1)[0].shape == (1, 0)
+    assert MappedRows(stored.folder, FeatureLayout(((0,),), "float32", 3)).read(torch.tensor([1]), [0])[0].shape == (
+        1,
+        0,
+    )

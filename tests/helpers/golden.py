@@ -33,6 +33,7 @@ WORLDS = {
         pooling="max",
         hidden_sizes=(),
     ),
+    "depths": small_config(depths=("0",), depth_grid=2, spatial_maps=2, hidden_sizes=(8,), inhibition_form="gain"),
     "labels": small_config(
         problem_type="multi_label_classification", num_labels=4, tuning="full", inhibition=False, pooling="avg"
     ),

@@ -167,4 +167,4 @@ def _source(
             "views=1, which takes what is stored."
         )
     labels = check_labels_of(data, module.config, name) if needs_labels else None
-    return BatchDataset(data, labels, module.uses_excitation, views=views, augment=augment)
+    return BatchDataset(data, labels, module.uses_excitation, views=views, augment=augment, depths=())

@@ -109,7 +109,7 @@ def alike(trainer: CIAOTrainer, labels: Tensor) -> Hashable | None:
         *(config.contrastive_denominator, config.contrastive_reduction, config.tuning, config.dropout > 0),
     )
     batches = (args.per_device_train_batch_size, args.per_device_eval_batch_size, args.bf16, args.views, labels.ndim)
-    return kind, config.target_modules, losses, batches
+    return kind, config.target_modules, adapter.depths, losses, batches
 
 
 def sorted_alike(kinds: Sequence[Hashable | None]) -> list[list[int]]:

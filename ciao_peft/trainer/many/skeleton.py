@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ...adapters import Adapter, Call, checked_source, masks_together
+from ...adapters import Adapter, Call, Seen, checked_source, masks_together
 from ...model import CIAOModel
 
 __all__ = ["Skeleton"]
@@ -60,26 +60,32 @@ class Skeleton:
             drops: What the outputs of hidden layers are multiplied by; nothing is dropped without.
         """
         tensors, count = dict(tensors), len(next(iter(tensors.values())))
-        source = checked_source(self._frozen, self._opened, None, features, None)
+        depths = self._adapter.depths
+        source = checked_source(self._frozen, self._opened, None, features, None, depths)
         of_mask = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
 
         def mask(index: int, features: Tensor, frozen_excitation: Callable[[], Tensor]) -> Tensor:
             return masks_together(self._adapter, of_mask, index, features, frozen_excitation, shared)
 
-        (maps,) = self._opened.run(self._opened.rooted, [(None, mask)], **source)
+        (maps,) = self._opened.run(self._opened.rooted, [(None, mask)], features=source["features"])
+        averages = [torch.cat([source["depths"][depth] for depth in depths], dim=1)] if depths else []
         if not shared:
             maps = maps.unflatten(0, (count, -1))
+            averages = [each.unflatten(0, (count, -1)) for each in averages]
         elif self._has_mask:
             maps = maps.unflatten(0, (-1, count)).movedim(1, 0)
         trains_map = maps.requires_grad
 
-        def decide(adapter: Adapter, feature_map: Tensor, own: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        def decide(
+            adapter: Adapter, feature_map: Tensor, own: tuple[Tensor, ...], *averages: Tensor
+        ) -> tuple[Tensor, Tensor]:
             self._drops = iter(own) if own else None
-            return adapter.decide(feature_map, trains_map)
+            return adapter.decide(Seen(feature_map, *averages), trains_map)
 
-        dims = (0, 0 if self._has_mask or not shared else None, 0)
+        dims = (0, 0 if self._has_mask or not shared else None, 0, *(None if shared else 0 for _ in averages))
+        run = torch.vmap(Call(self._adapter, decide).with_tensors, in_dims=dims)
         try:
-            logits, z = torch.vmap(Call(self._adapter, decide).with_tensors, in_dims=dims)(tensors, maps, tuple(drops))
+            logits, z = run(tensors, maps, tuple(drops), *averages)
         finally:
             self._drops = None
         return logits.to(self._frozen.dtype), z.float()

@@ -180,7 +180,8 @@ class _Todo:
     def _source(self, data: Any, name: str, like: BatchDataset | None, views: int) -> BatchDataset:
         if like is None:
             return self.trainer._source(data, name, True, views=views)
-        return BatchDataset(like.data, check_labels_of(data, self._config, name), like.include_excitation)
+        labels = check_labels_of(data, self._config, name)
+        return BatchDataset(like.data, labels, like.include_excitation, depths=like.depths)
 
     @property
     def _config(self) -> CIAOConfig:
@@ -211,7 +212,7 @@ def _trained_together(model: CIAOModel, todo: Sequence[_Todo]) -> dict[str, Adap
 def _stored(trainers: Sequence[CIAOTrainer], dataset: Any, name: str, views: int) -> Any:
     """A dataset with its features stored once for all trainings, where they can share them; else as it is."""
     configs = [trainer.config for trainer in trainers]
-    shares = len({(config.target_modules, config.frames) for config in configs}) == 1
+    shares = len({(own.target_modules, own.depths, own.depth_grid, own.frames) for own in configs}) == 1
     if (
         dataset is None
         or len(trainers) == 1
