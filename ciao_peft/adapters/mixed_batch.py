@@ -191,7 +191,7 @@ def read_mixed(
     source = checked_source(frozen, opened, pixel_values, features, frames)
     batch = source["pixel_values"] if source["features"] is None else source["features"][0]
     assert batch is not None  # one of the two was given
-    rows = rows_by_adapter(names, len(batch) // (frames or 1), adapters)
+    rows = rows_by_adapter(names, batch.shape[0] // (frames or 1), adapters)
     if adapters_off:
         rows = {BASE_ADAPTER: list(range(len(names)))}
     order = torch.tensor([row for own in rows.values() for row in own], device=batch.device)  # one copy to a GPU
@@ -280,7 +280,7 @@ def read_maps(
     for opened, members in shared.values():
         units = [] if changed else [index for index in members if requests[index][1] != BASE_ADAPTER]
         own = [(requests[index][0], adapters[requests[index][1]]) for index in units]
-        stacked = stacks(own, opened, batch.device, len(batch))
+        stacked = stacks(own, opened, batch.device, batch.shape[0])
         alone = set(members) - {units[place] for stack in stacked for place in stack.places}
         single = [index for index in members if index in alone]
         asked = [(requests[index][0], masks.get(requests[index][1])) for index in single]
@@ -291,7 +291,7 @@ def read_maps(
             places = [units[place] for place in stack.places]
             if own[stack.places[0]][0] is not None:
                 each = feature_map.unflatten(0, (len(places), -1))
-            elif len(feature_map) > len(batch):
+            elif feature_map.shape[0] > batch.shape[0]:
                 each = feature_map.unflatten(0, (-1, len(places))).movedim(1, 0)
             else:  # none of them has a mask: one answer for all
                 each = [feature_map] * len(places)
