@@ -106,7 +106,8 @@ def preprocessing_record(preprocessing: Preprocessing | None, input_size: tuple[
         input_size: `(C, H, W)` of the pixels.
 
     Returns:
-        `settings`, which `Preprocessing.from_dict` takes, or None; and `steps`, a list of sentences.
+        `settings`, which `Preprocessing.from_dict` takes, or None; `steps`, a list of sentences; and `down_first`, how
+        this Pillow resizes: since version 13 it takes the rows first where far more of them go than columns.
 
     Example:
         >>> record = preprocessing_record(Preprocessing(size=(64, 48)), (3, 64, 48))
@@ -116,8 +117,12 @@ def preprocessing_record(preprocessing: Preprocessing | None, input_size: tuple[
     channels, height, width = input_size
     front = f"Bring the channels to the front: float32, (batch, {channels}, {height}, {width})."
     if preprocessing is None:
-        return {"settings": None, "steps": ["Unknown: the backbone does not say how pictures are prepared.", front]}
-    settings = preprocessing.to_dict()
+        return {
+            "settings": None,
+            "down_first": False,
+            "steps": ["Unknown: the backbone does not say how pictures are prepared.", front],
+        }
+    settings, down_first = preprocessing.to_dict(), _resizes_down_first()
     colour = "8-bit gray, L = (19595 R + 38470 G + 7471 B + 32768) >> 16" if channels == 1 else "8-bit RGB"
     steps = ["Turn the picture upright by its EXIF tag; lay transparent parts on white."]
     if (align := settings.get("align")) is not None:
@@ -137,7 +142,7 @@ def preprocessing_record(preprocessing: Preprocessing | None, input_size: tuple[
     }
     steps.append(
         f"{ways[preprocessing.crop_mode]} Pillow's filter {preprocessing.resample!r}: across, then down, each pass "
-        "rounded to 8 bits."
+        "rounded to 8 bits" + ("; down first where more than twice as many rows as columns go." if down_first else ".")
     )
     steps.append(
         f"Cut out the middle {height} x {width}; where the picture is smaller, fill up with the mean, in 8 bits."
@@ -146,4 +151,10 @@ def preprocessing_record(preprocessing: Preprocessing | None, input_size: tuple[
         steps.append("Reverse the order of the channels: BGR.")
     mean, std = list(preprocessing.mean), list(preprocessing.std)
     steps.append(f"In float32, channel by channel: (pixel / 255 - mean) / std with mean {mean} and std {std}.")
-    return {"settings": settings, "steps": [*steps, front]}
+    return {"settings": settings, "down_first": down_first, "steps": [*steps, front]}
+
+
+def _resizes_down_first() -> bool:
+    import PIL
+
+    return int(PIL.__version__.partition(".")[0]) >= 13

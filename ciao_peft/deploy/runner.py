@@ -133,7 +133,7 @@ class Runner:
                 "pass `aligned=True`; the manifest describes the steps."
             )
         gray, size = settings["mode"] == "L", (settings["size"]["height"], settings["size"]["width"])
-        pixels = _cropped(_pixels_of(picture, gray), size, settings)
+        pixels = _cropped(_pixels_of(picture, gray), size, settings, self.manifest["preprocessing"]["down_first"])
         pixels = pixels[:, :, ::-1] if settings["mode"] == "BGR" else pixels
         values = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
         mean, std = (np.array(settings[key], np.float32)[:, None, None] for key in ("image_mean", "image_std"))
@@ -211,7 +211,7 @@ def _pixels_of(picture: Any, gray: bool) -> np.ndarray:
     return pixels if gray else np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
 
-def _cropped(pixels: np.ndarray, size: tuple[int, int], settings: dict[str, Any]) -> np.ndarray:
+def _cropped(pixels: np.ndarray, size: tuple[int, int], settings: dict[str, Any], down_first: bool) -> np.ndarray:
     """The picture resized, and its middle; what is missing around it has the colour of the mean."""
     (height, width), share = pixels.shape[:2], settings["crop_pct"]
     if max(height, width) > 2000 * min(height, width) or height * width > 64 * 10**6:
@@ -234,7 +234,10 @@ def _cropped(pixels: np.ndarray, size: tuple[int, int], settings: dict[str, Any]
                 boxes[axis] = (start * scale, min((start + size[axis]) * scale, side))
                 resized[axis] = size[axis]
     kind = _FILTERS[settings["resample"]]
-    for axis in (1, 0):  # as Pillow: across first
+    # As Pillow: across first; from version 13 on down first where far more rows than columns go.
+    rows_gone, columns_gone = height - resized[0], width - resized[1]
+    down_first = down_first and rows_gone > max(0, 2 * columns_gone)
+    for axis in (0, 1) if down_first else (1, 0):
         pixels = _resized(pixels, axis, resized[axis], kind, *boxes[axis])
     if tuple(resized) == tuple(size):
         return pixels
@@ -281,14 +284,22 @@ def _weight(kind: str, x: np.ndarray) -> np.ndarray:
     if kind == "bicubic":
         near, far = ((1.5 * a - 2.5) * a) * a + 1.0, (((a - 5.0) * a + 8.0) * a - 4.0) * -0.5
         return np.where(a < 1, near, np.where(a < 2, far, 0.0))
-    if kind == "hamming":
-        return np.where(a < 1, _sinc(a) * (0.54 + 0.46 * np.cos(a * np.pi)), 0.0)
-    return np.where((x >= -3) & (x < 3), _sinc(x) * _sinc(x / 3), 0.0)
+    result, within = np.zeros_like(x), a < _REACH[kind]
+    result[within] = [(_hamming if kind == "hamming" else _lanczos)(value) for value in x[within].tolist()]
+    return result
 
 
-def _sinc(x: np.ndarray) -> np.ndarray:
-    turn = np.where(x == 0, 1.0, x * np.pi)
-    return np.where(x == 0, 1.0, np.sin(turn) / turn)
+# With the sine of C, as Pillow: NumPy's own may differ in its last bit.
+def _hamming(x: float) -> float:
+    return _sinc(abs(x)) * (0.54 + 0.46 * math.cos(abs(x) * math.pi))
+
+
+def _lanczos(x: float) -> float:
+    return _sinc(x) * _sinc(x / 3)
+
+
+def _sinc(x: float) -> float:
+    return 1.0 if x == 0 else math.sin(x * math.pi) / (x * math.pi)
 
 
 if __name__ == "__main__":
