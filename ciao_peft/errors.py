@@ -330,3 +330,16 @@ class MissingExtraError(CIAOError, ModuleNotFoundError):
 
 class StudyError(CIAOError, RuntimeError):
     """A study ended with trainings that could not be done."""
+
+
+class ExportError(CIAOError, RuntimeError):
+    """A model, or a part of it, could not be written as ONNX, or what was written computes something else.
+
+    Example:
+        >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
+        >>> model = get_ciao_model(load_encoder("small-face"), CIAOConfig(problem_type="regression", num_labels=1))
+        >>> model.export_onnx(".")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.ExportError: '.' is not empty and holds no earlier export. ...
+    """

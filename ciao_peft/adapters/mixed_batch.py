@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, TypedDict, cast
+from typing import Any, TypeAlias, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,12 @@ from .seen import Seen, depths_of_rows
 from .stack import Stack, decide_all, stacks
 
 __all__ = ["Source", "checked_source", "frames_read", "read_maps", "read_mixed", "rows_by_adapter"]
+
+_Sent: TypeAlias = dict[tuple[torch.device, tuple[int, ...]], tuple[Tensor, Any]]
+
+_SENT: _Sent = {}  # numbers of rows on a GPU, and the stream they were sent in
+_HELD: _Sent = {}  # those that a CUDA graph reads
+_MOST_SENT = 256
 
 
 class Source(TypedDict):
@@ -202,10 +208,10 @@ def read_mixed(
     source = checked_source(frozen, opened, pixel_values, features, frames, depths)
     batch = source["pixel_values"] if source["features"] is None else source["features"][0]
     assert batch is not None  # one of the two was given
-    rows = rows_by_adapter(names, len(batch) // (frames or 1), adapters)
+    rows = rows_by_adapter(names, batch.shape[0] // (frames or 1), adapters)
     if adapters_off:
         rows = {BASE_ADAPTER: list(range(len(names)))}
-    order = torch.tensor([row for own in rows.values() for row in own], device=batch.device)  # one copy to a GPU
+    order = _on(batch.device, [row for own in rows.values() for row in own])
     indices = dict(zip(rows, order.split([len(own) for own in rows.values()]), strict=True))
     if frames is not None:  # all frames of a clip, which follow one another
         each = torch.arange(frames, device=batch.device)
@@ -292,7 +298,7 @@ def read_maps(
     for opened, members in shared.values():
         units = [] if changed else [index for index in members if requests[index][1] != BASE_ADAPTER]
         own = [(requests[index][0], adapters[requests[index][1]]) for index in units]
-        stacked = stacks(own, opened, batch.device, len(batch))
+        stacked = stacks(own, opened, batch.device, batch.shape[0])
         alone = set(members) - {units[place] for stack in stacked for place in stack.places}
         single = [index for index in members if index in alone]
         asked = [(requests[index][0], masks.get(requests[index][1])) for index in single]
@@ -309,7 +315,7 @@ def read_maps(
             places = [units[place] for place in stack.places]
             if own[stack.places[0]][0] is not None:
                 each = feature_map.unflatten(0, (len(places), -1))
-            elif len(feature_map) > len(batch):
+            elif feature_map.shape[0] > batch.shape[0]:
                 each = feature_map.unflatten(0, (-1, len(places))).movedim(1, 0)
             else:  # none of them has a mask: one answer for all
                 each = [feature_map] * len(places)
@@ -364,8 +370,30 @@ def _request(stack: Stack, rows: Sequence[Tensor | None]) -> tuple[Tensor | None
         order = [
             start + min(row, count - 1) for start, count in zip(starts, counts, strict=False) for row in range(most)
         ]
-        together = together[torch.tensor(order, device=together.device)]
+        together = together[_on(together.device, order)]
     return together, stack.masks_of_each
+
+
+def _on(device: torch.device, rows: list[int]) -> Tensor:
+    """Numbers of rows on a device. For a GPU the host never waits, and sends the same ones once for each stream."""
+    if device.type != "cuda" or torch.compiler.is_compiling():
+        return torch.tensor(rows, device=device)
+    key, stream = (device, tuple(rows)), torch.cuda.current_stream(device)
+    sent = _HELD.get(key) or _SENT.get(key)
+    if torch.cuda.is_current_stream_capturing():
+        if sent is None:
+            raise InputError(
+                "A CUDA graph holds a mixed batch that was read once before, in the same order of adapters."
+            )
+        _HELD[key] = sent  # the graph reads there for as long as it lives
+    elif sent is None or sent[1] != stream:
+        with torch.inference_mode(False):
+            here = torch.tensor(rows, device="cpu", pin_memory=True)
+            sent = here.to(device, non_blocking=True), stream
+        _SENT[key] = sent
+        while len(_SENT) > _MOST_SENT:
+            _SENT.pop(next(iter(_SENT)), None)
+    return sent[0]
 
 
 def _read_with_own_encoder(

@@ -391,7 +391,7 @@ class CutBackbone:
                 u = excitation()[index]
                 if rows is None:
                     return u
-                folds = len(u) // len(features[0])
+                folds = u.shape[0] // features[0].shape[0]
                 return u.unflatten(0, (-1, folds))[rows].flatten(0, 1)
 
             if mask is None:
@@ -405,7 +405,8 @@ class CutBackbone:
             if self._writes_masks:  # without inhibition the mask is u itself, which others may still read
                 masks = [m.clone() for m in masks]
             first = tensors[self._input_index[0]]
-            copies = len(masks[0]) // len(first) if len(masks[0]) > len(first) else 1
+            count, rows_read = masks[0].shape[0], first.shape[0]
+            copies = count // rows_read if count > rows_read else 1
             crossing = self._safe(chosen) if copies == 1 else self._repeated(chosen, copies)
             results.append(self._layout.as_map(self._tail(rooted, *crossing, *masks)[0]))
         return results
@@ -417,7 +418,7 @@ class CutBackbone:
             if is_read:
                 repeated.append(tensor.repeat_interleave(copies, dim=0))
             else:
-                repeated.append(tensor[:1].expand(len(tensor) * copies, *tensor.shape[1:]))
+                repeated.append(tensor[:1].expand(tensor.shape[0] * copies, *tensor.shape[1:]))
         return repeated
 
     def _safe(self, features: Sequence[Tensor]) -> list[Tensor]:

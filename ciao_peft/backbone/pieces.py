@@ -151,7 +151,7 @@ def _has(rooted: Rooted, path: str) -> bool:
 def _write(value: Any, graph: fx.Graph, first: fx.Node, fold: int) -> Any:
     """Puts what computes a known value into a graph, from the first input: its rows, its device and its dtype."""
     if isinstance(value, PerRow):
-        rows = graph.call_function(operator.floordiv, (graph.call_function(len, (first,)), fold))
+        rows = graph.call_function(operator.floordiv, (graph.call_method("size", (first, 0)), fold))
         return graph.call_function(operator.mul, (rows, value.times))
     if isinstance(value, torch.device):
         return graph.call_function(getattr, (first, "device"))

@@ -91,6 +91,32 @@ def test_clips_are_read_without_a_look_at_values():
     assert model(clips, labels=torch.zeros(2, dtype=torch.long, device="meta")).logits.shape == (2, 3)
 
 
+@pytest.mark.cuda
+@torch.no_grad()
+def test_a_mixed_batch_on_a_gpu_never_waits_and_fits_into_a_graph():
+    model, images = worlds().cuda(), pixels(4).cuda()
+    orders = [["one", "two", "__base__", "one"], ["three", "one", "one", "two"]]
+    waiting = [[row.cpu() for row in model(images.clone(), adapter_names=names).logits] for names in orders]
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        here = [model(images, adapter_names=names).logits for names in orders]
+        with torch.cuda.stream(stream):
+            aside = [model(images, adapter_names=names).logits for names in orders]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        captured = [model(images, adapter_names=names).logits for names in orders]
+    graph.replay()
+    for answers in (here, aside, captured):
+        for rows, expected in zip(answers, waiting, strict=True):
+            assert all(torch.allclose(row.cpu(), e, atol=1e-5) for row, e in zip(rows, expected, strict=True))
+    with torch.cuda.graph(torch.cuda.CUDAGraph()), pytest.raises(InputError, match="was read before; do that first"):
+        model(images, adapter_names=["two", "two", "one", "three"])
+
+
 def test_pixels_and_features_on_another_device_than_the_model_are_refused():
     model = worlds()
     features = model.extract_features(pixels(4))
