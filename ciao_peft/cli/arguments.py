@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import inspect
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -17,6 +17,57 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PLACEHOLDERS = {int: "N", float: "X", str: "TEXT", None: "TEXT"}
+
+
+class LateParser(argparse.ArgumentParser):
+    """A parser that gets its flags when they are first needed: `ciao --version` must not wait for torch.
+
+    Args:
+        settings: As for `argparse.ArgumentParser`.
+
+    Attributes:
+        fill: Adds the flags; called once, before words are parsed or help is shown. `None` for no more flags.
+
+    Example:
+        >>> parser = LateParser(prog="late")
+        >>> parser.fill = lambda parser: parser.add_argument("--size", type=int)
+        >>> parser.parse_args(["--size", "3"]).size
+        3
+    """
+
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        self.fill: Callable[[LateParser], object] | None = None
+
+    def add_all(self, others: Sequence[argparse.ArgumentParser]) -> None:
+        """Adds the flags of other parsers, as `parents=` does for a parser that is made with all its flags.
+
+        Args:
+            others: Parsers without `--help`.
+        """
+        for other in others:
+            self._add_container_actions(other)
+            self._defaults.update(other._defaults)
+
+    def _filled(self) -> None:
+        fill, self.fill = self.fill, None
+        if fill is not None:
+            fill(self)
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        """As in `argparse`, after `fill`.
+
+        Args:
+            args: As in `argparse`.
+            kwargs: As in `argparse`.
+        """
+        self._filled()
+        return super().parse_known_args(*args, **kwargs)
+
+    def format_help(self) -> str:
+        """As in `argparse`, after `fill`."""
+        self._filled()
+        return super().format_help()
 
 
 class SettingsHelp(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
