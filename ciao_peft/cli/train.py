@@ -21,6 +21,7 @@ def add_commands(commands: argparse._SubParsersAction[LateParser]) -> None:
         usage="%(prog)s [--FLAG VALUE ...]",
         description="Trains one adapter, tests it, and saves it in OUTPUT_DIR/adapter.\n\n"
         "    ciao train --data_dir faces --label_column expression --output_dir runs/mine\n"
+        "    ciao train --csv labels.csv --label_column emotion --test_fraction 0.2 --group_by subject\n"
         "    ciao train --dataset painted_faces --world eight --output_dir runs/eight\n\n"
         "On several GPUs: accelerate launch -m ciao_peft.cli train ...; on several processes without one:\n"
         "ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m ciao_peft.cli train ...",
@@ -63,7 +64,8 @@ def _train(options: argparse.Namespace) -> None:
     if missing := {"train", "test"} - set(map(str, faces)):
         raise DataError(
             f"{options.data_dir or dataset_label(options)} has no {' and no '.join(sorted(missing))} split: make "
-            "folders train/ and test/ in it, each with its faces, or let --protocol k-fold divide them."
+            "folders train/ and test/ in it, each with its faces; hold a part out with --test_fraction 0.2 (and "
+            "--group_by COLUMN, so that nobody is in both); or let --protocol k-fold divide them."
         )
     config = settings_from(options, CIAOConfig, **labels_of(faces["train"]).as_config(), init_seed=arguments.seed)
     encoder = load_encoder(options.encoder)
