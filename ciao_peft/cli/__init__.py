@@ -6,10 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from .._version import __version__
 from ..errors import CIAOError
-from . import data, encoders, report, reproduce, search, sharing
+from . import data, encoders, evaluate, report, reproduce, search, sharing, train
+from .arguments import LateParser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +49,9 @@ def make_parser() -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(prog="ciao", description="Many affective worlds on one frozen face encoder.")
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands: Any = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=LateParser)
+    train.add_commands(commands)
+    evaluate.add_commands(commands)
     for name, run, what in (
         ("adapters", _print_adapters, "adapters that are in the package"),
         ("datasets", _print_datasets, "names that load_faces accepts"),

@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import inspect
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -17,6 +17,68 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PLACEHOLDERS = {int: "N", float: "X", str: "TEXT", None: "TEXT"}
+
+
+class LateParser(argparse.ArgumentParser):
+    """A parser that gets its flags when they are first needed: `ciao --version` must not wait for torch.
+
+    Args:
+        settings: As for `argparse.ArgumentParser`.
+
+    Attributes:
+        fill: Adds the flags; called once, before words are parsed or help is shown. `None` for no more flags.
+        defaults_for: Defaults that follow from what was parsed, such as those of a recipe; the words are then parsed
+            again with them. `None` for none.
+
+    Example:
+        >>> parser = LateParser(prog="late")
+        >>> parser.fill = lambda parser: parser.add_argument("--size", type=int)
+        >>> parser.parse_args(["--size", "3"]).size
+        3
+    """
+
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        self.fill: Callable[[LateParser], object] | None = None
+        self.defaults_for: Callable[[argparse.Namespace], dict[str, Any]] | None = None
+
+    def add_all(self, others: Sequence[argparse.ArgumentParser]) -> None:
+        """Adds the flags of other parsers, as `parents=` does for a parser that is made with all its flags.
+
+        Args:
+            others: Parsers without `--help`.
+        """
+        for other in others:
+            self._add_container_actions(other)
+            self._defaults.update(other._defaults)
+
+    def _filled(self) -> None:
+        fill, self.fill = self.fill, None
+        if fill is not None:
+            fill(self)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As in `argparse`, after `fill`, and with the defaults that follow from the words.
+
+        Args:
+            args: As in `argparse`.
+            namespace: As in `argparse`.
+        """
+        self._filled()
+        found = super().parse_known_args(args, copy.copy(namespace))
+        if self.defaults_for is None or not (settings := self.defaults_for(found[0])):
+            return found
+        before = {name: self.get_default(name) for name in settings}
+        self.set_defaults(**settings)
+        try:
+            return super().parse_known_args(args, namespace)
+        finally:
+            self.set_defaults(**before)
+
+    def format_help(self) -> str:
+        """As in `argparse`, after `fill`."""
+        self._filled()
+        return super().format_help()
 
 
 class SettingsHelp(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -100,56 +162,38 @@ def settings_from(options: argparse.Namespace, settings: type[T], **others: Any)
     return settings(**{name: _value(getattr(options, name), hints[name]) for name in names} | others)
 
 
-def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """Adds `--recipe NAME`, which `parse_with_recipe` follows.
+def add_recipe(parser: LateParser) -> None:
+    """Adds `--recipe NAME`: its settings are the defaults of what a command line leaves out.
 
     Args:
-        parser: With the flags of `CIAOTrainingArguments`.
+        parser: With the flags of `CIAOTrainingArguments` and, if the recipe is to follow the form of the mask, those of
+            `CIAOConfig`.
 
     Example:
-        >>> parser = argparse.ArgumentParser()
+        >>> from ciao_peft import CIAOTrainingArguments
+        >>> parser = LateParser(parents=[settings_parser(CIAOTrainingArguments, title="training")])
         >>> add_recipe(parser)
-        >>> parser.parse_args(["--recipe", "thorough"]).recipe
-        'thorough'
+        >>> options = parser.parse_args(["--recipe", "default", "--views", "1"])
+        >>> options.num_train_epochs, options.views
+        (12, 1)
     """
     from ..trainer.recipes import RECIPES
 
     text = "settings of the training by name; the flags of the training change single ones"
     parser.add_argument("--recipe", choices=[*RECIPES], metavar="|".join(RECIPES), help=text)
+    parser.defaults_for = _recipe_defaults
 
 
-def parse_with_recipe(parser: argparse.ArgumentParser, words: Sequence[str] | None = None) -> argparse.Namespace:
-    """What a command line says, where its recipe stands in for what it leaves out.
-
-    Args:
-        parser: With `--recipe`, the flags of `CIAOTrainingArguments` and, if the recipe is to follow the form of the
-            mask, those of `CIAOConfig`.
-        words: The words of the command line; those of the process when left out.
-
-    Example:
-        >>> from ciao_peft import CIAOTrainingArguments
-        >>> parser = argparse.ArgumentParser(parents=[settings_parser(CIAOTrainingArguments, title="training")])
-        >>> add_recipe(parser)
-        >>> options = parse_with_recipe(parser, ["--recipe", "default", "--views", "1"])
-        >>> options.num_train_epochs, options.views
-        (12, 1)
-    """
-    options = parser.parse_args(words)
-    if options.recipe is None:
-        return options
+def _recipe_defaults(options: argparse.Namespace) -> dict[str, Any]:
     from ..config import CIAOConfig
     from ..trainer.recipes import recipe_settings
 
+    if options.recipe is None:
+        return {}
     form = getattr(options, "inhibition_form", None)
     config = CIAOConfig(problem_type="regression", num_labels=1, **({"inhibition_form": form} if form else {}))
     asked = recipe_settings(options.recipe, config)
-    settings = {name: value for name, value in asked.items() if hasattr(options, name)}
-    before = {name: parser.get_default(name) for name in settings}
-    parser.set_defaults(**settings)
-    try:
-        return parser.parse_args(words)
-    finally:
-        parser.set_defaults(**before)
+    return {name: value for name, value in asked.items() if hasattr(options, name)}
 
 
 def about_views(views: int) -> str | None:

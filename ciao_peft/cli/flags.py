@@ -6,11 +6,11 @@ import argparse
 from typing import Any
 
 
-def add_flag(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
+def add_flag(parser: argparse._ActionsContainer, name: str, **settings: Any) -> None:
     """Adds `--snake_case`; `--snake-case`, as some flags were once written, is still accepted and not shown.
 
     Args:
-        parser: Gets the flag.
+        parser: Gets the flag; a group of flags of a parser, too.
         name: The flag's name without dashes at its start, such as `create_pr`.
         settings: Passed to `add_argument`.
 
@@ -21,5 +21,7 @@ def add_flag(parser: argparse.ArgumentParser, name: str, **settings: Any) -> Non
         (True, False)
     """
     parser.add_argument(f"--{name}", **settings)
+    if "_" not in name:
+        return
     hidden = {**settings, "help": argparse.SUPPRESS, "default": argparse.SUPPRESS}
     parser.add_argument(f"--{name.replace('_', '-')}", dest=name, **hidden)

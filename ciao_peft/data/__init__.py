@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .localizer import crop_faces as crop_faces
     from .localizer import haar_detector as haar_detector
     from .localizer import yunet_detector as yunet_detector
+    from .mapping import map_labels as map_labels
     from .painting import paint_face as paint_face
     from .people import Expression as Expression
     from .people import Person as Person
@@ -72,6 +73,7 @@ __all__ = [
     "list_faces",
     "load_faces",
     "located_landmarks",
+    "map_labels",
     "paint_face",
     "picture_hashes",
     "protocol_folds",
@@ -111,6 +113,7 @@ _MODULE_OF = {
     "list_faces": "loading",
     "load_faces": "loading",
     "located_landmarks": "aligned",
+    "map_labels": "mapping",
     "paint_face": "painting",
     "picture_hashes": "duplicates",
     "protocol_folds": "protocols",

@@ -29,6 +29,7 @@ __all__ = [
     "VIDEO_SUFFIXES",
     "FacesBuilder",
     "LeftOut",
+    "file_mark",
     "fingerprint",
     "image_problem",
     "in_shards",
@@ -309,22 +310,28 @@ def fingerprint(folder: str | os.PathLike[str]) -> str:
     """
     digest = hashlib.sha256()
     for path in walk(folder):
-        try:
-            status = path.stat()
-        except OSError:  # a link to nowhere, or to itself
-            status = None
-        if status is None or not stat.S_ISREG(status.st_mode):  # a pipe or a device has no content to hash
-            digest.update(f"{path.relative_to(folder).as_posix()}\0gone\0".encode(errors="surrogateescape"))
-            continue
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{status.st_size}\0".encode(errors="surrogateescape"))
-        if path.suffix.lower() in _BINARY_SUFFIXES or status.st_size > _LARGE:
-            digest.update(f"{status.st_mtime_ns}\0{status.st_ctime_ns}\0".encode())
-        else:
-            with open_file(path, error=DataError) as file:
-                digest.update(
-                    hashlib.file_digest(file, "sha256").digest() if sys.version_info >= (3, 11) else _sha256(file)
-                )
+        digest.update(path.relative_to(folder).as_posix().encode(errors="surrogateescape") + b"\0" + file_mark(path))
     return digest.hexdigest()
+
+
+def file_mark(path: Path) -> bytes:
+    """What changes when a file does: its size, and its content or, where that costs too much, its times.
+
+    Example:
+        >>> file_mark(Path("nowhere.csv"))
+        b'gone\\x00'
+    """
+    try:
+        status = path.stat()
+    except OSError:  # a link to nowhere, or to itself
+        status = None
+    if status is None or not stat.S_ISREG(status.st_mode):  # a pipe or a device has no content to hash
+        return b"gone\0"
+    mark = f"{status.st_size}\0".encode()
+    if path.suffix.lower() in _BINARY_SUFFIXES or status.st_size > _LARGE:
+        return mark + f"{status.st_mtime_ns}\0{status.st_ctime_ns}\0".encode()
+    with open_file(path, error=DataError) as file:
+        return mark + (hashlib.file_digest(file, "sha256").digest() if sys.version_info >= (3, 11) else _sha256(file))
 
 
 def _sha256(file: IO[bytes]) -> bytes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from ..checking import check_known
 from ..errors import DataError
 
 __all__ = [
@@ -55,26 +56,34 @@ def expression_name(label: str) -> str | None:
     return _CANONICAL.get(label.strip().lower())
 
 
-def label_mapping(source: Sequence[str], target: Sequence[str]) -> list[int | None]:
+def label_mapping(
+    source: Sequence[str], target: Sequence[str], names: Mapping[str, str | None] | None = None
+) -> list[int | None]:
     """Finds the index of the same expression in another dataset, for each label of one dataset.
 
     Class ids mean something else in every dataset (4 is sadness in FER2013, anger in FER+ and fear in AffectNet), so
-    never carry ids over: carry names.
+    never carry ids over: carry names. `map_labels` does so with a whole dataset.
 
     Args:
         source: Names of the labels to translate, for example `faces.features["label"].names`.
         target: Names of the labels to translate into.
+        names: What is not the same by name: the label of `target` for a label of `source`, or `None` for none.
 
     Returns:
         An index into `target` per source label, `None` where the target has no such expression.
 
     Raises:
-        DataError: two target labels mean the same expression.
+        DataError: two target labels mean the same expression, or `names` has a label that is not there.
 
     Example:
         >>> label_mapping(FERPLUS, FER2013)
         [6, 3, 5, 4, 0, 1, 2, None]
+        >>> label_mapping(["at ease", "happy"], ["neutral", "happiness"], {"at ease": "neutral"})
+        [0, 1]
     """
+    names = names or {}
+    check_known("label", names, source, "of the dataset")
+    check_known("label", [name for name in names.values() if name is not None], target, "of the other world")
 
     def meaning(label: str) -> str:
         return expression_name(label) or label.strip().lower()
@@ -82,4 +91,5 @@ def label_mapping(source: Sequence[str], target: Sequence[str]) -> list[int | No
     index = {meaning(name): number for number, name in enumerate(target)}
     if len(index) < len(target):
         raise DataError(f"Two of these labels mean the same expression: {', '.join(map(repr, target))}.")
-    return [index.get(meaning(name)) for name in source]
+    said = {name: None if other is None else list(target).index(other) for name, other in names.items()}
+    return [said[name] if name in said else index.get(meaning(name)) for name in source]

@@ -10,7 +10,26 @@ from pathlib import Path
 from ..errors import DataError, listed
 from .builder import IMAGE_SUFFIXES, LeftOut, walk
 
-__all__ = ["LAYOUTS", "check_class_folders", "looks_like_a_split", "say_what_is_beside", "say_what_is_no_picture"]
+__all__ = [
+    "LAYOUTS",
+    "SPLIT_NAMES",
+    "check_class_folders",
+    "looks_like_a_split",
+    "say_what_is_beside",
+    "say_what_is_not_read",
+]
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""The split that a folder's name, or a table's word, means."""
 
 LAYOUTS = (
     "Looked for `train/` and `test/` (or `validation/`), or for images right in the folder; in each, one folder per "
@@ -71,13 +90,16 @@ def check_class_folders(folder: Path, images: Iterable[Path]) -> None:
         )
 
 
-def say_what_is_beside(folder: Path, read: Sequence[Path], left_out: LeftOut) -> None:
+def say_what_is_beside(
+    folder: Path, read: Sequence[Path], left_out: LeftOut, suffixes: Sequence[str] = IMAGE_SUFFIXES
+) -> None:
     """Counts the pictures that lie beside the folders of splits, where nobody reads them.
 
     Args:
         folder: Holds the splits.
         read: The folders that are read.
         left_out: Where they are counted.
+        suffixes: Of the files that are read.
 
     Example:
         >>> import tempfile
@@ -91,29 +113,30 @@ def say_what_is_beside(folder: Path, read: Sequence[Path], left_out: LeftOut) ->
         1 x image beside the folders of the splits ('Training'): PublicTest
     """
     names = {path.name for path in read}
-    reason = f"image beside the folders of the splits ({listed(names)})"
+    noun = "image" if suffixes is IMAGE_SUFFIXES else "video"
+    reason = f"{noun} beside the folders of the splits ({listed(names)})"
     beside: dict[str, int] = defaultdict(int)
     for path in walk(folder):
         top = path.relative_to(folder).parts[0]
-        if top not in names and path.suffix.lower() in IMAGE_SUFFIXES:
+        if top not in names and path.suffix.lower() in suffixes:
             beside[top] += 1
         elif top == path.name:
-            say_what_is_no_picture([path], left_out)
+            say_what_is_not_read([path], left_out, suffixes)
     for top, count in beside.items():
         left_out.add(reason, top, count)
 
 
-def say_what_is_no_picture(files: Iterable[Path], left_out: LeftOut) -> None:
+def say_what_is_not_read(files: Iterable[Path], left_out: LeftOut, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> None:
     """Counts files that are not read because of their suffix.
 
     Example:
         >>> left_out = LeftOut()
-        >>> say_what_is_no_picture([Path("a.heic"), Path("b.png")], left_out)
+        >>> say_what_is_not_read([Path("a.heic"), Path("b.png")], left_out)
         >>> print(left_out)
         1 x file with the suffix '.heic', which is not read: a.heic
     """
     for path in files:
         suffix = path.suffix.lower()
-        if suffix not in IMAGE_SUFFIXES and path.name.lower() not in _SYSTEM_FILES:
+        if suffix not in suffixes and path.name.lower() not in _SYSTEM_FILES:
             kind = f"file with the suffix {suffix!r}" if suffix else "file without a suffix"
             left_out.add(f"{kind}, which is not read", path.name)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import os
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
-from ..errors import DataError
+from ..errors import DataError, listed, quoted, shortened
 
 if TYPE_CHECKING:
     from datasets import DatasetDict, IterableDatasetDict
@@ -20,6 +21,7 @@ _BUILDERS = {
     "affectnet": "affectnet:AffectNet",
     "painted_faces": "painted_faces:PaintedFaces",
     "imagefolder": "imagefolder:ImageFolder",
+    "table": "facestable:FacesTable",
     "jaffe": "jaffe:Jaffe",
     "emoreact": "emoreact:EmoReact",
     "fer2013": "fer2013:Fer2013",
@@ -56,8 +58,8 @@ def dataset_builder(name: str) -> type[Any]:
     if name not in _BUILDERS:
         names = ", ".join(map(repr, list_faces()))
         raise DataError(
-            f"No dataset is named {name!r}. Datasets: {names}. For pictures of your own use "
-            "`load_faces('imagefolder', folder)`."
+            f"No dataset is named {shortened(repr(name))}. Datasets: {names}. For pictures of your own use "
+            "`load_faces('imagefolder', folder)` or `load_faces(csv='labels.csv')`."
         )
     module, class_name = _BUILDERS[name].split(":")
     return getattr(importlib.import_module(f".{module}", __package__), class_name)
@@ -65,11 +67,13 @@ def dataset_builder(name: str) -> type[Any]:
 
 @overload
 def load_faces(
-    name: str,
+    name: str | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     *,
     protocol: str | None = "default",
     fold: int | str = 0,
+    test_fraction: float | None = None,
+    group_by: str | None = None,
     drop_duplicates: bool = False,
     streaming: Literal[False] = False,
     num_proc: int | None = None,
@@ -80,11 +84,13 @@ def load_faces(
 
 @overload
 def load_faces(
-    name: str,
+    name: str | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     *,
     protocol: str | None = "default",
     fold: int | str = 0,
+    test_fraction: float | None = None,
+    group_by: str | None = None,
     drop_duplicates: bool = False,
     streaming: bool,
     num_proc: int | None = None,
@@ -94,11 +100,13 @@ def load_faces(
 
 
 def load_faces(
-    name: str,
+    name: str | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     *,
     protocol: str | None = "default",
     fold: int | str = 0,
+    test_fraction: float | None = None,
+    group_by: str | None = None,
     drop_duplicates: bool = False,
     streaming: bool = False,
     num_proc: int | None = None,
@@ -107,6 +115,9 @@ def load_faces(
 ) -> DatasetDict | IterableDatasetDict:
     """Loads a dataset of faces by its name, ready for training: columns `image`, `label` and more by dataset.
 
+    A table of one's own needs no name: `load_faces(csv="labels.csv", image_column="photo", label_column="emotion")`. It
+    names its splits (`split_column=`) or is divided (`test_fraction=`); `FacesTableConfig` has its settings.
+
     `label` is a `ClassLabel` (single-label classification), or a list of numbers: regressed values, a distribution over
     the classes, or a 0 or 1 per label. `labels_of` tells which, and what they are called.
 
@@ -114,11 +125,16 @@ def load_faces(
     and identities wherever they are known.
 
     Args:
-        name: One of `list_faces()`.
+        name: One of `list_faces()`; may be left out where `csv=` names a table.
         data_dir: Folder with the files, for every dataset that cannot be drawn on the spot.
         protocol: How it is split for an experiment, one of `PROTOCOLS[name]`; by default the first of them. `None`
             gives the files' own splits.
         fold: Which fold of the protocol, by number or name (JAFFE: `"KA"`); official splits have one.
+        test_fraction: Hold this share of the training rows out as `test`, above 0 and below 1, where there is no test
+            split (`hold_out`).
+        group_by: The column that says which rows belong together, such as the person: nobody is in both parts. Of a
+            folder or table of one's own, the column is kept as `identity`. When left out, it is `identity` where the
+            dataset has that, and rows are divided one by one elsewhere.
         drop_duplicates: Drop training pictures that are identical to another one or to one of the other splits.
         streaming: Read while iterating, without preparing anything on disk first.
         num_proc: Processes that prepare the data.
@@ -141,17 +157,28 @@ def load_faces(
         >>> faces["train"].features["label"].names[:3]
         ['neutral', 'happiness', 'sadness']
     """
+    if name is None:
+        if "csv" not in settings:
+            raise DataError("Which faces? Give the name of a dataset, or `csv=` with a table of your own.")
+        name = "table"
     builder_class = dataset_builder(name)
+    own_columns = "identity_column" in inspect.signature(builder_class.BUILDER_CONFIG_CLASS).parameters
+    if group_by is not None and own_columns and settings.setdefault("identity_column", group_by) != group_by:
+        raise DataError(f"`group_by` and `identity_column` are one; got {quoted(group_by)} and another one.")
     if protocol is not None:
         protocol = _checked_protocol(name, protocol)
         settings = builder_class.settings_for(protocol) | settings
     builder = builder_class(data_dir=data_dir, cache_dir=None if cache_dir is None else str(cache_dir), **settings)
     if streaming:
+        if test_fraction is not None:
+            raise DataError("`test_fraction` needs to know all rows: load the faces without `streaming`.")
         return _streamed(name, builder, protocol, drop_duplicates)
     builder.download_and_prepare(num_proc=num_proc)
     faces = cast("DatasetDict", builder.as_dataset())
     if protocol is not None:
         faces = _fold(name, faces, protocol, fold)
+    if test_fraction is not None:
+        faces = _with_test(name, faces, test_fraction, group_by)
     if drop_duplicates:
         from .duplicates import drop_duplicate_pictures
 
@@ -177,22 +204,52 @@ def _checked_protocol(name: str, protocol: str) -> str:
 def _fold(name: str, faces: DatasetDict, protocol: str, fold: int | str) -> DatasetDict:
     from .protocols import protocol_folds
 
-    names = []
-    for number, candidate in enumerate(protocol_folds(name, faces, protocol)):
-        if str(fold) in (str(number), candidate.name):  # command lines give text
+    folds = list(protocol_folds(name, faces, protocol))
+    names = [candidate.name for candidate in folds]
+    if str(fold) in names:  # a table may name its folds 1, 2, 3
+        return folds[names.index(str(fold))].splits
+    for number, candidate in enumerate(folds):
+        if str(fold) == str(number):  # command lines give text
             return candidate.splits
-        names.append(candidate.name)
     shown = ", ".join(f"{number} ({label})" for number, label in enumerate(names))
     raise DataError(f"Protocol {protocol!r} of {name} has no fold {fold!r}. It has: {shown}.")
 
 
+def _with_test(name: str, faces: DatasetDict, fraction: float, group_by: str | None) -> DatasetDict:
+    """Holds a part of the training rows out as the test split that the faces lack."""
+    from .splits import hold_out
+
+    if "test" in faces or "train" not in faces:
+        raise DataError(
+            f"`test_fraction` divides a training split where there is no test split; there is {listed(faces)}."
+        )
+    train = faces["train"]
+    column = "identity" if "identity" in train.column_names else group_by
+    if group_by is not None and column not in train.column_names:
+        raise DataError(f"{name} has no column {group_by!r} to group by. Its columns: {listed(train.column_names)}.")
+    if column is None:
+        _log(
+            f"{name}: rows are divided one by one, so one person's pictures may be in both train and test. Name the "
+            "column of the people with `group_by`."
+        )
+    rest, test = hold_out(train, fraction, group_by=column)
+    return type(faces)({**faces, "train": rest, "test": test})
+
+
 def _streamed(name: str, builder: FacesBuilder, protocol: str | None, drop_duplicates: bool) -> IterableDatasetDict:
+    from .protocols import has_folds
+
     if drop_duplicates or protocol not in (None, "official"):
         what = "Dropping duplicates" if drop_duplicates else f"Protocol {protocol!r}"
         raise DataError(
             f"{what} needs to know all rows of {name}: load it without `streaming`, or with `protocol=None`."
         )
     faces = builder.as_streaming_dataset()
+    if protocol is not None and has_folds(name, faces):
+        raise DataError(
+            f"The folds of {name} can be divided once all rows are known: load it without `streaming`, or with "
+            "`protocol=None`."
+        )
     return faces if protocol is None else cast("IterableDatasetDict", _fold(name, faces, protocol, 0))
 
 

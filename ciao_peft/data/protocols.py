@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PROTOCOLS",
     "Fold",
+    "has_folds",
     "leave_one_group_out",
     "leave_one_repetition_out",
     "protocol_folds",
@@ -27,15 +28,18 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {
     "emoreact": ("official", "authors-code"),
     "fer2013": ("official", "authors-code"),
     "ferplus": ("official", "authors-code"),
-    "imagefolder": ("official", "k-fold"),
+    "imagefolder": ("official", "k-fold", "leave-one-subject-out"),
     "jaffe": ("leave-one-subject-out", "leave-one-emotion-out", "k-fold", "authors-code"),
     "painted_faces": ("official",),
+    "table": ("official", "k-fold", "leave-one-subject-out"),
 }
 """Protocols of each dataset, the default one first.
 
 - `"official"`: the splits as released. AffectNet's test set was never released: its validation set is the test set
-  here, as in the literature. FER2013 and FER+ are tested on PrivateTest.
-- `"leave-one-subject-out"`: ten folds; each tests on all pictures of one woman. The same face is never in both parts.
+  here, as in the literature. FER2013 and FER+ are tested on PrivateTest. A table whose `split_column` holds whole
+  numbers has a fold for each.
+- `"leave-one-subject-out"`: each fold tests on all pictures of one person, in JAFFE one of ten women. The same face is
+  never in both parts.
 - `"leave-one-emotion-out"`: the paper's words for JAFFE, read as: one of the pictures that one subject made of one
   expression is held out. Three folds; every picture is tested once; every face is also in training, so scores are far
   higher.
@@ -100,7 +104,11 @@ def protocol_folds(
     if missing := [split for split in needed if split not in faces]:
         splits = ", ".join(map(repr, faces))
         raise DataError(f"Protocol {protocol!r} of {name} needs the split {missing[0]!r}; there is {splits} alone.")
-    if protocol == "official":
+    if protocol == "official" and has_folds(name, faces):
+        parts = leave_one_group_out(faces["train"], "fold")
+        for fold, test in sorted(parts, key=lambda part: int(part[0])):
+            yield Fold(fold, _parts(faces["train"], test))
+    elif protocol == "official":
         yield Fold("official", _official(name, faces))
     elif protocol == "authors-code":
         yield Fold("authors-code", _AUTHORS_CODE[name](faces))
@@ -108,6 +116,21 @@ def protocol_folds(
         parts = _FOLDS[protocol](faces["train"], folds, seed)
         for fold, test in parts:
             yield Fold(fold, _parts(faces["train"], test))
+
+
+def has_folds(name: str, faces: Any) -> bool:
+    """Whether a table of one's own says which fold each row is in, and not which split.
+
+    Args:
+        name: The dataset's name in `load_faces`.
+        faces: Its splits.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> has_folds("table", {"train": Dataset.from_dict({"fold": ["0", "1"]})})
+        True
+    """
+    return name == "table" and "train" in faces and "fold" in (faces["train"].features or {})
 
 
 def leave_one_group_out(faces: Dataset, column: str = "identity") -> Iterator[tuple[str, np.ndarray]]:
@@ -129,6 +152,11 @@ def leave_one_group_out(faces: Dataset, column: str = "identity") -> Iterator[tu
         >>> [(name, test.tolist()) for name, test in leave_one_group_out(faces)]
         [('KA', [True, False, True]), ('YM', [False, True, False])]
     """
+    if column not in faces.column_names:
+        raise DataError(
+            f"There is no column {column!r} that says whom a row shows. Columns: {', '.join(faces.column_names)}. Name "
+            "the column of a table of your own with `group_by`."
+        )
     groups = np.array(faces[column])
     names = sorted(set(groups.tolist()))
     if len(names) < 2:

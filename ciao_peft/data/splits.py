@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from ..errors import DataError, listed
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
 
 __all__ = ["hold_out"]
 
 
 def hold_out(
-    faces: Dataset, fraction: float = 0.1, group_by: str | None = "identity", seed: int = 0
+    faces: Dataset | DatasetDict, fraction: float = 0.1, group_by: str | None = "identity", seed: int = 0
 ) -> tuple[Dataset, Dataset]:
     """Splits a dataset in two so that no group is in both parts: a face seen in training cannot test a model.
 
@@ -24,7 +24,7 @@ def hold_out(
     somewhat larger. Each row without a group (`None`) is a group of its own.
 
     Args:
-        faces: The rows to split.
+        faces: The rows to split; of several splits, as `load_faces` returns them, those of `train`.
         fraction: Share of the rows for the second part, above 0 and below 1.
         group_by: Name of the column that says which rows belong together; `None` to split row by row.
         seed: Another seed holds out other groups.
@@ -33,8 +33,8 @@ def hold_out(
         The remaining part and the part held out, each with its rows in their old order.
 
     Raises:
-        DataError: several splits are given, there is no such column, the fraction is out of range, or there are
-            fewer than two groups.
+        DataError: several splits without `train` are given, there is no such column, the fraction is out of range, or
+            there are fewer than two groups.
 
     Example:
         >>> from datasets import Dataset
@@ -46,10 +46,12 @@ def hold_out(
     if not 0 < fraction < 1:
         raise DataError(f"`fraction` must lie between 0 and 1; got {fraction!r}.")
     if isinstance(faces, Mapping):
-        raise DataError(
-            f"`faces` is several splits ({listed(faces)}); give one of them, such as "
-            f"`hold_out(faces[{next(iter(faces), 'train')!r}], {fraction})`."
-        )
+        if "train" not in faces:
+            raise DataError(
+                f"`faces` is several splits ({listed(faces)}) and none of them is 'train'; give one of them, such as "
+                f"`hold_out(faces[{next(iter(faces), 'train')!r}], {fraction})`."
+            )
+        faces = cast("Dataset", faces["train"])
     if group_by is not None and group_by not in faces.column_names:
         raise DataError(
             f"There is no column {group_by!r} to group by. Columns: {', '.join(map(repr, faces.column_names))}. "

@@ -65,8 +65,9 @@ class CIAOTrainingArguments:
             when left out) or of the whole encoder (three tenths of it).
         weight_decay: Weight decay of weights; biases, gains and the decay `a` have none.
         optim: The optimizer: `"adamw"` or `"sgd"` (with Nesterov's momentum).
-        adam_beta1, adam_beta2, adam_epsilon: Settings of AdamW: the decay of its two running means, 0 to below 1, and
-            the term added to the denominator, above 0.
+        adam_beta1: Decay of AdamW's running mean of gradients, 0 to below 1.
+        adam_beta2: Decay of AdamW's running mean of their squares, 0 to below 1.
+        adam_epsilon: Term added to AdamW's denominator, above 0.
         sgd_momentum: Momentum of SGD, 0 to below 1.
         lr_scheduler_type: After the warm-up, rates decay to 0 linearly (`"linear"`) or along a cosine
             (`"cosine"`), or stay `"constant"`.

@@ -154,8 +154,11 @@ def test_small_classes_are_dropped_from_every_split_and_reported(load, folder, c
     faces = load(folder, min_images_per_class=3)
     assert faces.num_rows == {"train": 4, "test": 1}
     assert faces["train"].features["label"].names == ["calm"]
-    assert "5 x image of class 'shy' (2 training images, 3 are needed): 2 in train, 3 in test" in caplog.text
-    assert "1 x image of class 'glad' (0 training images, 3 are needed): 1 in test" in caplog.text
+    assert (
+        "5 x image of class 'shy' (2 training images, `min_images_per_class` is 3): 2 in train, 3 in test"
+        in caplog.text
+    )
+    assert "1 x image of class 'glad' (0 training images, `min_images_per_class` is 3): 1 in test" in caplog.text
 
 
 def test_dropping_every_class_is_an_error_that_counts_them(load, folder):
@@ -389,5 +392,5 @@ def test_real_faces_are_read_with_their_rare_classes_dropped(real_faces, tmp_pat
     assert faces["train"].features["label"].names == ["anger", "disgust", "happiness", "neutral", "sadness", "surprise"]
     counts = np.bincount(faces["train"]["label"])
     assert counts.tolist() == [184, 173, 3292, 4291, 167, 236]
-    assert "class 'fear' (14 training images, 20 are needed): 14 in train, 1 in test" in caplog.text
+    assert "class 'fear' (14 training images, `min_images_per_class` is 20): 14 in train, 1 in test" in caplog.text
     assert faces["test"][0]["image"].size == (96, 96)

@@ -44,9 +44,16 @@ def test_holding_out_keeps_groups_whole_and_loses_no_row():
         assert len(held) >= 0.3 * 15 or len(set(rest["identity"])) == 1
 
 
-def test_holding_out_of_several_splits_asks_for_one_of_them():
-    faces = DatasetDict(train=Dataset.from_dict({"identity": ["ann", "bob"]}))
-    with pytest.raises(DataError, match=r"several splits \('train'\); give one.*`hold_out\(faces\['train'\], 0.2\)`"):
+def test_of_several_splits_the_training_split_is_divided():
+    faces = DatasetDict(train=grouped(*"aabb"), test=grouped("c"))
+    rest, held = hold_out(faces, 0.4)
+    assert {*rest["identity"], *held["identity"]} == {"a", "b"}
+    assert len(faces["train"]) == 4
+
+
+def test_holding_out_of_several_splits_without_train_asks_for_one_of_them():
+    faces = DatasetDict(test=Dataset.from_dict({"identity": ["ann", "bob"]}))
+    with pytest.raises(DataError, match=r"splits \('test'\) and none.*`hold_out\(faces\['test'\], 0.2\)`"):
         hold_out(faces, 0.2)
 
 

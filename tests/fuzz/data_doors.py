@@ -127,7 +127,7 @@ class ImageTables(Door):
 
     def make_seeds(self, folder: Path) -> None:
         rows = [(f"{n}.png", ("happy", "sad")[n % 2], round(n / 7 - 0.4, 3), n % 2, f"p{n // 2}") for n in range(6)]
-        for name in ("csv", "jsonl", "splits", "folders"):
+        for name in ("csv", "jsonl", "splits", "folders", "own-csv", "own-parquet"):
             parts = ("train", "test") if name in ("splits", "folders") else (".",)
             for part in parts:
                 for number, (file, label, *_) in enumerate(rows):
@@ -137,16 +137,34 @@ class ImageTables(Door):
                 if name == "jsonl":
                     lines = [json.dumps({"file_name": r[0], "label": r[2], "identity": r[4]}) for r in rows]
                     (folder / name / part / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+                elif name == "own-parquet":
+                    self._write_parquet(folder / name / "labels.parquet", rows)
+                elif name == "own-csv":
+                    lines = ["image|label|fold", *("|".join(map(str, (r[0], r[1], r[3]))) for r in rows)]
+                    (folder / name / "labels.txt").write_text("\n".join(lines) + "\n")
                 elif name != "folders":
                     lines = ["file_name,label,value,on,identity", *(",".join(map(str, row)) for row in rows)]
                     (folder / name / part / "metadata.csv").write_text("\n".join(lines) + "\n")
+
+    def _write_parquet(self, path: Path, rows: list[Any]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        names, labels, _, folds, people = zip(*rows, strict=True)
+        columns = {"image": names, "label": labels, "fold": folds, "identity": people}
+        pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), path)
 
     def wanted(self, path: Path) -> bool:
         # As often the table as any picture: there are many pictures.
         return path.suffix != ".png" or path.stem in ("0", "3")
 
     def open(self, folder: Path, scratch: Path) -> Any:
-        faces = load_faces("imagefolder", folder, protocol=None, cache_dir=scratch / "cache", min_images_per_class=0)
+        settings: dict[str, Any] = {"protocol": None, "cache_dir": scratch / "cache", "min_images_per_class": 0}
+        own = next((path for path in sorted(folder.iterdir()) if path.stem == "labels"), None)
+        if own is None:
+            faces = load_faces("imagefolder", folder, **settings)
+        else:
+            faces = load_faces(csv=own, split_column="fold", **settings)
         for split in faces.values():
             samples = samples_of(split, Preprocessing(size=(16, 16)))
             samples.labels()

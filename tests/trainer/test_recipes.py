@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ciao_peft import CIAOConfig, CIAOTrainer, CIAOTrainingArguments, cache_features
-from ciao_peft.cli.arguments import add_recipe, parse_with_recipe, settings_from, settings_parser
+from ciao_peft.cli.arguments import LateParser, add_recipe, settings_from, settings_parser
 from ciao_peft.errors import ConfigError, TrainingError
 from ciao_peft.trainer import AdapterJob, train_adapters
 from ciao_peft.trainer.loader import BatchDataset
@@ -80,22 +80,20 @@ def test_the_preset_of_the_paper_says_every_setting_that_the_paper_decides():
 
 
 def parser():
-    import argparse
-
     kinds = [settings_parser(CIAOTrainingArguments, title="training")]
     kinds.append(settings_parser(CIAOConfig, title="adapter", leave_out=("problem_type", "num_labels", "id2label")))
-    made = argparse.ArgumentParser(parents=kinds)
+    made = LateParser(parents=kinds)
     add_recipe(made)
     return made
 
 
 def test_a_recipe_on_the_command_line_is_the_recipe_and_flags_change_it():
     for name in RECIPES:
-        options = parse_with_recipe(parser(), ["--recipe", name])
+        options = parser().parse_args(["--recipe", name])
         assert settings_from(options, CIAOTrainingArguments) == CIAOTrainingArguments.recipe(name)
     words = ["--recipe", "default", "--inhibition_form", "subtractive", "--views", "1"]
     words += ["--class_balanced_batches", "true"]
-    mine = settings_from(parse_with_recipe(parser(), words), CIAOTrainingArguments)
+    mine = settings_from(parser().parse_args(words), CIAOTrainingArguments)
     config = CIAOConfig(**CLASSES, inhibition_form="subtractive")
     assert mine == CIAOTrainingArguments.recipe("default", config, views=1, class_balanced_batches=True)
     assert mine.mask_learning_rate == 1e-3
@@ -103,8 +101,8 @@ def test_a_recipe_on_the_command_line_is_the_recipe_and_flags_change_it():
 
 def test_without_a_recipe_nothing_changes_and_a_parser_is_as_before():
     one = parser()
-    parse_with_recipe(one, ["--recipe", "thorough"])
-    assert settings_from(parse_with_recipe(one, []), CIAOTrainingArguments) == CIAOTrainingArguments()
+    one.parse_args(["--recipe", "thorough"])
+    assert settings_from(one.parse_args([]), CIAOTrainingArguments) == CIAOTrainingArguments()
 
 
 # -- views ------------------------------------------------------------------------------------------------------------
