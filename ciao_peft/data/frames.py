@@ -15,7 +15,16 @@ from ..errors import DataError, DataNotFoundError, MissingExtraError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["READERS", "camera_frames", "frame_places", "is_stream", "read_frames", "sample_frames", "timed_frames"]
+__all__ = [
+    "READERS",
+    "camera_frames",
+    "frame_places",
+    "is_stream",
+    "read_frames",
+    "sample_frames",
+    "timed_frames",
+    "video_seconds",
+]
 
 READERS = ("av", "cv2")
 """Libraries that read videos, PyAV and OpenCV; the first that is installed is used."""
@@ -94,6 +103,32 @@ def camera_frames(number: int) -> Iterator[tuple[float, Image.Image]]:
             yield now - start, Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
     finally:
         capture.release()
+
+
+def video_seconds(path: str | os.PathLike[str]) -> float | None:
+    """How long a video says its pictures last, in seconds; None where it does not say, or PyAV is missing.
+
+    Args:
+        path: A video file that was read before.
+    """
+    try:
+        import av
+        from av.error import FFmpegError
+    except ImportError:
+        return None
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            lengths = []
+            if stream.duration is not None and stream.time_base is not None:
+                lengths.append(float(stream.duration * stream.time_base))
+            elif container.duration is not None:  # in microseconds; of all streams together
+                lengths.append(container.duration / 1e6)
+            if stream.frames and stream.average_rate:  # the duration of a cut AVI is guessed from its size
+                lengths.append(float(stream.frames / stream.average_rate))
+            return max(lengths, default=None)
+    except (FFmpegError, IndexError):
+        return None
 
 
 Pictures = Iterator[tuple[float | None, Callable[[], "Image.Image"]]]
