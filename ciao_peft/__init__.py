@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .losses import supervised_contrastive_loss
     from .model import CIAOModel, CIAOOutput, get_ciao_model
     from .preprocessing import Preprocessing
+    from .reader import FaceReader
     from .saliency import draw_saliency, gradcam_plus_plus, mask_strength, saliency_picture
     from .trainer import AdapterJob, AdapterTraining, CIAOTrainer, CIAOTrainingArguments, train_adapters
 
@@ -39,6 +40,7 @@ __all__ = [
     "CIAOOutput",
     "CIAOTrainer",
     "CIAOTrainingArguments",
+    "FaceReader",
     "Preprocessing",
     "cache_features",
     "draw_saliency",
@@ -64,6 +66,7 @@ _ROOM_OF = {
     "CIAOOutput": "model",
     "CIAOTrainer": "trainer",
     "CIAOTrainingArguments": "trainer",
+    "FaceReader": "reader",
     "Preprocessing": "preprocessing",
     "cache_features": "features",
     "draw_saliency": "saliency",

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
+    "batch_answers",
+    "check_confidence",
     "clip_frames",
+    "if_sure",
     "is_folder",
     "is_several",
     "label_names",
@@ -88,7 +91,7 @@ def predict(
     """
     for config in configs.values():
         label_values(torch.zeros(1, config.num_labels, device="cpu"), config, prior)
-        _check_confidence(min_confidence, config)
+        check_confidence(min_confidence, config)
     is_list, folder = is_several(images), is_folder(images)
     pictures: Sequence[Any] = pictures_in(images) if folder else _sequence(images) if is_list else [images]
     fit, join = preprocessing.fit_all, partial(_normalised, preprocessing=preprocessing, of_clips=frames is not None)
@@ -103,7 +106,7 @@ def predict(
         disable_tqdm=disable_tqdm,
     )
     if min_confidence is not None:
-        worlds = [{name: _if_sure(answer, min_confidence) for name, answer in each.items()} for each in worlds]
+        worlds = [{name: if_sure(answer, min_confidence) for name, answer in each.items()} for each in worlds]
     answers = worlds if by_world else [answer[next(iter(configs))] for answer in worlds]
     if folder:
         return {str(path): answer for path, answer in zip(pictures, answers, strict=True)}
@@ -242,7 +245,7 @@ def read_pictures(
     """
     check_number("batch_size", batch_size, int, 1, error=InputError)
     if len(pictures) == 1:
-        return _answers(read, join([fit(pictures[0])]), configs, prior)
+        return batch_answers(read, join([fit(pictures[0])]), configs, prior)
     from tqdm.auto import tqdm
 
     def fitted(numbered: tuple[int, Any]) -> Fitted:
@@ -258,18 +261,28 @@ def read_pictures(
     with tqdm(total=len(pictures), unit="picture", disable=quiet) as progress:
         made = in_threads(fitted, numbered, ahead=2 * batch_size)
         while batch := list(islice(made, min(batch_size, len(pictures)))):
-            answers += _answers(read, join(batch), configs, prior)
+            answers += batch_answers(read, join(batch), configs, prior)
             progress.update(len(batch))
     return answers
 
 
-def _answers(
+def batch_answers(
     read: Callable[[Tensor], Mapping[str, Tensor]],
     pixels: Tensor,
     configs: Mapping[str, CIAOConfig],
     prior: Prior | None,
 ) -> list[dict[str, dict[str, float]]]:
-    """What each world says of each picture of a batch. What a GPU computes comes back all at once."""
+    """What each world says of each picture of a batch. What a GPU computes comes back all at once.
+
+    Args:
+        read: From pixels of several pictures, `(B, C, H, W)`, to logits `(B, num_labels)` by world.
+        pixels: `(B, C, H, W)`.
+        configs: Configs of the worlds to read in, by name.
+        prior: Frequencies of the classes where the answers are wanted.
+
+    Returns:
+        For each picture the named answers of each world, `{world: {label: value}}`.
+    """
     with torch.inference_mode():
         logits = read(pixels)
         values = [label_values(logits[name], config, prior) for name, config in configs.items()]
@@ -327,7 +340,12 @@ def label_values(logits: Tensor, config: CIAOConfig, prior: Prior | None = None)
     return probabilities(logits.float(), config, prior)
 
 
-def _check_confidence(min_confidence: float | None, config: CIAOConfig) -> None:
+def check_confidence(min_confidence: float | None, config: CIAOConfig) -> None:
+    """Refuses a `min_confidence` that a world cannot have.
+
+    Raises:
+        ConfigError: it is no number from 0 to 1, or the world does not answer with one class of several.
+    """
     if min_confidence is None:
         return
     check_number("min_confidence", min_confidence, float, 0, 1)
@@ -335,7 +353,13 @@ def _check_confidence(min_confidence: float | None, config: CIAOConfig) -> None:
         raise ConfigError(f"`min_confidence` is for one class of several; a world here is {config.problem_type!r}.")
 
 
-def _if_sure(answer: dict[str, float], min_confidence: float) -> dict[str, float] | None:
+def if_sure(answer: dict[str, float], min_confidence: float) -> dict[str, float] | None:
+    """An answer, or None where its likeliest class is less probable than that.
+
+    Example:
+        >>> if_sure({"sad": 0.6, "glad": 0.4}, 0.5), if_sure({"sad": 0.6, "glad": 0.4}, 0.7)
+        ({'sad': 0.6, 'glad': 0.4}, None)
+    """
     return answer if max(answer.values()) >= min_confidence else None
 
 

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..checking import check_choice
-from ..errors import DataError, DataNotFoundError
+from ..errors import DataError, DataNotFoundError, MissingExtraError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["READERS", "frame_places", "read_frames", "sample_frames"]
+__all__ = [
+    "READERS",
+    "camera_frames",
+    "frame_places",
+    "is_stream",
+    "read_frames",
+    "sample_frames",
+    "timed_frames",
+    "video_seconds",
+]
 
 READERS = ("av", "cv2")
 """Libraries that read videos, PyAV and OpenCV; the first that is installed is used."""
@@ -33,12 +44,109 @@ def read_frames(path: str | os.PathLike[str], reader: str | None = None) -> Iter
         DataNotFoundError: the file is missing, or no reader is installed.
         DataError: the file is no video, or is damaged.
     """
-    return (picture() for picture in _pictures(path, reader))
+    return (picture() for _, picture in _pictures(path, reader))
 
 
-def _pictures(path: str | os.PathLike[str], reader: str | None) -> Iterator[Callable[[], Image.Image]]:
-    """Per frame a function that makes an image of it: counting frames costs no conversion."""
-    if not os.path.isfile(path):
+def timed_frames(path: str | os.PathLike[str], reader: str | None = None) -> Iterator[tuple[float | None, Image.Image]]:
+    """Reads every frame of a video, and when it is shown.
+
+    Args:
+        path: The video file, or the address of a stream with its scheme, such as `rtsp://...`, which goes on as long as
+            it is sent.
+        reader: As for `read_frames`.
+
+    Returns:
+        Seconds from the start as the file says, however irregular, or None where it does not say; and an RGB image,
+        upright. They are read one by one while you iterate.
+
+    Raises:
+        DataNotFoundError: the file is missing, or no reader is installed.
+        DataError: it is no video, or is damaged; in its place in the order, after what could be read.
+    """
+    return ((seconds, picture()) for seconds, picture in _pictures(path, reader))
+
+
+def camera_frames(number: int) -> Iterator[tuple[float, Image.Image]]:
+    """Reads the pictures of a camera, for as long as you ask for them.
+
+    Args:
+        number: 0 for the first camera.
+
+    Returns:
+        Seconds since the first picture, and an RGB image. Closing the iterator lets go of the camera.
+
+    Raises:
+        MissingExtraError: OpenCV is missing.
+        DataNotFoundError: there is no such camera, or another program has it.
+        DataError: it stopped sending.
+    """
+    from PIL import Image
+
+    try:
+        import cv2
+    except ImportError:
+        raise MissingExtraError("OpenCV", "Reading a camera", "video") from None
+    capture = cv2.VideoCapture(number)
+    try:
+        if not capture.isOpened():
+            raise DataNotFoundError(
+                f"There is no camera {number}, or another program has it. Cameras are counted from 0."
+            )
+        start, count = None, 0
+        while True:
+            sent, pixels = capture.read()
+            if not sent:
+                raise DataError(f"The camera {number} sent nothing more after {count:,} pictures.")
+            now = time.monotonic()
+            start = now if start is None else start
+            count += 1
+            yield now - start, Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+    finally:
+        capture.release()
+
+
+def video_seconds(path: str | os.PathLike[str]) -> float | None:
+    """How long a video says its pictures last, in seconds; None where it does not say, or PyAV is missing.
+
+    Args:
+        path: A video file that was read before.
+    """
+    try:
+        import av
+        from av.error import FFmpegError
+    except ImportError:
+        return None
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            lengths = []
+            if stream.duration is not None and stream.time_base is not None:
+                lengths.append(float(stream.duration * stream.time_base))
+            elif container.duration is not None:  # in microseconds; of all streams together
+                lengths.append(container.duration / 1e6)
+            if stream.frames and stream.average_rate:  # the duration of a cut AVI is guessed from its size
+                lengths.append(float(stream.frames / stream.average_rate))
+            return max(lengths, default=None)
+    except (FFmpegError, IndexError):
+        return None
+
+
+Pictures = Iterator[tuple[float | None, Callable[[], "Image.Image"]]]
+"""Per frame its seconds and a function that makes an image of it: counting frames costs no conversion."""
+
+
+def is_stream(path: Any) -> bool:
+    """Whether a source is the address of a stream, with its scheme.
+
+    Example:
+        >>> is_stream("rtsp://door/camera"), is_stream("clip.mp4"), is_stream("C:clip.mp4")
+        (True, False, False)
+    """
+    return isinstance(path, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path) is not None
+
+
+def _pictures(path: str | os.PathLike[str], reader: str | None) -> Pictures:
+    if not is_stream(path) and not os.path.isfile(path):
         raise DataNotFoundError(f"There is no video {str(path)!r}.")
     if reader is not None:
         check_choice("reader", reader, READERS, DataError)
@@ -77,7 +185,7 @@ def sample_frames(path: str | os.PathLike[str], count: int, reader: str | None =
     if not total:
         raise DataError(f"{str(path)!r} has no frame that can be read.")
     places = set(frame_places(total, min(count, total)))
-    return [(index, picture()) for index, picture in enumerate(_pictures(path, reader)) if index in places]
+    return [(index, picture()) for index, (_, picture) in enumerate(_pictures(path, reader)) if index in places]
 
 
 def frame_places(total: int, count: int) -> list[int]:
@@ -101,7 +209,7 @@ def frame_places(total: int, count: int) -> list[int]:
     return [(2 * part + 1) * total // (2 * count) for part in range(count)]
 
 
-def _read_with_av(av: Any, path: str | os.PathLike[str]) -> Iterator[Callable[[], Image.Image]]:
+def _read_with_av(av: Any, path: str | os.PathLike[str]) -> Pictures:
     def upright(frame: Any) -> Image.Image:
         image = frame.to_image()
         turn = int(getattr(frame, "rotation", 0) or 0)
@@ -112,12 +220,12 @@ def _read_with_av(av: Any, path: str | os.PathLike[str]) -> Iterator[Callable[[]
             if not container.streams.video:
                 raise DataError(f"{str(path)!r} has no picture, only {len(container.streams)} other stream(s).")
             for frame in container.decode(video=0):
-                yield partial(upright, frame)
+                yield frame.time, partial(upright, frame)
     except av.error.FFmpegError as error:
         raise DataError(f"{str(path)!r} cannot be read as a video: {error}.") from None
 
 
-def _read_with_opencv(cv2: Any, path: str | os.PathLike[str]) -> Iterator[Callable[[], Image.Image]]:
+def _read_with_opencv(cv2: Any, path: str | os.PathLike[str]) -> Pictures:
     from PIL import Image
 
     capture = cv2.VideoCapture(str(path))
@@ -128,7 +236,10 @@ def _read_with_opencv(cv2: Any, path: str | os.PathLike[str]) -> Iterator[Callab
     try:
         if not capture.isOpened():
             raise DataError(f"{str(path)!r} cannot be read as a video.")
+        first = True
         while capture.grab():
-            yield picture
+            seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            yield (seconds if seconds > 0 or first else None), picture
+            first = False
     finally:
         capture.release()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ..checking import check_choice
-from ..errors import DataError, DataNotFoundError, MissingExtraError
+from ..detection import Box, Detector, detected, haar_detector, make_detector, yunet_detector
+from ..errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,128 +19,12 @@ MISSING = ("nearest", "skip", "whole", "error")
 """What `crop_faces` can do with frames in which there is no face."""
 
 
-class Box(NamedTuple):
-    """A rectangle in pixels; x to the right, y down, from the upper left corner.
-
-    Args:
-        x: Left edge.
-        y: Upper edge.
-        width: Pixels to the right of `x`.
-        height: Pixels below `y`.
-
-    Example:
-        >>> Box(4, 2, 10, 20).area
-        200
-    """
-
-    x: int
-    y: int
-    width: int
-    height: int
-
-    @property
-    def area(self) -> int:
-        """Number of pixels inside; 0 where a side is negative."""
-        return max(0, self.width) * max(0, self.height)
-
-    def overlap(self, other: Box) -> float:
-        """Intersection over union of two boxes, 0 to 1; 0 if both are empty.
-
-        Args:
-            other: The box to compare with.
-
-        Example:
-            >>> Box(0, 0, 2, 2).overlap(Box(1, 0, 2, 2))
-            0.3333333333333333
-        """
-        width = min(self.x + self.width, other.x + other.width) - max(self.x, other.x)
-        height = min(self.y + self.height, other.y + other.height) - max(self.y, other.y)
-        shared = max(0, width) * max(0, height)
-        union = self.area + other.area - shared
-        return shared / union if union else 0.0
-
-
-Detector = Callable[[np.ndarray], Sequence[Sequence[float]]]
-"""Takes `(H, W, 3)` uint8 RGB and gives x, y, width, height of each face, in pixels."""
-
-
-def haar_detector(
-    cascade: str | os.PathLike[str] | None = None, *, scale: float = 1.1, neighbours: int = 5
-) -> Detector:
-    """Makes a detector of OpenCV's cascade of Haar features: the face localizer of the paper.
-
-    Args:
-        cascade: A cascade file; OpenCV 4's own frontal one when left out.
-        scale: Factor between the sizes that are looked for; smaller is slower and finds more.
-        neighbours: Hits that make a face; larger gives fewer false ones.
-
-    Returns:
-        A function that takes `(H, W, 3)` uint8 RGB and returns a `Box` per face.
-
-    Raises:
-        MissingExtraError: OpenCV is missing.
-        DataNotFoundError: its cascade classifier or the cascade file is missing (version 5 ships neither).
-        DataError: the file is no Haar cascade.
-    """
-    cv2 = _opencv()
-    if not hasattr(cv2, "CascadeClassifier"):
-        raise DataNotFoundError(
-            f"OpenCV {cv2.__version__} has no cascade classifier: version 5 moved it out. Install "
-            "'opencv-python-headless<5', or use `detector=` with YuNet's .onnx file or a function of your own."
-        )
-    path = Path(cascade) if cascade else Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml"
-    if not path.is_file():
-        raise DataNotFoundError(
-            f"There is no cascade file {str(path)!r}. OpenCV 4 brings its own: install 'opencv-python-headless<5', or "
-            "give the path of a haarcascade_frontalface_default.xml."
-        )
-    classifier = cv2.CascadeClassifier(str(path))
-    if classifier.empty():
-        raise DataError(f"{str(path)!r} is no Haar cascade.")
-
-    def detect(image: np.ndarray) -> list[Box]:
-        grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-        return [Box(*map(int, box)) for box in classifier.detectMultiScale(grey, scale, neighbours)]
-
-    return detect
-
-
-def yunet_detector(model: str | os.PathLike[str], *, threshold: float = 0.7) -> Detector:
-    """Makes a detector of OpenCV's YuNet network; it finds more faces than Haar features do, turned ones too.
-
-    Args:
-        model: The file `face_detection_yunet_*.onnx` of OpenCV's model zoo.
-        threshold: Score from which on a hit counts as a face, 0 to 1.
-
-    Returns:
-        A function that takes `(H, W, 3)` uint8 RGB and returns a `Box` per face.
-
-    Raises:
-        MissingExtraError: OpenCV is missing.
-        DataNotFoundError: the file is missing.
-        DataError: OpenCV cannot read the file as a YuNet model.
-    """
-    cv2 = _opencv()
-    if not Path(model).is_file():
-        raise DataNotFoundError(f"There is no YuNet file {str(model)!r}.")
-    try:
-        network = cv2.FaceDetectorYN.create(str(model), "", (320, 320), threshold)
-    except cv2.error as error:
-        raise DataError(f"{str(model)!r} is no YuNet model that OpenCV {cv2.__version__} can read: {error}.") from None
-
-    def detect(image: np.ndarray) -> list[Box]:
-        network.setInputSize((image.shape[1], image.shape[0]))
-        _, faces = network.detect(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR))
-        return [] if faces is None else [Box(*(int(value) for value in face[:4])) for face in faces]
-
-    return detect
-
-
 class FaceLocalizer:
     """Finds the one face that counts in a picture, and cuts it out as a square.
 
     Args:
-        detector: `"haar"`, the path of a YuNet .onnx or cascade .xml file, or any function from an RGB array to boxes.
+        detector: `"haar"`, `"yunet"`, `"dlib"`, the path of a YuNet .onnx or cascade .xml file, or any function from an
+            RGB array to boxes.
         margin: Added around the box on every side, in shares of its longer side.
         max_side: Pictures are scaled down to this many pixels for detection only; crops come from the whole picture.
         size: Crops larger than this are scaled down to it; `None` keeps them.
@@ -185,7 +67,7 @@ class FaceLocalizer:
                 f"`max_side` must be 32 pixels or more and `size` 8 or more; got {max_side!r} and {size!r}."
             )
         self.margin, self.max_side, self.size = margin, max_side, size
-        self.detect = _detector(detector)
+        self.detect = make_detector(detector)
 
     def boxes(self, image: Image.Image) -> list[Box]:
         """Finds all faces of a picture.
@@ -205,19 +87,7 @@ class FaceLocalizer:
             >>> localizer.boxes(Image.new("RGB", (1280, 960)))  # searched at half its size
             [Box(x=20, y=20, width=40, height=40)]
         """
-        shrink = min(1.0, self.max_side / max(image.size))
-        small = image.convert("RGB")
-        if shrink < 1:
-            small = small.resize((max(1, round(image.width * shrink)), max(1, round(image.height * shrink))))
-        boxes: list[Box] = []
-        for face in self.detect(np.asarray(small)):
-            values = [float(value) for value in face]
-            if len(values) < 4 or not all(map(np.isfinite, values)):
-                raise DataError(f"A detector must give x, y, width and height per face; it gave {face!r}.")
-            box = Box(*(round(value / shrink) for value in values[:4]))
-            if box.area:
-                boxes.append(box)
-        return boxes
+        return [box for box, _ in detected(image.convert("RGB"), self.detect, self.max_side)]
 
     def locate(self, image: Image.Image, previous: Box | None = None) -> Box | None:
         """Finds the one face that counts.
@@ -314,25 +184,3 @@ def crop_faces(
         elif missing == "whole":
             crops.append((index, frame.convert("RGB")))
     return crops
-
-
-def _detector(detector: str | os.PathLike[str] | Detector) -> Detector:
-    if callable(detector):
-        return detector
-    if detector == "haar":
-        return haar_detector()
-    path = Path(str(detector))
-    if path.suffix == ".onnx":
-        return yunet_detector(path)
-    if path.suffix == ".xml":
-        return haar_detector(path)
-    raise DataError(f"`detector` must be 'haar', the path of an .onnx or .xml file, or a function; got {detector!r}.")
-
-
-def _opencv() -> Any:
-    try:
-        import cv2
-    except ImportError:
-        what = "Finding faces without a `detector` of your own"
-        raise MissingExtraError("OpenCV", what, "video") from None
-    return cv2

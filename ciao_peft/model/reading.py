@@ -12,11 +12,13 @@ from torch import Tensor
 
 from ..adapters import Adapter, Source, checked_source, decide_all, frames_read, read_maps, read_mixed
 from ..backbone import Depth, Mask, check_pixels
+from ..detection import finder_of
 from ..errors import AdapterNotFoundError, InputError, quoted
 from ..labels import check_labels
 from ..losses import total_loss
-from ..prediction import predict
+from ..prediction import is_folder, is_several, predict
 from ..probabilities import Prior
+from ..scenes import WorldReader, predict_scenes, warn_of_scene
 from ..surroundings import outside_inference
 from .base import AdaptedBackbone
 from .output import CIAOOutput
@@ -280,6 +282,7 @@ class ReadingModel(AdaptedBackbone):
         images: Any,
         *,
         adapter_names: Sequence[str] | None = None,
+        faces: Any = None,
         prior: Prior | None = None,
         min_confidence: float | None = None,
         batch_size: int = 32,
@@ -287,10 +290,15 @@ class ReadingModel(AdaptedBackbone):
     ) -> Any:
         """Reads pictures with the active adapter, from files to named answers.
 
+        A picture is taken for one face that fills it. A single one of at least 256 pixels each way is looked at first,
+        and a warning says where it shows no face, several, or a small one.
+
         Args:
             images: A path, a PIL image, an array `(H, W)` or `(H, W, 3)` of uint8, or a list of them; or a folder, for
                 the pictures that lie in it. Where an adapter reads clips: a list of clips, each a list of pictures.
             adapter_names: Read in these worlds instead; the answers come by world.
+            faces: Find the faces of each picture and read each of them: a `ciao_peft.detection.FaceFinder`, or a
+                detector as it takes it, such as `"yunet"`. `False` does not even look for more than one.
             prior: How frequent the classes are where the answers are wanted: a share for each class by name,
                 `"uniform"`, or `"training"`. When left out, the probabilities are those that the training left.
             min_confidence: Answer None where the likeliest class is less probable than this, 0 to 1.
@@ -299,10 +307,11 @@ class ReadingModel(AdaptedBackbone):
 
         Returns:
             For each picture `{label: probability}`, likeliest first (`{name: value}` for regression); for one picture
-            not in a list, its own; for a folder `{path: answer}`, in the order of the file names.
+            not in a list, its own; for a folder `{path: answer}`, in the order of the file names. With `faces`, in the
+            place of an answer a list of `ciao_peft.scenes.Face`, the largest first, whose answers are by world.
 
         Raises:
-            InputError: the model is in training mode or has no preprocessing.
+            InputError: the model is in training mode or has no preprocessing; with `faces`, an adapter reads clips.
             ConfigError: `prior` or `min_confidence` does not fit: a class is missing, the adapter does not know the
                 frequencies of its training, or it does not answer with one class of several.
             DataError: a picture cannot be read, or the folder has none.
@@ -326,11 +335,22 @@ class ReadingModel(AdaptedBackbone):
         adapters = self._chosen([self.resolve_adapter()] if adapter_names is None else adapter_names)
         names = list(adapters)
         device = next(self.backbone.parameters()).device
+        configs = {name: adapter.config for name, adapter in adapters.items()}
+
+        def read(pixels: Tensor) -> dict[str, Tensor]:
+            return self._read(names, adapters, pixels.to(device), None)
+
+        if faces is not None and faces is not False:
+            named = {"prior": prior, "min_confidence": min_confidence, "batch_size": batch_size}
+            worlds = WorldReader(read=read, configs=configs, preprocessing=self.preprocessing, **named)
+            return predict_scenes(images, finder_of(faces), worlds)
+        if faces is None and not is_several(images) and not is_folder(images):
+            warn_of_scene(images)
         return predict(
             images,
             self.preprocessing,
-            lambda pixels: self._read(names, adapters, pixels.to(device), None),
-            {name: adapter.config for name, adapter in adapters.items()},
+            read,
+            configs,
             frames=frames_read(names, adapters),
             by_world=adapter_names is not None,
             prior=prior,

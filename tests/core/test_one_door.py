@@ -54,7 +54,7 @@ ALLOWED = {
     ("data/tables.py", "csv.reader"): "from lines that the door reads",
     ("data/tables.py", "csv.DictReader"): "from lines that the door reads",
     ("data/frames.py", "av.open"): "by its path, if that is a regular file",
-    ("data/frames.py", "cv2.VideoCapture"): "by its path, if that is a regular file",
+    ("data/frames.py", "cv2.VideoCapture"): "by its path, if that is a regular file; a camera by its number",
     ("packaged.py", "json.loads"): "a file of this package",
     ("packaged.py", "read_bytes"): "a file of this package",
     ("encoders/conversion.py", "torch.load"): "with `weights_only`, in bounds",

@@ -170,7 +170,7 @@ def test_files_that_are_no_detector_are_refused(tmp_path):
     [
         (
             {"detector": "mtcnn"},
-            r"`detector` must be 'haar', the path of an .onnx or .xml file, or a function; got 'mtcnn'",
+            r"`detector` must be 'haar', 'yunet', 'dlib', the path of an .onnx or .xml file, or .*; got 'mtcnn'",
         ),
         ({"detector": marks, "margin": 5}, "`margin` must lie between"),
         ({"detector": marks, "size": 2}, "`size` 8 or more"),
