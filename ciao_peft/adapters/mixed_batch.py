@@ -280,7 +280,7 @@ def read_maps(
     for opened, members in shared.values():
         units = [] if changed else [index for index in members if requests[index][1] != BASE_ADAPTER]
         own = [(requests[index][0], adapters[requests[index][1]]) for index in units]
-        stacked = stacks(own, opened, batch.device, len(batch))
+        stacked = stacks(own, opened, batch.device, batch.shape[0])
         alone = set(members) - {units[place] for stack in stacked for place in stack.places}
         single = [index for index in members if index in alone]
         asked = [(requests[index][0], masks.get(requests[index][1])) for index in single]

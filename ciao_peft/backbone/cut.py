@@ -335,7 +335,8 @@ class CutBackbone:
             if self._writes_masks:  # without inhibition the mask is u itself, which others may still read
                 masks = [m.clone() for m in masks]
             first = tensors[self._input_index[0]]
-            copies = len(masks[0]) // len(first) if len(masks[0]) > len(first) else 1
+            rows_of = masks[0].shape[0], first.shape[0]  # `len` would fix the batch of every export
+            copies = rows_of[0] // rows_of[1] if rows_of[0] > rows_of[1] else 1
             crossing = self._safe(chosen) if copies == 1 else self._repeated(chosen, copies)
             results.append(self._layout.as_map(self._tail(rooted, *crossing, *masks)[0]))
         return results

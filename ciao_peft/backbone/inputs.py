@@ -54,7 +54,7 @@ pictures need three equal channels: `.expand(-1, 3, -1, -1)`.
     if not isinstance(pixel_values, Tensor):
         kind = type(pixel_values).__name__
         raise InputError(f"`pixel_values` must be a tensor; got {kind}. `model.predict` takes files and images.")
-    if tuple(pixel_values.shape[1:]) != tuple(input_size) or len(pixel_values) == 0:
+    if tuple(pixel_values.shape[1:]) != tuple(input_size) or pixel_values.shape[0] == 0:
         gray = pixel_values.ndim == 4 and pixel_values.shape[1] == 1 and channels == 3
         hint = " Gray pictures need three equal channels: `.expand(-1, 3, -1, -1)`." if gray else ""
         if pixel_values.ndim == 5:
@@ -140,9 +140,10 @@ def check_features(
     if not all(isinstance(f, Tensor) and f.is_floating_point() for f in features):
         raise InputError(f"`features` are the floating-point tensors that `extract_features` returns: {expected}.")
     got = [tuple(f.shape) for f in features]
-    rows = {shape[:1] for shape in got}
+    # No set and no `in`: while a model is exported, the number of rows is a symbol without a value.
+    one_batch = all(shape and shape[0] == got[0][0] != 0 for shape in got)
     allowed = [list(map(tuple, shapes)), list(map(tuple, [*shapes, *excitation_shapes]))]
-    if [shape[1:] for shape in got] not in allowed or len(rows) != 1 or rows == {(0,)}:
+    if [shape[1:] for shape in got] not in allowed or not one_batch:
         u = ", ".join(f"(B, {', '.join(map(str, shape))})" for shape in excitation_shapes)
         raise InputError(
             f"`features` of this backbone are {expected} with one B of 1 or more, and behind them {u} if u is "

@@ -18,7 +18,7 @@ from ..preprocessing import Preprocessing, aligned_as
 from ..saving import SavedAdapter, in_dtype, library_versions
 from ..surroundings import outside_inference
 from .arguments import check_config
-from .reading import ReadingModel
+from .familiar import FamiliarModel
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -74,7 +74,7 @@ def get_ciao_model(
     return model
 
 
-class CIAOModel(ReadingModel):
+class CIAOModel(FamiliarModel):
     """A frozen backbone and the adapters on it.
 
     Whatever `train()` says, the backbone runs in eval mode: its batch-norm statistics would drift otherwise. Each

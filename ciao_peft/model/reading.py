@@ -95,12 +95,12 @@ class ReadingModel(AdaptedBackbone):
         source = checked_source(self._frozen, opened, pixel_values, features, adapter.config.frames)
         feature_map = read_maps([(None, name)], {name: adapter}, self._frozen, features_of=opened, **source)[0]
         logits, embeddings = adapter.decide(feature_map)
-        output = CIAOOutput(logits=logits.to(self._frozen.dtype), embeddings=embeddings.float())
-        if labels is not None:
-            labels = check_labels(labels, adapter.config, len(logits)).to(logits.device, non_blocking=True)
-            losses = total_loss(logits, embeddings, labels, adapter.config)
-            output.loss, output.task_loss, output.contrastive_loss = losses
-        return output
+        answers = {"logits": logits.to(self._frozen.dtype), "embeddings": embeddings.float()}
+        if labels is None:
+            return CIAOOutput(**answers)
+        labels = check_labels(labels, adapter.config, len(logits)).to(logits.device, non_blocking=True)
+        loss, of_task, contrastive = total_loss(logits, embeddings, labels, adapter.config)
+        return CIAOOutput(loss=loss, **answers, task_loss=of_task, contrastive_loss=contrastive)
 
     def _forward_mixed(
         self,
