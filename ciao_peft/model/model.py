@@ -212,7 +212,7 @@ class CIAOModel(FamiliarModel):
             >>> config = CIAOConfig(problem_type="regression", num_labels=2)
             >>> folder = get_ciao_model(load_encoder("small-face"), config).save_pretrained(tempfile.mkdtemp() + "/fer")
             >>> sorted(file.name for file in folder.iterdir())
-            ['README.md', 'adapter_config.json', 'adapter_model.safetensors', 'preprocessor_config.json']
+            ['README.md', 'adapter_config.json', 'adapter_model.safetensors', 'config.json', 'preprocessor_config.json']
         """
         return save_with_card(folder, self.saved_adapter(adapter_name, training=training, dtype=dtype), picture)
 
