@@ -216,16 +216,25 @@ class CIAOForImageClassification(nn.Module):
                 raise
             return getattr(self._modules["model"], name)
 
-    def forward(self, pixel_values: Tensor | None = None, labels: Tensor | None = None, **others: Any) -> CIAOOutput:
+    def forward(  # no `**kwargs`: `Trainer` would take it for a model that divides its own loss
+        self,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        features: Tensor | Sequence[Tensor] | None = None,
+        adapter_names: Sequence[str] | None = None,
+    ) -> CIAOOutput:
         """Reads a batch with the active adapter.
 
         Args:
-            pixel_values, labels: As for `CIAOModel.forward`.
-            **others: `features`, as there.
+            pixel_values, labels, features, adapter_names: As for `CIAOModel.forward`; in a mixed batch, logits are
+                those of the model.
         """
-        output = cast("CIAOOutput", self.model(pixel_values, labels, **others))
+        output = self.model(pixel_values, labels, features=features, adapter_names=adapter_names)
+        if not isinstance(output, CIAOOutput) or not isinstance(output.logits, Tensor):
+            return output
         temperature = self.model.peft_config[self.model.resolve_adapter()].probability_temperature
-        if temperature != 1 and isinstance(output, CIAOOutput) and isinstance(output.logits, Tensor):
+        if temperature != 1:
             output.logits = output.logits / temperature
         return output
 
