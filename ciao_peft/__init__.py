@@ -10,7 +10,9 @@ Example:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
 
 from ._lazy import lazy_names
 from ._version import __version__ as __version__
@@ -83,4 +85,19 @@ _ROOM_OF = {
 }
 
 
-__getattr__, __dir__ = lazy_names(__name__, _ROOM_OF)
+_get, __dir__ = lazy_names(__name__, _ROOM_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOM_OF:
+        _meet_transformers()
+    return _get(name)
+
+
+def _meet_transformers() -> None:
+    """Tells transformers' `Auto` classes of our folders, where a program has them already; loads nothing otherwise."""
+    if "transformers.models.auto.modeling_auto" in sys.modules and "torch" in sys.modules:
+        importlib.import_module(".integrations.transformers", __name__)
+
+
+_meet_transformers()

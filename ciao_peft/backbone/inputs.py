@@ -144,9 +144,10 @@ def check_features(
     if not all(isinstance(f, Tensor) and f.is_floating_point() for f in features):
         raise InputError(f"`features` are the floating-point tensors that `extract_features` returns: {expected}.")
     got = [tuple(f.shape) for f in features]
+    # No set, and no `in` over rows: while a model is exported, the number of rows is a symbol without a value.
+    one_batch = all(shape and shape[0] == got[0][0] != 0 for shape in got)
     allowed = [list(map(tuple, shapes)), list(map(tuple, [*shapes, *excitation_shapes]))]
-    fits = [shape[1:] for shape in got] in allowed
-    if not fits or any(shape[:1] != got[0][:1] for shape in got) or got[0][:1] == (0,):
+    if [shape[1:] for shape in got] not in allowed or not one_batch:
         u = ", ".join(f"(B, {', '.join(map(str, shape))})" for shape in excitation_shapes)
         without_depths = [crossing, [*crossing, *map(tuple, excitation_shapes)]]
         if depth_sizes and [shape[1:] for shape in got] in without_depths:

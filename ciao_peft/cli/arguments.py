@@ -120,7 +120,7 @@ def settings_parser(settings: type[Any], *, title: str, leave_out: Collection[st
     """
     from transformers import HfArgumentParser
 
-    texts, hints = argument_texts(settings), get_type_hints(settings)
+    texts, hints = argument_texts(settings), _hints(settings)
     flags = []
     for field in dataclasses.fields(settings):
         if field.name not in leave_out:
@@ -157,7 +157,7 @@ def settings_from(options: argparse.Namespace, settings: type[T], **others: Any)
         >>> settings_from(argparse.Namespace(seed=3), CIAOTrainingArguments, learning_rate=0.1).learning_rate
         0.1
     """
-    hints = get_type_hints(settings)
+    hints = _hints(settings)
     names = [field.name for field in dataclasses.fields(cast("Any", settings)) if hasattr(options, field.name)]
     return settings(**{name: _value(getattr(options, name), hints[name]) for name in names} | others)
 
@@ -226,6 +226,12 @@ def argument_texts(documented: type[Any]) -> dict[str, str]:
         names, _, text = entry.partition(": ")
         texts |= dict.fromkeys(names.split(", "), " ".join(text.split()))
     return texts
+
+
+def _hints(settings: type[Any]) -> dict[str, Any]:
+    from ..trainer.flag_values import kinds_of  # late: the room brings torch along
+
+    return {name: kinds_of(hint) for name, hint in get_type_hints(settings).items()}
 
 
 def _flag_type(hint: Any) -> Any:

@@ -23,6 +23,7 @@ from ..saving import (
     read_json,
     save_adapter,
 )
+from ..saving.auto_class_files import HUB_CONFIG_FILE, hub_config, is_no_other_models
 from ..saving.files import local_path
 from .bundled import bundled_folder, list_adapters
 from .downloading import MAX_WEIGHTS_BYTES, RepoFile, Snapshot, prefix_of, read_pretrained
@@ -151,7 +152,7 @@ def publish_adapter(
         ciao_peft.errors.AdapterFileError: No adapter folder at 'no/such/folder'. ...
     """
     folder, prefix = local_path(folder), prefix_of(subfolder)
-    load_adapter(folder)
+    config = load_adapter(folder).config
     if repo_id in list_adapters():
         warnings.warn(
             f"'{repo_id}' is also an adapter in this package, which is what that name loads; load this one with "
@@ -171,6 +172,8 @@ def publish_adapter(
         theirs = card_without_record(lambda file: head.read(prefix + file), CONFIG_FILE)
         card = adapter_card(record, name, existing=merge_cards(mine, theirs), **has)
         changes = {**files, CARD_FILE: card.encode()}
+        if is_no_other_models(head.read(prefix + HUB_CONFIG_FILE)):
+            changes[HUB_CONFIG_FILE] = hub_config(config)
         changes = {prefix + path: content for path, content in changes.items()}
         if prefix:
             others = {path.removesuffix("/" + CONFIG_FILE) for path in head.files if path.endswith("/" + CONFIG_FILE)}

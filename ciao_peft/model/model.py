@@ -20,7 +20,7 @@ from ..preprocessing import Preprocessing, aligned_as
 from ..saving import SavedAdapter, in_dtype, library_versions
 from ..surroundings import outside_inference
 from .arguments import check_config
-from .reading import ReadingModel
+from .familiar import FamiliarModel
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -76,7 +76,7 @@ def get_ciao_model(
     return model
 
 
-class CIAOModel(ReadingModel):
+class CIAOModel(FamiliarModel):
     """A frozen backbone and the adapters on it.
 
     Whatever `train()` says, the backbone runs in eval mode: its batch-norm statistics would drift otherwise. Each
@@ -214,7 +214,7 @@ class CIAOModel(ReadingModel):
             >>> config = CIAOConfig(problem_type="regression", num_labels=2)
             >>> folder = get_ciao_model(load_encoder("small-face"), config).save_pretrained(tempfile.mkdtemp() + "/fer")
             >>> sorted(file.name for file in folder.iterdir())
-            ['README.md', 'adapter_config.json', 'adapter_model.safetensors', 'preprocessor_config.json']
+            ['README.md', 'adapter_config.json', 'adapter_model.safetensors', 'config.json', 'preprocessor_config.json']
         """
         return save_with_card(folder, self.saved_adapter(adapter_name, training=training, dtype=dtype), picture)
 

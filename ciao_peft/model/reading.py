@@ -98,12 +98,12 @@ class ReadingModel(AdaptedBackbone):
         source = checked_source(self._frozen, opened, pixel_values, features, frames, depths)
         seen = read_maps([(None, name)], {name: adapter}, self._frozen, features_of=opened, **source)[0]
         logits, embeddings = adapter.decide(seen)
-        output = CIAOOutput(logits=logits.to(self._frozen.dtype), embeddings=embeddings.float())
-        if labels is not None:
-            labels = check_labels(labels, adapter.config, len(logits)).to(logits.device, non_blocking=True)
-            losses = total_loss(logits, embeddings, labels, adapter.config, adapter.head.prototypes)
-            output.loss, output.task_loss, output.contrastive_loss = losses
-        return output
+        answers = {"logits": logits.to(self._frozen.dtype), "embeddings": embeddings.float()}
+        if labels is None:
+            return CIAOOutput(**answers)
+        labels = check_labels(labels, adapter.config, len(logits)).to(logits.device, non_blocking=True)
+        losses = total_loss(logits, embeddings, labels, adapter.config, adapter.head.prototypes)
+        return CIAOOutput(loss=losses[0], **answers, task_loss=losses[1], contrastive_loss=losses[2])
 
     def _forward_mixed(
         self,

@@ -14,6 +14,7 @@ from ..checking import check_choice, is_number, make_plain
 from ..errors import CIAOError, ConfigError, DataError, listed, quoted, shortened
 from .alignment import Alignment, aligned, alignment_of
 from .pictures import RESAMPLES, Resample, as_mode, normalised, open_picture, resized_to
+from .processors import PROCESSOR_TYPE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +25,6 @@ __all__ = ["MAX_SIDE", "CropMode", "Mode", "Preprocessing"]
 
 MAX_SIDE = 4096
 """Of the pixels that an encoder is fed."""
-
 Mode = Literal["RGB", "BGR", "L"]
 CropMode = Literal["squash", "center", "border"]
 
@@ -293,7 +293,8 @@ class Preprocessing:
             >>> Preprocessing.from_dict(Preprocessing(mode="L", mean=(0.5,), std=(0.2,)).to_dict()).mode
             'L'
         """
-        unknown, missing = set(data) - _KEYS - {"align"}, _KEYS - set(data)
+        own = {key for key, value in PROCESSOR_TYPE.items() if data.get(key) == value}
+        unknown, missing = set(data) - _KEYS - {"align"} - own, _KEYS - set(data)
         if unknown or missing:
             what = f"unknown keys {listed(unknown)}" if unknown else f"no {listed(missing)}"
             raise ConfigError(

@@ -11,7 +11,10 @@ from ..door import read_json
 from ..errors import ConfigError, quoted, shortened
 from .pictures import RESAMPLES, Resample
 
-__all__ = ["settings_of", "stored_with"]
+__all__ = ["PROCESSOR_TYPE", "settings_of", "stored_with"]
+
+PROCESSOR_TYPE = {"image_processor_type": "CIAOImageProcessor"}
+"""What the file of an adapter's preprocessing holds besides: by this name, `AutoImageProcessor` knows whose it is."""
 
 _FILE = "preprocessor_config.json"
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from ..checking import all_finite, check_choice
 from ..config import CIAOConfig
 from ..errors import AdapterConfigError, AdapterFileError, ConfigError, listed, quoted
+from ..preprocessing.processors import PROCESSOR_TYPE
+from .auto_class_files import HUB_CONFIG_FILE, hub_config, may_be_written
 from .digest import DIGEST, check_digest, read_covered, sha256_of, with_digest
 from .files import MAX_JSON_BYTES, local_path, read_json, read_steadily, to_json, write_folder
 from .safetensors_file import parse_tensors, read_weights
@@ -161,7 +163,7 @@ def save_adapter(
     files = {WEIGHTS_FILE: weights}
     try:
         if adapter.preprocessing is not None:
-            files[PREPROCESSOR_FILE] = to_json(adapter.preprocessing)
+            files[PREPROCESSOR_FILE] = to_json(adapter.preprocessing | PROCESSOR_TYPE)
             covered[PREPROCESSOR_FILE] = sha256_of(files[PREPROCESSOR_FILE])
         files[CONFIG_FILE] = with_digest(record, covered)
     except (TypeError, ValueError, RecursionError) as error:
@@ -175,6 +177,8 @@ def save_adapter(
             f"{MAX_JSON_BYTES:,} is read. Nothing was saved; give shorter names in `id2label`, or less in "
             "`training`."
         )
+    if may_be_written(folder):
+        files = {HUB_CONFIG_FILE: hub_config(adapter.config), **files}
     files = {**(extra_files(record) if extra_files else {}), **files}  # the config comes last
     return write_folder(folder, files, replacing=(PREPROCESSOR_FILE, PICTURE_FILE))
 
@@ -212,7 +216,8 @@ def _load(folder: Path) -> SavedAdapter:
     covered, preprocessing = {WEIGHTS_FILE: record["weights_sha256"]}, None
     preprocessor = folder / PREPROCESSOR_FILE
     if os.path.lexists(preprocessor):  # a link that leads nowhere is an error, not "none"
-        preprocessing, covered[PREPROCESSOR_FILE] = read_covered(preprocessor)
+        stored, covered[PREPROCESSOR_FILE] = read_covered(preprocessor)
+        preprocessing = {key: value for key, value in stored.items() if PROCESSOR_TYPE.get(key) != value}
     if record["format_version"] > _WITHOUT_DIGEST:
         check_digest(record, covered, path, version=_WITHOUT_DIGEST)
     return SavedAdapter(

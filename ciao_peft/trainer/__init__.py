@@ -9,14 +9,16 @@ from .job import Job
 from .loader import BatchDataset, BatchLoader
 from .loop import TrainingLoop
 from .many import AdapterJob, AdapterTraining, sorted_alike, train_adapters, trains_at_once
+from .optimizer import adapter_optimizer
 from .outputs import PredictionOutput, TrainOutput
-from .sampler import BalancedBatchSampler, plan_epoch
+from .sampler import BalancedBatchSampler, BalancedSampler, plan_epoch
 from .trainer import CIAOTrainer
 
 __all__ = [
     "AdapterJob",
     "AdapterTraining",
     "BalancedBatchSampler",
+    "BalancedSampler",
     "BatchDataset",
     "BatchLoader",
     "CIAOTrainer",
@@ -25,6 +27,7 @@ __all__ = [
     "PredictionOutput",
     "TrainOutput",
     "TrainingLoop",
+    "adapter_optimizer",
     "gather_rows",
     "make_accelerator",
     "plan_epoch",

@@ -6,12 +6,13 @@ import math
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..checking import check_choice, check_flag, check_known, check_number, make_plain
 from ..config import CIAOConfig
 from ..errors import ConfigError, quoted
+from .flag_values import flag_or_text, text_or_texts
 from .recipes import recipe_settings
 
 if TYPE_CHECKING:
@@ -22,6 +23,14 @@ Schedule = Literal["linear", "cosine", "constant"]
 Strategy = Literal["no", "steps", "epoch"]
 FeatureDevice = Literal["auto", "cpu", "device"]
 Compile = Literal[False, True, "inductor", "cuda-graphs"]
+
+if TYPE_CHECKING:
+    FlagOrText = bool | str
+    FlagOrTextOrNone = bool | str | None
+    TextOrTexts = str | tuple[str, ...]
+else:  # `HfArgumentParser` calls what is no type that it knows with the text of the flag
+    FlagOrText = FlagOrTextOrNone = flag_or_text
+    TextOrTexts = text_or_texts
 
 MASK_RATE_FACTOR = 10.0
 """`mask_learning_rate` over `learning_rate` where it is left out: divided features move that much slower."""
@@ -42,6 +51,7 @@ _ON_THE_WAY = (
 )
 _WHERE = ("feature_device", "compile")  # as the device itself, they change no more than the rounding
 _WHEN = ("eval_strategy", "eval_steps", "save_strategy", "save_steps", "save_total_limit", "resume_from_checkpoint")
+_ALONE = {"nargs": "?", "const": True}  # for argparse: `--bf16` without a value
 _LENGTH = ("num_train_epochs", "max_steps", "warmup_ratio", "warmup_steps")
 
 
@@ -159,7 +169,7 @@ class CIAOTrainingArguments:
     warmup_ratio: float = 0.0
     warmup_steps: int = 0
     max_grad_norm: float = 1.0
-    bf16: bool | str = False
+    bf16: FlagOrText = field(default=False, metadata=_ALONE)
     fp16: bool = False
     class_balanced_batches: bool = True
     class_balance: float = 0.5
@@ -174,7 +184,7 @@ class CIAOTrainingArguments:
     early_stopping_patience: int | None = None
     early_stopping_threshold: float = 0.0
     logging_steps: int = 10
-    report_to: str | tuple[str, ...] = "jsonl"
+    report_to: TextOrTexts = "jsonl"
     two_steps: bool = False
     views: int = 1
     average_last: float = 0.0
@@ -182,10 +192,10 @@ class CIAOTrainingArguments:
     dataloader_num_workers: int = 0
     ddp_timeout: int = 1800
     disable_tqdm: bool | None = None
-    resume_from_checkpoint: bool | str | None = None
+    resume_from_checkpoint: FlagOrTextOrNone = field(default=None, metadata=_ALONE)
     feature_cache: str = "auto"
     feature_device: FeatureDevice = "auto"
-    compile: bool | str = False
+    compile: FlagOrText = field(default=False, metadata=_ALONE)
 
     def __post_init__(self) -> None:
         make_plain(self)

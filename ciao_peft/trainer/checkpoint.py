@@ -125,7 +125,7 @@ class AdapterCheckpoints:
         ...     checkpoint = Path(folder) / "checkpoint-5"
         ...     AdapterCheckpoints(model, "default").save(checkpoint, {}, None, state)
         ...     sorted(path.name for path in checkpoint.iterdir() if path.suffix == ".json")
-        ['adapter_config.json', 'trainer_state.json']
+        ['adapter_config.json', 'config.json', 'trainer_state.json']
     """
 
     model: CIAOModel

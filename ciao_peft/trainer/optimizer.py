@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from ..config import CIAOConfig
 from ..errors import TrainingError
 from ..losses import Losses, total_loss
+from ..model import CIAOModel
 from .accelerator import gather_rows
 from .arguments import CIAOTrainingArguments
 from .loader import Batch
@@ -137,3 +139,34 @@ def make_optimizer(
         return torch.optim.SGD(groups, lr=args.learning_rate, momentum=momentum, nesterov=momentum > 0, fused=True)
     betas = (args.adam_beta1, args.adam_beta2)
     return torch.optim.AdamW(groups, lr=args.learning_rate, betas=betas, eps=args.adam_epsilon, fused=True)
+
+
+def adapter_optimizer(model: CIAOModel, adapter_name: str | None = None, **settings: Any) -> torch.optim.Optimizer:
+    """The optimiser of `CIAOTrainer` for any other loop: mask, own encoder and head each with its own rate.
+
+    Args:
+        model: Holds the adapter.
+        adapter_name: Which adapter; the active one when left out.
+        **settings: Those of `CIAOTrainingArguments` that are about the optimiser: `learning_rate`,
+            `mask_learning_rate`, `encoder_learning_rate`, `weight_decay`, `optim`, `adam_beta1` and the like. When left
+            out, the mask's rate is ten times that of the head.
+
+    Returns:
+        An optimiser whose `param_groups` have `lr`; schedulers scale all of them alike.
+
+    Raises:
+        ConfigError: a setting is of the wrong type or out of range.
+        TypeError: an unknown setting.
+        AdapterNotFoundError, NoActiveAdapterError: there is no such adapter.
+        TrainingError: the adapter has nothing that is trained.
+
+    Example:
+        >>> from ciao_peft import get_ciao_model, load_encoder
+        >>> model = get_ciao_model(load_encoder("small-face"), CIAOConfig(problem_type="regression", num_labels=2))
+        >>> optimizer = adapter_optimizer(model, learning_rate=1e-3)
+        >>> {group["part"]: group["lr"] for group in optimizer.param_groups}
+        {'mask': 0.01, 'head': 0.001}
+    """
+    name = model.resolve_adapter(adapter_name)
+    args = CIAOTrainingArguments(**settings)
+    return make_optimizer(model.adapter_parameters(name), args, model.peft_config[name].tuning, name)

@@ -75,7 +75,7 @@ def smallest_batch(num_samples: int, batch_size: int) -> int:
 
 
 def plan_epoch(
-    groups: np.ndarray, batch_size: int, *, seed: int, epoch: int, balance: float | None = None
+    groups: np.ndarray, batch_size: int, *, seed: int, epoch: int, balance: float | None = None, even: bool = True
 ) -> list[np.ndarray]:
     """The batches of one epoch, as indices of samples.
 
@@ -87,6 +87,7 @@ def plan_epoch(
         seed, epoch: Decide the order, together with the groups, and nothing else does.
         balance: Draw samples by group, as `draws_per_group` says and in pairs of two samples of one group; every batch
             gets such a pair while there are any. `None`: every sample once, in random order.
+        even: When `False`, all batches but the last have `batch_size` samples, as a loader cuts them.
 
     Returns:
         As many batches as it takes for N samples; those of a balanced epoch repeat samples of small groups and leave
@@ -100,8 +101,11 @@ def plan_epoch(
     rng = np.random.default_rng([seed, epoch])
     total = len(groups)
     num_batches = -(-total // batch_size)
+    sizes = np.array([len(part) for part in np.array_split(np.arange(total), num_batches)])
+    if not even:
+        sizes = np.minimum(batch_size, total - batch_size * np.arange(num_batches))
     if balance is None:
-        return np.array_split(rng.permutation(total), num_batches)
+        return np.split(rng.permutation(total), np.cumsum(sizes)[:-1])
     members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups))[:-1])
     draws = draws_per_group(np.array([len(own) for own in members]), balance, rng)
     # Each group's draws go in pairs; what is odd stays single.
@@ -114,7 +118,6 @@ def plan_epoch(
         singles.append(drawn[paired:])
     pairs = rng.permutation(np.concatenate(pairs))
     singles = np.concatenate(singles)
-    sizes = np.array([len(part) for part in np.array_split(np.arange(total), num_batches)])
     first = np.where(sizes >= 2, 2, 0)
     first[np.cumsum(first) > 2 * len(pairs)] = 0
     num_first = int(first.sum()) // 2
@@ -222,5 +225,92 @@ class BalancedBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """The batches of this epoch, each a list of indices into the dataset."""
-        plan = plan_epoch(self._groups, self._batch_size, seed=self._seed, epoch=self.epoch, balance=self._balance)
-        return (batch.tolist() for batch in plan)
+        return (batch.tolist() for batch in self.plan())
+
+    def plan(self, even: bool = True) -> list[np.ndarray]:
+        """The batches of this epoch, as `plan_epoch` makes them.
+
+        Args:
+            even: As for `plan_epoch`.
+
+        Example:
+            >>> import torch
+            >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=2)
+            >>> [len(batch) for batch in BalancedBatchSampler(torch.tensor([0, 1, 1, 0, 1]), config, 3).plan()]
+            [3, 2]
+        """
+        place: dict[str, int] = {"seed": self._seed, "epoch": self.epoch}
+        return plan_epoch(self._groups, self._batch_size, balance=self._balance, even=even, **place)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of an epoch."""
+        return len(self._groups)
+
+
+class BalancedSampler(Sampler[int]):
+    """The same balance of classes and pairs for whoever cuts the indices into batches: `Trainer`, Lightning, a loader.
+
+    Cut into batches of `batch_size`, in order, every batch has a positive pair while there are any; the last one is
+    what is left over. In all else as `BalancedBatchSampler`.
+
+    Args:
+        labels, config, class_balance, seed: As for `BalancedBatchSampler`.
+        batch_size: Samples that the loader puts into a batch.
+
+    Raises:
+        ConfigError, InputError: as for `BalancedBatchSampler`.
+
+    Example:
+        >>> import torch
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> labels = torch.tensor([0, 0, 0, 0, 0, 1, 1, 2, 2, 2])
+        >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=3)
+        >>> sampler = BalancedSampler(labels, config, batch_size=4)
+        >>> loader = DataLoader(TensorDataset(labels), batch_size=4, sampler=sampler)
+        >>> [(len(batch), len(batch.unique()) < len(batch)) for (batch,) in loader]
+        [(4, True), (4, True), (2, True)]
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        config: CIAOConfig,
+        batch_size: int,
+        *,
+        class_balance: float | None = 0.5,
+        seed: int = 42,
+    ):
+        self._batches = BalancedBatchSampler(labels, config, batch_size, class_balance=class_balance, seed=seed)
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch that iteration gives the samples of."""
+        return self._batches.epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose samples the next iteration gives.
+
+        Args:
+            epoch: 0 or more.
+
+        Raises:
+            ConfigError: it is no whole number, or below 0.
+
+        Example:
+            >>> import torch
+            >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=2)
+            >>> sampler = BalancedSampler(torch.tensor([0, 1] * 8), config, batch_size=4)
+            >>> sampler.set_epoch(3)
+            >>> sampler.epoch
+            3
+        """
+        self._batches.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        """Samples of an epoch."""
+        return self._batches.num_samples
+
+    def __iter__(self) -> Iterator[int]:
+        """The samples of this epoch, as indices into the dataset."""
+        return iter([index for batch in self._batches.plan(even=False) for index in batch.tolist()])

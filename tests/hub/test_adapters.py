@@ -37,7 +37,7 @@ def test_what_was_published_is_loaded_bit_for_bit(hub, problem):
 
 
 def test_publishing_is_one_commit_of_exactly_the_adapters_files(hub, published):
-    assert set(hub.files("ann/faces")) == {CONFIG, WEIGHTS, CARD}
+    assert set(hub.files("ann/faces")) == {CONFIG, WEIGHTS, CARD, "config.json"}
     assert [commit.title for commit in hub.repos["ann/faces"].commits.values()] == [
         "initial commit",
         "Upload with ciao_peft",
@@ -53,7 +53,7 @@ def test_publishing_the_same_again_makes_no_commit(hub, published):
 def test_what_the_new_adapter_lacks_is_taken_away(hub, published):
     hub.repos["ann/faces"].commit({"saliency.png": b"\x89PNG", "notes.txt": b"mine"})
     published.push_to_hub("ann/faces", token="hf_ann")
-    assert set(hub.files("ann/faces")) == {CONFIG, WEIGHTS, CARD, "notes.txt"}
+    assert set(hub.files("ann/faces")) == {CONFIG, WEIGHTS, CARD, "config.json", "notes.txt"}
 
 
 def test_private_repositories_open_to_their_owner_alone(hub):
@@ -101,7 +101,7 @@ def test_several_adapters_share_a_repository(hub):
         model.push_to_hub("ann/worlds", subfolder=name, token="hf_ann")
     assert set(hub.files("ann/worlds")) == {
         CARD,
-        *(f"{name}/{file}" for name in PROBLEMS for file in (CONFIG, WEIGHTS, CARD)),
+        *(f"{name}/{file}" for name in PROBLEMS for file in (CONFIG, WEIGHTS, CARD, "config.json")),
     }
     assert all(f"]({name}/{CARD})" in hub.files("ann/worlds")[CARD].decode() for name in PROBLEMS)
     assert (

@@ -65,3 +65,25 @@ def test_rates_rise_in_the_warm_up_and_fall_along_half_a_cosine():
     assert rates[:2] == [0.5, 1.0]
     assert rates[2:] == pytest.approx([(1 + math.cos(math.pi * k / 8)) / 2 for k in range(8)])
     assert CIAOTrainingArguments(lr_scheduler_type="constant").rate_factor(9, 10) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", {}),
+        ("--learning_rate 0.5 --num_train_epochs 3", {"learning_rate": 0.5, "num_train_epochs": 3}),
+        ("--bf16", {"bf16": True}),
+        ("--bf16 auto", {"bf16": "auto"}),
+        ("--compile inductor", {"compile": "inductor"}),
+        ("--output_dir runs --resume_from_checkpoint", {"output_dir": "runs", "resume_from_checkpoint": True}),
+        ("--resume_from_checkpoint runs/checkpoint-5", {"resume_from_checkpoint": "runs/checkpoint-5"}),
+        ("--output_dir r --report_to jsonl,tensorboard", {"output_dir": "r", "report_to": ("jsonl", "tensorboard")}),
+        ("--report_to none --eval_strategy no", {"report_to": "none", "eval_strategy": "no"}),
+        ("--no_class_balanced_batches", {"class_balanced_batches": False}),
+    ],
+)
+def test_transformers_parser_reads_them(flags, expected):
+    from transformers import HfArgumentParser
+
+    (parsed,) = HfArgumentParser(CIAOTrainingArguments).parse_args_into_dataclasses(flags.split())
+    assert parsed == CIAOTrainingArguments(**expected)

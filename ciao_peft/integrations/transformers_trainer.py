@@ -1,0 +1,146 @@
+"""`AdapterTrainer`: transformers' `Trainer`, which saves the adapter alone and trains it as `CIAOTrainer` does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainingArguments
+
+from ..calibration import is_open, start_decay
+from ..errors import DataError, TrainingError
+from ..features import samples_of
+from ..model import CIAOModel
+from ..trainer import BalancedSampler, adapter_optimizer
+from .transformers import CIAOForImageClassification
+
+__all__ = ["AdapterTrainer"]
+
+
+class AdapterTrainer(Trainer):
+    """transformers' `Trainer` for one adapter of a `CIAOModel`.
+
+    Plain `Trainer` trains, evaluates and resumes a `CIAOModel`, too; it gives all parts one learning rate, draws
+    samples without regard to pairs, and saves the backbone with every checkpoint. This one gives the mask its own rate,
+    draws pair-balanced batches, starts `a` by how strongly the backbone answers, and saves the adapter alone, in
+    folders that `CIAOModel.load_adapter` reads; it resumes from them and loads the best of them.
+
+    Args:
+        model: A `CIAOModel`, or a `CIAOForImageClassification`; its active adapter is trained.
+        args: As for `Trainer`.
+        train_dataset: As for `Trainer`: a map-style dataset of `{"pixel_values": (C, H, W), "labels": label}`.
+        mask_learning_rate: Rate of the mask; ten times `args.learning_rate` when left out.
+        encoder_learning_rate: Rate of the adapter's own copies of the encoder, as in `CIAOTrainingArguments`.
+        class_balance: As in `CIAOTrainingArguments`; None draws every sample once, without regard to pairs.
+        **kwargs: As for `Trainer`: `eval_dataset`, `compute_metrics`, `callbacks` and the like.
+
+    Raises:
+        TrainingError: `model` is something else, or has no active adapter.
+
+    Shapes:
+        As for `CIAOModel`.
+
+    Example:
+        >>> import tempfile
+        >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
+        >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=2)
+        >>> model = get_ciao_model(load_encoder("small-face"), config)
+        >>> faces = [{"pixel_values": torch.rand(3, 64, 64), "labels": n % 2} for n in range(8)]
+        >>> quiet = {"report_to": "none", "disable_tqdm": True, "logging_strategy": "no", "use_cpu": True}
+        >>> args = TrainingArguments(tempfile.mkdtemp(), max_steps=1, save_strategy="no", **quiet)
+        >>> trainer = AdapterTrainer(model, args, train_dataset=faces)
+        >>> output = trainer.train()  # doctest: +ELLIPSIS
+        {'train_runtime': ...}
+        >>> output.global_step
+        1
+    """
+
+    def __init__(
+        self,
+        model: CIAOModel | CIAOForImageClassification,
+        args: TrainingArguments | None = None,
+        *,
+        train_dataset: Any = None,
+        mask_learning_rate: float | None = None,
+        encoder_learning_rate: float | None = None,
+        class_balance: float | None = 0.5,
+        **kwargs: Any,
+    ):
+        ciao = model.model if isinstance(model, CIAOForImageClassification) else model
+        if not isinstance(ciao, CIAOModel):
+            raise TrainingError(f"`model` must be a CIAOModel; got {type(model).__name__}. `Trainer` takes others.")
+        self.ciao_model = ciao
+        self.adapter_name = ciao.resolve_adapter()
+        self._rates = {"mask_learning_rate": mask_learning_rate, "encoder_learning_rate": encoder_learning_rate}
+        self._class_balance = class_balance
+        ciao.train_adapter(self.adapter_name)
+        super().__init__(model, args, train_dataset=train_dataset, **kwargs)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The optimiser of `adapter_optimizer` with the rates of `args`; AdamW, or SGD with `args.optim="sgd"`.
+
+        Args:
+            model: As for `Trainer`; the adapter's own parameters are taken in any case.
+        """
+        if self.optimizer is None:
+            args = self.args
+            self.optimizer = adapter_optimizer(
+                self.ciao_model,
+                self.adapter_name,
+                learning_rate=args.learning_rate,
+                weight_decay=args.weight_decay,
+                adam_beta1=args.adam_beta1,
+                adam_beta2=args.adam_beta2,
+                adam_epsilon=args.adam_epsilon,
+                optim="sgd" if args.optim == "sgd" else "adamw",
+                **self._rates,
+            )
+        return self.optimizer
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.train`; before the first update, `a` starts by how strongly the backbone answers.
+
+        Args:
+            args, kwargs: As for `Trainer.train`.
+        """
+        adapter = self.ciao_model.adapters[self.adapter_name]
+        if self.train_dataset is not None and is_open(adapter):
+            device = self.args.device
+            self.ciao_model.to(device)
+            batches = (
+                {name: value.to(device) for name, value in batch.items() if name in ("pixel_values", "features")}
+                for batch in self.get_train_dataloader()
+            )
+            start_decay(self.ciao_model, batches, self.adapter_name)
+        return super().train(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self._class_balance is None or not hasattr(dataset, "__len__"):
+            return super()._get_train_sampler(train_dataset)
+        labels = samples_of(dataset, self.ciao_model.preprocessing, "train_dataset").labels()
+        if labels is None:
+            raise DataError("`train_dataset` has no 'labels' or 'label', which a training needs.")
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        config = self.ciao_model.peft_config[self.adapter_name]
+        size = self.args.train_batch_size
+        return BalancedSampler(labels, config, size, class_balance=self._class_balance, seed=seed)
+
+    # -- the adapter alone on disk -----------------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self.args.should_save:
+            folder = str(self.args.output_dir if output_dir is None else output_dir)
+            record = {"seed": self.args.seed, "global_step": self.state.global_step}
+            self.ciao_model.save_pretrained(folder, self.adapter_name, training=record)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self._restore(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.state.best_model_checkpoint is not None:
+            self._restore(self.state.best_model_checkpoint)
+
+    def _restore(self, folder: str) -> None:
+        self.ciao_model.hotswap_adapter(folder, self.adapter_name)
