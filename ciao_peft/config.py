@@ -12,6 +12,7 @@ from typing import Any, Literal, cast, get_args
 
 from .checking import check_choice, check_flag, check_known, check_number, is_number, make_plain
 from .errors import AdapterNameError, ConfigError, listed, quoted
+from .presets import PRESETS
 
 __all__ = [
     "BASE_ADAPTER",
@@ -57,35 +58,6 @@ _CHOICES = {
     "inhibition_form": InhibitionForm,
     "inhibition_start": InhibitionStart,
     "task_loss_trains": TaskLossTrains,
-}
-
-_PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {
-        "tuning": "decision_layer",
-        "inhibition": True,
-        "inhibition_form": "divisive",
-        "inhibition_rank": None,
-        "excitation_rank": 0,
-        "inhibition_start": "copy",
-        "decay_init": None,
-        "learn_decay": True,
-        "pooling": "flatten",
-        "spatial_maps": None,
-        "hidden_sizes": (256,),
-        "dropout": 0.5,
-        "temperature": 0.1,
-        "contrastive_weight": 1.0,
-        "task_loss_trains": "all",
-        "contrastive_denominator": "all",
-        "contrastive_prototypes": "none",
-        "contrastive_reduction": "mean",
-        "embedding_source": "features",
-        "num_bins": 10,
-        "multi_label_positives": "jaccard",
-        "regression_loss": "mse",
-        "logit_adjustment": 0.0,
-        "train_batch_norm": False,
-    }
 }
 
 BASE_ADAPTER = "__base__"
@@ -437,8 +409,8 @@ class CIAOConfig:
             >>> config.inhibition_form, config.hidden_sizes, config.dropout
             ('divisive', (256,), 0.1)
         """
-        check_known("preset", [name], [*_PRESETS], "of CIAOConfig")
-        return cls.from_dict(_PRESETS[name] | changes)
+        check_known("preset", [name], [*PRESETS], "of CIAOConfig")
+        return cls.from_dict(PRESETS[name] | changes)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CIAOConfig:

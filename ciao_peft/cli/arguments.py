@@ -57,7 +57,7 @@ class LateParser(argparse.ArgumentParser):
         if fill is not None:
             fill(self)
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """As in `argparse`, after `fill`, and with the defaults that follow from the words.
 
         Args:

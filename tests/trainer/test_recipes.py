@@ -67,10 +67,10 @@ def test_the_preset_of_the_paper_says_every_setting_that_the_paper_decides():
     config = CIAOConfig.preset("paper", **CLASSES)
     of_the_task = {"problem_type", "num_labels", "id2label", "label_range", "frames", "recurrent_size", "init_seed"}
     found_in_training = {"target_modules", "class_prior", "probability_temperature"}
-    from ciao_peft.config import _PRESETS
+    from ciao_peft.presets import PRESETS
 
     names = {field.name for field in dataclasses.fields(CIAOConfig)}
-    assert set(_PRESETS["paper"]) == names - of_the_task - found_in_training
+    assert set(PRESETS["paper"]) == names - of_the_task - found_in_training
     assert (config.inhibition_form, config.inhibition_rank, config.excitation_rank) == ("divisive", None, 0)
     assert (config.pooling, config.hidden_sizes, config.dropout, config.temperature) == ("flatten", (256,), 0.5, 0.1)
     assert config == CIAOConfig(**CLASSES)  # until the defaults change: then this line goes, and the others stay
