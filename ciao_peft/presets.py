@@ -1,0 +1,37 @@
+"""Settings of an adapter that go together under a name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "tuning": "decision_layer",
+        "inhibition": True,
+        "inhibition_form": "divisive",
+        "inhibition_rank": None,
+        "excitation_rank": 0,
+        "inhibition_start": "copy",
+        "decay_init": None,
+        "learn_decay": True,
+        "pooling": "flatten",
+        "spatial_maps": None,
+        "depths": None,
+        "depth_grid": 1,
+        "hidden_sizes": (256,),
+        "dropout": 0.5,
+        "temperature": 0.1,
+        "contrastive_weight": 1.0,
+        "task_loss_trains": "all",
+        "contrastive_denominator": "all",
+        "contrastive_prototypes": "none",
+        "contrastive_reduction": "mean",
+        "embedding_source": "features",
+        "num_bins": 10,
+        "multi_label_positives": "jaccard",
+        "regression_loss": "mse",
+        "logit_adjustment": 0.0,
+        "train_batch_norm": False,
+    }
+}
+"""By name, all that a preset decides; the rest is the task's."""
