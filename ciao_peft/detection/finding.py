@@ -14,7 +14,6 @@ from ..preprocessing import Preprocessing, as_mode, face_chip, five_points
 from ..preprocessing.alignment import FIVE_POINTS, Alignment
 from .boxes import Box, Detector
 from .opencv import haar_detector, yunet_detector
-from .yunet import YuNetDetector
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +72,8 @@ def make_detector(detector: str | os.PathLike[str] | Detector) -> Detector:
     if callable(detector):
         return detector
     if detector == "yunet":
+        from .yunet import YuNetDetector  # late: it brings torch along, which datasets alone do not need
+
         return YuNetDetector()
     if detector == "haar":
         return haar_detector()

@@ -214,10 +214,9 @@ class FaceReader:
         self.finder = finder_of(detector)
         self.smoother = make_smoother(smoothing)
         self.tracker, self.threads = tracker, threads
-        device = next(model.backbone.parameters()).device
 
         def read(pixels: Tensor) -> Mapping[str, Tensor]:
-            return model.read(pixels.to(device), adapter_names=names)
+            return model.read(pixels.to(next(model.backbone.parameters()).device), adapter_names=names)
 
         self._worlds = WorldReader(
             read=read,
