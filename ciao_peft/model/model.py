@@ -198,7 +198,9 @@ class CIAOModel(FamiliarModel):
                 the card understands.
             picture: A PNG of what the mask lets through, for the card.
             dtype: `"float16"` for a folder of half the size: each weight is then off by at most 2^-11 of itself (by
-                2^-25 near zero). Vectors, such as `a` and biases, stay as they are. As the adapter is when left out.
+                2^-25 near zero). `"int8"` for a quarter: each weight of a convolution or linear layer is then off by at
+                most 1/254 of the largest of its output channel, and comes back in float32; earlier releases cannot
+                read it. Vectors, such as `a` and biases, stay as they are. As the adapter is when left out.
 
         Returns:
             The folder.
@@ -247,6 +249,7 @@ class CIAOModel(FamiliarModel):
             input_size=self.input_size,
             convolutions=[spec.geometry(self.backbone) for spec in opened.units_spec],
             tensors=in_dtype(adapter.state_dict(), dtype),
+            weights_dtype="int8" if dtype == "int8" else None,
             preprocessing=None if self.preprocessing is None else self.preprocessing.to_dict(),
             training=training or {},
             trained_parameters=sum(p.numel() for n, p in adapter.named_parameters() if n in adapter.trainable),
