@@ -137,8 +137,8 @@ def test_an_answer_that_is_no_map_is_refused():
 class Unused(nn.Sequential):
     """Has a part that never runs."""
 
-    def forward(self, x):
-        return self[2](self[1](self[0](x)))
+    def forward(self, input):
+        return self[2](self[1](self[0](input)))
 
 
 def test_a_module_that_does_not_run_is_refused():
