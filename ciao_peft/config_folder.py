@@ -52,7 +52,7 @@ class ConfigOfFolder:
         """
         if not os.path.isdir(folder):
             raise ConfigError(
-                f"There is no folder {quoted(os.fspath(folder))}. From the Hub, `ciao_peft.hub.read_adapter(...)` reads "
+                f"No folder {quoted(os.fspath(folder))}. From the Hub, `ciao_peft.hub.read_adapter(...)` reads "
                 "an adapter with its `config`."
             )
         record: Any = read_json(os.path.join(folder, "adapter_config.json"), error=ConfigError)
