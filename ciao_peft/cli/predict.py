@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import BackboneMismatchError, ConfigError, DataError, DataNotFoundError, listed, quoted
+from .faces import add_face_flags, is_live, read_faces, reads_faces
 from .flags import add_flag
 
 if TYPE_CHECKING:
@@ -57,9 +58,17 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     predict = commands.add_parser(
         "predict",
         help="read pictures, folders and videos with saved adapters",
-        usage="%(prog)s ADAPTER ... FILE|FOLDER|VIDEO ... [--csv OUT] [--json OUT]",
-        description="Reads faces with one or more adapters and prints or writes what each says. A picture is one face; "
-        "of a folder the pictures and videos that lie in it are read; of a video some frames, spread evenly over it.",
+        usage="%(prog)s ADAPTER ... FILE|FOLDER|VIDEO|CAMERA ... [--csv OUT] [--json OUT] [--annotate OUT]",
+        description="Reads faces with one or more adapters and prints or writes what each says. A picture is one "
+        "face; of a folder the pictures and videos that lie in it are read; of a video some frames, spread evenly over "
+        "it.\n\n"
+        "    ciao predict ciao/everyday-six face.jpg\n"
+        "    ciao predict runs/mine/adapter faces --csv answers.csv\n"
+        "    ciao predict ciao/everyday-six clip.mp4 --annotate annotated.mp4 --csv faces.csv\n"
+        "    ciao predict ciao/everyday-six 0 --faces\n\n"
+        "With --faces or --annotate every face of a picture is found and read, and every frame of a video; a number is "
+        "a camera, and rtsp://... a stream.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     predict.add_argument(
         "words",
@@ -73,11 +82,15 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--frames", type=int, default=10, metavar="N", help="frames of each video; 0: all (default: 10)"
     )
     add_flag(predict, "batch_size", type=int, default=32, metavar="N", help="pictures read at once (default: 32)")
+    add_face_flags(predict)
     predict.set_defaults(run=_predict)
 
 
 def _predict(options: argparse.Namespace) -> None:
     adapters, sources = adapters_and_sources(options.words)
+    if reads_faces(options, sources):
+        read_faces(load_worlds(adapters), sources, options)
+        return
     files = _files(sources)
     worlds = load_worlds(adapters)
     answered = read_sources(worlds, files, frames=options.frames, batch_size=options.batch_size)
@@ -115,7 +128,7 @@ def adapters_and_sources(words: Sequence[str]) -> tuple[list[str], list[str]]:
     first = next((place for place, word in enumerate(words) if not _is_adapter(word)), len(words))
     adapters, sources = list(words[:first]), list(words[first:])
     for word in sources:
-        if not Path(word).exists():
+        if not Path(word).exists() and not is_live(word):
             raise DataNotFoundError(f"There is no file, folder or adapter {quoted(word)}. `ciao adapters` lists names.")
         if _is_adapter(word):
             raise ConfigError(f"{quoted(word)} is an adapter; adapters come before what they read.")

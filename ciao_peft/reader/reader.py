@@ -244,6 +244,31 @@ class FaceReader:
         """
         return list(self._worlds.configs)
 
+    @property
+    def labels(self) -> dict[str, list[str]]:
+        """The names of what each world says, in the order of their indices.
+
+        Example:
+            >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
+            >>> config = CIAOConfig(problem_type="regression", num_labels=2, id2label={0: "arousal", 1: "valence"})
+            >>> FaceReader(get_ciao_model(load_encoder("small-face"), config).eval()).labels
+            {'default': ['arousal', 'valence']}
+        """
+        return {name: list((config.id2label or {}).values()) for name, config in self._worlds.configs.items()}
+
+    @property
+    def classes(self) -> frozenset[str]:
+        """Names of the worlds that answer with one class of several.
+
+        Example:
+            >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
+            >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=2)
+            >>> sorted(FaceReader(get_ciao_model(load_encoder("small-face"), config).eval()).classes)
+            ['default']
+        """
+        single = "single_label_classification"
+        return frozenset(name for name, config in self._worlds.configs.items() if config.problem_type == single)
+
     def read(self, source: Any, *, follow: bool | None = None, fps: float = 30.0) -> Reading:
         """Reads the faces of a source.
 
@@ -280,8 +305,7 @@ class FaceReader:
         ahead, threads = (1, 1) if live else (_AHEAD, self.threads)
         seen = in_threads(self._look, shots, ahead=ahead, threads=threads)
         people, source, configs = None, None, self._worlds.configs
-        single = "single_label_classification"
-        classes = frozenset(name for name, config in configs.items() if config.problem_type == single)
+        classes = self.classes
         try:
             for group, problem in _groups(seen, ahead, self._worlds.batch_size):
                 said = iter(self._worlds.answers([face for one in group for face in one.fitted]))
