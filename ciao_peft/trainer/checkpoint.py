@@ -223,7 +223,8 @@ class AdapterCheckpoints:
                 f"{differences(theirs, mine)}. Resume with the same config, or start anew."
             )
         theirs, mine = dict(state.record), dict(record)
-        _check_same(theirs.pop("arguments"), mine.pop("arguments"), folder)
+        # A training may go on for longer than it was to; the rates then follow the schedule of its new length.
+        _check_same(_any_length(theirs.pop("arguments")), _any_length(mine.pop("arguments")), folder)
         _check_same(theirs, mine, folder)
         if state.global_step > total_steps:
             raise TrainingError(
@@ -243,6 +244,12 @@ class AdapterCheckpoints:
         adapter.load_state_dict(saved.tensors)
         adapter.config = config
         return state, tensors, best
+
+
+def _any_length(arguments: Any) -> Any:
+    if not isinstance(arguments, dict):
+        return arguments
+    return {name: value for name, value in arguments.items() if name not in ("num_train_epochs", "max_steps")}
 
 
 def _check_files(folder: Path, state: dict[str, Any]) -> None:
