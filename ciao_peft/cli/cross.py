@@ -47,7 +47,7 @@ def _cross(options: argparse.Namespace) -> None:
     from ..saving.files import refusals_told, to_json, write_file
     from ..study.cross import cross_scores, cross_table
     from .evaluate import pair_of
-    from .predict import load_worlds
+    from .worlds import load_worlds
 
     names = dict(map(pair_of, options.map))
     worlds = dict(_world(word, options) for word in options.worlds)

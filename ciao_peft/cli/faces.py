@@ -15,7 +15,7 @@ from .flags import add_flag
 
 if TYPE_CHECKING:
     from ..reader import FaceReader, Frame
-    from .predict import World
+    from .worlds import World
 
 __all__ = ["add_face_flags", "is_live", "read_faces", "reads_faces"]
 

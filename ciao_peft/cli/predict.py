@@ -15,28 +15,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import BackboneMismatchError, ConfigError, DataError, DataNotFoundError, listed, quoted
+from ..errors import ConfigError, DataError, DataNotFoundError, listed, quoted
 from .faces import add_face_flags, is_live, read_faces, reads_faces
 from .flags import add_flag
+from .worlds import World, load_worlds
 
 if TYPE_CHECKING:
-    from ..model import CIAOModel
+    pass
 
-__all__ = ["Answered", "World", "adapters_and_sources", "add_commands", "load_worlds", "read_sources"]
-
-
-class World(NamedTuple):
-    """An adapter that reads, on the model that holds it.
-
-    Args:
-        name: Its column in the output.
-        model: Holds it, and others on the same backbone.
-        adapter_name: Its name in the model.
-    """
-
-    name: str
-    model: CIAOModel
-    adapter_name: str
+__all__ = ["Answered", "adapters_and_sources", "add_commands", "read_sources"]
 
 
 class Answered(NamedTuple):
@@ -149,54 +136,6 @@ def _is_adapter(word: str) -> bool:
     if path.exists():
         return (path / CONFIG_FILE).exists()
     return word in list_adapters() or (is_hub_id(word) and not path.suffix)
-
-
-def load_worlds(adapters: Sequence[str]) -> list[World]:
-    """Loads adapters, those of one backbone onto one model, so that a picture goes through its trunk once.
-
-    Args:
-        adapters: Folders, names in the package, or repositories.
-
-    Returns:
-        One world for each, in their order; two of one name get numbers.
-
-    Raises:
-        AdapterFileError, BackboneError, HubError: as for `AutoCIAOModel.from_pretrained`.
-
-    Example:
-        >>> worlds = load_worlds(["ciao/everyday-six"])
-        >>> worlds[0].name, worlds[0].model.active_adapter
-        ('everyday-six', 'everyday-six')
-    """
-    from ..auto import AutoCIAOModel
-
-    worlds: list[World] = []
-    for source in adapters:
-        name = own = _name_of(source)
-        number = 1
-        while own in {world.name for world in worlds}:
-            number += 1
-            own = f"{name}-{number}"
-        for model in dict.fromkeys(world.model for world in worlds):
-            try:
-                model.load_adapter(source, adapter_name=own)
-            except BackboneMismatchError:
-                continue
-            break
-        else:
-            model = AutoCIAOModel.from_pretrained(source, adapter_name=own)
-        worlds.append(World(own, model.eval(), own))
-    return worlds
-
-
-def _name_of(source: str) -> str:
-    """The last part of its folder or repository; of `runs/eight/adapter`, as `ciao train` writes it, `eight`."""
-    from ..hub.adapters import name_from
-
-    place = Path(source).resolve()
-    if not place.exists():
-        return name_from(source)
-    return place.parent.name if place.name == "adapter" and place.parent.name else place.name
 
 
 def read_sources(

@@ -290,7 +290,8 @@ def test_trackio_is_told(tmp_path):
     (tmp_path / "trackio-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: trackio\nVersion: 1.0\n")
     code = (
         "import json, sys, trackio\nfrom helpers.training import faces, make_trainer\n"
-        "make_trainer(output_dir=sys.argv[1], report_to='trackio').train(faces(), faces(6))\nprint(json.dumps(trackio.LOG))"
+        "make_trainer(output_dir=sys.argv[1], report_to='trackio').train(faces(), faces(6))\n"
+        "print(json.dumps(trackio.LOG))"
     )
     paths = environment()
     paths["PYTHONPATH"] = os.pathsep.join([str(tmp_path), paths["PYTHONPATH"]])
