@@ -70,7 +70,6 @@ ALLOWED = {
     ("study/report/figures.py", "Image.open"): "a figure that was drawn in memory",
     ("study/data.py", "format.open_memmap"): "a new file, to be written",
     ("study/data.py", "np.load"): "pixels that the study keeps for itself",
-    ("cli/faces.py", "open"): "to write",
     ("cli/search.py", "read_text"): "the page that the search has just written",
 }
 
