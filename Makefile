@@ -49,6 +49,7 @@ bench:  ## run every benchmarks/bench_*.py, which write docs/performance.md
 	@.ci/environment $(VENV) bench,dev
 	set -e; for script in $(sort $(wildcard benchmarks/bench_*.py)); do $(PYTHON_IN) $$script; done
 	$(PYTHON_IN) docs/make_performance.py
+	$(PYTHON_IN) docs/make_scenes.py
 
 fuzz:  ## open hostile files at every door for SECONDS=600 seconds; what met something forbidden is kept in build/fuzz
 	@.ci/environment $(VENV) dev

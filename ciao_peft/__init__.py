@@ -90,14 +90,15 @@ _get, __dir__ = lazy_names(__name__, _ROOM_OF)
 
 def __getattr__(name: str) -> Any:
     if name in _ROOM_OF:
-        _meet_transformers()
+        _meet()
     return _get(name)
 
 
-def _meet_transformers() -> None:
-    """Tells transformers' `Auto` classes of our folders, where a program has them already; loads nothing otherwise."""
-    if "transformers.models.auto.modeling_auto" in sys.modules and "torch" in sys.modules:
-        importlib.import_module(".integrations.transformers", __name__)
+def _meet() -> None:
+    """Tells transformers' `Auto` classes and peft of our folders, where a program has them; loads nothing otherwise."""
+    for theirs, ours in (("transformers.models.auto.modeling_auto", "transformers"), ("peft.mapping", "peft")):
+        if {theirs, "torch"} <= sys.modules.keys():
+            importlib.import_module(f".integrations.{ours}", __name__)
 
 
-_meet_transformers()
+_meet()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, cast, get_args
 
 from .checking import check_choice, check_flag, check_known, check_number, is_number, make_plain
+from .config_folder import ConfigOfFolder
 from .errors import AdapterNameError, ConfigError, listed, quoted
 from .presets import PRESETS
 
@@ -104,7 +105,7 @@ def _as_index(key: Any) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CIAOConfig:
+class CIAOConfig(ConfigOfFolder):
     """Settings of one adapter. Frozen: `dataclasses.replace(config, temperature=0.2)` makes a new one.
 
     The defaults were chosen by measuring on real faces; docs/results/defaults.md has the measurements.

@@ -303,8 +303,8 @@ def read_maps(
         single = [index for index in members if index in alone]
         asked = [(requests[index][0], masks.get(requests[index][1])) for index in single]
         asked += [_request(stack, [own[place][0] for place in stack.places]) for stack in stacked]
-        readers = [adapters[requests[index][1]] for index in members if requests[index][1] != BASE_ADAPTER]
-        wanted = list(dict.fromkeys(depth for adapter in readers for depth in adapter.depths))
+        reading = {index: adapters[requests[index][1]].depths for index in members if requests[index][1] in adapters}
+        wanted = [*dict.fromkeys(depth for own_depths in reading.values() if own_depths for depth in own_depths)]
         pixels, crossing, averages = pixel_values, features, depths or {}
         if wanted and pixels is not None:
             crossing, averages = _trunk_with_depths(opened, opened.rooted, pixels, wanted, pixels.requires_grad)
@@ -320,11 +320,10 @@ def read_maps(
             else:  # none of them has a mask: one answer for all
                 each = [feature_map] * len(places)
             maps |= dict(zip(places, each, strict=True))
-        for index, feature_map in maps.items():
-            rows, name = requests[index]
-            read = () if name == BASE_ADAPTER else adapters[name].depths
-            own_depths = depths_of_rows(averages, read, rows, len(feature_map))
-            results[index] = feature_map if own_depths is None else Seen(feature_map, own_depths)
+        results |= maps
+        for index in (index for index, own_depths in reading.items() if own_depths):
+            rows, feature_map = requests[index][0], maps[index]
+            results[index] = Seen(feature_map, depths_of_rows(averages, reading[index], rows, len(feature_map)))
     return [results[index] for index in range(len(requests))]
 
 
@@ -412,11 +411,8 @@ def _read_with_own_encoder(
         )
     rooted, trains = Rooted(encoder), torch.is_grad_enabled()
     own = pixel_values.to(next(encoder.parameters()).dtype)
-    source: dict[str, Any] = {"pixel_values": own}
-    averages: dict[Depth, Tensor] = {}
-    if adapter.depths:
-        features, averages = _trunk_with_depths(opened, rooted, own, adapter.depths, trains)
-        source = {"features": features}
-    feature_map = opened.run(rooted, [(rows, mask)], **source, train_encoder=trains)[0]
-    depths = depths_of_rows(averages, adapter.depths, rows, len(feature_map))
-    return feature_map if depths is None else Seen(feature_map, depths)
+    if not adapter.depths:
+        return opened.run(rooted, [(rows, mask)], pixel_values=own, train_encoder=trains)[0]
+    features, averages = _trunk_with_depths(opened, rooted, own, adapter.depths, trains)
+    feature_map = opened.run(rooted, [(rows, mask)], features=features, train_encoder=trains)[0]
+    return Seen(feature_map, depths_of_rows(averages, adapter.depths, rows, len(feature_map)))

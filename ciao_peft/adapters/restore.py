@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 
@@ -13,6 +15,7 @@ from ..errors import AdapterFileError, BackboneMismatchError, TargetModulesError
 from ..heads import head_width, pool_map
 from ..preprocessing import Preprocessing
 from ..saving import SavedAdapter, check_tensors
+from ..saving.int8 import from_int8
 from .adapter import Adapter
 
 __all__ = ["restore_adapter"]
@@ -75,6 +78,8 @@ def restore_adapter(
             f"The adapter in '{where}' sits on convolutions of another geometry: {quoted(saved.convolutions, 600)} "
             f"there, {quoted(geometry, 600)} here."
         )
+    if saved.weights_dtype is not None:
+        saved = replace(saved, tensors=from_int8(saved.tensors, Path(where)), weights_dtype=None)
     _check_head_fits(saved, where, opened, sum(opened.depth_sizes(depths)))
     adapter = Adapter(saved.config, opened, empty=True)
     check_tensors(saved.tensors, adapter.state_dict(), where)

@@ -35,17 +35,17 @@ class Seen(NamedTuple):
 
 def depths_of_rows(
     averages: Mapping[Depth, Tensor], depths: Sequence[Depth], rows: Tensor | None, num_rows: int
-) -> Tensor | None:
+) -> Tensor:
     """The depths that an adapter reads, of its own rows.
 
     Args:
         averages: Of all rows, `(B, n)` for each depth.
-        depths: Those that it reads, in its order.
+        depths: Those that it reads, in its order; one or more.
         rows: Its rows; all when None.
         num_rows: How many to return; the last one is repeated where there are fewer, as `read_maps` pads maps.
 
     Returns:
-        `(num_rows, D)`, or None where it reads none.
+        `(num_rows, D)`.
 
     Example:
         >>> averages = {Depth("0"): torch.tensor([[1.0], [2.0]]), Depth("2"): torch.tensor([[3.0], [4.0]])}
@@ -53,8 +53,6 @@ def depths_of_rows(
         tensor([[4., 2.],
                 [4., 2.]])
     """
-    if not depths:
-        return None
     own = torch.cat([averages[depth] for depth in depths], dim=1)
     own = own if rows is None else own[rows]
     more = num_rows - len(own)

@@ -39,6 +39,7 @@ def adapter_card(
     existing: str | None = None,
     picture: bool = False,
     prepares: bool = True,
+    dtype: str | None = None,
 ) -> str:
     """Writes the card of one adapter.
 
@@ -52,6 +53,7 @@ def adapter_card(
         existing: The present card, as `card_without_record` returns it; its prose and metadata stay.
         picture: Whether its folder has a `saliency.png`.
         prepares: Whether its folder has a `preprocessor_config.json`, so that it can read files of pictures.
+        dtype: Smaller one in which its weights are saved, such as `"float16"`.
 
     Returns:
         Markdown under a front matter of YAML.
@@ -82,6 +84,7 @@ def adapter_card(
         trained_parameters=record.get("trained_parameters"),
         weights_bytes=record.get("weights_bytes"),
         weights_sha256=record.get("weights_sha256"),
+        weights_dtype=record.get("weights_dtype") or dtype,
         picture=PICTURE_FILE if picture else None,
         **_about_training(record, name),
     )

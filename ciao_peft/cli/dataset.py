@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,8 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     faces.add_argument(
         "--dataset",
         metavar="NAME",
-        help="one of `ciao datasets` (default: table with --csv, imagefolder with --data_dir, else painted_faces)",
+        help="one of `ciao datasets` (default: table with --csv; imagefolder or videofolder, by what lies in it, with "
+        "--data_dir; else painted_faces)",
     )
     add_flag(faces, "data_dir", metavar="DIR", help="the folder of the dataset, such as one with train/ and test/")
     faces.add_argument(
@@ -119,11 +121,23 @@ _OWN = ("imagefolder", "videofolder", "table")  # whose cards name the folder
 
 
 def _name(options: argparse.Namespace) -> Any:
-    return (
-        options.dataset
-        or ("table" if options.csv else None)
-        or ("imagefolder" if options.data_dir else "painted_faces")
-    )
+    if options.dataset or options.csv:
+        return options.dataset or "table"
+    return _kind_of_folder(options.data_dir) if options.data_dir else "painted_faces"
+
+
+def _kind_of_folder(folder: str) -> str:
+    """Whether a folder holds pictures or videos, by the first of them that is found."""
+    from ..data.builder import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+
+    for _, folders, files in os.walk(os.path.expanduser(folder)):
+        folders.sort()
+        found = [name.lower() for name in files if not name.startswith(".")]
+        if any(name.endswith(IMAGE_SUFFIXES) for name in found):
+            break
+        if any(name.endswith(VIDEO_SUFFIXES) for name in found):
+            return "videofolder"
+    return "imagefolder"
 
 
 def _tables(words: list[str]) -> str | dict[str, str]:

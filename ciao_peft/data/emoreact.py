@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from ..checking import check_choice, check_number, make_plain
 from ..door import read_lines
 from ..errors import DataError, DataNotFoundError
 from .builder import VIDEO_SUFFIXES, FacesBuilder, LeftOut, in_shards, walk
+from .clip_faces import clip_faces
 from .expressions import EMOREACT
 from .frames import sample_frames
 from .labels import describe_labels
@@ -121,7 +121,7 @@ class EmoReact(FacesBuilder):
     DEFAULT_WRITER_BATCH_SIZE = 200
 
     def _code(self) -> tuple[str, ...]:
-        return (sample_frames.__module__, crop_faces.__module__)
+        return (sample_frames.__module__, crop_faces.__module__, clip_faces.__module__)
 
     def _info(self) -> datasets.DatasetInfo:
         eight = datasets.List(datasets.Value("float32"), length=len(EMOREACT))
@@ -189,25 +189,11 @@ class EmoReact(FacesBuilder):
                 yield clip.name, {"video": clip.path, **row}
                 continue
             localizer = localizer or FaceLocalizer(config.detector, margin=config.margin, size=config.size)
-            try:
-                frames = sample_frames(clip.path, config.frames_per_clip)
-            except DataNotFoundError:
-                raise
-            except DataError:
-                left_out.add("clip that cannot be read as a video", clip.name)
-                continue
-            faces = crop_faces([frame for _, frame in frames], localizer, config.missing)
-            if not faces:
-                left_out.add("clip without a face", clip.name)
-            elif len(faces) < len(frames):
-                left_out.add("frame without a face", clip.name, len(frames) - len(faces))
-            for index, face in faces:
-                png = io.BytesIO()
-                face.save(png, "PNG", compress_level=1)
-                number = frames[index][0]
+            faces = clip_faces(clip.path, clip.name, config.frames_per_clip, localizer, config.missing, left_out)
+            for number, png in faces:
                 yield (
                     f"{clip.name} {number}",
-                    {"image": {"bytes": png.getvalue(), "path": None}, **row, "frame": number},
+                    {"image": {"bytes": png, "path": None}, **row, "frame": number},
                 )
         self._report(left_out)
 

@@ -14,7 +14,7 @@ import datasets
 from ..checking import check_number, make_plain
 from ..door import read_lines
 from ..errors import DataError, DataNotFoundError, listed, shortened
-from .builder import IMAGE_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_shards, walk
+from .builder import IMAGE_SUFFIXES, VIDEO_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_shards, walk
 from .folder_layout import LAYOUTS, SPLIT_NAMES, check_class_folders, say_what_is_beside, say_what_is_not_read
 from .labels import describe_labels
 from .named_rows import NamedColumns, named_rows
@@ -107,7 +107,7 @@ class ImageFolder(FacesBuilder):
     def _split_generators(self, dl_manager: object) -> list[datasets.SplitGenerator]:
         left_out = LeftOut()
         splits = self._rows_by_split(self.folder, left_out)
-        splits, kind = labelled(splits, self.config, left_out, str(self.folder))
+        splits, kind = labelled(splits, self.config, left_out, str(self.folder), self.NOUN)
         identities = any(row.identity is not None for rows in splits.values() for row in rows)
         self._set_features(splits, kind, identities)
         self._report(left_out)
@@ -129,7 +129,7 @@ class ImageFolder(FacesBuilder):
             features["identity"] = datasets.Value("string")
         features |= self._more_features(splits)
         self.info.features = datasets.Features(features)
-        self.info.description = describe_labels("Images of a folder.", PROBLEMS[kind], names)
+        self.info.description = describe_labels(f"{self.NOUN.capitalize()}s of a folder.", PROBLEMS[kind], names)
 
     def _more_features(self, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
         return {}
@@ -143,14 +143,17 @@ class ImageFolder(FacesBuilder):
                 if problem := image_problem(row.path):
                     left_out.add(problem, row.path)
                     continue
-                example: dict[str, Any] = {"image": row.path}
-                example["label"] = row.labels[0] if classes else [float(value) for value in row.labels]
-                if who:
-                    example["identity"] = row.identity
-                if row.fold is not None:
-                    example["fold"] = row.fold
-                yield row.path, example
+                yield row.path, {"image": row.path, **self._labels_of(row, classes, who)}
         self._report(left_out)
+
+    def _labels_of(self, row: Row, classes: bool, who: bool) -> dict[str, Any]:
+        """What an example says of its picture."""
+        said: dict[str, Any] = {"label": row.labels[0] if classes else [float(value) for value in row.labels]}
+        if who:
+            said["identity"] = row.identity
+        if row.fold is not None:
+            said["fold"] = row.fold
+        return said
 
     def _rows_by_split(self, folder: Path, left_out: LeftOut) -> dict[str, list[Row]]:
         parts: dict[str, list[Path]] = defaultdict(list)
@@ -177,7 +180,11 @@ class ImageFolder(FacesBuilder):
         files = walk(folder)
         wanted = [path for path in files if path.suffix.lower() in self.SUFFIXES]
         if not wanted:
-            raise DataNotFoundError(f"No {self.NOUN} in {str(folder)!r} ({len(files)} other files). {self._layouts()}.")
+            videos = self.NOUN == "image" and any(path.suffix.lower() in VIDEO_SUFFIXES for path in files)
+            other = " There are videos, which `load_faces('videofolder', ...)` reads." if videos else ""
+            raise DataNotFoundError(
+                f"No {self.NOUN} in {str(folder)!r} ({len(files)} other files).{other} {self._layouts()}."
+            )
         say_what_is_not_read((path for path in files if path not in tables), left_out, self.SUFFIXES)
         if tables:
             return self._rows_of_table(tables[0], wanted, left_out)

@@ -26,6 +26,7 @@ _BUILDERS = {
     "emoreact": "emoreact:EmoReact",
     "fer2013": "fer2013:Fer2013",
     "ferplus": "ferplus:FerPlus",
+    "videofolder": "videofolder:VideoFolder",
 }
 
 
@@ -178,7 +179,7 @@ def load_faces(
     if protocol is not None:
         faces = _fold(name, faces, protocol, fold)
     if test_fraction is not None:
-        faces = _with_test(name, faces, test_fraction, group_by)
+        faces = _with_test(name, faces, test_fraction, "identity" if own_columns and group_by else group_by)
     if drop_duplicates:
         from .duplicates import drop_duplicate_pictures
 
@@ -224,13 +225,16 @@ def _with_test(name: str, faces: DatasetDict, fraction: float, group_by: str | N
             f"`test_fraction` divides a training split where there is no test split; there is {listed(faces)}."
         )
     train = faces["train"]
-    column = "identity" if "identity" in train.column_names else group_by
-    if group_by is not None and column not in train.column_names:
-        raise DataError(f"{name} has no column {group_by!r} to group by. Its columns: {listed(train.column_names)}.")
-    if column is None:
+    column = group_by
+    if group_by is None:
+        column = next((name for name in ("identity", "clip") if name in train.column_names), None)
+    elif group_by not in train.column_names:
+        raise DataError(f"{name} has no column {quoted(group_by)} to group by. Columns: {listed(train.column_names)}.")
+    if column in (None, "clip"):
+        rows = "rows" if column is None else "clips"
         _log(
-            f"{name}: rows are divided one by one, so one person's pictures may be in both train and test. Name the "
-            "column of the people with `group_by`."
+            f"{name}: {rows} are divided one by one, so one person may be in both train and test. Name the column of "
+            "the people with `group_by`."
         )
     rest, test = hold_out(train, fraction, group_by=column)
     return type(faces)({**faces, "train": rest, "test": test})

@@ -32,6 +32,7 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {
     "jaffe": ("leave-one-subject-out", "leave-one-emotion-out", "k-fold", "authors-code"),
     "painted_faces": ("official",),
     "table": ("official", "k-fold", "leave-one-subject-out"),
+    "videofolder": ("official", "leave-one-subject-out"),
 }
 """Protocols of each dataset, the default one first.
 

@@ -63,7 +63,7 @@ class LabelSettings(Protocol):
 
 
 def labelled(
-    splits: dict[str, list[Row]], settings: LabelSettings, left_out: LeftOut, where: str
+    splits: dict[str, list[Row]], settings: LabelSettings, left_out: LeftOut, where: str, noun: str = "image"
 ) -> tuple[dict[str, list[Row]], str]:
     """Tells what kind of label the rows have, and keeps those that can be used.
 
@@ -72,6 +72,7 @@ def labelled(
         settings: How labels are read.
         left_out: Rows without a label and rows of small classes are counted here.
         where: The folder, for messages.
+        noun: What a row is about, for messages.
 
     Returns:
         The rows that are left, of splits that have any; and `"class"`, `"number"` or `"binary"`.
@@ -85,7 +86,7 @@ def labelled(
         if not any(splits.values()):
             raise DataError(f"No row of {where!r} has a label. Left out: {left_out}.")
         splits = _numbers_named_once(splits)
-        splits = _without_small_classes(splits, settings.min_images_per_class, left_out)
+        splits = _without_small_classes(splits, settings.min_images_per_class, left_out, noun)
     return {name: rows for name, rows in splits.items() if rows}, kind
 
 
@@ -143,7 +144,9 @@ def _numbers_named_once(splits: dict[str, list[Row]]) -> dict[str, list[Row]]:
     }
 
 
-def _without_small_classes(splits: dict[str, list[Row]], least: int, left_out: LeftOut) -> dict[str, list[Row]]:
+def _without_small_classes(
+    splits: dict[str, list[Row]], least: int, left_out: LeftOut, noun: str
+) -> dict[str, list[Row]]:
     first = "train" if splits.get("train") else next(iter(splits))
     train = Counter(row.labels[0] for row in splits[first])
     names = {row.labels[0] for rows in splits.values() for row in rows}
@@ -151,12 +154,12 @@ def _without_small_classes(splits: dict[str, list[Row]], least: int, left_out: L
     if len(small) == len(names) and names:
         sizes = ", ".join(f"{name}: {train[name]}" for name in small[:20])
         raise DataError(
-            f"Every class has fewer than {least} training images ({sizes}). Lower `min_images_per_class`; 0 keeps all."
+            f"Every class has fewer than {least} training {noun}s ({sizes}). Lower `min_images_per_class`; 0 keeps all."
         )
     for name in small:
         counts = {split: sum(row.labels[0] == name for row in rows) for split, rows in splits.items()}
         where = ", ".join(f"{count} in {split}" for split, count in counts.items() if count)
-        reason = f"image of class {name!r} ({train[name]} training images, `min_images_per_class` is {least})"
+        reason = f"{noun} of class {name!r} ({train[name]} training {noun}s, `min_images_per_class` is {least})"
         left_out.add(reason, where, sum(counts.values()))
     return {split: [row for row in rows if row.labels[0] not in small] for split, rows in splits.items()}
 

@@ -18,14 +18,17 @@ from ..backbone import CutBackbone, FrozenBackbone, backbone_name, backbone_revi
 from ..checking import check_choice, check_number
 from ..errors import AdapterFileError, AdapterNameError, ConfigError, ExportError, listed
 from ..preprocessing import Preprocessing
+from ..preprocessing.landmarks import landmark_trees
 from ..saving import local_path, move_into_place, refusals_told
 from ..saving.digest import sha256_of, with_digest
 from ..surroundings import outside_inference
 from .graphs import AdapterGraph, Part, TrunkGraph, WholeGraph, example_rows, in_float32, parts_of
 from .int8 import calibration_pixels, quantized
 from .manifest import (
+    ALIGN_FILE,
     FORMAT,
     FORMAT_VERSION,
+    LANDMARKS_FILE,
     MANIFEST_FILE,
     RUNNER_FILE,
     TRUNK_FILE,
@@ -99,6 +102,8 @@ def export_onnx(
             with outside_inference(), torch.no_grad():
                 exporting.write(aside, pixels)
             shutil.copyfile(Path(__file__).with_name(RUNNER_FILE), aside / RUNNER_FILE)
+            if preprocessing is not None and preprocessing.align is not None:
+                exporting.add_alignment(aside)
             exporting.describe(aside, frozen, preprocessing)
             move_into_place(aside, target)
         finally:
@@ -193,6 +198,15 @@ class _Exporting:
                 f"a whole, and that failed. {error}"
             ) from error
         self.inputs[name] = given
+
+    def add_alignment(self, folder: Path) -> None:
+        """Writes what aligns faces: the program, and the trees that find landmarks."""
+        import numpy as np
+
+        shutil.copyfile(Path(__file__).with_name(ALIGN_FILE), folder / ALIGN_FILE)
+        trees: dict[str, Any] = landmark_trees()
+        np.savez(folder / LANDMARKS_FILE, **trees)
+        self.files[LANDMARKS_FILE] = sha256_of((folder / LANDMARKS_FILE).read_bytes())
 
     def _note(self, difference: float) -> None:
         self.worst = max(self.worst, difference)

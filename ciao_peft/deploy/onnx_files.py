@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -176,10 +176,12 @@ def answers_of(session: onnxruntime.InferenceSession, inputs: dict[str, Tensor])
         session: The open file.
         inputs: By name.
     """
+    import numpy as np
+
     known = {value.name for value in session.get_inputs()}
     given = {name: tensor.detach().numpy() for name, tensor in inputs.items() if name in known}
     names = [value.name for value in session.get_outputs()]
-    return dict(zip(names, cast("list[np.ndarray]", session.run(names, given)), strict=True))
+    return {name: np.asarray(answer) for name, answer in zip(names, session.run(names, given), strict=True)}
 
 
 def check_alike(path: Path, module: nn.Module, batches: Sequence[dict[str, Tensor]], outputs: Sequence[str]) -> float:

@@ -14,7 +14,6 @@ from ..preprocessing import Preprocessing, as_mode, face_chip, five_points
 from ..preprocessing.alignment import FIVE_POINTS, Alignment
 from .boxes import Box, Detector
 from .opencv import haar_detector, yunet_detector
-from .yunet import YuNetDetector
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +72,8 @@ def make_detector(detector: str | os.PathLike[str] | Detector) -> Detector:
     if callable(detector):
         return detector
     if detector == "yunet":
+        from .yunet import YuNetDetector  # late: it brings torch along, which datasets alone do not need
+
         return YuNetDetector()
     if detector == "haar":
         return haar_detector()
@@ -123,13 +124,14 @@ def dlib_detector(*, upsample: int = 0, threshold: float = 0.0) -> Detector:
     return detect
 
 
-def detected(picture: Image, detect: Detector, max_side: int) -> list[tuple[Box, list[float]]]:
-    """What a detector finds in a picture that is searched at a smaller size.
+def detected(picture: Image, detect: Detector, max_side: int, enlarge: float = 1.0) -> list[tuple[Box, list[float]]]:
+    """What a detector finds in a picture that is searched at another size.
 
     Args:
         picture: In mode RGB.
         detect: As `Detector` describes it.
         max_side: Pictures are scaled down to this many pixels for the search.
+        enlarge: Smaller ones are scaled up by this factor at most.
 
     Returns:
         For each face its box, in the pixels of the picture, and the numbers that followed it.
@@ -144,17 +146,16 @@ def detected(picture: Image, detect: Detector, max_side: int) -> list[tuple[Box,
     """
     import numpy as np
 
-    shrink = min(1.0, max_side / max(picture.size))
-    if shrink < 1:
-        small = picture.resize((max(1, round(picture.width * shrink)), max(1, round(picture.height * shrink))))
-    else:
-        small = picture
+    scale = min(max_side / max(picture.size), enlarge)
+    searched = picture
+    if scale != 1:
+        searched = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
     found: list[tuple[Box, list[float]]] = []
-    for face in detect(np.asarray(small)):
+    for face in detect(np.asarray(searched)):
         values = [float(value) for value in face]
         if len(values) < 4 or not all(map(math.isfinite, values)):
             raise DataError(f"A detector must give x, y, width and height per face; it gave {quoted(face)}.")
-        box = Box(*(round(value / shrink) for value in values[:4]))
+        box = Box(*(round(value / scale) for value in values[:4]))
         if box.area:
             found.append((box, values[4:]))
     return found
@@ -167,6 +168,7 @@ class FaceFinder:
         detector: As for `make_detector`.
         max_side: Pictures are scaled down to this many pixels for the search only; faces are cut out of the whole
             picture. Larger finds smaller faces, and is slower.
+        enlarge: Pictures are scaled up by this factor for the search, from 1 to 4, where `max_side` lets them.
         margin: Around a square as large as the box, on each side, in sides of it, -0.4 to 2. When left out, as much as
             makes the square of this detector hold what a picture of a face dataset does.
         min_size: Faces are left out whose box is narrower or lower than this many pixels.
@@ -187,6 +189,7 @@ class FaceFinder:
 
     detect: Detector
     max_side: int
+    enlarge: float
     margin: float
     min_size: int
 
@@ -195,15 +198,17 @@ class FaceFinder:
         detector: str | os.PathLike[str] | Detector = "yunet",
         *,
         max_side: int = 640,
+        enlarge: float = 1.0,
         margin: float | None = None,
         min_size: int = 16,
     ):
         check_number("max_side", max_side, int, 32, 16384)
+        check_number("enlarge", enlarge, float, 1, 4)
         check_number("min_size", min_size, int, 1, 16384)
         if margin is not None:
             check_number("margin", margin, float, -0.4, 2)
         self.detect = make_detector(detector)
-        self.max_side, self.min_size = max_side, min_size
+        self.max_side, self.enlarge, self.min_size = max_side, float(enlarge), min_size
         self.margin = MARGINS.get(str(detector), MARGINS["yunet"]) if margin is None else margin
         # Of what others wrote nobody knows whether it may be called twice at once.
         self._alone = None if getattr(self.detect, "parallel", False) else threading.Lock()
@@ -222,10 +227,10 @@ class FaceFinder:
         """
         picture = as_mode(picture, "RGB")
         if self._alone is None:
-            found = detected(picture, self.detect, self.max_side)
+            found = detected(picture, self.detect, self.max_side, self.enlarge)
         else:
             with self._alone:
-                found = detected(picture, self.detect, self.max_side)
+                found = detected(picture, self.detect, self.max_side, self.enlarge)
         width, height = picture.size
         faces = [FoundFace(box, min(1.0, max(0.0, more[0])) if more else None) for box, more in found]
         return [

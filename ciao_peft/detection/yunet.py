@@ -135,7 +135,7 @@ class YuNetDetector:
     overlap: float
     device: torch.device
 
-    def __init__(self, threshold: float = 0.6, *, overlap: float = 0.3, device: str | torch.device = "cpu"):
+    def __init__(self, threshold: float = 0.5, *, overlap: float = 0.3, device: str | torch.device = "cpu"):
         check_number("threshold", threshold, float, 0.01, 1)
         check_number("overlap", overlap, float, 0, 1)
         self.threshold, self.overlap, self.device = threshold, overlap, torch.device(device)

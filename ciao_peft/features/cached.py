@@ -240,11 +240,11 @@ class FeatureDataset:
         Raises:
             FeatureCacheError: they belong to another backbone, cut or preprocessing, or lack depths; says which.
         """
-        if "depths" in expected:
-            places_of(self.key, len(self.layout.shapes), False, depths_of(expected))
         changed = [name for name, value in expected.items() if name != "depths" and self.key.get(name) != value]
         if changed:
             raise FeatureCacheError(
                 f"These stored features were not made by this model: {', '.join(changed)} differ. Make them anew with "
                 "`cache_features(model, dataset, folder)`."
             )
+        if "depths" in expected:
+            places_of(self.key, len(self.layout.shapes), False, depths_of(expected))

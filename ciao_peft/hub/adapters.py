@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..cards import adapter_card, card_without_record, collection_card, merge_cards, text_reader
 from ..door import read_file
 from ..errors import AdapterFileError
@@ -114,13 +116,20 @@ def save_with_card(
     if picture is not None and not picture.startswith(_PNG):
         raise AdapterFileError("`picture` is no PNG file's content; give the bytes of one.")
     existing = card_without_record(text_reader(local_path(folder)), CONFIG_FILE)
-    has = {"picture": picture is not None, "prepares": adapter.preprocessing is not None}
+    has: dict[str, Any] = {"picture": picture is not None, "prepares": adapter.preprocessing is not None}
+    has["dtype"] = _smaller_dtype(adapter)
 
     def extra_files(record: Mapping[str, Any]) -> dict[str, bytes]:
         files = {CARD_FILE: adapter_card(record, name or str(folder), existing=existing, **has).encode()}
         return files if picture is None else {**files, PICTURE_FILE: picture}
 
     return save_adapter(folder, adapter, extra_files)
+
+
+def _smaller_dtype(adapter: SavedAdapter) -> str | None:
+    """The dtype for its card, where that is no wide one; of weights in int8 the record says it."""
+    dtypes = {tensor.dtype for tensor in adapter.tensors.values() if tensor.is_floating_point() and tensor.ndim > 1}
+    return "float16" if dtypes == {torch.float16} else None
 
 
 def publish_adapter(
@@ -152,7 +161,7 @@ def publish_adapter(
         ciao_peft.errors.AdapterFileError: No adapter folder at 'no/such/folder'. ...
     """
     folder, prefix = local_path(folder), prefix_of(subfolder)
-    config = load_adapter(folder).config
+    saved = load_adapter(folder)
     if repo_id in list_adapters():
         warnings.warn(
             f"'{repo_id}' is also an adapter in this package, which is what that name loads; load this one with "
@@ -165,7 +174,8 @@ def publish_adapter(
         for file in (CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE, PICTURE_FILE)
     }
     mine = card_without_record(text_reader(folder), CONFIG_FILE)
-    has = {"picture": files[PICTURE_FILE] is not None, "prepares": files[PREPROCESSOR_FILE] is not None}
+    has: dict[str, Any] = {"picture": files[PICTURE_FILE] is not None, "dtype": _smaller_dtype(saved)}
+    has["prepares"] = files[PREPROCESSOR_FILE] is not None
     name = f"{repo_id}" if not prefix else f'{repo_id}", subfolder="{prefix.rstrip("/")}'
 
     def change(head: RepoHead) -> dict[str, bytes | None]:
@@ -173,7 +183,7 @@ def publish_adapter(
         card = adapter_card(record, name, existing=merge_cards(mine, theirs), **has)
         changes = {**files, CARD_FILE: card.encode()}
         if is_no_other_models(head.read(prefix + HUB_CONFIG_FILE)):
-            changes[HUB_CONFIG_FILE] = hub_config(config)
+            changes[HUB_CONFIG_FILE] = hub_config(saved.config)
         changes = {prefix + path: content for path, content in changes.items()}
         if prefix:
             others = {path.removesuffix("/" + CONFIG_FILE) for path in head.files if path.endswith("/" + CONFIG_FILE)}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from torch import nn
 from torch.nn import Parameter
@@ -206,13 +207,17 @@ class AdaptedBackbone(nn.Module):
             raise AdapterNotFoundError(name, self.adapters)
         return adapter
 
-    def set_adapter(self, adapter_name: str) -> None:
+    def set_adapter(self, adapter_name: str | Sequence[str]) -> None:
         """Chooses the adapter that reads. `requires_grad` stays as it is: see `train_adapter`.
 
         The choice holds for the thread that makes it, and for all threads that never made one.
 
+        Args:
+            adapter_name: Its name, or a list with one name.
+
         Raises:
             AdapterNotFoundError: no adapter has that name.
+            AdapterNameError: a list with none or several.
 
         Example:
             >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
@@ -223,7 +228,14 @@ class AdaptedBackbone(nn.Module):
             >>> model.active_adapter
             'children'
         """
-        self._active.choose(self._check_loaded(adapter_name))
+        if isinstance(adapter_name, (list, tuple)):
+            if len(adapter_name) != 1:
+                raise AdapterNameError(
+                    f"One adapter reads at a time; got {listed(adapter_name) or 'none'}. `read(adapter_names=[...])` "
+                    "and `predict` read in several worlds, `predict_together` averages their answers."
+                )
+            (adapter_name,) = adapter_name
+        self._active.choose(self._check_loaded(cast("str", adapter_name)))
 
     def train_adapter(self, adapter_name: str) -> None:
         """Chooses the adapter that reads and trains, and switches the gradients of all others off.

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..adapters import restore_adapter
-from ..errors import AdapterConfigError
+from ..errors import AdapterConfigError, MergeError
 from ..hub import read_adapter
 from ..saving import SavedAdapter, check_tensors
 from .active_config import ActiveConfig
 from .reading import ReadingModel
+from .status import LayerStatus, ModelStatus, devices_by_name, layer_status, trainable_by_name
+from .together import averaged, checked_shares
 
 __all__ = ["FamiliarModel"]
 
@@ -57,6 +61,114 @@ class FamiliarModel(ReadingModel):
     def dtype(self) -> torch.dtype:
         """The dtype of the backbone, and of the logits."""
         return self._frozen.dtype
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The backbone, under peft's name."""
+        return self.backbone
+
+    def get_base_model(self) -> nn.Module:
+        """The backbone, frozen as long as it has adapters; `unload` gives it back as it was.
+
+        Example:
+            >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
+            >>> net = load_encoder("small-face")
+            >>> get_ciao_model(net, CIAOConfig(problem_type="regression", num_labels=2)).get_base_model() is net
+            True
+        """
+        return self.backbone
+
+    @property
+    def active_adapters(self) -> list[str]:
+        """The active adapter in a list, as peft has it; empty where none is active."""
+        return [] if self.active_adapter is None else [self.active_adapter]
+
+    def get_layer_status(self) -> list[LayerStatus]:
+        """Where adapters mask the backbone: one entry for each masked convolution, with peft's names of fields.
+
+        Example:
+            >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
+            >>> model = get_ciao_model(load_encoder("small-face"), CIAOConfig(problem_type="regression", num_labels=2))
+            >>> [status] = model.get_layer_status()
+            >>> status.available_adapters, status.enabled, status.requires_grad
+            (['default'], True, {'default': True})
+        """
+        return layer_status(self.adapters.snapshot(), self.active_adapters, not self._active.is_off)
+
+    def get_model_status(self) -> ModelStatus:
+        """What the model is made of, with peft's names of fields.
+
+        Example:
+            >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
+            >>> model = get_ciao_model(load_encoder("small-face"), CIAOConfig(problem_type="regression", num_labels=2))
+            >>> status = model.get_model_status()
+            >>> status.peft_types, status.num_adapter_layers, status.active_adapters
+            ({'default': 'CIAO'}, 1, ['default'])
+        """
+        adapters = self.adapters.snapshot()
+        return ModelStatus(
+            base_model_type=type(self.backbone).__name__,
+            adapter_model_type=type(self).__name__,
+            peft_types=dict.fromkeys(adapters, "CIAO"),
+            trainable_params=self.num_parameters(only_trainable=True),
+            total_params=self.num_parameters(),
+            num_adapter_layers=len(self.get_layer_status()),
+            enabled=not self._active.is_off,
+            active_adapters=self.active_adapters,
+            merged_adapters=[],
+            requires_grad=trainable_by_name(adapters),
+            available_adapters=sorted(adapters),
+            devices=devices_by_name(adapters),
+            quantization_backend=None,
+        )
+
+    def predict_together(
+        self, images: Any, adapter_names: Sequence[str], weights: Sequence[float] | None = None, **options: Any
+    ) -> Any:
+        """Reads pictures with several adapters and averages their answers: probabilities, or regressed values.
+
+        Args:
+            images: As for `predict`.
+            adapter_names: Two adapters or more that answer with the same labels.
+            weights: How much each counts, 0 or more; equally much when left out.
+            **options: `prior`, `batch_size` and `disable_tqdm` of `predict`.
+
+        Returns:
+            As `predict` without `adapter_names`: the averaged answer of each picture, likeliest first.
+
+        Raises:
+            InputError: the adapters answer different questions, or the weights do not fit.
+            AdapterNotFoundError: a name is not loaded.
+
+        Example:
+            >>> import numpy as np
+            >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
+            >>> config = CIAOConfig(problem_type="regression", num_labels=1, id2label={0: "arousal"})
+            >>> model = get_ciao_model(load_encoder("small-face"), config, "first").eval()
+            >>> model.add_adapter("second", config)
+            >>> face = np.zeros((64, 64, 3), dtype=np.uint8)
+            >>> model.predict_together(face, ["first", "second"]) == model.predict(face)
+            True
+        """
+        names = list(adapter_names)
+        shares = checked_shares(names, [self._loaded(name).config for name in names], weights)
+        config = self._loaded(names[0]).config
+        answers = self.predict(images, adapter_names=names, **options)
+        return averaged(answers, shares, is_sorted=config.problem_type != "regression")
+
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Always refuses: an average of masks is no mask. `predict_together` averages answers.
+
+        Args:
+            args, kwargs: As in peft.
+
+        Raises:
+            MergeError: always.
+        """
+        raise MergeError(
+            "Weights of CIAO's adapters cannot be averaged: M = u / (a + I) divides, so that an average of masks is no "
+            "mask. `model.predict_together(images, ['one', 'other'], weights=[0.5, 0.5])` averages their answers."
+        )
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """Counts the numbers of backbone and adapters.

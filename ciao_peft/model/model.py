@@ -121,16 +121,19 @@ class CIAOModel(FamiliarModel):
         source: str | os.PathLike[str],
         adapter_name: str | None = None,
         *,
+        is_trainable: bool = False,
         check_backbone: bool = True,
         check_preprocessing: bool = True,
         **hub: Any,
     ) -> str:
-        """Loads a saved adapter for reading (`train_adapter` makes it trainable); the active one stays active.
+        """Loads a saved adapter for reading; the active one stays active.
 
         Args:
             source: A folder that `save_pretrained` wrote, a name of `ciao_peft.list_adapters()`, or `user/name` on the
                 Hub.
             adapter_name: Name to hold it under; the source's last part when left out.
+            is_trainable: Whether its parameters require gradients at once. `train_adapter` does the same later, makes
+                it the active one, and switches the gradients of all others off.
             check_backbone: When `False`, an adapter of another backbone is loaded all the same, with a warning.
             check_preprocessing: When `False`, also one that was fed differently.
             **hub: `subfolder`, `revision`, `token`, `cache_dir`, `local_files_only` and `force_download`, as
@@ -158,6 +161,8 @@ class CIAOModel(FamiliarModel):
         self._check_free(name)
         saved, snapshot = read_adapter(source, **hub)
         self._add_saved(name, saved, str(snapshot), check_backbone, check_preprocessing)
+        if is_trainable:
+            self.adapters[name].set_trainable(True)
         return name
 
     def _add_saved(
@@ -198,7 +203,9 @@ class CIAOModel(FamiliarModel):
                 the card understands.
             picture: A PNG of what the mask lets through, for the card.
             dtype: `"float16"` for a folder of half the size: each weight is then off by at most 2^-11 of itself (by
-                2^-25 near zero). Vectors, such as `a` and biases, stay as they are. As the adapter is when left out.
+                2^-25 near zero). `"int8"` for a quarter: each weight of a convolution or linear layer is then off by at
+                most 1/254 of the largest of its output channel, and comes back in float32; earlier releases cannot
+                read it. Vectors, such as `a` and biases, stay as they are. As the adapter is when left out.
 
         Returns:
             The folder.
@@ -247,6 +254,7 @@ class CIAOModel(FamiliarModel):
             input_size=self.input_size,
             convolutions=[spec.geometry(self.backbone) for spec in opened.units_spec],
             tensors=in_dtype(adapter.state_dict(), dtype),
+            weights_dtype="int8" if dtype == "int8" else None,
             preprocessing=None if self.preprocessing is None else self.preprocessing.to_dict(),
             training=training or {},
             trained_parameters=sum(p.numel() for n, p in adapter.named_parameters() if n in adapter.trainable),

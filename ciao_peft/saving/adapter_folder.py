@@ -18,6 +18,7 @@ from ..preprocessing.processors import PROCESSOR_TYPE
 from .auto_class_files import HUB_CONFIG_FILE, hub_config, may_be_written
 from .digest import DIGEST, check_digest, read_covered, sha256_of, with_digest
 from .files import MAX_JSON_BYTES, local_path, read_json, read_steadily, to_json, write_folder
+from .int8 import from_int8, in_int8
 from .safetensors_file import parse_tensors, read_weights
 
 __all__ = [
@@ -35,8 +36,10 @@ __all__ = [
     "save_adapter",
 ]
 
-FORMAT_VERSION = 2
-"""The version of the folder's format that is written; folders up to this version are read."""
+FORMAT_VERSION = 3
+"""The newest version of the folder's format; folders up to this version are read."""
+
+_WITHOUT_INT8 = 2  # what is written wherever weights are not rounded, so that earlier releases read it
 
 _WITHOUT_DIGEST = 1  # the last version whose folders have none
 
@@ -66,7 +69,16 @@ _REQUIRED = {
     "weights_sha256": str,
     "weights_bytes": int,
 }
-_OPTIONAL = {"revision": (str, type(None)), "versions": dict, "training": dict, "trained_parameters": (int, type(None))}
+WEIGHTS_DTYPES = ("float16", "int8")
+"""What `save_pretrained` takes as `dtype`."""
+
+_OPTIONAL = {
+    "weights_dtype": str,
+    "revision": (str, type(None)),
+    "versions": dict,
+    "training": dict,
+    "trained_parameters": (int, type(None)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +97,8 @@ class SavedAdapter:
         training: What was recorded of how it was made: dataset, seed, metrics. Plain data.
         trained_parameters: The number of values that its training changed.
         versions: Versions of the libraries that wrote it, by name.
+        weights_dtype: `"int8"` where `tensors` holds rounded weights and their steps (`in_int8`), which those of a
+            folder that was read no longer are.
 
     Example:
         >>> from ciao_peft import get_ciao_model, load_encoder
@@ -105,6 +119,7 @@ class SavedAdapter:
     training: dict[str, Any] = field(default_factory=dict)
     trained_parameters: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    weights_dtype: str | None = None
 
 
 def save_adapter(
@@ -146,7 +161,7 @@ def save_adapter(
     weights = save(tensors, metadata={"format": "pt"})
     record = {
         "peft_type": "CIAO",
-        "format_version": FORMAT_VERSION,
+        "format_version": _WITHOUT_INT8,
         "base_model_name_or_path": adapter.backbone_name,
         "revision": adapter.backbone_revision,
         "backbone_signature": adapter.backbone_signature,
@@ -159,6 +174,8 @@ def save_adapter(
         "versions": adapter.versions,
         "training": adapter.training,
     }
+    if adapter.weights_dtype is not None:
+        record |= {"format_version": FORMAT_VERSION, "weights_dtype": adapter.weights_dtype}
     covered = {WEIGHTS_FILE: record["weights_sha256"]}
     files = {WEIGHTS_FILE: weights}
     try:
@@ -220,6 +237,7 @@ def _load(folder: Path) -> SavedAdapter:
         preprocessing = {key: value for key, value in stored.items() if PROCESSOR_TYPE.get(key) != value}
     if record["format_version"] > _WITHOUT_DIGEST:
         check_digest(record, covered, path, version=_WITHOUT_DIGEST)
+    tensors = parse_tensors(weights, folder / WEIGHTS_FILE)
     return SavedAdapter(
         config=config,
         backbone_name=record["base_model_name_or_path"],
@@ -227,7 +245,7 @@ def _load(folder: Path) -> SavedAdapter:
         backbone_signature=record["backbone_signature"],
         input_size=tuple(record["input_size"]),
         convolutions=record["convolutions"],
-        tensors=parse_tensors(weights, folder / WEIGHTS_FILE),
+        tensors=from_int8(tensors, folder / WEIGHTS_FILE) if "weights_dtype" in record else tensors,
         preprocessing=preprocessing,
         training=record.get("training", {}),
         trained_parameters=record.get("trained_parameters"),
@@ -257,6 +275,8 @@ def _check_record(record: dict[str, Any], path: Path) -> CIAOConfig:
     for name, kind in (required | _OPTIONAL).items():
         if name in record and (not isinstance(record[name], kind) or isinstance(record[name], bool)):
             refuse(f"has {quoted(record[name])} for {quoted(name)}, which is of the wrong type.")
+    if record.get("weights_dtype", "int8") != "int8":
+        refuse(f"has weights in {quoted(record['weights_dtype'])}; this version knows 'int8'.")
     size, signature = record["input_size"], record["backbone_signature"]
     if len(size) != 3 or not all(type(n) is int and 1 <= n <= 65_536 for n in size):
         refuse(f"has the input_size {quoted(size)}; three whole numbers were expected.")
@@ -282,7 +302,7 @@ def in_dtype(tensors: Mapping[str, Tensor], dtype: str | None) -> dict[str, Tens
 
     Args:
         tensors: Everything the adapter owns.
-        dtype: `"float16"`, or None for the dtypes that they have.
+        dtype: `"float16"`, `"int8"` (`in_int8`), or None for the dtypes that they have.
 
     Raises:
         ConfigError: another dtype.
@@ -295,7 +315,9 @@ def in_dtype(tensors: Mapping[str, Tensor], dtype: str | None) -> dict[str, Tens
     """
     if dtype is None:
         return dict(tensors)
-    check_choice("dtype", dtype, ("float16",))
+    check_choice("dtype", dtype, WEIGHTS_DTYPES)
+    if dtype == "int8":
+        return in_int8(tensors)
     smaller = {key: tensor.half() for key, tensor in tensors.items() if tensor.is_floating_point() and tensor.ndim > 1}
     if large := [key for key, half in smaller.items() if all_finite(tensors[key]) and not all_finite(half)]:
         raise AdapterFileError(

@@ -58,6 +58,7 @@ ALLOWED = {
     ("deploy/export.py", "read_bytes"): "what this process has just written",
     ("deploy/runner.py", "read_bytes"): "by itself, without this package; its checksum is looked at before use",
     ("deploy/runner.py", "json.loads"): "the same",
+    ("deploy/align.py", "np.load"): "the same: arrays alone, no pickles",
     ("deploy/runner.py", "Image.open"): "the same: a picture that its caller names",
     ("packaged.py", "read_bytes"): "a file of this package",
     ("encoders/conversion.py", "torch.load"): "with `weights_only`, in bounds",

@@ -81,6 +81,7 @@ def everything(folder: Path, net: nn.Module) -> tuple[CIAOModel, dict[str, Any]]
     with model.reading_with("deep"):
         found["depths"] = cache_features(model, data, disable_tqdm=True).tensors
         found["deep"] = (model.eval()(features=model.extract_features(PIXELS)).logits,)
+    model.set_adapter("default")
     model.eval()
     found["features"] = model.extract_features(PIXELS)
     found["logits"] = tuple(model.read(PIXELS, adapter_names=["default", "deep", "loaded"]).values())

@@ -53,6 +53,21 @@ def test_large_pictures_are_searched_at_a_smaller_size():
     assert sizes == [(160, 320, 3)] and face == FoundFace(Box(40, 80, 120, 160), 0.5)
 
 
+def test_small_pictures_are_searched_at_a_larger_size_where_that_is_asked_for():
+    sizes = []
+
+    def detect(image):
+        sizes.append(image.shape[:2])
+        return [(100, 60, 80, 40)]
+
+    picture = Image.new("RGB", (160, 120))
+    for max_side, enlarge in ((640, 1.0), (640, 2.0), (200, 4.0)):
+        (face,) = FaceFinder(detect, max_side=max_side, enlarge=enlarge).find(picture)
+    assert sizes == [(120, 160), (240, 320), (150, 200)] and face.box == Box(80, 48, 64, 32)
+    tiny = scene(side=30, at=(60, 40), size=(160, 120))
+    assert FaceFinder("yunet", enlarge=3, min_size=8).find(tiny) and not FaceFinder("yunet", min_size=8).find(tiny)
+
+
 def test_faces_too_small_or_beyond_the_border_are_left_out():
     boxes = [(0, 0, 15, 40), (-30, 0, 40, 40), (-50, 0, 40, 40), (0, 0, 16, 16)]
     found = FaceFinder(lambda image: boxes).find(Image.new("RGB", (64, 64)))
@@ -132,7 +147,7 @@ def test_what_is_no_detector_is_named(detector):
         make_detector(detector)
 
 
-@pytest.mark.parametrize("setting", [{"max_side": 1}, {"margin": 5}, {"min_size": 0}])
+@pytest.mark.parametrize("setting", [{"max_side": 1}, {"enlarge": 0.5}, {"margin": 5}, {"min_size": 0}])
 def test_settings_out_of_range_are_named(setting):
     with pytest.raises(CIAOError, match=f"`{next(iter(setting))}` must be"):
         FaceFinder(nothing, **setting)

@@ -23,7 +23,7 @@ def script(monkeypatch):
     threads = torch.get_num_threads()
     yield import_module
     torch.set_num_threads(threads)
-    own = ("bench_", "gpu", "make_perf", "measuring", "pages", "speed_tables")
+    own = ("bench_", "gpu", "make_perf", "make_scenes", "measuring", "pages", "speed_tables")
     for name in [name for name in sys.modules if name.startswith(own)]:
         del sys.modules[name]
 
@@ -168,6 +168,12 @@ def test_the_pages_say_what_was_measured(script):
     page = (REPOSITORY / "docs" / "performance.md").read_text("utf-8")
     assert make.performance() in page
     assert (REPOSITORY / "docs" / "scaling.md").read_text("utf-8") == make.scaling()
+
+
+def test_the_pages_on_scenes_say_what_was_measured(script):
+    make = script("make_scenes")
+    assert make.recall() in (REPOSITORY / "docs" / "howto" / "scenes.md").read_text("utf-8")
+    assert make.live() in (REPOSITORY / "docs" / "performance.md").read_text("utf-8")
 
 
 def test_the_page_keeps_what_others_wrote(script, tmp_path):

@@ -55,7 +55,7 @@ def test_a_weight_that_float16_does_not_hold_is_refused_and_nothing_is_written(t
     model.save_pretrained(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("dtype", ["int8", "float32", "", torch.float16, 16])
+@pytest.mark.parametrize("dtype", ["int4", "float32", "", torch.float16, 16])
 def test_another_dtype_is_refused(dtype, tmp_path):
-    with pytest.raises(ConfigError, match="`dtype` must be one of 'float16'"):
+    with pytest.raises(ConfigError, match="`dtype` must be one of 'float16', 'int8'"):
         wrap().save_pretrained(tmp_path / "half", dtype=dtype)

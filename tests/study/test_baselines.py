@@ -283,6 +283,11 @@ def chain_of(*layers):
     return net.eval()
 
 
+def test_depths_beside_the_map_of_a_baseline_are_refused():
+    with pytest.raises(ConfigError, match="The baseline 'residual_adapters' has no `depths` beside its map"):
+        build_baseline("residual_adapters", tiny_backbone(), small_config(depths=1))
+
+
 def test_where_there_is_nothing_to_adapt_it_is_said():
     bare = chain_of(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU())
     with pytest.raises(ConfigError, match="Sequential has neither normalisations nor biases"):

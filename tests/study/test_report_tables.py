@@ -38,6 +38,15 @@ def test_every_row_has_a_cell_for_every_column():
         assert {len(row) for row in table.rows} == {len(table.header)}
 
 
+def test_how_sure_answers_are_stands_in_the_tables_where_it_was_measured():
+    measured = records({CIAO: [0.8, 0.9]}, scores={"calibration_error": 0.031})
+    table = ranking(Study([*measured, *records({HEAD: [0.7, 0.8]})]), *PAIR, ("network", "rival"), "title")
+    assert table is not None
+    assert column(table, "calibration error") == ["3.1 ± 0.0", "–"]
+    table = ranking(Study(records({CIAO: [0.8], HEAD: [0.7]})), *PAIR, ("network", "rival"), "title")
+    assert table is not None and "calibration error" not in table.header
+
+
 # -- Table I and Table II ----------------------------------------------------------------------------------------------
 
 

@@ -122,7 +122,6 @@ FORMS = {
     "no dropout, no hidden layer": {"dropout": 0.0, "hidden_sizes": ()},
     "additive, negatives": {"inhibition_form": "additive", "contrastive_denominator": "negatives"},
     "sum, fixed a": {"contrastive_reduction": "sum", "learn_decay": False},
-    "depths": {"depths": 1, "depth_grid": 2},
     "a from the data": {"decay_init": None},
 }
 

@@ -279,7 +279,8 @@ class Study:
         """The main metric, then the other scores that tables show."""
         main = self.metric(task, encoder)
         scores = {name for result in self.results(task, encoder).values() for name in result.records[-1].scores}
-        others = ("balanced_accuracy", "macro_f1", *sorted(n for n in scores if n.startswith("concordance_")), "rmse")
+        values = sorted(name for name in scores if name.startswith("concordance_"))
+        others = ("balanced_accuracy", "macro_f1", "calibration_error", *values, "rmse")
         return [main, *(name for name in others if name in scores and name != main)]
 
     def comparisons(self, task: str, encoder: str, kinds: Iterable[str], metric: str | None = None) -> list[Against]:

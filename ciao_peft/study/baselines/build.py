@@ -35,7 +35,7 @@ def build_baseline(name: str, encoder: nn.Module, config: CIAOConfig, **settings
         **settings: Of the builder.
 
     Raises:
-        ConfigError: no such baseline, or a setting that it does not know.
+        ConfigError: no such baseline, or a setting that it does not know, as `depths`.
         UntraceableBackboneError: the encoder could not be cut.
 
     Example:
@@ -50,6 +50,10 @@ def build_baseline(name: str, encoder: nn.Module, config: CIAOConfig, **settings
     """
     if name not in BUILDERS:
         raise ConfigError(f"There is no baseline {quoted(name)}. Baselines: {listed(BUILDERS)}.")
+    if config.depths is not None:
+        raise ConfigError(
+            f"The baseline {quoted(name)} has no `depths` beside its map; leave them out of its settings."
+        )
     build = getattr(importlib.import_module(f"{__package__}.{BUILDERS[name]}"), f"build_{name}")
     frozen = FrozenBackbone(encoder)
     try:
