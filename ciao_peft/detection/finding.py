@@ -320,5 +320,5 @@ def finder_of(detector: Any) -> FaceFinder:
     """
     if isinstance(detector, FaceFinder):
         return detector
-    finder = getattr(detector, "finder", None)  # of a localizer, which is of a later room
+    finder: Any = getattr(detector, "finder", None)  # of a localizer, which is of a later room
     return finder() if callable(finder) else FaceFinder("yunet" if detector is True else detector)
