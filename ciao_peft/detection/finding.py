@@ -6,7 +6,7 @@ import math
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..checking import check_number
 from ..errors import DataError, MissingExtraError, quoted
@@ -321,4 +321,6 @@ def finder_of(detector: Any) -> FaceFinder:
     if isinstance(detector, FaceFinder):
         return detector
     finder: Any = getattr(detector, "finder", None)  # of a localizer, which is of a later room
-    return finder() if callable(finder) else FaceFinder("yunet" if detector is True else detector)
+    if callable(finder):
+        return cast("FaceFinder", finder())
+    return FaceFinder("yunet" if detector is True else detector)
