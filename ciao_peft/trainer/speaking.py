@@ -126,13 +126,12 @@ class Speaker:
         _print(f"{place}: {said}{more}" if said else place)
 
     def _show_table(self) -> None:
-        try:
-            from IPython.display import HTML, display  # pyright: ignore[reportMissingImports]
-        except ImportError:
+        ipython: Any = sys.modules.get("IPython.display")  # there in every notebook, and no dependency of ours
+        if ipython is None:
             return
-        shown = HTML(table_of(self._rows))
+        shown = ipython.HTML(table_of(self._rows))
         if self._table is None:
-            self._table = display(shown, display_id=True)
+            self._table = ipython.display(shown, display_id=True)
         else:
             self._table.update(shown)
 
