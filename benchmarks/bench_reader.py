@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import arguments, in_turns, medians, recorded
+from measuring import arguments, in_turns, recorded
 from PIL import Image, ImageDraw
 
 from ciao_peft import CIAOConfig, CIAOModel, FaceReader, load_encoder

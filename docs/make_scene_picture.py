@@ -1,6 +1,6 @@
 """Draws docs/scene.png: painted faces of a scene, read in two worlds by adapters of the package.
 
-    python docs/make_scene_picture.py
+python docs/make_scene_picture.py
 """
 
 from __future__ import annotations
