@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import arguments, in_turns, medians, recorded
+from measuring import arguments, in_turns, recorded
 from PIL import Image, ImageDraw
 
 from ciao_peft import CIAOConfig, CIAOModel, FaceReader, load_encoder
@@ -140,9 +140,7 @@ def detector_seconds(faces: list[Image.Image], turns: int) -> dict[str, float]:
     """Processor seconds of each detector for one scene of 640x480 with six faces."""
     single_threaded_opencv()
     scene, _ = next(composed(faces, 96))
-    return medians(
-        in_turns({name: lambda finder=finder: finder.find(scene) for name, finder in finders().items()}, turns)
-    )
+    return best(in_turns({name: lambda finder=finder: finder.find(scene) for name, finder in finders().items()}, turns))
 
 
 def best(seconds: dict[str, list[float]]) -> dict[str, float]:
@@ -240,7 +238,7 @@ def frames_per_second(encoder: str, film: list[Image.Image], turns: int) -> dict
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__doc__, argv, faces="../shared/faces", part="all")
     folder = Path(args.faces)
-    faces = photographs(folder, 3 if args.smoke else 60)
+    faces = photographs(folder, 3 if args.smoke else 36)
     film = film_of(faces, 2 if args.smoke else 16)
     turns = 1 if args.smoke else 5
     before = json.loads((args.results / "reader.json").read_text("utf-8")) if args.part == "live" else {}

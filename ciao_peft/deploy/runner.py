@@ -89,8 +89,12 @@ class Runner:
             pictures: A path or an array `(H, W)` or `(H, W, 3)` of uint8, or a list of them; clips are lists of these.
             aligned: Says that the pictures are aligned faces already.
         """
-        several = isinstance(pictures, (list, tuple)) and (not self._frames() or isinstance(pictures[0], (list, tuple)))
+        several = isinstance(pictures, (list, tuple))
+        if several and pictures and self._frames():  # one clip is a list as well
+            several = isinstance(pictures[0], (list, tuple))
         samples = list(pictures) if several else [pictures]
+        if not samples:
+            return []
         rows = [np.stack([self.prepare(p, aligned) for p in (s if self._frames() else [s])]) for s in samples]
         worlds = self.read(np.stack(rows) if self._frames() else np.concatenate(rows))
         answers = [{name: self._named(name, worlds[name], row) for name in worlds} for row in range(len(samples))]

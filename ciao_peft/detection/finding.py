@@ -6,10 +6,10 @@ import math
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..checking import check_number
-from ..errors import ConfigError, DataError, MissingExtraError, quoted
+from ..errors import DataError, MissingExtraError, quoted
 from ..preprocessing import Preprocessing, as_mode, face_chip, five_points
 from ..preprocessing.alignment import FIVE_POINTS, Alignment
 from .boxes import Box, Detector
@@ -303,23 +303,24 @@ class FaceFinder:
         return plain.fit(self.crop(picture, face) if chip is None else chip)
 
 
-def finder_of(detector: Any, **settings: Any) -> FaceFinder:
-    """The finder that a setting means: a `FaceFinder` as it is, or one made with a detector.
+def finder_of(detector: Any) -> FaceFinder:
+    """The finder that a setting means.
 
     Args:
-        detector: A `FaceFinder`, or what `make_detector` takes.
-        **settings: For a finder that is made.
+        detector: A `FaceFinder`, which is returned as it is, a `ciao_peft.data.FaceLocalizer`, or what `make_detector`
+            takes; `True` is the detector in this package.
 
     Raises:
-        ConfigError: it is a finder, and there are settings for another one.
+        DataError, MissingExtraError: as `make_detector` says.
 
     Example:
         >>> finder = FaceFinder(lambda image: [])
-        >>> finder_of(finder) is finder
-        True
+        >>> finder_of(finder) is finder, finder_of("yunet").margin
+        (True, 0.06)
     """
     if isinstance(detector, FaceFinder):
-        if settings:
-            raise ConfigError(f"The finder has settings of its own; leave {', '.join(settings)} out.")
         return detector
-    return FaceFinder(detector, **settings)
+    finder: Any = getattr(detector, "finder", None)  # of a localizer, which is of a later room
+    if callable(finder):
+        return cast("FaceFinder", finder())
+    return FaceFinder("yunet" if detector is True else detector)

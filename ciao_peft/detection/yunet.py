@@ -64,7 +64,12 @@ class YuNet(nn.Module):
         (torch.Size([1, 126]), torch.Size([1, 126, 4]), torch.Size([1, 126, 10]))
     """
 
-    def __init__(self):
+    stem: nn.Sequential
+    stages: nn.ModuleList
+    necks: nn.ModuleList
+    heads: nn.ModuleList
+
+    def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.ReLU(), _Separable(16, 16))
         self.stages = nn.ModuleList(

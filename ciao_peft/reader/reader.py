@@ -13,7 +13,6 @@ from torch import Tensor
 from ..adapters import Adapter
 from ..checking import check_number
 from ..config import CIAOConfig
-from ..data.localizer import FaceLocalizer
 from ..detection import FaceFinder, FoundFace, finder_of
 from ..errors import InputError, quoted
 from ..model import CIAOModel
@@ -210,8 +209,6 @@ class FaceReader:
             raise InputError("There is no world to read in: load an adapter with `model.load_adapter`.")
         if threads is not None:
             check_number("threads", threads, int, 1)
-        if isinstance(detector, FaceLocalizer):
-            detector = FaceFinder(detector.detect, max_side=detector.max_side, margin=detector.margin)
         self.finder = finder_of(detector)
         self.smoother = make_smoother(smoothing)
         self.tracker, self.threads = tracker, threads

@@ -126,12 +126,12 @@ class Speaker:
         _print(f"{place}: {said}{more}" if said else place)
 
     def _show_table(self) -> None:
-        notebook = sys.modules.get("IPython.display")  # where there is a notebook, it is loaded
-        if notebook is None:
+        ipython: Any = sys.modules.get("IPython.display")  # there in every notebook, and no dependency of ours
+        if ipython is None:
             return
-        shown = notebook.HTML(table_of(self._rows))
+        shown = ipython.HTML(table_of(self._rows))
         if self._table is None:
-            self._table = notebook.display(shown, display_id=True)
+            self._table = ipython.display(shown, display_id=True)
         else:
             self._table.update(shown)
 

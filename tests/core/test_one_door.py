@@ -48,7 +48,7 @@ ALLOWED = {
     ("preprocessing/pictures.py", "Image.open"): "from a file that the door opened",
     ("data/builder.py", "read_bytes"): "the code of the builders, of this package",
     ("data/builder.py", "Image.open"): "from a file that the door opened",
-    ("data/affectnet.py", "Image.open"): "from a file that the door opened",
+    ("data/cropping.py", "Image.open"): "from a file that the door opened",
     ("data/affectnet.py", "np.load"): "from bytes that the door read",
     ("data/tables.py", "csv.reader"): "from lines that the door reads",
     ("data/tables.py", "csv.DictReader"): "from lines that the door reads",

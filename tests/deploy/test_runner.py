@@ -74,6 +74,7 @@ def test_named_answers_are_those_of_predict(exported):
         for name in own:
             assert list(own[name]) == list(expected[name])
             assert list(own[name].values()) == pytest.approx(list(expected[name].values()), abs=1e-5)
+    assert runner([]) == []
     one = runner(faces[0])
     assert {name: one[name] == pytest.approx(answers[0][name], abs=1e-6) for name in one} == {
         "fer": True,
@@ -163,6 +164,9 @@ def test_clips_get_one_answer_each(tmp_path):
     for answer, own in zip(runner(clips), expected, strict=True):
         assert answer["clips"] == pytest.approx(own["clips"], abs=1e-5)
     assert runner(clips[0])["clips"] == pytest.approx(expected[0]["clips"], abs=1e-5)
+    assert runner([]) == []
+    with pytest.raises(ValueError, match=r"Pixel values must be \(batch, 3, 3, 16, 16\); got \(1, 2, 3, 16, 16\)"):
+        runner(clips[0][:2])
 
 
 def test_it_runs_as_a_program_without_torch_and_this_library(exported, tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 from ciao_peft import Preprocessing
 from ciao_peft.data import FaceLocalizer, paint_face
 from ciao_peft.detection import Box, FaceFinder, FoundFace, dlib_detector, finder_of, make_detector
-from ciao_peft.errors import CIAOError, ConfigError, DataError, MissingExtraError
+from ciao_peft.errors import CIAOError, DataError, MissingExtraError
 from ciao_peft.preprocessing import Alignment
 
 PLAIN = Preprocessing(size=(40, 40), mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -134,11 +134,14 @@ def test_detectors_of_others_are_called_by_one_thread_at_a_time():
     assert FaceFinder(nothing)._alone is not None
 
 
-def test_a_finder_is_taken_as_it_is_and_settings_make_another():
-    finder = FaceFinder(nothing)
-    assert finder_of(finder) is finder and finder_of(nothing, max_side=64).max_side == 64
-    with pytest.raises(ConfigError, match="leave max_side out"):
-        finder_of(finder, max_side=64)
+def test_a_finder_is_taken_as_it_is_and_a_localizer_cuts_as_it_always_does():
+    finder, localizer = FaceFinder(nothing), FaceLocalizer(lambda image: [(99, 61, 121, 87)], margin=0.15, size=64)
+    assert finder_of(finder) is finder and finder_of(nothing).detect is nothing
+    made = finder_of(localizer)
+    (face,) = made.find(scene())
+    assert np.array_equal(made.crop(scene(), face), localizer.crop(scene(), face.box))
+    assert made.square(face)[2] == pytest.approx(1.3 * 121)
+    assert type(finder_of(True).detect).__name__ == "YuNetDetector"
 
 
 @pytest.mark.parametrize("detector", ["mtcnn", 3, None, ""])

@@ -262,7 +262,7 @@ def test_a_training_of_the_same_length_still_resumes_to_the_same_bits(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("output_dir", "expected"), [("out", "out/runs/default"), ("runs/mine", "runs/mine"), ("runs", "runs/runs/default")]
+    ("output_dir", "expected"), [("out", "out/runs/default"), ("runs/mine", "runs/mine"), ("runs", "runs/default")]
 )
 def test_tensorboards_folder_is_not_doubled(output_dir, expected, tmp_path):
     pytest.importorskip("tensorboard")
