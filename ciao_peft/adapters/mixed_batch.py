@@ -382,7 +382,7 @@ def _on(device: torch.device, rows: list[int]) -> Tensor:
     if torch.cuda.is_current_stream_capturing():
         if sent is None:
             raise InputError(
-                "A CUDA graph holds a mixed batch that was read once before, in the same order of adapters."
+                "A CUDA graph holds a mixed batch only if one with the same rows was read before; do that first."
             )
         _HELD[key] = sent  # the graph reads there for as long as it lives
     elif sent is None or sent[1] != stream:

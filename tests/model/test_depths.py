@@ -80,6 +80,12 @@ def test_the_head_reads_the_normalised_averages_behind_the_masked_map():
     torch.testing.assert_close(model(x).logits, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_an_adapter_that_reads_depths_does_not_answer_from_the_map_alone():
+    adapter = wrap(residual_backbone(), **DEEP).adapters["default"]
+    with pytest.raises(InputError, match="This adapter reads depths beside the map, and got the map alone"):
+        adapter.decide(torch.rand(2, 8, 8, 8))
+
+
 def test_a_number_of_depths_becomes_their_paths():
     model = wrap(residual_backbone(), depths=1)
     assert model.peft_config["default"].depths == ("conv1",)
