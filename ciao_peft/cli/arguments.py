@@ -27,6 +27,8 @@ class LateParser(argparse.ArgumentParser):
 
     Attributes:
         fill: Adds the flags; called once, before words are parsed or help is shown. `None` for no more flags.
+        defaults_from: Tells defaults by what was parsed, such as those of a recipe that a flag names: what was not
+            said has them in place of the usual ones.
 
     Example:
         >>> parser = LateParser(prog="late")
@@ -38,6 +40,7 @@ class LateParser(argparse.ArgumentParser):
     def __init__(self, **settings: Any):
         super().__init__(**settings)
         self.fill: Callable[[LateParser], object] | None = None
+        self.defaults_from: Callable[[argparse.Namespace], dict[str, Any]] | None = None
 
     def add_all(self, others: Sequence[argparse.ArgumentParser]) -> None:
         """Adds the flags of other parsers, as `parents=` does for a parser that is made with all its flags.
@@ -55,14 +58,23 @@ class LateParser(argparse.ArgumentParser):
             fill(self)
 
     def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
-        """As in `argparse`, after `fill`.
+        """As in `argparse`, after `fill`, and with the defaults of `defaults_from`.
 
         Args:
             args: As in `argparse`.
             kwargs: As in `argparse`.
         """
         self._filled()
-        return super().parse_known_args(*args, **kwargs)
+        found = super().parse_known_args(*args, **kwargs)
+        defaults = {} if self.defaults_from is None else self.defaults_from(found[0])
+        if not defaults:
+            return found
+        before = {name: self.get_default(name) for name in defaults}
+        self.set_defaults(**defaults)
+        try:
+            return super().parse_known_args(*args, **kwargs)
+        finally:
+            self.set_defaults(**before)
 
     def format_help(self) -> str:
         """As in `argparse`, after `fill`."""
