@@ -13,7 +13,12 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-ELSEWHERE = {"CHANGELOG.md": "changelog.md", "tests/README.md": "tests.md"}  # a file of the repository: its page here
+CARDS = {"dlib-face": "cards/dlib-face.md", "small-face": "cards/small-face.md"}
+ELSEWHERE = {  # a file of the repository: its page here
+    "CHANGELOG.md": "changelog.md",
+    "tests/README.md": "tests.md",
+    **{f"ciao_peft/encoders/weights/{name.replace('-', '_')}.md": page for name, page in CARDS.items()},
+}
 
 
 def api_pages() -> dict[str, str]:
@@ -42,7 +47,8 @@ def navigation() -> list[Any]:
             entry = {title: [page, *below] if below else page}
             next(iter(found[-1].values())).append(entry)
     api = {"API": [{Path(page).stem: page} for page in api_pages()]}
-    next(iter(next(one for one in found if "Reference" in one).values())).insert(1, api)
+    cards = {"Model cards": [{name: page} for name, page in CARDS.items()]}
+    next(one for one in found if "Reference" in one)["Reference"][1:1] = [api, cards]
     found[-1]["Taking part"].append({"The tests": ELSEWHERE["tests/README.md"]})
     return found
 
