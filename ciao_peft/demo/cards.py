@@ -229,7 +229,7 @@ def _course(said: Sequence[tuple[float, Answer]], now: float, config: CIAOConfig
 
     labels = [*(label for label in nearest if label != strongest), strongest]
     lines = "".join(
-        f'<polyline points="{points(label)}"{" class=ciao-first" if label == strongest else ""}/>' for label in labels
+        f'<polyline points="{points(label)}" class="{"ciao-first" if label == strongest else ""}"/>' for label in labels
     )
     at = 200 * (now - first) / ((last - first) or 1)
     return (
@@ -250,6 +250,7 @@ def _signed(value: Any) -> str:
 STYLE = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
 .gradio-container .html-container { padding: 0 !important; }
+footer > :last-child:not(button):not(a) { display: none !important; }
 .ciao-head h1 { font-size: 1.5rem; margin: 0.2rem 0 0.1rem; font-weight: 650; letter-spacing: -0.01em; }
 .ciao-head p, .ciao-foot p { margin: 0; color: var(--body-text-color-subdued); line-height: 1.45; }
 .ciao-foot p { font-size: 0.82rem; }

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..data.frames import timed_frames, video_seconds
 from ..detection import FaceFinder, FoundFace, finder_of
-from ..errors import DataError
+from ..errors import DataError, DataNotFoundError
 from ..preprocessing import Preprocessing, as_mode, open_picture
+from ..preprocessing.pictures import MAX_PIXELS
 from ..reader import FaceReader
 from ..saliency import gradcam_plus_plus
 from ..scenes import Face
@@ -85,10 +86,20 @@ def picture_shot(picture: Any) -> Shot:
     try:
         return _held(as_mode(open_picture(picture), "RGB"), None, "picture")
     except DataError as error:
-        if not isinstance(picture, (str, os.PathLike)):
-            raise
-        said = str(error).replace(repr(os.fspath(picture)), "This file")  # where the page put it is nobody's business
-        raise type(error)(said) from error
+        raise _told_plainly(error, picture) from error
+
+
+def _told_plainly(error: DataError, picture: Any) -> DataError:
+    """What is wrong with a picture, in words for a visitor, which do not tell where the page put the file."""
+    cause = type(error.__cause__).__name__
+    if cause == "UnidentifiedImageError":
+        return DataError("This file is no picture that can be read. Give a PNG, JPEG or WebP.")
+    if cause.startswith("DecompressionBomb"):
+        return DataError(f"This picture is too large: at most {MAX_PIXELS:,} pixels are read. Make it smaller.")
+    said = str(error)
+    if isinstance(picture, (str, os.PathLike)):
+        said = said.replace(repr(os.fspath(picture)), "This file")
+    return DataError(said)
 
 
 def video_shots(path: str) -> Iterator[Shot]:
@@ -99,6 +110,13 @@ def video_shots(path: str) -> Iterator[Shot]:
 
     Raises:
         DataError: it is no video, or damaged from the start.
+        DataNotFoundError: PyAV and OpenCV are missing.
+
+    Example:
+        >>> next(video_shots(__file__))
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.DataError: This file is no video that can be read. Give an MP4 or WebM.
     """
     length = video_seconds(path)
     step = max(_SHORTEST_STEP, min(MOST_SECONDS if length is None else length, MOST_SECONDS) / MOST_FRAMES)
@@ -112,9 +130,11 @@ def video_shots(path: str) -> Iterator[Shot]:
                 continue
             yield _held(picture, now, "frame")
             count, before = count + 1, now
+    except DataNotFoundError:
+        raise
     except DataError as error:
         if not count:  # one that ends early still shows what it has
-            raise DataError(str(error).replace(repr(path), "This file").replace(path, "this file")) from error
+            raise DataError("This file is no video that can be read. Give an MP4 or WebM.") from error
     if not count:
         raise DataError("This video has no frame that can be read.")
 

@@ -100,6 +100,7 @@ class _Page:
             with gr.Column(scale=5, min_width=300), gr.Tabs():
                 with gr.Tab("Picture"):
                     self.picture = _input(
+                        gr,
                         gr.Image,
                         label="A picture",
                         sources=["upload", "webcam", "clipboard"],
@@ -109,6 +110,7 @@ class _Page:
                     self.paint = gr.Button("Paint a face", size="sm", elem_id="paint")
                 with gr.Tab("Webcam"):
                     self.webcam = _input(
+                        gr,
                         gr.Image,
                         label="The webcam, read as it goes",
                         sources=["webcam"],
@@ -118,9 +120,10 @@ class _Page:
                     )
                 with gr.Tab("Video"):
                     self.video = _input(
+                        gr,
                         gr.Video,
                         label="A video; its first two minutes",
-                        sources=["upload", "webcam"],
+                        sources=["upload"],
                         height=300,
                         elem_id="video",
                     )
@@ -141,7 +144,7 @@ class _Page:
                 self.gone = gr.Dropdown(start.keys, value=None, label="One of this page's worlds", elem_id="gone")
                 self.remove = gr.Button("Remove", size="sm", elem_id="remove")
         # For programs: what they send and get, without the page's HTML.
-        self.sent = _input(gr.Image, visible=False, label="picture")
+        self.sent = _input(gr, gr.Image, visible=False, label="picture")
         self.named = gr.Textbox(visible=False, label="world")
         self.data = gr.JSON(visible=False, label="read")
         self.hidden = [gr.Button(visible=False) for _ in range(4)]
@@ -320,8 +323,16 @@ def _as_it_came(payload: Any) -> Any:
         return error
 
 
-def _input(kind: Callable[..., Any], **settings: Any) -> Any:
+def _input(gr: Any, kind: Callable[..., Any], **settings: Any) -> Any:
     """A part of gradio's that takes a file. Not a class of ours, next to whose file gradio would write another one."""
     part = kind(**settings)
     part.preprocess = _as_it_came
+    keep = part.async_move_resource_to_block_cache
+
+    async def uploads_alone(path: Any) -> Any:
+        if isinstance(path, str) and "://" in path[:16]:
+            raise gr.Error("Upload the file: this page fetches nothing from elsewhere.", print_exception=False)
+        return await keep(path)
+
+    part.async_move_resource_to_block_cache = uploads_alone
     return part
