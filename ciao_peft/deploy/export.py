@@ -22,7 +22,7 @@ from ..preprocessing.landmarks import landmark_trees
 from ..saving import local_path, move_into_place, refusals_told
 from ..saving.digest import sha256_of, with_digest
 from ..surroundings import outside_inference
-from .graphs import AdapterGraph, Part, TrunkGraph, WholeGraph, depths_of, example_rows, in_float32, parts_of
+from .graphs import AdapterGraph, Part, TrunkGraph, WholeGraph, example_rows, in_float32, parts_of
 from .int8 import calibration_pixels, quantized
 from .manifest import (
     ALIGN_FILE,
@@ -145,7 +145,7 @@ class _Exporting:
         for index, names in enumerate(groups.values()):
             file = TRUNK_FILE if index == 0 else f"trunk-{index + 1}.onnx"
             needs_u = any(not len(parts[name].adapter.excitation) for name in names)
-            depths = dict.fromkeys(depth for name in names for depth in depths_of(parts[name].adapter))
+            depths = dict.fromkeys(depth for name in names for depth in parts[name].adapter.depths)
             self.trunks[file] = TrunkGraph(cast(CutBackbone, parts[names[0]].opened), needs_u, tuple(depths))
             self.trunk_of |= dict.fromkeys(names, file)
 

@@ -75,18 +75,6 @@ def parts_of(adapters: dict[str, Adapter], frozen: FrozenBackbone) -> dict[str, 
     return parts
 
 
-def depths_of(adapter: Adapter) -> tuple[Any, ...]:
-    """Earlier units that an adapter's head reads; none where adapters read no such thing.
-
-    Example:
-        >>> from ciao_peft import CIAOConfig
-        >>> frozen = FrozenBackbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (3, 16, 16))
-        >>> depths_of(Adapter(CIAOConfig(problem_type="regression", num_labels=2), frozen.open()))
-        ()
-    """
-    return tuple(getattr(adapter, "depths", ()))
-
-
 def _answers(part: Part, **source: Any) -> tuple[Tensor, ...]:
     adapter = part.adapter
     seen = read_maps([(None, "it")], {"it": adapter}, part.frozen, features_of=part.opened, **source)[0]

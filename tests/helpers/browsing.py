@@ -87,8 +87,10 @@ class Browser:
 
     def press(self, selector: str, text: str = "") -> None:
         """Clicks on the first element that says this, once there is one."""
-        click = "const found = [...document.querySelectorAll(arguments[0])].find((e) => e.innerText.includes(arguments[1]));"
-        self.wait(lambda: self.driver.execute_script(click + "found?.click(); return Boolean(found)", selector, text))
+        find = "const all = [...document.querySelectorAll(arguments[0])];"
+        find += " const found = all.find((e) => e.innerText.includes(arguments[1]));"
+        click = find + " found?.click(); return Boolean(found)"
+        self.wait(lambda: self.driver.execute_script(click, selector, text))
 
     def note(self) -> str:
         return self.text("#note")
