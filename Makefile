@@ -5,7 +5,7 @@ WORKERS ?= 2
 SECONDS ?= 600
 KILLS ?= 1000
 
-.PHONY: help quickstart test test-oldest lint format bench fuzz faults docs clean
+.PHONY: help quickstart test test-oldest lint format bench fuzz faults docs docs-site clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/' | column -t -s:
@@ -40,6 +40,11 @@ docs:  ## write the pages that scripts write
 	@.ci/environment $(VENV) dev
 	set -e; for script in docs/make_*.py; do $(PYTHON_IN) $$script; done
 
+docs-site:  ## build the site into site/: its notebooks run, every warning is an error, every link is followed
+	@.ci/environment build/site-environment docs
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 build/site-environment/bin/python -m mkdocs build --strict --site-dir site
+	build/site-environment/bin/python .ci/site_links.py site
+
 bench:  ## run every benchmarks/bench_*.py, which write docs/performance.md
 	@.ci/environment $(VENV) bench,dev
 	set -e; for script in $(sort $(wildcard benchmarks/bench_*.py)); do $(PYTHON_IN) $$script; done
@@ -57,4 +62,4 @@ faults:  ## kill saves KILLS=1000 times at every call that writes, and save on f
 	$(PYTHON_IN) docs/make_reliability.py
 
 clean:  ## forget environments and build products
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

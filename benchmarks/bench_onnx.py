@@ -3,9 +3,9 @@
     python benchmarks/bench_onnx.py --data_dir ../shared/faces
 
 Takes about five minutes; painted faces stand in where the folder is missing. Each model gets one adapter, trained for a
-few epochs on stored features; VGG16 has fresh weights, so that its accuracy says nothing and its change does. Training,
-calibration and test faces are of different people. Swapping is timed between two adapters that are loaded, and from the
-file; the first answer of an adapter that was just loaded counts as loading.
+few epochs on stored features; VGG16 has fresh weights, so that its accuracy says nothing and its change does. Faces for
+calibration and test are of people that the training has not seen. Swapping is timed between two adapters that are
+loaded, and from the file.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,9 @@ def _meet() -> None:
     """Tells transformers' `Auto` classes and peft of our folders, where a program has them; loads nothing otherwise."""
     for theirs, ours in (("transformers.models.auto.modeling_auto", "transformers"), ("peft.mapping", "peft")):
         if {theirs, "torch"} <= sys.modules.keys():
-            importlib.import_module(f".integrations.{ours}", __name__)
+            # A version that lacks what is asked of it must not break this import; importing the module itself says why.
+            with contextlib.suppress(ImportError, AttributeError, TypeError):
+                importlib.import_module(f".integrations.{ours}", __name__)
 
 
 _meet()

@@ -11,7 +11,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-__all__ = ["as_png", "blank_figure"]
+__all__ = ["Picture", "as_png", "blank_figure"]
+
+
+class Picture(bytes):
+    """The content of a PNG file; as the last value of a notebook's cell it shows itself.
+
+    Example:
+        >>> as_png(blank_figure(1, 1))  # doctest: +ELLIPSIS
+        <PNG of 120 x 120 pixels, ... bytes; `Path(...).write_bytes(picture)` saves it>
+    """
+
+    def _repr_png_(self) -> bytes:
+        return bytes(self)
+
+    def __repr__(self) -> str:
+        width, height = (int.from_bytes(self[at : at + 4], "big") for at in (16, 20))
+        size = f"{width} x {height} pixels, {len(self):,} bytes"
+        return f"<PNG of {size}; `Path(...).write_bytes(picture)` saves it>"
 
 
 def blank_figure(width: float, height: float) -> Figure:
@@ -42,7 +59,7 @@ def blank_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def as_png(figure: Figure, dpi: int = 120) -> bytes:
+def as_png(figure: Figure, dpi: int = 120) -> Picture:
     r"""Draws a figure as a PNG file.
 
     The name and version of matplotlib are left out of the file, so that the same figure gives the same bytes.
@@ -52,7 +69,7 @@ def as_png(figure: Figure, dpi: int = 120) -> bytes:
         dpi: Pixels per inch.
 
     Returns:
-        The content of the file.
+        The content of the file, which shows itself in a notebook.
 
     Example:
         >>> as_png(blank_figure(1, 1))[:4]
@@ -60,4 +77,4 @@ def as_png(figure: Figure, dpi: int = 120) -> bytes:
     """
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
-    return png.getvalue()
+    return Picture(png.getvalue())

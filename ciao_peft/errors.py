@@ -328,6 +328,24 @@ class MissingExtraError(CIAOError, ModuleNotFoundError):
         super().__init__(f"{what} needs {package}: pip install 'ciao_peft[{extra}]'.", name=package)
 
 
+class OutdatedPackageError(CIAOError, ImportError):
+    """A package that this library builds on is installed in a version below its bound.
+
+    Args:
+        package: Which.
+        version: The version that is installed.
+        bound: The oldest version that will do.
+
+    Example:
+        >>> print(OutdatedPackageError("timm", "1.0.20", "1.0.31"))
+        ciao_peft needs timm 1.0.31 or newer, and 1.0.20 is installed: pip install --upgrade timm.
+    """
+
+    def __init__(self, package: str, version: str, bound: str):
+        needed = f"ciao_peft needs {package} {bound} or newer, and {shortened(version, 40)} is installed"
+        super().__init__(f"{needed}: pip install --upgrade {package}.", name=package)
+
+
 class StudyError(CIAOError, RuntimeError):
     """A study ended with trainings that could not be done."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -20,6 +19,7 @@ from .errors import ConfigError, DataError, DataNotFoundError, InputError
 from .preprocessing import Preprocessing
 from .preprocessing.ahead import in_threads
 from .probabilities import Prior, probabilities
+from .progress import hides_bars
 
 if TYPE_CHECKING:
     import numpy as np
@@ -255,7 +255,7 @@ def read_pictures(
         except DataError as error:
             raise type(error)(f"Picture {index} of {len(pictures)}: {error}") from error
 
-    quiet = not sys.stderr.isatty() if disable_tqdm is None else disable_tqdm
+    quiet = hides_bars(disable_tqdm)
     answers = []
     numbered = ((index, pictures[index]) for index in range(len(pictures)))
     with tqdm(total=len(pictures), unit="picture", disable=quiet) as progress:

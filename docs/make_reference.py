@@ -26,6 +26,7 @@ OLD = ("checkpoints", "experiments", "starting")  # names of an earlier release,
 # Modules that are no rooms with an `__init__.py` of their own, and what they offer all the same.
 ALSO = {
     "calibration": ("start_decay",),
+    "scenes": ("Face",),
     "losses": ("concordance_loss", "contrastive_targets", "supervised_contrastive_loss", "task_loss"),
 }
 SETTINGS = ("CIAOConfig", "CIAOTrainingArguments")  # classes whose arguments are listed one by one

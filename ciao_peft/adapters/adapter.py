@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..backbone import Depth, OpenedBackbone, parameters_reaching_the_map
 from ..config import CIAOConfig
+from ..errors import InputError
 from ..heads import DecisionHead, pool_map
 from ..inhibition import DECAY_START, InhibitoryLayer, LowRankConvolution, within
 from .hold import Hold
@@ -321,6 +322,9 @@ class Adapter(nn.Module):
         Returns:
             Logits `(B, num_labels)` and embeddings z `(B, D)`, in the dtype of the head.
 
+        Raises:
+            InputError: it reads depths, and there are none.
+
         Example:
             >>> from ciao_peft.backbone import open_backbone
             >>> opened = open_backbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), (3, 16, 16))
@@ -329,6 +333,10 @@ class Adapter(nn.Module):
             [(4, 2), (4, 1568)]
         """
         feature_map, depths = seen if isinstance(seen, Seen) else Seen(seen)
+        if depths is None and self.depths:
+            raise InputError(
+                "This adapter reads depths beside the map, and got the map alone; give what `read_maps` did."
+            )
         pooled = pool_map(feature_map, self.config.pooling)
         if self.config.frames is not None:
             pooled = pooled.unflatten(0, (-1, self.config.frames))

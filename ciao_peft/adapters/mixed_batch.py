@@ -323,7 +323,7 @@ def read_maps(
         results |= maps
         for index in (index for index, own_depths in reading.items() if own_depths):
             rows, feature_map = requests[index][0], maps[index]
-            results[index] = Seen(feature_map, depths_of_rows(averages, reading[index], rows, len(feature_map)))
+            results[index] = Seen(feature_map, depths_of_rows(averages, reading[index], rows, feature_map.shape[0]))
     return [results[index] for index in range(len(requests))]
 
 
@@ -382,7 +382,7 @@ def _on(device: torch.device, rows: list[int]) -> Tensor:
     if torch.cuda.is_current_stream_capturing():
         if sent is None:
             raise InputError(
-                "A CUDA graph holds a mixed batch that was read once before, in the same order of adapters."
+                "A CUDA graph holds a mixed batch only if one with the same rows was read before; do that first."
             )
         _HELD[key] = sent  # the graph reads there for as long as it lives
     elif sent is None or sent[1] != stream:
@@ -415,4 +415,4 @@ def _read_with_own_encoder(
         return opened.run(rooted, [(rows, mask)], pixel_values=own, train_encoder=trains)[0]
     features, averages = _trunk_with_depths(opened, rooted, own, adapter.depths, trains)
     feature_map = opened.run(rooted, [(rows, mask)], features=features, train_encoder=trains)[0]
-    return Seen(feature_map, depths_of_rows(averages, adapter.depths, rows, len(feature_map)))
+    return Seen(feature_map, depths_of_rows(averages, adapter.depths, rows, feature_map.shape[0]))

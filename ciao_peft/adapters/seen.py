@@ -55,5 +55,5 @@ def depths_of_rows(
     """
     own = torch.cat([averages[depth] for depth in depths], dim=1)
     own = own if rows is None else own[rows]
-    more = num_rows - len(own)
+    more = num_rows - own.shape[0]
     return own if more == 0 else torch.cat([own, own[-1:].expand(more, -1)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,21 @@ from typing import Any
 from ..door import MAX_TEXT_BYTES, read_file
 from ..errors import HubFileError
 from ..saving import CARD_FILE, PICTURE_FILE
-from .metadata import COMMIT, adapter_metadata, collection_metadata, encoder_metadata, recorded_metadata, title_of
+from .metadata import (
+    COMMIT,
+    DIGEST,
+    adapter_metadata,
+    collection_metadata,
+    encoder_metadata,
+    recorded_metadata,
+    title_of,
+)
 from .page import merged_page, page_of, split_page
 from .rendering import render
-from .scores import SCORE, dataset_of, scores_of, seeds_of
+from .scores import SCORE, dataset_of, rounded, scores_of, seeds_of
 
 __all__ = ["adapter_card", "card_without_record", "collection_card", "encoder_card", "text_reader"]
 
-_DIGEST = re.compile("[0-9a-f]{16}")  # the revision of weights that lay in a folder, or came with this library
 _PROBLEMS = {
     "single_label_classification": "one of {} classes",
     "multi_label_classification": "any of {} labels",
@@ -185,13 +191,13 @@ def card_without_record(read: Callable[[str], str | None], record_file: str) -> 
     except HubFileError:  # too large to be a record
         recorded = {}
     return page_of(
-        {key: value for key, value in metadata.items() if key not in recorded or value != recorded[key]}, text
+        {key: value for key, value in metadata.items() if key not in recorded or rounded(value) != recorded[key]}, text
     )
 
 
 def _where_the_backbone_is(record: Mapping[str, Any]) -> str:
     base, revision = record["base_model_name_or_path"], record.get("revision") or ""
-    if _DIGEST.fullmatch(revision):
+    if DIGEST.fullmatch(revision):
         return "in a folder" if "/" in base else "loaded with the adapter"
     is_timm = base.startswith("timm/") and revision != "random"
     return "loaded with the adapter" if is_timm or COMMIT.fullmatch(revision) else "unknown"
@@ -203,6 +209,12 @@ def _labels(config: Mapping[str, Any]) -> str:
     return ", ".join([*labels[:_MAX_LABELS], *more])
 
 
+def _told(value: Any) -> Any:
+    """A recorded value as a cell of a table."""
+    value = rounded(value, 6)
+    return ", ".join(f"{key}: {one}" for key, one in value.items()) if isinstance(value, Mapping) else value
+
+
 def _about_training(record: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The values of `training.md.jinja`, and the page's title."""
     training = record.get("training") or {}
@@ -211,10 +223,10 @@ def _about_training(record: Mapping[str, Any], name: str) -> dict[str, Any]:
     facts = [("dataset", data.pop("name"))] if "name" in data else []
     facts += [(f"dataset: {key}", value) for key, value in data.items()]
     known = {"dataset", "metrics", "seed", "seeds", "arguments", "license", "world"}
-    facts += [(key, value) for key, value in training.items() if key not in known and not SCORE.match(key)]
+    facts += [(key, _told(value)) for key, value in training.items() if key not in known and not SCORE.match(key)]
     arguments = training.get("arguments")
     if isinstance(arguments, Mapping):
-        facts += [(f"`{key}`", value) for key, value in arguments.items() if value is not None]
+        facts += [(f"`{key}`", _told(value)) for key, value in arguments.items() if value is not None]
     if not scores and seeds is not None:
         facts.append(("seed", seeds))
     versions = ", ".join(f"{library} {version}" for library, version in sorted((record.get("versions") or {}).items()))

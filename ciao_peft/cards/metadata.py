@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..door import parse_json
-from .scores import dataset_of, scores_of, seeds_of
+from .scores import dataset_of, rounded, scores_of, seeds_of
 
 __all__ = [
     "COMMIT",
+    "DIGEST",
     "LIBRARY",
     "adapter_metadata",
     "collection_metadata",
@@ -24,6 +25,11 @@ LIBRARY = "ciao_peft"
 
 COMMIT = re.compile("[0-9a-f]{40}")
 """The form of the revision of what came from a repository."""
+
+DIGEST = re.compile("[0-9a-f]{16}")
+"""The form of the revision of weights that lay in a folder, or came with this library."""
+
+_OURS, _REPOSITORY = re.compile("[a-z0-9-]+"), re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 _ADAPTER_TAGS = ["ciao", "adapter", "facial-expression-recognition"]
 
@@ -123,8 +129,8 @@ def _metadata(training: Mapping[str, Any], name: str, task: str, **known: Any) -
             dataset_name=str(data["name"]),
             dataset_split=score.split,
             metric_type=score.name,
-            metric_value=score.value,
-            metric_args={**score.details, **({} if seeds is None else {"seeds": seeds})} or None,
+            metric_value=rounded(score.value),
+            metric_args={**rounded(score.details), **({} if seeds is None else {"seeds": seeds})} or None,
         )
         for score in scores
     ]
@@ -140,9 +146,9 @@ def _metadata(training: Mapping[str, Any], name: str, task: str, **known: Any) -
 
 
 def _base_model(record: Mapping[str, Any]) -> dict[str, str]:
-    """The backbone, where it is known to be on the Hub: at a commit there, or with timm's pretrained weights."""
+    """The backbone, where its name says which weights: ours, those of a commit on the Hub, or weights of timm."""
     base, revision = record["base_model_name_or_path"], record.get("revision") or ""
+    ours = _OURS.fullmatch(base) and DIGEST.fullmatch(revision)
     pretrained = base.startswith("timm/") and revision not in ("", "random")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", base, re.ASCII) or not (pretrained or COMMIT.fullmatch(revision)):
-        return {}
-    return {"base_model": base, "base_model_relation": "adapter"}
+    theirs = _REPOSITORY.fullmatch(base) and (pretrained or COMMIT.fullmatch(revision))
+    return {"base_model": base, "base_model_relation": "adapter"} if ours or theirs else {}

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["SCORE", "Score", "dataset_of", "scores_of", "seeds_of"]
+__all__ = ["SCORE", "Score", "dataset_of", "rounded", "scores_of", "seeds_of"]
 
 SCORE = re.compile("eval_|test_")
 """How a trainer starts the names of its scores."""
@@ -83,6 +83,24 @@ def scores_of(training: Mapping[str, Any]) -> Iterator[Score]:
         if prefix := SCORE.match(name):
             name, split = name[prefix.end() :], split or _SPLITS[prefix[0]]
         yield Score(name, value, str(split) if split else None, details)
+
+
+def rounded(value: Any, digits: int = 4) -> Any:
+    """A recorded value as a card shows it: its fractions have a few significant digits.
+
+    Args:
+        value: Plain data of any depth; whole numbers stay as they are.
+        digits: How many digits count.
+
+    Example:
+        >>> rounded({"mean": 0.8432160804, "values": [0.12345678, 1234567], "split": "test"})
+        {'mean': 0.8432, 'values': [0.1235, 1234567], 'split': 'test'}
+    """
+    if isinstance(value, Mapping):
+        return {key: rounded(one, digits) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(one, digits) for one in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) and not value.is_integer() else value
 
 
 def seeds_of(training: Mapping[str, Any]) -> Any:

@@ -29,7 +29,10 @@ _SETTINGS: dict[str, tuple[type, str]] = {
     "group_by": (str, "the table's column with the people, so that nobody is in both parts"),
     "num_train": (int, "how many painted faces to learn from (default: 3000)"),
     "num_test": (int, "how many painted faces to be tested on (default: 900)"),
-    "min_images_per_class": (int, "classes with fewer training images are left out and named; 0 keeps all"),
+    "min_images_per_class": (
+        int,
+        "classes with fewer training images are left out and named; 0 keeps all (default: 20)",
+    ),
     "frames_per_clip": (int, "frames taken of each video, spread evenly over it (default: 10)"),
 }
 
@@ -66,7 +69,6 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
         "--setting",
         metavar="NAME=VALUE",
         action="append",
-        default=[],
         help="any other setting of the dataset, such as contempt=false; may be repeated",
     )
 
@@ -89,7 +91,7 @@ def faces_from(options: argparse.Namespace) -> DatasetDict:
     }
     if options.csv:
         settings["csv"] = _tables(options.csv)
-    for name, value in map(setting_of, options.setting):
+    for name, value in map(setting_of, options.setting or []):
         if name in settings or name in ("name", "data_dir", "streaming"):
             raise ConfigError(f"`--setting {name}=...` is said by a flag of its own: --{name}.")
         settings[name] = value

@@ -48,7 +48,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.confusion_matrix and len(options.adapters) > 1:
         raise ConfigError(f"`--confusion_matrix` is drawn for one adapter; {len(options.adapters)} are given.")
     arguments = CIAOTrainingArguments(report_to="none", per_device_eval_batch_size=options.batch_size)
-    names = dict(map(_pair, options.map))
+    names = dict(map(pair_of, options.map))
     splits = faces_from(options)
     if options.split not in splits:
         raise DataError(
@@ -93,7 +93,19 @@ def _mapped(faces: Any, config: Any, names: dict[str, str | None]) -> tuple[Any,
     return map_labels(faces, target, names)
 
 
-def _pair(text: str) -> tuple[str, str | None]:
+def pair_of(text: str) -> tuple[str, str | None]:
+    """The two labels of `--map LABEL=LABEL`; `None` for a second one that is not there.
+
+    Args:
+        text: A word of the command line.
+
+    Raises:
+        ConfigError: it is no pair.
+
+    Example:
+        >>> pair_of("joyful=happiness"), pair_of("bored=")
+        (('joyful', 'happiness'), ('bored', None))
+    """
     label, equals, other = text.partition("=")
     if not label or not equals:
         raise ConfigError(f"`--map` takes LABEL=LABEL, such as joyful=happiness; got {text!r}.")

@@ -15,27 +15,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import BackboneMismatchError, ConfigError, DataError, DataNotFoundError, listed, quoted
+from ..errors import ConfigError, DataError, DataNotFoundError, listed, quoted
+from .faces import add_face_flags, is_live, read_faces, reads_faces
 from .flags import add_flag
+from .worlds import World, load_worlds
 
 if TYPE_CHECKING:
-    from ..model import CIAOModel
+    pass
 
-__all__ = ["Answered", "World", "adapters_and_sources", "add_commands", "load_worlds", "read_sources"]
-
-
-class World(NamedTuple):
-    """An adapter that reads, on the model that holds it.
-
-    Args:
-        name: Its column in the output.
-        model: Holds it, and others on the same backbone.
-        adapter_name: Its name in the model.
-    """
-
-    name: str
-    model: CIAOModel
-    adapter_name: str
+__all__ = ["Answered", "adapters_and_sources", "add_commands", "read_sources"]
 
 
 class Answered(NamedTuple):
@@ -57,9 +45,17 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     predict = commands.add_parser(
         "predict",
         help="read pictures, folders and videos with saved adapters",
-        usage="%(prog)s ADAPTER ... FILE|FOLDER|VIDEO ... [--csv OUT] [--json OUT]",
-        description="Reads faces with one or more adapters and prints or writes what each says. A picture is one face; "
-        "of a folder the pictures and videos that lie in it are read; of a video some frames, spread evenly over it.",
+        usage="%(prog)s ADAPTER ... FILE|FOLDER|VIDEO|CAMERA ... [--csv OUT] [--json OUT] [--annotate OUT]",
+        description="Reads faces with one or more adapters and prints or writes what each says. A picture is one "
+        "face; of a folder the pictures and videos that lie in it are read; of a video some frames, spread evenly over "
+        "it.\n\n"
+        "    ciao predict ciao/everyday-six face.jpg\n"
+        "    ciao predict runs/mine/adapter faces --csv answers.csv\n"
+        "    ciao predict ciao/everyday-six clip.mp4 --annotate annotated.mp4 --csv faces.csv\n"
+        "    ciao predict ciao/everyday-six 0 --faces\n\n"
+        "With --faces or --annotate every face of a picture is found and read, and every frame of a video; a number is "
+        "a camera, and rtsp://... a stream.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     predict.add_argument(
         "words",
@@ -73,11 +69,15 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--frames", type=int, default=10, metavar="N", help="frames of each video; 0: all (default: 10)"
     )
     add_flag(predict, "batch_size", type=int, default=32, metavar="N", help="pictures read at once (default: 32)")
+    add_face_flags(predict)
     predict.set_defaults(run=_predict)
 
 
 def _predict(options: argparse.Namespace) -> None:
     adapters, sources = adapters_and_sources(options.words)
+    if reads_faces(options, sources):
+        read_faces(load_worlds(adapters), sources, options)
+        return
     files = _files(sources)
     worlds = load_worlds(adapters)
     answered = read_sources(worlds, files, frames=options.frames, batch_size=options.batch_size)
@@ -115,7 +115,7 @@ def adapters_and_sources(words: Sequence[str]) -> tuple[list[str], list[str]]:
     first = next((place for place, word in enumerate(words) if not _is_adapter(word)), len(words))
     adapters, sources = list(words[:first]), list(words[first:])
     for word in sources:
-        if not Path(word).exists():
+        if not Path(word).exists() and not is_live(word):
             raise DataNotFoundError(f"There is no file, folder or adapter {quoted(word)}. `ciao adapters` lists names.")
         if _is_adapter(word):
             raise ConfigError(f"{quoted(word)} is an adapter; adapters come before what they read.")
@@ -136,54 +136,6 @@ def _is_adapter(word: str) -> bool:
     if path.exists():
         return (path / CONFIG_FILE).exists()
     return word in list_adapters() or (is_hub_id(word) and not path.suffix)
-
-
-def load_worlds(adapters: Sequence[str]) -> list[World]:
-    """Loads adapters, those of one backbone onto one model, so that a picture goes through its trunk once.
-
-    Args:
-        adapters: Folders, names in the package, or repositories.
-
-    Returns:
-        One world for each, in their order; two of one name get numbers.
-
-    Raises:
-        AdapterFileError, BackboneError, HubError: as for `AutoCIAOModel.from_pretrained`.
-
-    Example:
-        >>> worlds = load_worlds(["ciao/everyday-six"])
-        >>> worlds[0].name, worlds[0].model.active_adapter
-        ('everyday-six', 'everyday-six')
-    """
-    from ..auto import AutoCIAOModel
-
-    worlds: list[World] = []
-    for source in adapters:
-        name = own = _name_of(source)
-        number = 1
-        while own in {world.name for world in worlds}:
-            number += 1
-            own = f"{name}-{number}"
-        for model in dict.fromkeys(world.model for world in worlds):
-            try:
-                model.load_adapter(source, adapter_name=own)
-            except BackboneMismatchError:
-                continue
-            break
-        else:
-            model = AutoCIAOModel.from_pretrained(source, adapter_name=own)
-        worlds.append(World(own, model.eval(), own))
-    return worlds
-
-
-def _name_of(source: str) -> str:
-    """The last part of its folder or repository; of `runs/eight/adapter`, as `ciao train` writes it, `eight`."""
-    from ..hub.adapters import name_from
-
-    place = Path(source).resolve()
-    if not place.exists():
-        return name_from(source)
-    return place.parent.name if place.name == "adapter" and place.parent.name else place.name
 
 
 def read_sources(

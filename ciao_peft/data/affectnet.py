@@ -15,10 +15,10 @@ from typing import Any, ClassVar, NamedTuple
 import datasets
 
 from ..checking import make_plain
-from ..door import open_file, read_file
+from ..door import read_file
 from ..errors import DataError, DataNotFoundError, shortened
-from ..preprocessing.pictures import MAX_PICTURE_BYTES
 from .builder import IMAGE_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_shards, logger, walk
+from .cropping import cropped
 from .expressions import AFFECTNET
 from .labels import describe_labels
 from .tables import table_rows
@@ -121,7 +121,7 @@ class AffectNet(FacesBuilder):
     HOW_TO_OBTAIN: ClassVar[str] = _HOW
 
     def _code(self) -> tuple[str, ...]:
-        return (table_rows.__module__,)
+        return (table_rows.__module__, cropped.__module__)
 
     def _info(self) -> datasets.DatasetInfo:
         config = self.config
@@ -243,7 +243,7 @@ class AffectNet(FacesBuilder):
                 left_out.add(problem, row.path)
                 continue
             image: Any = row.path
-            if self.config.crop and (image := _cropped(row.path, row.box, self.config.crop_size)) is None:
+            if self.config.crop and (image := cropped(row.path, row.box, self.config.crop_size)) is None:
                 left_out.add("face whose box lies outside its picture", row.path)
                 continue
             affect = [row.arousal, row.valence]
@@ -358,21 +358,3 @@ def _annotated(image: str, left_out: LeftOut) -> _Row | None:
         left_out.add("annotation out of range", path.name)
         return None
     return _Row(image, int(values[0]), values[2], values[1], None)
-
-
-def _cropped(path: str, face_box: tuple[int, int, int, int] | None, size: int) -> dict[str, Any] | None:
-    """The face in its box, as PNG bytes; `None` if there is no box, or it has no pixel of the picture."""
-    from PIL import Image
-
-    if face_box is None:
-        return None
-    x, y, width, height = face_box
-    with open_file(path, MAX_PICTURE_BYTES, error=DataError) as file, Image.open(file) as image:
-        box = max(0, x), max(0, y), min(image.width, x + width), min(image.height, y + height)
-        if box[0] >= box[2] or box[1] >= box[3]:
-            return None
-        face = image.convert("RGB").crop(box)
-    face.thumbnail((size, size), Image.Resampling.LANCZOS)
-    png = io.BytesIO()
-    face.save(png, "PNG", compress_level=1)
-    return {"bytes": png.getvalue(), "path": None}

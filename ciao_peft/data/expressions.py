@@ -9,11 +9,14 @@ from ..errors import DataError
 
 __all__ = [
     "AFFECTNET",
+    "CKPLUS",
     "EMOREACT",
     "EXPRESSIONS",
+    "EXPW",
     "FER2013",
     "FERPLUS",
     "JAFFE",
+    "RAFDB",
     "expression_name",
     "label_mapping",
 ]
@@ -25,6 +28,9 @@ JAFFE = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surpris
 FER2013 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 FERPLUS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
 AFFECTNET = EXPRESSIONS
+RAFDB = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")  # numbered from 1 in the release
+EXPW = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+CKPLUS = ("neutral", "anger", "contempt", "disgust", "fear", "happy", "sadness", "surprise")
 EMOREACT = ("curiosity", "uncertainty", "excitement", "happiness", "surprise", "disgust", "fear", "frustration")
 
 _OTHER_NAMES = {

@@ -31,7 +31,7 @@ _SPLITS = {**SPLIT_NAMES, "publictest": "validation", "privatetest": "test"}
 _ORDER = ("train", "validation", "test")
 _HOW = (
     f"Give `csv`: a table ({', '.join(TABLE_SUFFIXES)}) with a row for each picture, or one for each split, "
-    "`{'train': 'a.csv', 'test': 'b.csv'}`."
+    "`{'train': 'a.csv', 'test': 'b.csv'}`; and `data_dir`, the folder of the pictures, where it is not the table's."
 )
 
 

@@ -23,6 +23,9 @@ _BUILDERS = {
     "imagefolder": "imagefolder:ImageFolder",
     "table": "facestable:FacesTable",
     "jaffe": "jaffe:Jaffe",
+    "ckplus": "ckplus:CKPlus",
+    "expw": "expw:ExpW",
+    "rafdb": "rafdb:RafDb",
     "emoreact": "emoreact:EmoReact",
     "fer2013": "fer2013:Fer2013",
     "ferplus": "ferplus:FerPlus",
@@ -227,11 +230,11 @@ def _with_test(name: str, faces: DatasetDict, fraction: float, group_by: str | N
     train = faces["train"]
     column = group_by
     if group_by is None:
-        column = next((name for name in ("identity", "clip") if name in train.column_names), None)
+        column = next((name for name in ("identity", "clip", "picture") if name in train.column_names), None)
     elif group_by not in train.column_names:
         raise DataError(f"{name} has no column {quoted(group_by)} to group by. Columns: {listed(train.column_names)}.")
-    if column in (None, "clip"):
-        rows = "rows" if column is None else "clips"
+    if column in (None, "clip", "picture"):
+        rows = "rows" if column is None else f"{column}s"
         _log(
             f"{name}: {rows} are divided one by one, so one person may be in both train and test. Name the column of "
             "the people with `group_by`."

@@ -21,16 +21,20 @@ __all__ = [
     "leave_one_repetition_out",
     "protocol_folds",
     "stratified_folds",
+    "subject_folds",
 ]
 
 PROTOCOLS: dict[str, tuple[str, ...]] = {
     "affectnet": ("official", "authors-code"),
+    "ckplus": ("subject-k-fold", "leave-one-subject-out", "official"),
     "emoreact": ("official", "authors-code"),
+    "expw": ("official", "k-fold"),
     "fer2013": ("official", "authors-code"),
     "ferplus": ("official", "authors-code"),
     "imagefolder": ("official", "k-fold", "leave-one-subject-out"),
     "jaffe": ("leave-one-subject-out", "leave-one-emotion-out", "k-fold", "authors-code"),
     "painted_faces": ("official",),
+    "rafdb": ("official",),
     "table": ("official", "k-fold", "leave-one-subject-out"),
     "videofolder": ("official", "leave-one-subject-out"),
 }
@@ -45,6 +49,7 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {
   expression is held out. Three folds; every picture is tested once; every face is also in training, so scores are far
   higher.
 - `"k-fold"`: ten folds with the classes in proportion; on JAFFE, faces are shared as well.
+- `"subject-k-fold"`: ten folds of people, who are dealt to them in the order of their names.
 - `"authors-code"`: what the released code of the paper does. JAFFE: the first ten pictures of each class are the test
   set (in the order of their names; the code takes the order of the file system). FER2013: no fear, tested on
   PublicTest. FER+: distributions over seven classes, without contempt. AffectNet: only faces with one of the eight
@@ -156,7 +161,7 @@ def leave_one_group_out(faces: Dataset, column: str = "identity") -> Iterator[tu
     if column not in faces.column_names:
         raise DataError(
             f"There is no column {column!r} that says whom a row shows. Columns: {', '.join(faces.column_names)}. Name "
-            "the column of a table of your own with `group_by`."
+            "it with `group_by`, where a table of your own has it, or choose another `protocol`."
         )
     groups = np.array(faces[column])
     names = sorted(set(groups.tolist()))
@@ -164,6 +169,33 @@ def leave_one_group_out(faces: Dataset, column: str = "identity") -> Iterator[tu
         raise DataError(f"Leaving one group out needs two or more; column {column!r} has only {names}.")
     for name in names:
         yield str(name), groups == name
+
+
+def subject_folds(faces: Dataset, folds: int = 10, column: str = "identity") -> Iterator[tuple[str, np.ndarray]]:
+    """Deals people to `folds` folds in the order of their names, round and round: fold 1 gets the first, the eleventh.
+
+    Args:
+        faces: One split.
+        folds: Number of folds, 2 or more; as many as there are people, where these are fewer.
+        column: Name of the column that says whom a row shows.
+
+    Yields:
+        The fold's name and its rows, `(rows,)` bool.
+
+    Raises:
+        DataError: there is no such column, or fewer than two people.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> faces = Dataset.from_dict({"identity": ["S1", "S2", "S3", "S1"]})
+        >>> [(name, test.tolist()) for name, test in subject_folds(faces, folds=2)]
+        [('fold 1', [True, False, True, True]), ('fold 2', [False, True, False, False])]
+    """
+    people = [test for _, test in leave_one_group_out(faces, column)]
+    if not isinstance(folds, int) or folds < 2:
+        raise DataError(f"`folds` must be 2 or more; got {folds!r}.")
+    for number in range(min(folds, len(people))):
+        yield f"fold {number + 1}", np.logical_or.reduce(people[number::folds])
 
 
 def leave_one_repetition_out(faces: Dataset, parts: int = 3) -> Iterator[tuple[str, np.ndarray]]:
@@ -300,4 +332,5 @@ _FOLDS: dict[str, Callable[..., Iterator[tuple[str, np.ndarray]]]] = {
     "leave-one-subject-out": lambda faces, folds, seed: leave_one_group_out(faces),
     "leave-one-emotion-out": lambda faces, folds, seed: leave_one_repetition_out(faces),
     "k-fold": stratified_folds,
+    "subject-k-fold": lambda faces, folds, seed: subject_folds(faces, folds),
 }

@@ -18,14 +18,17 @@ from ..backbone import CutBackbone, FrozenBackbone, backbone_name, backbone_revi
 from ..checking import check_choice, check_number
 from ..errors import AdapterFileError, AdapterNameError, ConfigError, ExportError, listed
 from ..preprocessing import Preprocessing
+from ..preprocessing.landmarks import landmark_trees
 from ..saving import local_path, move_into_place, refusals_told
 from ..saving.digest import sha256_of, with_digest
 from ..surroundings import outside_inference
 from .graphs import AdapterGraph, Part, TrunkGraph, WholeGraph, example_rows, in_float32, parts_of
 from .int8 import calibration_pixels, quantized
 from .manifest import (
+    ALIGN_FILE,
     FORMAT,
     FORMAT_VERSION,
+    LANDMARKS_FILE,
     MANIFEST_FILE,
     RUNNER_FILE,
     TRUNK_FILE,
@@ -99,6 +102,8 @@ def export_onnx(
             with outside_inference(), torch.no_grad():
                 exporting.write(aside, pixels)
             shutil.copyfile(Path(__file__).with_name(RUNNER_FILE), aside / RUNNER_FILE)
+            if preprocessing is not None and preprocessing.align is not None:
+                exporting.add_alignment(aside)
             exporting.describe(aside, frozen, preprocessing)
             move_into_place(aside, target)
         finally:
@@ -140,7 +145,8 @@ class _Exporting:
         for index, names in enumerate(groups.values()):
             file = TRUNK_FILE if index == 0 else f"trunk-{index + 1}.onnx"
             needs_u = any(not len(parts[name].adapter.excitation) for name in names)
-            self.trunks[file] = TrunkGraph(cast(CutBackbone, parts[names[0]].opened), needs_u)
+            depths = dict.fromkeys(depth for name in names for depth in parts[name].adapter.depths)
+            self.trunks[file] = TrunkGraph(cast(CutBackbone, parts[names[0]].opened), needs_u, tuple(depths))
             self.trunk_of |= dict.fromkeys(names, file)
 
     def write(self, folder: Path, pixels: Tensor | None) -> None:
@@ -180,7 +186,8 @@ class _Exporting:
                 batches.append(dict(zip(graph.names, split, strict=True)))
             else:
                 batches.append({"pixel_values": pixels})
-        module = AdapterGraph(part) if part.is_split else WholeGraph(part)
+        depths = self.trunks[self.trunk_of[name]].depths if part.is_split else ()
+        module = AdapterGraph(part, depths) if part.is_split else WholeGraph(part)
         example = batches.pop(0)
         try:
             given = write_onnx(module, list(example.values()), folder / file, [*example], outputs, self.opset)
@@ -193,6 +200,15 @@ class _Exporting:
                 f"a whole, and that failed. {error}"
             ) from error
         self.inputs[name] = given
+
+    def add_alignment(self, folder: Path) -> None:
+        """Writes what aligns faces: the program, and the trees that find landmarks."""
+        import numpy as np
+
+        shutil.copyfile(Path(__file__).with_name(ALIGN_FILE), folder / ALIGN_FILE)
+        trees: dict[str, Any] = landmark_trees()
+        np.savez(folder / LANDMARKS_FILE, **trees)
+        self.files[LANDMARKS_FILE] = sha256_of((folder / LANDMARKS_FILE).read_bytes())
 
     def _note(self, difference: float) -> None:
         self.worst = max(self.worst, difference)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..adapters import Adapter
-from ..backbone import CutBackbone, FrozenBackbone, OpenedBackbone, Rooted
+from ..adapters import Adapter, read_maps
+from ..backbone import CutBackbone, FrozenBackbone, OpenedBackbone
 from ..probabilities import probabilities
 
 __all__ = ["AdapterGraph", "Part", "TrunkGraph", "WholeGraph", "in_float32", "parts_of"]
@@ -21,11 +21,13 @@ class Part(NamedTuple):
 
     Args:
         adapter: A copy in eval mode.
-        opened: The backbone, opened where the adapter masks it.
+        frozen: The backbone.
+        opened: The same, opened where the adapter masks it.
         is_split: Whether it reads what a trunk that it shares with others computed, and not pixels.
     """
 
     adapter: Adapter
+    frozen: FrozenBackbone
     opened: OpenedBackbone
     is_split: bool
 
@@ -67,14 +69,16 @@ def parts_of(adapters: dict[str, Adapter], frozen: FrozenBackbone) -> dict[str, 
     """
     parts: dict[str, Part] = {}
     for name, adapter in adapters.items():
-        opened = frozen.opened_at(adapter.config.target_modules)
+        opened = frozen.open(adapter.config.target_modules)  # a copy of the backbone has to remember it
         copied = copy.deepcopy(adapter).to("cpu").float().eval()
-        parts[name] = Part(copied, opened, adapter.encoder is None and isinstance(opened, CutBackbone))
+        parts[name] = Part(copied, frozen, opened, adapter.encoder is None and isinstance(opened, CutBackbone))
     return parts
 
 
-def _answers(adapter: Adapter, feature_map: Tensor) -> tuple[Tensor, ...]:
-    logits, embeddings = adapter.decide(feature_map)
+def _answers(part: Part, **source: Any) -> tuple[Tensor, ...]:
+    adapter = part.adapter
+    seen = read_maps([(None, "it")], {"it": adapter}, part.frozen, features_of=part.opened, **source)[0]
+    logits, embeddings = adapter.decide(seen)
     if adapter.config.problem_type == "regression":
         return logits, embeddings
     return logits, embeddings, probabilities(logits, adapter.config)
@@ -86,6 +90,7 @@ class TrunkGraph(nn.Module):
     Args:
         opened: The backbone, cut.
         include_excitation: Whether u is computed, too.
+        depths: Earlier units whose averaged answers it gives, for the heads that read them.
 
     Shapes:
         pixel_values `(B, C, H, W)`; each result `(B, ...)`.
@@ -96,18 +101,22 @@ class TrunkGraph(nn.Module):
         [(2, 8, 14, 14), (2, 4, 12, 12)]
     """
 
-    def __init__(self, opened: CutBackbone, include_excitation: bool) -> None:
+    depths: tuple[Any, ...]
+
+    def __init__(self, opened: CutBackbone, include_excitation: bool, depths: Sequence[Any] = ()) -> None:
         super().__init__()
-        self.rooted = opened.rooted
+        self.rooted, self.depths = opened.rooted, tuple(depths)
         self._opened, self._include_excitation = opened, include_excitation
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        return self._opened.features(self.rooted, pixel_values, self._include_excitation)
+        more: dict[str, Any] = {"depths": self.depths} if self.depths else {}
+        return self._opened.features(self.rooted, pixel_values, self._include_excitation, **more)
 
     @property
     def names(self) -> list[str]:
-        """Names of what it returns, in order: `feature_0`, ... and `excitation_0`, ..."""
+        """Names of what it returns, in order: `feature_0`, ..., `depth_0`, ... and `excitation_0`, ..."""
         features = [f"feature_{index}" for index in range(len(self._opened.feature_shapes))]
+        features += [f"depth_{index}" for index in range(len(self.depths))]
         units = range(len(self._opened.excitation_shapes)) if self._include_excitation else ()
         return features + [f"excitation_{index}" for index in units]
 
@@ -117,6 +126,7 @@ class AdapterGraph(nn.Module):
 
     Args:
         part: The adapter and its backbone.
+        depths: Those that the trunk gives.
 
     Shapes:
         features: as `TrunkGraph` returns them, `(B, ...)` each; for clips `(B, frames, ...)`. Logits
@@ -131,16 +141,19 @@ class AdapterGraph(nn.Module):
         [(2, 3), (2, 1568), (2, 3)]
     """
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Part, depths: Sequence[Any] = ()) -> None:
         super().__init__()
         self.adapter, self.rooted = part.adapter, part.opened.rooted
-        self._opened = part.opened
+        self._part, self._depths = part, tuple(depths)
 
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
         if self.adapter.config.frames is not None:
             features = tuple(f.flatten(0, 1) for f in features)
-        request = [(None, self.adapter.mask)]
-        return _answers(self.adapter, self._opened.run(self.rooted, request, features=features)[0])
+        first = len(self._part.opened.feature_shapes)
+        last = first + len(self._depths)
+        more = {"depths": dict(zip(self._depths, features[first:last], strict=True))} if self._depths else {}
+        crossing = [*features[:first], *features[last:]]
+        return _answers(self._part, pixel_values=None, features=crossing, **more)
 
 
 class WholeGraph(nn.Module):
@@ -163,15 +176,13 @@ class WholeGraph(nn.Module):
 
     def __init__(self, part: Part) -> None:
         super().__init__()
-        self.adapter = part.adapter
-        self.rooted = part.opened.rooted if part.adapter.encoder is None else Rooted(part.adapter.encoder)
-        self._opened = part.opened
+        self.adapter, self.rooted = part.adapter, part.opened.rooted
+        self._part = part
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         if self.adapter.config.frames is not None:
             pixel_values = pixel_values.flatten(0, 1)
-        request = [(None, self.adapter.mask)]
-        return _answers(self.adapter, self._opened.run(self.rooted, request, pixel_values=pixel_values)[0])
+        return _answers(self._part, pixel_values=pixel_values, features=None)
 
 
 def example_rows(shapes: Sequence[tuple[int, ...]], rows: int, frames: int | None, seed: int = 0) -> list[Tensor]:

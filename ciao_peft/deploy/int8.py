@@ -94,7 +94,7 @@ def quantized(path: Path, pixels: Tensor) -> None:
 
     ready, made = path.with_suffix(".ready"), path.with_suffix(".int8")
     try:
-        with quietly():
+        with quietly(""):  # its advice goes to the root
             quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
             quantize_static(
                 str(ready),

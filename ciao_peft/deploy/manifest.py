@@ -11,8 +11,10 @@ from ..preprocessing import Preprocessing
 from ..saving import read_json
 
 __all__ = [
+    "ALIGN_FILE",
     "FORMAT",
     "FORMAT_VERSION",
+    "LANDMARKS_FILE",
     "MANIFEST_FILE",
     "RUNNER_FILE",
     "TRUNK_FILE",
@@ -36,6 +38,13 @@ TRUNK_FILE = "trunk.onnx"
 
 RUNNER_FILE = "runner.py"
 """The file that runs the others."""
+
+
+ALIGN_FILE = "align.py"
+"""The file by which the runner aligns faces, where the encoder is fed aligned ones."""
+
+LANDMARKS_FILE = "landmarks.npz"
+"""The trees that find the landmarks for that."""
 
 
 def adapter_file(name: str) -> str:
@@ -129,7 +138,7 @@ def preprocessing_record(preprocessing: Preprocessing | None, input_size: tuple[
         steps.append(
             f"Align the face: landmarks {align['landmarks']!r} of the picture as a whole, then a chip of "
             f"{align['size']} x {align['size']} with padding {align['padding']:g}, as `ciao align` and dlib's "
-            f"get_face_chip make it; without landmarks: {align['missing']}. The runner does not do this: give it chips."
+            f"get_face_chip make it; without landmarks: {align['missing']}. `align.py` has the steps."
         )
     steps.append(f"Convert it to {colour}.")
     target = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -48,11 +47,15 @@ def check_installed() -> None:
 
 
 @contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """A `with` block in which the exporters' remarks on their own insides are not shown."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "")]
+def quietly(*names: str) -> Iterator[None]:
+    """A `with` block in which the exporters' remarks on their own insides are not shown.
+
+    Args:
+        names: Of loggers that keep silent, beside those of the exporters.
+    """
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", *names)]
     before = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.ERROR)

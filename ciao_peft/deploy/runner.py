@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import math
 import re
@@ -25,8 +26,9 @@ import onnxruntime
 
 __all__ = ["Runner"]
 
-_FILE = re.compile(r"(adapters/)?\w[\w.-]*\.onnx")
+_FILE = re.compile(r"(adapters/)?\w[\w.-]*\.(onnx|npz)")
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by Pillow's numbers
+_MARK = "ciao_peft aligned "
 _REACH = {"box": 0.5, "bilinear": 1.0, "hamming": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 
 
@@ -56,6 +58,7 @@ class Runner:
         self._options.intra_op_num_threads, self._options.log_severity_level = threads, 3
         self._trunks: dict[str, Any] = {}
         self._chosen: list[str] | None = None
+        self._aligner: Any = None
         self.loaded = {}
         for name in self.manifest["adapters"] if adapters is None else adapters:
             self.load(name)
@@ -84,10 +87,14 @@ class Runner:
 
         Args:
             pictures: A path or an array `(H, W)` or `(H, W, 3)` of uint8, or a list of them; clips are lists of these.
-            aligned: Says that the pictures are aligned faces, where the manifest asks for such.
+            aligned: Says that the pictures are aligned faces already.
         """
-        several = isinstance(pictures, (list, tuple)) and (not self._frames() or isinstance(pictures[0], (list, tuple)))
+        several = isinstance(pictures, (list, tuple))
+        if several and pictures and self._frames():  # one clip is a list as well
+            several = isinstance(pictures[0], (list, tuple))
         samples = list(pictures) if several else [pictures]
+        if not samples:
+            return []
         rows = [np.stack([self.prepare(p, aligned) for p in (s if self._frames() else [s])]) for s in samples]
         worlds = self.read(np.stack(rows) if self._frames() else np.concatenate(rows))
         answers = [{name: self._named(name, worlds[name], row) for name in worlds} for row in range(len(samples))]
@@ -127,17 +134,36 @@ class Runner:
         settings = self.manifest["preprocessing"]["settings"]
         if settings is None:
             raise ValueError("The manifest does not say how pictures are prepared; give pixel values to `read`.")
-        if settings.get("align") and not aligned:
-            raise ValueError(
-                "These adapters read aligned faces, and this file aligns none. Align them first (`ciao align`), and "
-                "pass `aligned=True`; the manifest describes the steps."
-            )
+        pixels, mark = _pixels_of(picture)
+        if (mark is not None or settings.get("align")) and not aligned:
+            pixels = self._aligned(pixels, mark, settings.get("align"))
         gray, size = settings["mode"] == "L", (settings["size"]["height"], settings["size"]["width"])
-        pixels = _cropped(_pixels_of(picture, gray), size, settings, self.manifest["preprocessing"]["down_first"])
+        pixels = _cropped(_in_mode(pixels, gray), size, settings, self.manifest["preprocessing"]["down_first"])
         pixels = pixels[:, :, ::-1] if settings["mode"] == "BGR" else pixels
         values = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
         mean, std = (np.array(settings[key], np.float32)[:, None, None] for key in ("image_mean", "image_std"))
         return (values / np.float32(255) - mean) / std
+
+    def _aligned(self, pixels: np.ndarray, mark: str | None, align: dict[str, Any] | None) -> np.ndarray:
+        """The face as the encoder must see it; a copy that `ciao align` wrote says how it was aligned."""
+        asked = (
+            None if align is None else json.dumps({k: v for k, v in align.items() if k != "missing"}, sort_keys=True)
+        )
+        if mark is not None:
+            if mark != asked:
+                raise ValueError(f"The picture was aligned in another way: {mark[:200]} there, {asked} here.")
+            return pixels
+        if align is None or align["landmarks"] != "five-points":
+            raise ValueError("These faces are aligned by landmarks of your own: align them, and pass `aligned=True`.")
+        if self._aligner is None:
+            spec = importlib.util.spec_from_file_location("align", Path(__file__).with_name("align.py"))
+            if spec is None or spec.loader is None:
+                raise ValueError("`align.py` is missing: it belongs beside this file.")
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            trees = self._content("landmarks.npz")
+            self._aligner = module.Aligner(trees, align["size"], align["padding"], align["missing"])
+        return self._aligner(np.ascontiguousarray(_in_mode(pixels, False)))
 
     def _names(self) -> list[str]:
         return list(self.loaded) if self._chosen is None else self._chosen
@@ -163,13 +189,16 @@ class Runner:
         return known[name]
 
     def _session(self, file: str) -> Any:
+        return onnxruntime.InferenceSession(self._content(file), self._options, providers=["CPUExecutionProvider"])
+
+    def _content(self, file: str) -> bytes:
         expected = self.manifest["files"].get(file)
         if not _FILE.fullmatch(file) or expected is None:
             raise ValueError(f"The manifest names {file[:80]!r}, which is none of its files.")
         content = (self.folder / file).read_bytes()
         if hashlib.sha256(content).hexdigest() != expected:
             raise ValueError(f"'{self.folder / file}' has another checksum than the manifest says: copy it anew.")
-        return onnxruntime.InferenceSession(content, self._options, providers=["CPUExecutionProvider"])
+        return content
 
 
 def _checked_manifest(path: Path) -> dict[str, Any]:
@@ -188,13 +217,18 @@ def _checked_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _pixels_of(picture: Any, gray: bool) -> np.ndarray:
-    """`(H, W, 1)` or `(H, W, 3)` of uint8: a file is opened with Pillow, an array taken as it is."""
+def _pixels_of(picture: Any) -> tuple[np.ndarray, str | None]:
+    """`(H, W, 1)` or `(H, W, 3)` of uint8, and how a file says it was aligned; Pillow opens files."""
+    mark = None
     if isinstance(picture, (str, Path)):
-        from PIL import Image, ImageOps
-
+        try:
+            from PIL import Image, ImageOps
+        except ImportError:
+            raise ValueError("Picture files need Pillow: `pip install pillow`, or give arrays.") from None
         with Image.open(picture) as file:
             opened = ImageOps.exif_transpose(file)
+        said = str(opened.getexif().get(0x010E, ""))
+        mark = said[len(_MARK) :] if said.startswith(_MARK) else None
         if opened.mode in ("F", "I") or opened.mode.startswith("I;"):
             raise ValueError(f"'{picture}' has {opened.mode} pixels; convert it to 8 bits first.")
         if "transparency" in opened.info or opened.mode in ("LA", "RGBA", "PA", "La", "RGBa"):
@@ -205,6 +239,10 @@ def _pixels_of(picture: Any, gray: bool) -> np.ndarray:
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
         raise ValueError(f"A picture is (H, W) or (H, W, 3) of uint8; got {pixels.shape} of {pixels.dtype}.")
+    return pixels, mark
+
+
+def _in_mode(pixels: np.ndarray, gray: bool) -> np.ndarray:
     if gray and pixels.shape[2] == 3:
         red, green, blue = (pixels[:, :, k].astype(np.int64) for k in range(3))
         return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).astype(np.uint8)[:, :, None]
@@ -307,6 +345,9 @@ if __name__ == "__main__":
     parser.add_argument("picture")
     parser.add_argument("--adapter", action="append", help="name of an adapter; again for more; all when left out")
     parser.add_argument("--folder", default=Path(__file__).parent, help="the exported folder; that of this file")
-    parser.add_argument("--aligned", action="store_true", help="the picture is an aligned face")
+    parser.add_argument("--aligned", action="store_true", help="the picture is an aligned face already")
     given = parser.parse_args()
-    print(json.dumps(Runner(given.folder, given.adapter)(given.picture, aligned=given.aligned), indent=2))
+    try:
+        print(json.dumps(Runner(given.folder, given.adapter)(given.picture, aligned=given.aligned), indent=2))
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"{error}\n")

@@ -6,10 +6,10 @@ import math
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..checking import check_number
-from ..errors import ConfigError, DataError, MissingExtraError, quoted
+from ..errors import DataError, MissingExtraError, quoted
 from ..preprocessing import Preprocessing, as_mode, face_chip, five_points
 from ..preprocessing.alignment import FIVE_POINTS, Alignment
 from .boxes import Box, Detector
@@ -124,13 +124,14 @@ def dlib_detector(*, upsample: int = 0, threshold: float = 0.0) -> Detector:
     return detect
 
 
-def detected(picture: Image, detect: Detector, max_side: int) -> list[tuple[Box, list[float]]]:
-    """What a detector finds in a picture that is searched at a smaller size.
+def detected(picture: Image, detect: Detector, max_side: int, enlarge: float = 1.0) -> list[tuple[Box, list[float]]]:
+    """What a detector finds in a picture that is searched at another size.
 
     Args:
         picture: In mode RGB.
         detect: As `Detector` describes it.
         max_side: Pictures are scaled down to this many pixels for the search.
+        enlarge: Smaller ones are scaled up by this factor at most.
 
     Returns:
         For each face its box, in the pixels of the picture, and the numbers that followed it.
@@ -145,17 +146,16 @@ def detected(picture: Image, detect: Detector, max_side: int) -> list[tuple[Box,
     """
     import numpy as np
 
-    shrink = min(1.0, max_side / max(picture.size))
-    if shrink < 1:
-        small = picture.resize((max(1, round(picture.width * shrink)), max(1, round(picture.height * shrink))))
-    else:
-        small = picture
+    scale = min(max_side / max(picture.size), enlarge)
+    searched = picture
+    if scale != 1:
+        searched = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
     found: list[tuple[Box, list[float]]] = []
-    for face in detect(np.asarray(small)):
+    for face in detect(np.asarray(searched)):
         values = [float(value) for value in face]
         if len(values) < 4 or not all(map(math.isfinite, values)):
             raise DataError(f"A detector must give x, y, width and height per face; it gave {quoted(face)}.")
-        box = Box(*(round(value / shrink) for value in values[:4]))
+        box = Box(*(round(value / scale) for value in values[:4]))
         if box.area:
             found.append((box, values[4:]))
     return found
@@ -168,6 +168,7 @@ class FaceFinder:
         detector: As for `make_detector`.
         max_side: Pictures are scaled down to this many pixels for the search only; faces are cut out of the whole
             picture. Larger finds smaller faces, and is slower.
+        enlarge: Pictures are scaled up by this factor for the search, from 1 to 4, where `max_side` lets them.
         margin: Around a square as large as the box, on each side, in sides of it, -0.4 to 2. When left out, as much as
             makes the square of this detector hold what a picture of a face dataset does.
         min_size: Faces are left out whose box is narrower or lower than this many pixels.
@@ -188,6 +189,7 @@ class FaceFinder:
 
     detect: Detector
     max_side: int
+    enlarge: float
     margin: float
     min_size: int
 
@@ -196,15 +198,17 @@ class FaceFinder:
         detector: str | os.PathLike[str] | Detector = "yunet",
         *,
         max_side: int = 640,
+        enlarge: float = 1.0,
         margin: float | None = None,
         min_size: int = 16,
     ):
         check_number("max_side", max_side, int, 32, 16384)
+        check_number("enlarge", enlarge, float, 1, 4)
         check_number("min_size", min_size, int, 1, 16384)
         if margin is not None:
             check_number("margin", margin, float, -0.4, 2)
         self.detect = make_detector(detector)
-        self.max_side, self.min_size = max_side, min_size
+        self.max_side, self.enlarge, self.min_size = max_side, float(enlarge), min_size
         self.margin = MARGINS.get(str(detector), MARGINS["yunet"]) if margin is None else margin
         # Of what others wrote nobody knows whether it may be called twice at once.
         self._alone = None if getattr(self.detect, "parallel", False) else threading.Lock()
@@ -223,10 +227,10 @@ class FaceFinder:
         """
         picture = as_mode(picture, "RGB")
         if self._alone is None:
-            found = detected(picture, self.detect, self.max_side)
+            found = detected(picture, self.detect, self.max_side, self.enlarge)
         else:
             with self._alone:
-                found = detected(picture, self.detect, self.max_side)
+                found = detected(picture, self.detect, self.max_side, self.enlarge)
         width, height = picture.size
         faces = [FoundFace(box, min(1.0, max(0.0, more[0])) if more else None) for box, more in found]
         return [
@@ -299,23 +303,24 @@ class FaceFinder:
         return plain.fit(self.crop(picture, face) if chip is None else chip)
 
 
-def finder_of(detector: Any, **settings: Any) -> FaceFinder:
-    """The finder that a setting means: a `FaceFinder` as it is, or one made with a detector.
+def finder_of(detector: Any) -> FaceFinder:
+    """The finder that a setting means.
 
     Args:
-        detector: A `FaceFinder`, or what `make_detector` takes.
-        **settings: For a finder that is made.
+        detector: A `FaceFinder`, which is returned as it is, a `ciao_peft.data.FaceLocalizer`, or what `make_detector`
+            takes; `True` is the detector in this package.
 
     Raises:
-        ConfigError: it is a finder, and there are settings for another one.
+        DataError, MissingExtraError: as `make_detector` says.
 
     Example:
         >>> finder = FaceFinder(lambda image: [])
-        >>> finder_of(finder) is finder
-        True
+        >>> finder_of(finder) is finder, finder_of("yunet").margin
+        (True, 0.06)
     """
     if isinstance(detector, FaceFinder):
-        if settings:
-            raise ConfigError(f"The finder has settings of its own; leave {', '.join(settings)} out.")
         return detector
-    return FaceFinder(detector, **settings)
+    finder: Any = getattr(detector, "finder", None)  # of a localizer, which is of a later room
+    if callable(finder):
+        return cast("FaceFinder", finder())
+    return FaceFinder("yunet" if detector is True else detector)

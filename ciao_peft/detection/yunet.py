@@ -64,7 +64,12 @@ class YuNet(nn.Module):
         (torch.Size([1, 126]), torch.Size([1, 126, 4]), torch.Size([1, 126, 10]))
     """
 
-    def __init__(self):
+    stem: nn.Sequential
+    stages: nn.ModuleList
+    necks: nn.ModuleList
+    heads: nn.ModuleList
+
+    def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.ReLU(), _Separable(16, 16))
         self.stages = nn.ModuleList(
@@ -135,7 +140,7 @@ class YuNetDetector:
     overlap: float
     device: torch.device
 
-    def __init__(self, threshold: float = 0.6, *, overlap: float = 0.3, device: str | torch.device = "cpu"):
+    def __init__(self, threshold: float = 0.5, *, overlap: float = 0.3, device: str | torch.device = "cpu"):
         check_number("threshold", threshold, float, 0.01, 1)
         check_number("overlap", overlap, float, 0, 1)
         self.threshold, self.overlap, self.device = threshold, overlap, torch.device(device)

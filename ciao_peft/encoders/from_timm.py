@@ -11,6 +11,7 @@ from ..checking import closest
 from ..door import check_types
 from ..errors import AdapterFileError, CIAOError, ConfigError, EncoderNotFoundError, listed, shortened
 from ..hub.client import as_our_errors, open_client
+from ..installed import check_installed
 from ..preprocessing import Preprocessing
 from ..saving.files import read_json
 from .bounds import bounded_building, check_config, weights_budget
@@ -44,12 +45,14 @@ def load(name: str, *, pretrained: bool = True, **settings: Any) -> nn.Module:
         EncoderNotFoundError: timm has no such model, or no such weights.
         ConfigError: timm cannot make the model with these settings.
         HubError: the Hub does not give the weights.
+        OutdatedPackageError: timm is older than the bound of this library.
 
     Example:
         >>> encoder = load("resnet10t", pretrained=False)
         >>> encoder.name, encoder.input_size, encoder.revision
         ('timm/resnet10t', (3, 176, 176), 'random')
     """
+    check_installed("timm")
     import timm
 
     architecture, _, tag = name.partition(".")
@@ -93,6 +96,7 @@ def build(name: str, **settings: Any) -> nn.Module:
         >>> build("resnet10t").num_classes
         0
     """
+    check_installed("timm")
     import timm
 
     check_settings(name, settings)
@@ -113,6 +117,7 @@ def check_settings(name: Any, settings: Any) -> None:
     Example:
         >>> check_settings("resnet18.a1_in1k", {"num_classes": 7})
     """
+    check_installed("timm")
     import timm
 
     if not isinstance(name, str) or not timm.is_model(name.partition(".")[0]):
@@ -147,6 +152,7 @@ def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing 
     Raises:
         AdapterFileError: timm does not know the model, or a file is damaged or does not fit.
     """
+    check_installed("timm")
     import timm
 
     path, weights = folder / "config.json", folder / "model.safetensors"

@@ -17,6 +17,7 @@ from ..checking import check_choice, check_number
 from ..errors import CIAOError, ConfigError, FeatureCacheError
 from ..model import CIAOModel
 from ..preprocessing import Preprocessing
+from ..progress import hides_bars
 from ..saving.files import local_path
 from ..surroundings import as_tensor, outside_inference
 from .augmentation import Augmentation
@@ -339,7 +340,7 @@ def _progress_bars(layout: FeatureLayout, where: str, processes: Processes | Non
     """Prints the size of the features and returns a function that opens a progress bar over a number of rows."""
     from tqdm.auto import tqdm
 
-    quiet = disable_tqdm if disable_tqdm is not None else not sys.stderr.isatty()
+    quiet = hides_bars(disable_tqdm)
     quiet = quiet or (processes is not None and not processes.is_main)
     if not quiet:
         size = readable_size(layout.row_bytes() * layout.num_rows)

@@ -297,8 +297,8 @@ class ReadingModel(AdaptedBackbone):
             images: A path, a PIL image, an array `(H, W)` or `(H, W, 3)` of uint8, or a list of them; or a folder, for
                 the pictures that lie in it. Where an adapter reads clips: a list of clips, each a list of pictures.
             adapter_names: Read in these worlds instead; the answers come by world.
-            faces: Find the faces of each picture and read each of them: a `ciao_peft.detection.FaceFinder`, or a
-                detector as it takes it, such as `"yunet"`. `False` does not even look for more than one.
+            faces: Find the faces of each picture and read each of them: `True`, a detector such as `"yunet"`, or a
+                `ciao_peft.detection.FaceFinder`. `False` does not even look for more than one.
             prior: How frequent the classes are where the answers are wanted: a share for each class by name,
                 `"uniform"`, or `"training"`. When left out, the probabilities are those that the training left.
             min_confidence: Answer None where the likeliest class is less probable than this, 0 to 1.

@@ -15,7 +15,7 @@ from .landmark_file import POINTS, SPLITS, unpacked
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["TREES", "TREES_SHA256", "five_points", "similarity"]
+__all__ = ["TREES", "TREES_SHA256", "five_points", "landmark_trees", "similarity"]
 
 TREES = Path(__file__).parent / "weights" / "five_points.safetensors"
 """The bundled trees, made by `landmark_file.convert_landmarks`."""
@@ -132,13 +132,27 @@ def similarity(points: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.
     return matrix, target - matrix @ center
 
 
+def landmark_trees() -> dict[str, np.ndarray]:
+    """The bundled trees, as arrays of numbers.
+
+    Raises:
+        AdapterFileError: they are missing or damaged.
+
+    Example:
+        >>> landmark_trees()["leaves"].shape  # rounds, trees, leaves, five times x and y
+        (15, 500, 16, 10)
+    """
+    from safetensors.numpy import load
+
+    return unpacked(load(packaged_bytes(TREES, TREES_SHA256, "that it was made with")))
+
+
 @functools.cache
 def _trees() -> tuple[np.ndarray, list[_Cascade]]:
     """The shape to begin with `(5, 2)`, and the cascades."""
     import numpy as np
-    from safetensors.numpy import load
 
-    trees = unpacked(load(packaged_bytes(TREES, TREES_SHA256, "that it was made with")))
+    trees = landmark_trees()
     cascades = []
     for k in range(len(trees["leaves"])):
         # A sixteenth split that is never above its threshold makes the splits of a tree two bytes.

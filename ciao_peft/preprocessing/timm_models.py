@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..installed import check_installed
+
 __all__ = ["data_config_of", "is_of_timm"]
 
 
@@ -31,12 +33,16 @@ def data_config_of(model: Any) -> dict[str, Any] | None:
     Returns:
         What `Preprocessing.from_timm` reads, or None where pixels have neither one channel nor three.
 
+    Raises:
+        OutdatedPackageError: timm is older than the bound of this library.
+
     Example:
         >>> import timm
         >>> config = data_config_of(timm.create_model("test_resnet", pretrained=False, in_chans=1))
         >>> config["input_size"], len(config["mean"])
         ((1, 160, 160), 1)
     """
+    check_installed("timm")
     from timm.data.config import resolve_data_config
     from timm.models import get_model_traits
 

@@ -13,16 +13,32 @@ if TYPE_CHECKING:
     from .smoothing import Exponential as Exponential
     from .smoothing import OneEuro as OneEuro
     from .tracking import Tracker as Tracker
+    from .writing import COLUMNS as COLUMNS
+    from .writing import annotate_frames as annotate_frames
+    from .writing import face_rows as face_rows
 
-__all__ = ["Exponential", "FaceReader", "Frame", "OneEuro", "Reading", "Tracker"]
+__all__ = [
+    "COLUMNS",
+    "Exponential",
+    "FaceReader",
+    "Frame",
+    "OneEuro",
+    "Reading",
+    "Tracker",
+    "annotate_frames",
+    "face_rows",
+]
 
 _MODULE_OF = {
+    "COLUMNS": "writing",
     "Exponential": "smoothing",
     "FaceReader": "reader",
     "Frame": "frame",
     "OneEuro": "smoothing",
     "Reading": "reader",
     "Tracker": "tracking",
+    "annotate_frames": "writing",
+    "face_rows": "writing",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..detection import Box
 from ..scenes import Face
 
 if TYPE_CHECKING:
@@ -38,9 +39,11 @@ def annotated(picture: Image, faces: Iterable[Face], classes: Collection[str] = 
 
     drawn = picture.convert("RGB")
     drawn = drawn.copy() if drawn is picture else drawn
-    pen = ImageDraw.Draw(drawn)
+    pen = ImageDraw.Draw(drawn, "RGBA")
     width = max(1, round(min(drawn.size) / 240))
-    font: Any = ImageFont.load_default(size=max(10, round(min(drawn.size) / 32)))
+    font: Any = ImageFont.load_default(size=max(9, round(min(drawn.size) / 40)))
+    faces = list(faces)
+    taken = [face.box for face in faces]
     for index, face in enumerate(faces):
         colour = _COLOURS[(index if face.track is None else face.track - 1) % len(_COLOURS)]
         x, y, wide, high = face.box
@@ -49,17 +52,33 @@ def annotated(picture: Image, faces: Iterable[Face], classes: Collection[str] = 
         text = "\n".join([*([] if face.track is None else [f"#{face.track}"]), *lines])
         if not text:
             continue
-        left, top, right, bottom = pen.multiline_textbbox((x, y + high + width), text, font=font)
-        # Into the picture where it would leave it.
-        across = min(0, drawn.width - right - 2) if left >= 0 else -left
-        down = min(0, drawn.height - bottom - 2)
-        box = (left + across - 1, top + down - 1, right + across + 1, bottom + down + 1)
-        pen.rectangle(box, fill=(0, 0, 0))
-        pen.multiline_text((x + across, y + high + width + down), text, font=font, fill=colour)
+        left, top, right, bottom = (round(side) for side in pen.multiline_textbbox((0, 0), text, font=font))
+        label = _free_place(face.box, (right - left + 4, bottom - top + 4), taken, drawn.size)
+        taken.append(label)
+        pen.rectangle((label.x, label.y, label.x + label.width - 1, label.y + label.height - 1), fill=(0, 0, 0, 150))
+        pen.multiline_text((label.x + 2 - left, label.y + 2 - top), text, font=font, fill=colour)
     return drawn
+
+
+def _free_place(face: Box, size: tuple[int, int], taken: Sequence[Box], picture: tuple[int, int]) -> Box:
+    """Where the words about a face hide least: below it, above it, to its right or to its left."""
+    (wide, high), (most_wide, most_high) = size, picture
+    corners = (
+        *((face.x, face.y + face.height), (face.x, face.y - high)),
+        *((face.x + face.width, face.y), (face.x - wide, face.y)),
+    )
+    inside = [(max(0, min(x, most_wide - wide)), max(0, min(y, most_high - high))) for x, y in corners]
+    places = [Box(x, y, wide, high) for x, y in inside]
+    return min(places, key=lambda place: sum(_hidden(place, box) for box in taken))
+
+
+def _hidden(place: Box, box: Box) -> int:
+    across = min(place.x + place.width, box.x + box.width) - max(place.x, box.x)
+    down = min(place.y + place.height, box.y + box.height) - max(place.y, box.y)
+    return max(0, across) * max(0, down)
 
 
 def _said(answer: Mapping[str, float] | None, one_class: bool) -> str:
     if answer is None:
         return "unsure"
-    return ", ".join(f"{label} {value:.2f}" for label, value in list(answer.items())[: 1 if one_class else 4])
+    return ", ".join(f"{label} {value:.2f}" for label, value in list(answer.items())[: 1 if one_class else 2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from torch import Tensor
@@ -12,7 +13,6 @@ from torch import Tensor
 from ..adapters import Adapter
 from ..checking import check_number
 from ..config import CIAOConfig
-from ..data.localizer import FaceLocalizer
 from ..detection import FaceFinder, FoundFace, finder_of
 from ..errors import InputError, quoted
 from ..model import CIAOModel
@@ -209,8 +209,6 @@ class FaceReader:
             raise InputError("There is no world to read in: load an adapter with `model.load_adapter`.")
         if threads is not None:
             check_number("threads", threads, int, 1)
-        if isinstance(detector, FaceLocalizer):
-            detector = FaceFinder(detector.detect, max_side=detector.max_side, margin=detector.margin)
         self.finder = finder_of(detector)
         self.smoother = make_smoother(smoothing)
         self.tracker, self.threads = tracker, threads
@@ -244,7 +242,32 @@ class FaceReader:
         """
         return list(self._worlds.configs)
 
-    def read(self, source: Any, *, follow: bool | None = None, fps: float = 30.0) -> Reading:
+    @property
+    def labels(self) -> dict[str, list[str]]:
+        """The names of what each world says, in the order of their indices.
+
+        Example:
+            >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
+            >>> config = CIAOConfig(problem_type="regression", num_labels=2, id2label={0: "arousal", 1: "valence"})
+            >>> FaceReader(get_ciao_model(load_encoder("small-face"), config).eval()).labels
+            {'default': ['arousal', 'valence']}
+        """
+        return {name: list((config.id2label or {}).values()) for name, config in self._worlds.configs.items()}
+
+    @property
+    def classes(self) -> frozenset[str]:
+        """Names of the worlds that answer with one class of several.
+
+        Example:
+            >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
+            >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=2)
+            >>> sorted(FaceReader(get_ciao_model(load_encoder("small-face"), config).eval()).classes)
+            ['default']
+        """
+        single = "single_label_classification"
+        return frozenset(name for name, config in self._worlds.configs.items() if config.problem_type == single)
+
+    def read(self, source: Any, *, follow: bool | None = None, fps: float = 30.0, every: int = 1) -> Reading:
         """Reads the faces of a source.
 
         Args:
@@ -254,6 +277,7 @@ class FaceReader:
             follow: Whether pictures are frames that follow one another, whose people are followed. When left out, those
                 of videos, cameras, streams and generators are; those of lists and folders are not.
             fps: Frames a second where a source does not say when each is shown.
+            every: Only each so-manyth picture is looked at, beginning with the first.
 
         Returns:
             The frames, read while you iterate: `for frame in reader.read("clip.mp4"): ...`.
@@ -262,7 +286,7 @@ class FaceReader:
             DataNotFoundError: there is no such file or camera, or the folder has neither a picture nor a video.
             DataError: a picture or video cannot be read; a video ends early, after the frames before it; a detector
                 gave something else than boxes.
-            InputError: the source is none of these.
+            InputError: the source is none of these, or `fps` or `every` is no such number.
 
         Example:
             >>> from PIL import Image
@@ -273,15 +297,15 @@ class FaceReader:
             >>> [(frame.index, frame.time, len(frame.faces)) for frame in FaceReader(model).read(moving, fps=10)]
             [(0, 0.0, 0), (1, 0.1, 0)]
         """
+        check_number("every", every, int, 1, error=InputError)
         shots = open_source(source, follow=follow, fps=fps)
-        return Reading(self._frames(shots.shots, shots.live))
+        return Reading(self._frames(shots.shots, shots.live, follow is not False, every))
 
-    def _frames(self, shots: Iterator[Shot], live: bool) -> Iterator[Frame]:
+    def _frames(self, shots: Iterator[Shot], live: bool, follow: bool, every: int) -> Iterator[Frame]:
         ahead, threads = (1, 1) if live else (_AHEAD, self.threads)
-        seen = in_threads(self._look, shots, ahead=ahead, threads=threads)
+        seen = in_threads(self._look, islice(shots, 0, None, every), ahead=ahead, threads=threads)
         people, source, configs = None, None, self._worlds.configs
-        single = "single_label_classification"
-        classes = frozenset(name for name, config in configs.items() if config.problem_type == single)
+        classes = self.classes
         try:
             for group, problem in _groups(seen, ahead, self._worlds.batch_size):
                 said = iter(self._worlds.answers([face for one in group for face in one.fitted]))
@@ -289,7 +313,7 @@ class FaceReader:
                     if people is None or one.shot.source != source:
                         people, source = _People(self.tracker, self.smoother, configs), one.shot.source
                     faces = [Face(box=face.box, score=face.score, answers=next(said)) for face in one.faces]
-                    if one.shot.time is not None:
+                    if follow and one.shot.time is not None:
                         faces = people.followed(faces, one.shot.time, one.picture.size)
                     yield Frame(
                         source=one.shot.source,

@@ -112,7 +112,7 @@ def _files(path: Path, follows: bool, fps: float) -> Iterator[Shot]:
     if not path.exists():
         raise DataNotFoundError(f"There is no picture, video or folder at '{path}'.")
     if not path.is_dir():
-        if path.suffix.lower() in VIDEO_SUFFIXES:
+        if path.suffix and path.suffix.lower() not in IMAGE_SUFFIXES:  # there are more kinds of video than one knows
             return _video(path, fps)
         return iter([Shot(str(path), 0, 0.0 if follows else None, open_picture(path))])
     files = sorted(

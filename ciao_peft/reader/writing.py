@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from PIL.Image import Image
 
-__all__ = ["annotate_frames", "frames_to_pandas", "write_json_lines"]
+__all__ = ["COLUMNS", "annotate_frames", "face_rows", "frames_to_pandas", "write_json_lines"]
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -27,7 +27,31 @@ ADVICE = "Make room, or write elsewhere."
 
 _TICKS = 1000  # a second
 
-_COLUMNS: tuple[str, ...] = ("source", "frame", "time", "track", "x", "y", "width", "height", "score")
+COLUMNS: tuple[str, ...] = ("source", "frame", "time", "track", "x", "y", "width", "height", "score")
+"""What a row says of a face before the worlds have their say."""
+
+
+def face_rows(frame: Frame) -> list[dict[str, Any]]:
+    """A row of a table for each face of a frame: `COLUMNS`, and for each world what `Reading.to_pandas` says.
+
+    Args:
+        frame: As a `FaceReader` gives it.
+
+    Example:
+        >>> from PIL import Image
+        >>> face_rows(Frame(source=None, index=0, time=None, picture=Image.new("RGB", (8, 6)), faces=()))
+        []
+    """
+    rows: list[dict[str, Any]] = []
+    for face in frame.faces:
+        known = (frame.source, frame.index, frame.time, face.track, *face.box, face.score)
+        row: dict[str, Any] = dict(zip(COLUMNS, known, strict=True))
+        for world, answer in face.answers.items():
+            if world in frame.classes:
+                row[world] = None if answer is None else next(iter(answer))
+            row.update({f"{world}.{label}": value for label, value in (answer or {}).items()})
+        rows.append(row)
+    return rows
 
 
 def frames_to_pandas(frames: Iterable[Frame]) -> pd.DataFrame:
@@ -39,17 +63,8 @@ def frames_to_pandas(frames: Iterable[Frame]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows: list[dict[str, Any]] = []
-    for frame in frames:
-        for face in frame.faces:
-            known = (frame.source, frame.index, frame.time, face.track, *face.box, face.score)
-            row: dict[str, Any] = dict(zip(_COLUMNS, known, strict=True))
-            for world, answer in face.answers.items():
-                if world in frame.classes:
-                    row[world] = None if answer is None else next(iter(answer))
-                row.update({f"{world}.{label}": value for label, value in (answer or {}).items()})
-            rows.append(row)
-    table = pd.DataFrame(rows, columns=None if rows else list(_COLUMNS))
+    rows = [row for frame in frames for row in face_rows(frame)]
+    table = pd.DataFrame(rows, columns=None if rows else list(COLUMNS))
     if len(table) and table["track"].notna().any():
         table["track"] = table["track"].astype("Int64")
     return table

@@ -180,7 +180,7 @@ def _installed_trackers(args: CIAOTrainingArguments) -> list[str]:
                 raise ConfigError(
                     f"`report_to` names {name!r}, which is not installed or not known. There is: "
                     f"{listed([*installed, 'jsonl', 'none'])}. "
-                    "TensorBoard comes with `pip install 'ciao_peft[tracking]'`."
+                    "TensorBoard comes with `pip install 'ciao_peft[tracking]'`, trackio with `pip install trackio`."
                 )
     return trackers
 
@@ -210,6 +210,8 @@ def start_trackers(accelerator: Accelerator, name: str, args: CIAOTrainingArgume
         if folder is not None and folder.parent.name == "runs" and (alone or folder.name == name):
             # TensorBoard makes `runs/<name>`, and the folder is one already: no runs/mine/runs/mine.
             accelerator.project_configuration.logging_dir, name = str(folder.parent), folder.name
+        elif folder is not None and folder.name == "runs":
+            accelerator.project_configuration.logging_dir = str(folder)
         accelerator.init_trackers(name, config=settings)
 
 

@@ -107,7 +107,7 @@ class CIAOTrainingArguments:
         early_stopping_threshold: By how much it must be better to count.
         logging_steps: Updates between two entries of the log.
         report_to: `"jsonl"` (`trainer_log.jsonl` in `output_dir`), `"none"`, or trackers that Accelerate knows, such as
-            `"tensorboard"`; one name or several.
+            `"tensorboard"` (in `runs` of `output_dir`) and `"trackio"`; one name or several.
         two_steps: In place of one update on the sum of Eq. 5, two per batch, as in the code that came with the paper:
             the contrastive loss updates mask and own copies of the encoder, then the task loss updates the head. In one
             process.
@@ -122,9 +122,10 @@ class CIAOTrainingArguments:
         dataloader_num_workers: Processes that prepare pictures; changes no result.
         ddp_timeout: Seconds that one of several processes waits for the others before it gives up with a
             `LaunchError`; they have to be more than any of them spends alone, as on writing a checkpoint.
-        disable_tqdm: Hide the progress bar; by default it is shown only on a terminal.
+        disable_tqdm: True: say nothing. When left out, a bar shows loss and score in a terminal or notebook, and a
+            notebook a table of the evaluations; in a log, each evaluation is one line. False: bars everywhere.
         resume_from_checkpoint: A checkpoint folder; `True`: the one in `output_dir` that was written last, whatever its
-            number; `"auto"`: that one, or from the start if there is none.
+            number; `"auto"`: that one, or from the start if there is none. `num_train_epochs` may be more than before.
         feature_cache: `"auto"`: run the frozen trunk once and train from stored features wherever that gives the same
             adapter, up to the rounding of mixed precision in the trunk (in `output_dir`, or in memory without one);
             `"never"`; or the folder to keep them in.

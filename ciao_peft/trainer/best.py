@@ -25,6 +25,7 @@ class Best:
         metric: Name of the score, without `eval_`.
         value, step: The best one, and after which update; None before the first evaluation.
         tensors: The adapter then, on the CPU, where it was kept.
+        is_returned_to: Whether training ends with it.
         is_on_disk: Whether this training has saved it.
         ends_training: Whether there were enough evaluations without a gain.
 
@@ -43,7 +44,7 @@ class Best:
             greater_is_better = higher_is_better(self.metric)
         self._sign: int = 1 if greater_is_better else -1
         self._threshold, self._patience = args.early_stopping_threshold, args.early_stopping_patience
-        self._is_returned_to = args.load_best_model_at_end
+        self.is_returned_to: bool = args.load_best_model_at_end
         self.value: float | None = None
         self.step: int | None = None
         self.tensors: dict[str, Tensor] | None = None
@@ -54,7 +55,7 @@ class Best:
     @property
     def to_return_to(self) -> dict[str, Tensor] | None:
         """The adapter that training is to end with, where that is not the last one."""
-        return self.tensors if self._is_returned_to else None
+        return self.tensors if self.is_returned_to else None
 
     def judge(self, metrics: Mapping[str, float], step: int) -> bool:
         """Whether an evaluation after an update is better than all before it.

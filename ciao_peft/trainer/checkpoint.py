@@ -236,7 +236,9 @@ class AdapterCheckpoints:
                 f"{differences(theirs, mine)}. Resume with the same config, or start anew."
             )
         theirs, mine = dict(state.record), dict(record)
-        _check_same(_ADDED_SINCE | theirs.pop("arguments"), _ADDED_SINCE | mine.pop("arguments"), folder)
+        # A training may go on for longer than it was to; the rates then follow the schedule of its new length.
+        theirs_asked, mine_asked = (_any_length(part.pop("arguments")) for part in (theirs, mine))
+        _check_same(_ADDED_SINCE | theirs_asked, _ADDED_SINCE | mine_asked, folder)
         _check_same(theirs, mine, folder)
         if state.global_step > total_steps:
             raise TrainingError(
@@ -258,6 +260,12 @@ class AdapterCheckpoints:
         adapter.load_state_dict(saved.tensors)
         adapter.config = config
         return state, tensors, best, average
+
+
+def _any_length(arguments: Any) -> Any:
+    if not isinstance(arguments, dict):
+        return arguments
+    return {name: value for name, value in arguments.items() if name not in ("num_train_epochs", "max_steps")}
 
 
 def _check_files(folder: Path, state: dict[str, Any]) -> None:

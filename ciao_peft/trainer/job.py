@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -88,6 +88,7 @@ class Job:
         around_update: Makes the context of each update, which puts what is trained into training mode; where it is
             left out, `reader.train()` is called once.
         before_update: Called when the gradients of an update are there.
+        callbacks: Objects with methods of transformers' `TrainerCallback`; see `Callbacks`.
         checkpoints: Saves and loads; where it is left out, `args.output_dir` must be None.
 
     Shapes:
@@ -122,6 +123,7 @@ class Job:
     before_first_update: Callable[[BatchDataset, int], None] | None = None
     around_update: Callable[[], AbstractContextManager[None]] | None = None
     before_update: Callable[[], None] | None = None
+    callbacks: Sequence[Any] = ()
     checkpoints: AdapterCheckpoints | None = None
 
     @property

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from ..errors import DivergenceError, TrainingError
 from ..heads import dropout_from
 from ..surroundings import RANDOM_STATE
-from .accelerator import data_parallel, progress_bar, start_trackers, wait_for_all
+from .accelerator import data_parallel, start_trackers, wait_for_all
 from .averaging import WeightAverage
 from .best import Best
+from .callbacks import Callbacks
 from .checkpoint import (
     AdapterCheckpoints,
     checkpoint_folders,
@@ -39,6 +40,7 @@ from .optimizer_state import checked_moments, optimizer_tensors, restore_optimiz
 from .outputs import TrainOutput, summed_up
 from .sampler import plan_epoch, positive_groups
 from .seeds import seed_of
+from .speaking import Speaker
 from .updates import Updates, check_compile
 
 if TYPE_CHECKING:
@@ -124,6 +126,10 @@ class TrainingLoop(Updates):
         self.num_checkpoints = None
         self._record: dict[str, Any] | None = None
         self.history = History(None)
+        more = {"model": getattr(job.reader, "model", job.reader), "optimizer": self.optimizer}
+        self.callbacks = Callbacks(job.callbacks, args, **more)
+        is_main = job.accelerator.is_main_process
+        self._speaker = Speaker(job.name, total_steps, args.disable_tqdm, is_main)
 
     # -- the whole ---------------------------------------------------------------------------------------------------
 
@@ -150,17 +156,15 @@ class TrainingLoop(Updates):
             wrapped = data_parallel(self.job.reader, self.accelerator, self.config.train_batch_norm)
         self._scale_gradients(None if resumed is None else resumed.scaler)
         start_trackers(self.accelerator, self.job.name, self.args, self.config)
-        no_terminal = not sys.stderr.isatty()
-        quiet = no_terminal if self.args.disable_tqdm is None else self.args.disable_tqdm
-        quiet = quiet or not self.accelerator.is_main_process
         started, first = time.perf_counter(), self.step
         if self.job.around_update is None:
             self.job.reader.train()
         finite = LastFinite(self.job.module)
         finite.keep(self.step)
         try:
-            with Interrupts() as interrupts, progress_bar(self.job.name, self.step, self.total_steps, quiet) as bar:
+            with Interrupts() as interrupts, self._speaker.bar(self.step) as bar:
                 try:
+                    self._call("on_train_begin")
                     for _ in self._updates(wrapped):
                         bar.update()
                         if self.step % self.steps_per_epoch == 0:
@@ -173,7 +177,9 @@ class TrainingLoop(Updates):
                     if isinstance(error, KeyboardInterrupt) or interrupts.asked:
                         raise KeyboardInterrupt(self._save_what_there_is()) from error
                     raise
-            return self._finish(time.perf_counter() - started, first)
+            output = self._finish(time.perf_counter() - started, first)
+            self._call("on_train_end")
+            return output
         finally:
             del wrapped
             self._end_updates()
@@ -190,14 +196,17 @@ class TrainingLoop(Updates):
         )
         balance = args.class_balance if args.class_balanced_batches else None
         group_size = args.gradient_accumulation_steps
-        while self.step < self.total_steps and not self.best.ends_training:
+        while not self._is_over:
             epoch, done = divmod(self.step, self.steps_per_epoch)
             plan = plan_epoch(self.groups, self.batch_size, seed=args.seed, epoch=epoch, balance=balance)
             first = done * group_size
             seeds = [seed_of(args.seed, epoch, index, rank) for index in range(first, len(plan))]
             stream = batches.read(plan[first:], seeds)
             update = self._update_in_two_steps if args.two_steps else self._update
+            if first == 0:
+                self._call("on_epoch_begin")
             for start in range(first, len(plan), group_size):
+                self._call("on_step_begin")
                 count = min(group_size, len(plan) - start)
                 with self._in_training(), RANDOM_STATE, dropout_from(self._draws):
                     update(wrapped, stream, [seeds[start - first + k] for k in range(count)])
@@ -206,22 +215,49 @@ class TrainingLoop(Updates):
                 self._in_update = False
                 self._after_update()
                 yield
-                if self.step >= self.total_steps or self.best.ends_training:
+                if self._is_over:
                     break
+
+    @property
+    def _is_over(self) -> bool:
+        stopped = self.callbacks.control.should_training_stop
+        return self.step >= self.total_steps or self.best.ends_training or stopped
+
+    def _call(self, event: str, **more: Any) -> None:
+        """Calls the callbacks, which see how far the training is."""
+        state = self.callbacks.state
+        state.global_step, state.max_steps = self.step, self.total_steps
+        state.epoch, state.num_train_epochs = self._epoch, self.total_steps / self.steps_per_epoch
+        state.log_history = self.history.entries
+        state.best_metric, state.best_global_step = self.best.value, self.best.step
+        state.is_world_process_zero = state.is_local_process_zero = self.accelerator.is_main_process
+        self.callbacks.call(event, **more)
+
+    @property
+    def _epoch(self) -> float:
+        return round(self.step / self.steps_per_epoch, 4)
 
     def _after_update(self) -> None:
         last = self.step == self.total_steps
-        if self.step % self.args.logging_steps == 0 or last:
+        self._call("on_step_end")
+        asked = self.callbacks.asked
+        if asked("should_log") or self.step % self.args.logging_steps == 0 or last:
             self._log_losses()
-        if self.eval_source is not None and self._is_due(self.args.eval_strategy, self.args.eval_steps):
+        evaluates = asked("should_evaluate") or self._is_due(self.args.eval_strategy, self.args.eval_steps)
+        if self.eval_source is not None and evaluates:
             self._check_finite()
             with self.average.in_place():
                 self._evaluate(self.eval_source)
         elif last and self.best.to_return_to is None:
             self._check_finite()
-        if self._is_due(self.args.save_strategy, self.args.save_steps):
+        if asked("should_save") or self._is_due(self.args.save_strategy, self.args.save_steps):
             self._save(self.accelerator.is_main_process)
             wait_for_all(self.accelerator)
+            self._call("on_save")
+        if self.step % self.steps_per_epoch == 0:
+            self._call("on_epoch_end")
+        if self.eval_source is None and (last or self.step % self.steps_per_epoch == 0):
+            self._speaker.epoch_ended(self.step, self._epoch)
 
     def _is_due(self, strategy: str, steps: int | None) -> bool:
         return is_due(strategy, steps, self.step, self.steps_per_epoch, self.total_steps)
@@ -237,13 +273,15 @@ class TrainingLoop(Updates):
         self._log(entry)
 
     def _log(self, values: dict[str, Any]) -> None:
-        place = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 4)}
+        place = {"step": self.step, "epoch": self._epoch}
         entry = self.history.add(place | values)
         if self.accelerator.trackers:
             numbers = {name: value for name, value in entry.items() if name != "step" and value is not None}
             self.accelerator.log(numbers, step=self.step)
         if self.job.on_log is not None:
             self.job.on_log(dict(entry))
+        self._speaker.logged(entry, self.best)
+        self._call("on_log", logs=dict(entry))
 
     # -- evaluation --------------------------------------------------------------------------------------------------
 
@@ -253,10 +291,12 @@ class TrainingLoop(Updates):
             raise TrainingError("The job has no `evaluate`, so there is no way to score the evaluation data.")
         metrics = self.job.evaluate(source)
         self._log(metrics)
+        self._call("on_evaluate", metrics=dict(metrics))  # which sees the best before this one, as in transformers
         if self.best.judge(metrics, self.step) and self.args.load_best_model_at_end:
             self._check_finite()
             self.best.keep(self.job.module.state_dict())
             self._save_best(metrics)
+        self._speaker.evaluated(self.history.entries[-1], self.best)
 
     def scores_of_the_result(self) -> dict[str, float]:
         """Scores of the adapter that training ended with, by `eval_NAME`; empty if no evaluation saw that adapter."""
@@ -344,7 +384,12 @@ class TrainingLoop(Updates):
         self.average.restore(average, state.averaged)
         self.losses.restore(state.window, state.sums)
         self.history = History(None, state.log_history)
-        self.accelerator.print(f"Resuming from '{folder}', after update {self.step} of {self.total_steps}.")
+        longer = any(
+            name in state.record["arguments"] and state.record["arguments"][name] != getattr(self.args, name)
+            for name in ("num_train_epochs", "max_steps")
+        )
+        more = " It was to have another length; rates follow the schedule of this one." if longer else ""
+        self.accelerator.print(f"Resuming from '{folder}', after update {self.step} of {self.total_steps}.{more}")
         return state
 
     def _save_what_there_is(self) -> str:
@@ -377,6 +422,7 @@ class TrainingLoop(Updates):
         samples = made * len(self.source) / self.steps_per_epoch
         output = summed_up(self.losses, self.best, self.step, made, samples, seconds)
         self._log(output.metrics)
+        self._speaker.advise(self.best, self.step)
         if self.output_dir is not None and self.accelerator.is_main_process:
             clean_up(self.output_dir, None if self.args.save_strategy == "no" else self.args.save_total_limit)
             if "none" not in self.args.trackers:

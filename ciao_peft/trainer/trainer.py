@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +26,7 @@ from ..surroundings import outside_inference, random_state_kept
 from .accelerator import gather_rows, make_accelerator, others_answering, precision_shared, wait_for_all
 from .arguments import CIAOTrainingArguments
 from .calibrate import calibrate_decay, note_class_prior
+from .callbacks import Callbacks
 from .checkpoint import AdapterCheckpoints, refuse_unwritable
 from .history import plain
 from .job import Job, LogitsAndEmbeddings
@@ -56,6 +57,9 @@ class CIAOTrainer:
         compute_metrics: From logits and labels of a whole dataset to scores by name; when left out, all of
             `ciao_peft.metrics` that fit the problem.
         on_log: Called with every entry of the log. What it raises ends the training.
+        callbacks: Objects with some of the methods of transformers' `TrainerCallback`, such as `on_epoch_end(args,
+            state, control, **more)`; `control.should_training_stop = True` ends the training. See
+            `ciao_peft.trainer.callbacks.Callbacks`.
 
     Attributes:
         model: The model.
@@ -103,6 +107,7 @@ class CIAOTrainer:
         *,
         compute_metrics: Callable[[Tensor, Tensor], dict[str, float]] | None = None,
         on_log: Callable[[dict[str, Any]], None] | None = None,
+        callbacks: Sequence[Any] = (),
     ):
         if not isinstance(model, CIAOModel):
             inside = any(isinstance(part, CIAOModel) for part in getattr(model, "children", list)())
@@ -117,6 +122,8 @@ class CIAOTrainer:
         self.args = CIAOTrainingArguments() if args is None else args
         self.compute_metrics = compute_metrics
         self.on_log = on_log
+        self.callbacks = list(callbacks)
+        Callbacks(self.callbacks, self.args)  # refuses what is none
         self.accelerator = make_accelerator(self.args)
         self._precision = str(self.accelerator.mixed_precision)
         self.log_history = []
@@ -161,7 +168,7 @@ class CIAOTrainer:
         with self._in_training(), random_state_kept():
             self.model.set_adapter(self.adapter_name)
             several = self.args.max_steps > 0 or self.args.num_train_epochs > 1
-            evaluates = eval_dataset is not None and self.args.eval_strategy != "no"
+            evaluates = eval_dataset is not None and (self.args.eval_strategy != "no" or bool(self.callbacks))
             source = self._source(train_dataset, "train_dataset", several, views=self.args.views)
             eval_source = self._source(eval_dataset, "eval_dataset", several) if evaluates else None
             check_training_data(source, self.config, self.args.per_device_train_batch_size, self.accelerator)
@@ -317,6 +324,7 @@ class CIAOTrainer:
             accelerator=self.accelerator,
             evaluate=lambda source: self._metrics(source, "eval_"),
             on_log=self.on_log,
+            callbacks=self.callbacks,
             around_update=lambda: adapter.held(training=True),
             before_first_update=self._before_first_update,
             checkpoints=AdapterCheckpoints(model, name),

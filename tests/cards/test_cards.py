@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 
@@ -199,15 +200,34 @@ def head(folder):
         ("runs/encoder", "0123456789abcdef", False),  # a folder
         ("ann/encoder", None, False),
         ("../encoder", "0123456789abcdef", False),
-        ("small-face", "0123456789abcdef", False),
+        ("small-face", "0123456789abcdef", True),  # weights of this library
+        ("small-face", "random", False),
+        ("small-face", None, False),
     ],
 )
-def test_a_base_model_is_claimed_where_it_is_known_to_be_on_the_hub(name, revision, claimed):
+def test_a_base_model_is_claimed_where_its_name_says_which_weights(name, revision, claimed):
     record = RECORD | {"base_model_name_or_path": name, "revision": revision}
     for card in (adapter_card(record, "ann/faces"), collection_card(record, "ann/faces", ["eight"])):
         metadata = yaml.safe_load(card.split("---")[1])
         assert metadata.get("base_model") == (name if claimed else None)
         assert ("base_model_relation" in metadata) == claimed
+
+
+def test_numbers_on_a_card_are_rounded_and_an_older_card_with_all_digits_is_still_of_its_record():
+    training = {
+        "dataset": {"name": "faces"},
+        "metrics": {"accuracy": {"mean": 0.843216080402, "values": [0.8400000012, 0.846432160804]}},
+        "arguments": {"learning_rate": 0.0030000000000000005},
+    }
+    record = RECORD | {"training": training}
+    card = adapter_card(record, "ann/faces")
+    assert re.findall(r"\d\.\d{7,}", card) == []
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert metadata["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.8432
+    full = card.replace("0.8432", "0.843216080402").replace("0.8464", "0.846432160804")
+    assert full != card
+    files = {"README.md": full, "adapter_config.json": json.dumps(record)}
+    assert adapter_card(record, "ann/faces", existing=card_without_record(files.get, "adapter_config.json")) == card
 
 
 def test_neither_random_weights_nor_a_folder_are_a_base_model(tmp_path, monkeypatch):

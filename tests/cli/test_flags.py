@@ -11,7 +11,7 @@ import pytest
 
 from ciao_peft import CIAOConfig, CIAOTrainingArguments
 from ciao_peft.cli import make_parser
-from ciao_peft.cli.arguments import SettingsHelp, argument_texts, settings_from, settings_parser
+from ciao_peft.cli.arguments import LateParser, SettingsHelp, argument_texts, settings_from, settings_parser
 from ciao_peft.errors import ConfigError
 from helpers.places import REPOSITORY
 
@@ -91,6 +91,16 @@ def test_the_flags_of_train_wait_until_they_are_needed():
     (commands,) = (action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
     assert commands.choices["train"].fill is not None
     assert train_parser().fill is None
+
+
+def test_a_flag_may_decide_the_defaults_of_others_and_what_is_said_stays():
+    parser = LateParser()
+    for name in ("recipe", "epochs", "rate"):
+        parser.add_argument(f"--{name}", default="usual")
+    parser.defaults_from = lambda options: {"epochs": "many", "rate": "low"} if options.recipe == "long" else {}
+    read = [vars(parser.parse_args(words.split())) for words in ("--recipe long --rate high", "")]
+    assert read[0] == {"recipe": "long", "epochs": "many", "rate": "high"}
+    assert read[1] == {"recipe": "usual", "epochs": "usual", "rate": "usual"}
 
 
 def test_without_flags_train_has_the_defaults_of_the_library():

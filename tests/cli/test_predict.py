@@ -9,7 +9,7 @@ import pytest
 
 from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
 from ciao_peft.cli import main
-from ciao_peft.cli.predict import load_worlds
+from ciao_peft.cli.worlds import load_worlds
 from ciao_peft.data import paint_face, sample_frames
 from helpers.layouts import write_video
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from ciao_peft import Preprocessing
 from ciao_peft.deploy import RUNNER_FILE
+from ciao_peft.deploy.align import Aligner
+from ciao_peft.preprocessing import Alignment, Preprocessing
+from ciao_peft.preprocessing.landmarks import landmark_trees
 from ciao_peft.saving.digest import with_digest
 from helpers.exported import open_runner, runner_of
 from helpers.fakes import small_config, tiny_backbone, train, wrap
@@ -71,6 +74,7 @@ def test_named_answers_are_those_of_predict(exported):
         for name in own:
             assert list(own[name]) == list(expected[name])
             assert list(own[name].values()) == pytest.approx(list(expected[name].values()), abs=1e-5)
+    assert runner([]) == []
     one = runner(faces[0])
     assert {name: one[name] == pytest.approx(answers[0][name], abs=1e-6) for name in one} == {
         "fer": True,
@@ -160,6 +164,9 @@ def test_clips_get_one_answer_each(tmp_path):
     for answer, own in zip(runner(clips), expected, strict=True):
         assert answer["clips"] == pytest.approx(own["clips"], abs=1e-5)
     assert runner(clips[0])["clips"] == pytest.approx(expected[0]["clips"], abs=1e-5)
+    assert runner([]) == []
+    with pytest.raises(ValueError, match=r"Pixel values must be \(batch, 3, 3, 16, 16\); got \(1, 2, 3, 16, 16\)"):
+        runner(clips[0][:2])
 
 
 def test_it_runs_as_a_program_without_torch_and_this_library(exported, tmp_path):
@@ -257,14 +264,55 @@ def test_arrays_that_are_no_pictures_are_refused(picture, exported):
         open_runner(folder)(picture)
 
 
-def test_pictures_that_need_alignment_are_refused_unless_they_have_it(exported):
+def test_faces_are_aligned_to_the_bit(tmp_path):
+    from PIL import Image
+
+    align = Alignment(size=48, padding=0.3)
+    model = model_with(Preprocessing(size=(16, 16), align=align))
+    runner = open_runner(model.export_onnx(tmp_path / "onnx", "fer"))
+    generator = np.random.default_rng(0)
+    for shape in ((100, 90, 3), (30, 200, 3), (300, 280)):
+        picture = generator.integers(0, 256, shape, dtype=np.uint8)
+        assert np.array_equal(runner.prepare(picture), model.preprocessing(picture)[0].numpy())
+    picture = Image.fromarray(generator.integers(0, 256, (100, 90, 3), dtype=np.uint8))
+    align(picture).save(tmp_path / "copy.png", exif=align.exif())
+    assert np.array_equal(runner.prepare(tmp_path / "copy.png"), model.preprocessing(picture)[0].numpy())
+    assert np.array_equal(runner.prepare(np.asarray(align(picture)), aligned=True), runner.prepare(np.asarray(picture)))
+    align(picture).save(tmp_path / "other.png", exif=Alignment(size=64).exif())
+    with pytest.raises(ValueError, match=r'was aligned in another way: .*"size": 64} there, .*"size": 48} here'):
+        runner.prepare(tmp_path / "other.png")
+    landmarks = tmp_path / "onnx" / "landmarks.npz"
+    landmarks.write_bytes(landmarks.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"landmarks\.npz' has another checksum"):
+        open_runner(tmp_path / "onnx").prepare(np.asarray(picture))
+    landmarks.unlink()
+    (tmp_path / "onnx" / "align.py").unlink()
+    with pytest.raises(OSError, match=r"align\.py"):
+        open_runner(tmp_path / "onnx").prepare(np.asarray(picture))
+
+
+def test_a_picture_without_landmarks_is_used_whole_or_refused():
+    trees = io.BytesIO()
+    np.savez(trees, **landmark_trees())
+    thin = np.zeros((1, 9, 3), np.uint8)
+    assert Aligner(trees.getvalue(), 48, 0.25, "whole")(thin) is thin
+    with pytest.raises(ValueError, match="No landmarks of a face were found"):
+        Aligner(trees.getvalue(), 48, 0.25, "error")(thin)
+
+
+def test_a_copy_is_refused_where_nothing_is_aligned_and_landmarks_of_ones_own_are_not_found(exported, tmp_path):
+    from PIL import Image
+
     model, folder = exported
-    settings = model.preprocessing.replace(align="five-points").to_dict()
+    Image.new("RGB", (48, 48)).save(tmp_path / "copy.png", exif=Alignment().exif())
+    with pytest.raises(ValueError, match=r"was aligned in another way: .* there, None here"):
+        open_runner(folder)(tmp_path / "copy.png")
+    settings = model.preprocessing.replace(align=Alignment(landmarks="own:mine")).to_dict()
     alter(folder, lambda record: record["preprocessing"].update(settings=settings))
     runner, face = open_runner(folder), pictures(1)[0]
-    with pytest.raises(ValueError, match="These adapters read aligned faces, and this file aligns none"):
+    with pytest.raises(ValueError, match="aligned by landmarks of your own: align them, and pass `aligned=True`"):
         runner(face)
-    assert runner(face, aligned=True) == open_runner(folder)(face, aligned=True)
+    assert sorted(runner(face, aligned=True)["fer"]) == ["calm", "glad", "sad"]
 
 
 def test_without_preprocessing_pixel_values_are_read_alone(tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 from ciao_peft import Preprocessing
 from ciao_peft.data import FaceLocalizer, paint_face
 from ciao_peft.detection import Box, FaceFinder, FoundFace, dlib_detector, finder_of, make_detector
-from ciao_peft.errors import CIAOError, ConfigError, DataError, MissingExtraError
+from ciao_peft.errors import CIAOError, DataError, MissingExtraError
 from ciao_peft.preprocessing import Alignment
 
 PLAIN = Preprocessing(size=(40, 40), mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -51,6 +51,21 @@ def test_large_pictures_are_searched_at_a_smaller_size():
 
     (face,) = FaceFinder(detect, max_side=320).find(Image.new("RGB", (1280, 640)))
     assert sizes == [(160, 320, 3)] and face == FoundFace(Box(40, 80, 120, 160), 0.5)
+
+
+def test_small_pictures_are_searched_at_a_larger_size_where_that_is_asked_for():
+    sizes = []
+
+    def detect(image):
+        sizes.append(image.shape[:2])
+        return [(100, 60, 80, 40)]
+
+    picture = Image.new("RGB", (160, 120))
+    for max_side, enlarge in ((640, 1.0), (640, 2.0), (200, 4.0)):
+        (face,) = FaceFinder(detect, max_side=max_side, enlarge=enlarge).find(picture)
+    assert sizes == [(120, 160), (240, 320), (150, 200)] and face.box == Box(80, 48, 64, 32)
+    tiny = scene(side=30, at=(60, 40), size=(160, 120))
+    assert FaceFinder("yunet", enlarge=3, min_size=8).find(tiny) and not FaceFinder("yunet", min_size=8).find(tiny)
 
 
 def test_faces_too_small_or_beyond_the_border_are_left_out():
@@ -119,11 +134,14 @@ def test_detectors_of_others_are_called_by_one_thread_at_a_time():
     assert FaceFinder(nothing)._alone is not None
 
 
-def test_a_finder_is_taken_as_it_is_and_settings_make_another():
-    finder = FaceFinder(nothing)
-    assert finder_of(finder) is finder and finder_of(nothing, max_side=64).max_side == 64
-    with pytest.raises(ConfigError, match="leave max_side out"):
-        finder_of(finder, max_side=64)
+def test_a_finder_is_taken_as_it_is_and_a_localizer_cuts_as_it_always_does():
+    finder, localizer = FaceFinder(nothing), FaceLocalizer(lambda image: [(99, 61, 121, 87)], margin=0.15, size=64)
+    assert finder_of(finder) is finder and finder_of(nothing).detect is nothing
+    made = finder_of(localizer)
+    (face,) = made.find(scene())
+    assert np.array_equal(made.crop(scene(), face), localizer.crop(scene(), face.box))
+    assert made.square(face)[2] == pytest.approx(1.3 * 121)
+    assert type(finder_of(True).detect).__name__ == "YuNetDetector"
 
 
 @pytest.mark.parametrize("detector", ["mtcnn", 3, None, ""])
@@ -132,7 +150,7 @@ def test_what_is_no_detector_is_named(detector):
         make_detector(detector)
 
 
-@pytest.mark.parametrize("setting", [{"max_side": 1}, {"margin": 5}, {"min_size": 0}])
+@pytest.mark.parametrize("setting", [{"max_side": 1}, {"enlarge": 0.5}, {"margin": 5}, {"min_size": 0}])
 def test_settings_out_of_range_are_named(setting):
     with pytest.raises(CIAOError, match=f"`{next(iter(setting))}` must be"):
         FaceFinder(nothing, **setting)

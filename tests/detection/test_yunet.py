@@ -66,6 +66,8 @@ def test_of_two_hits_on_one_face_the_surer_one_stays():
     assert yunet._surest(rows, 0.3) == [0, 2, 3]
     assert yunet._surest(rows, 0.001) == [0, 2]
     assert yunet._surest(rows[:0], 0.3) == []
+    apart = np.array([[0, 0, 10, 10, 0.9], [4, 0, 10, 10, 0.8]], np.float32)  # 6 of 14 columns are shared
+    assert (yunet._surest(apart, 0.42), yunet._surest(apart, 0.43)) == ([0], [0, 1])
 
 
 def test_several_pictures_at_once_are_read_as_each_by_itself():

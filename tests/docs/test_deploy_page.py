@@ -26,4 +26,4 @@ def test_a_goal_that_is_missed_is_said(make):
     case = {"ratio": {"trunk float32 / int8": 1.5}, "difference": 1e-4, "swap": {"loaded_ms": 6.0, "from_file_ms": 9.0}}
     said = make.verdict({"VGG16, 96x96": case})
     assert said.count("**not met**") == 3
-    assert "9.0 ms for VGG16, 96x96, above 5 ms" in said
+    assert "9.0 ms for VGG16, 96x96, which is above 5 ms" in said

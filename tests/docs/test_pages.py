@@ -150,3 +150,13 @@ def test_a_long_command_is_broken_before_its_flags(script):
     assert all(len(line) <= 110 for line in lines)
     assert all(line.startswith("        --flag_") for line in lines[1:])
     assert block.replace(" \\\n       ", "") == f"    {words}"
+
+
+def test_the_cards_in_the_package_are_up_to_date_and_say_licence_and_base(script):
+    for path, card in script("make_cards").cards().items():
+        assert path.read_text(encoding="utf-8") == card, f"`python docs/make_cards.py` writes {path}"
+        head = card.split("---")[1]
+        assert re.search(r"^license: \S+$", head, flags=re.MULTILINE)
+        is_adapter = "- adapter" in head  # an encoder has no base
+        assert bool(re.search(r"^base_model: (dlib|small)-face$", head, flags=re.MULTILINE)) == is_adapter
+        assert re.findall(r"\d\.\d{7,}", card) == []

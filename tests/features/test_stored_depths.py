@@ -124,6 +124,7 @@ def test_a_damaged_depth_is_found(tmp_path):
     again = FeatureDataset(stored.key, stored.layout, None, folder=stored.folder, checks=stored.checks)
     again.features([0, 2])
     again.features([1], depths=[Depth("stem")])
+    again.features([3], depths=[Depth("conv1")])
     with pytest.raises(FeatureCacheError, match=r"Row 1 .* is damaged: in 'features.3.bin'"):
         again.features([1])
 

@@ -21,6 +21,9 @@ from ciao_peft.trainer.optimizer import batch_losses
 
 from .fakes import SIZE, small_config, tiny_backbone
 
+LEARNED = {"contrastive_prototypes": "learned"}
+AVERAGED = {"average_last": 0.5, "report_to": "none"}
+
 
 def faces(count: int, num_classes: int = 3) -> list[dict]:
     """Noise around one picture per class."""
@@ -79,6 +82,11 @@ def main(folder: Path) -> None:
     trainer.train(data, data[:7])
     tensors |= {f"trained.{name}": tensor for name, tensor in model.adapters["default"].state_dict().items()}
     tensors["logits"] = trainer.predict(data[:7]).logits
+    learned = CIAOTrainer(model_of(**LEARNED), arguments(**AVERAGED, per_device_train_batch_size=4))
+    found = gradients(learned, Batch({"pixel_values": pixels}, labels, [6, 5]))
+    learned.train(data)
+    found |= {f"trained.{name}": tensor for name, tensor in learned.model.adapters["default"].state_dict().items()}
+    tensors |= {f"learned.{name}": tensor for name, tensor in found.items()}
     result = {"num_processes": trainer.accelerator.num_processes, "log": trainer.log_history}
     result["start"] = trainer.config.decay_init
     result["refusals"] = refusals(data[:5])

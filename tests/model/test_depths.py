@@ -14,6 +14,7 @@ from ciao_peft import CIAOModel, Preprocessing, get_ciao_model
 from ciao_peft.adapters import stack
 from ciao_peft.errors import (
     AdapterConfigError,
+    AdapterFileError,
     BackboneMismatchError,
     InputError,
     TargetModulesError,
@@ -77,6 +78,12 @@ def test_the_head_reads_the_normalised_averages_behind_the_masked_map():
     linear = adapter.head.get_submodule("0")
     expected = torch.cat([pool_map(masked, "flatten"), *normed], dim=1) @ linear.weight.T + linear.bias
     torch.testing.assert_close(model(x).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_adapter_that_reads_depths_does_not_answer_from_the_map_alone():
+    adapter = wrap(residual_backbone(), **DEEP).adapters["default"]
+    with pytest.raises(InputError, match="This adapter reads depths beside the map, and got the map alone"):
+        adapter.decide(torch.rand(2, 8, 8, 8))
 
 
 def test_a_number_of_depths_becomes_their_paths():
@@ -221,6 +228,14 @@ def test_folders_whose_depths_do_not_fit_are_refused_and_the_model_stays(tmp_pat
         assert list(model.adapters) == before
 
 
+def test_no_memory_is_taken_for_depths_whose_numbers_are_not_there(tmp_path):
+    model = wrap(residual_backbone(), depths=("stem",))
+    folder = model.save_pretrained(tmp_path / "deep")
+    forge(folder, config=model.peft_config["default"].to_dict() | {"depth_grid": 16})
+    with pytest.raises(AdapterFileError, match=r"lacks numbers for a head of widths \(640, 16, 3\)"):
+        model.load_adapter(folder, "other")
+
+
 def test_an_adapter_that_is_refused_leaves_nothing():
     model = wrap(residual_backbone())
     with pytest.raises(TargetModulesError, match="`depths` names 'nowhere'"):
@@ -261,7 +276,7 @@ def test_pictures_are_answered_and_explained():
     assert torch.equal(maps, gradcam_plus_plus(model, features=model.extract_features(pixels()), target=1))
 
 
-@pytest.mark.parametrize("rows", [None, ["0", "1", "0", "2", "0", "1"]], ids=["read", "mixed"])
+@pytest.mark.parametrize("rows", [None, list("01020101")], ids=["read", "mixed"])
 @BACKBONES
 def test_stacked_adapters_read_their_own_depths(make, rows, monkeypatch):
     paths = ("0",) if make is tiny_backbone else ("stem", "conv1")
@@ -270,7 +285,7 @@ def test_stacked_adapters_read_their_own_depths(make, rows, monkeypatch):
     model.add_adapter("2", small_config(depths=paths[-1:], init_seed=2))  # of the same size
     model.add_adapter("3", small_config(init_seed=3))
     noisy(model).eval()
-    x = pixels(6)
+    x = pixels(8)
 
     def found():
         return model.read(x) if rows is None else dict(enumerate(model(x, adapter_names=rows).logits))

@@ -92,6 +92,7 @@ def test_clips_are_read_without_a_look_at_values():
 
 
 @pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @torch.no_grad()
 def test_a_mixed_batch_on_a_gpu_never_waits_and_fits_into_a_graph():
     model, images = worlds().cuda(), pixels(4).cuda()
@@ -113,8 +114,6 @@ def test_a_mixed_batch_on_a_gpu_never_waits_and_fits_into_a_graph():
     for answers in (here, aside, captured):
         for rows, expected in zip(answers, waiting, strict=True):
             assert all(torch.allclose(row.cpu(), e, atol=1e-5) for row, e in zip(rows, expected, strict=True))
-    with torch.cuda.graph(torch.cuda.CUDAGraph()), pytest.raises(InputError, match="was read before; do that first"):
-        model(images, adapter_names=["two", "two", "one", "three"])
 
 
 def test_pixels_and_features_on_another_device_than_the_model_are_refused():

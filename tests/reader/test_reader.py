@@ -126,6 +126,16 @@ def test_lists_are_pictures_unless_they_are_said_to_follow_one_another():
     assert [frame.time for frame in followed][:3] == pytest.approx([0.0, 0.1, 0.2])
 
 
+def test_frames_of_a_video_can_be_left_out_and_its_people_unfollowed(tmp_path):
+    path, reader = film(tmp_path / "crossing.mkv", crossing()), FaceReader(model_of_two_worlds(), detector=TWO)
+    frames = list(reader.read(path, every=5))
+    assert [frame.index for frame in frames] == [0, 5, 10] and frames[1].time == pytest.approx(0.2, abs=0.002)
+    (alone, *_) = reader.read(path, follow=False)
+    assert alone.time == 0.0 and {face.track for face in alone.faces} == {None}
+    with pytest.raises(InputError, match="`every` must be a whole number of 1 or more"):
+        reader.read(path, every=0)
+
+
 def test_a_folder_gives_its_pictures_and_its_videos_each_with_people_of_its_own(tmp_path):
     crossing()[0].save(tmp_path / "a.png")
     film(tmp_path / "b.mkv", crossing()[:3])

@@ -43,6 +43,9 @@ def test_one_euro_is_the_filter_of_its_paper():
     smooth = OneEuro(min_cutoff=0.7, beta=0.3, speed_cutoff=1.5)
     shown = run(smooth, [(0.0, x[:1]), (0.04, x[1:2]), (0.06, x[2:])])
     assert [value for (value,) in shown] == pytest.approx(expected)
+    # The fastest value sets the pace of all, downwards as upwards.
+    pairs = run(smooth, [(0.0, [1 - x[0], x[0]]), (0.04, [1 - x[1], x[1]]), (0.06, [1 - x[2], x[2]])])
+    assert [value for _, value in pairs] == pytest.approx(expected)
 
 
 def test_one_euro_is_steadier_than_what_it_is_given_and_quicker_where_much_changes():

@@ -69,6 +69,8 @@ def test_a_fault_in_the_middle_of_a_video_comes_after_the_frames_before_it(tmp_p
 def test_files_that_are_no_video_or_have_no_frame_are_named(tmp_path):
     (tmp_path / "junk.mp4").write_bytes(b"junk" * 100)
     assert read_until_fault(tmp_path / "junk.mp4", DataError)[1].startswith(f"'{tmp_path / 'junk.mp4'}' cannot be read")
+    (tmp_path / "notes.txt").write_text("none")
+    assert "notes.txt' cannot be read as a video" in read_until_fault(tmp_path / "notes.txt", DataError)[1]
     (tmp_path / "empty.mp4").touch()
     assert "empty.mp4' cannot be read as a video" in read_until_fault(tmp_path / "empty.mp4", DataError)[1]
 

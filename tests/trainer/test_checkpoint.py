@@ -237,7 +237,7 @@ def checkpoints(tmp_path_factory):
     [
         ({"learning_rate": 0.5}, None, "'learning_rate' is 0.001 there and 0.5 here"),
         ({"per_device_train_batch_size": 4}, None, "'per_device_train_batch_size' is 8 there and 4 here"),
-        ({"num_train_epochs": 9}, None, "'num_train_epochs' is 3.0 there and 9.0 here"),
+        ({"warmup_steps": 2}, None, "'warmup_steps' is 0 there and 2 here"),
         ({}, killed.faces(20), "'num_samples' is 22 there and 20 here"),
         ({}, [f | {"labels": (n + 1) % 3} for n, f in enumerate(killed.faces())], "'labels' is"),
     ],

@@ -154,4 +154,4 @@ def test_adapters_with_other_depths_train_apart_on_one_store(monkeypatch):
     jobs = [AdapterJob(adapter_name=str(n), args=arguments()) for n in range(4)]
     trainings = train_adapters(model, jobs, stored)
     assert [trainings[str(n)].together for n in range(4)] == [1, 2, 1, 2]
-    train_adapters(model_with(configs), jobs, faces())  # each stores its own
+    train_adapters(model_with(configs[::-1]), jobs, faces())  # each stores its own

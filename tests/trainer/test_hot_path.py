@@ -11,6 +11,7 @@ from ciao_peft import CIAOTrainingArguments, cache_features
 from ciao_peft.errors import ConfigError, DataError, DivergenceError, TrainingError
 from ciao_peft.features import Augmentation
 from ciao_peft.trainer import replay, resident, updates
+from ciao_peft.trainer.averaging import WeightAverage
 from ciao_peft.trainer.finite import LastFinite, all_finite_there
 from ciao_peft.trainer.loop import TrainingLoop
 from ciao_peft.trainer.running_loss import RunningLoss
@@ -23,6 +24,8 @@ KINDS = {
     "batch norm": {"train_batch_norm": True},
     "negatives": {"contrastive_denominator": "negatives"},
     "no mask": {"inhibition": False},
+    "simplex": {"contrastive_prototypes": "simplex"},
+    "learned": {"contrastive_prototypes": "learned", "contrastive_denominator": "class_average"},
 }
 ADAPTERS = pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
 
@@ -74,8 +77,9 @@ def test_an_update_from_features_on_the_device_looks_at_no_value(changes, monkey
     model = make_model(dropout=0.3, **changes)
     calls = without_looks(monkeypatch, TrainingLoop, "_update")
     kept = without_looks(monkeypatch, LastFinite, "keep")
-    trained(model, stored(model), feature_device="device", logging_steps=3)
-    assert len(calls) == 6 and len(kept) == 3
+    added = without_looks(monkeypatch, WeightAverage, "add")
+    trained(model, stored(model), feature_device="device", logging_steps=3, average_last=0.5)
+    assert len(calls) == len(added) == 6 and len(kept) == 3
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
@@ -264,6 +268,7 @@ def test_replayed_updates_are_the_updates(changes, settings):
 @pytest.mark.usefixtures("fake_graphs")
 def test_replayed_updates_resume_bit_for_bit_and_leave_no_gradients(tmp_path):
     settings = {"compile": "cuda-graphs", "num_train_epochs": 6, "save_strategy": "steps", "save_steps": 7}
+    settings |= {"average_last": 0.9}
     whole = trained(output_dir=tmp_path / "whole", **settings)
     model = make_model(dropout=0.3)
     folder = tmp_path / "whole" / "checkpoint-7"

@@ -34,11 +34,13 @@ def test_a_process_that_no_longer_answers_is_reported_and_not_waited_for_without
     assert "within 4 s (`ddp_timeout`)" in said
 
 
-def test_two_processes_give_the_gradient_of_one(together):
+@pytest.mark.parametrize(("changes", "prefix"), [({}, ""), (two_processes.LEARNED, "learned.")])
+def test_two_processes_give_the_gradient_of_one(changes, prefix, together):
     _, result, found = together
     assert result["num_processes"] == 2
+    found = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
     data = two_processes.faces(21)[:11]
-    model = two_processes.model_of()
+    model = two_processes.model_of(**changes)
     pixels, labels = torch.stack([f["pixel_values"] for f in data]), torch.tensor([f["labels"] for f in data])
     output = model(pixels, labels=labels)
     output.loss.backward()
@@ -61,6 +63,15 @@ def test_two_processes_train_the_adapter_of_one(together):
     ours = [entry["eval_accuracy"] for entry in trainer.log_history if "eval_accuracy" in entry]
     assert [entry["eval_accuracy"] for entry in result["log"] if "eval_accuracy" in entry] == ours
     assert [path.name for path in checkpoint_folders(folder / "run")] == ["checkpoint-3", "checkpoint-6"]
+
+
+def test_two_processes_learn_the_prototypes_and_average_the_weights_of_one(together):
+    _, _, found = together
+    arguments = two_processes.arguments(**two_processes.AVERAGED, per_device_train_batch_size=8)
+    trainer = CIAOTrainer(two_processes.model_of(**two_processes.LEARNED), arguments)
+    trainer.train(two_processes.faces(21))
+    for name, tensor in weights(trainer.model).items():
+        torch.testing.assert_close(found[f"learned.trained.{name}"], tensor, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_a_batch_that_leaves_a_process_without_samples_is_refused_by_all_processes(together):

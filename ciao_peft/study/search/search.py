@@ -6,13 +6,13 @@ import dataclasses
 import importlib.util
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...checking import check_number
 from ...errors import DivergenceError, MissingExtraError, TrainingError
 from ...markdown import markdown_table
+from ...progress import hides_bars
 from ...saving import local_path, write_file
 from ...trainer import trains_at_once
 from ..plan import Encoder, Method, Task
@@ -96,7 +96,7 @@ def search_settings(
     )
     settings = objective.settings() | {"space": dataclasses.asdict(space), "pruner": pruner}
     study = SharedStudy(folder, settings, seed, pruner)
-    quiet = not sys.stderr.isatty() if disable_tqdm is None else disable_tqdm
+    quiet = hides_bars(disable_tqdm)
     with study.counted_as_alive():
         _work(study, space, objective, trials, quiet)
     return _write_result(study, space, objective)

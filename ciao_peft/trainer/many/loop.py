@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from ...errors import DivergenceError
 from ...features import FeatureDataset
 from ...labels import widest_dtype
 from ...model import CIAOModel
+from ...progress import hides_bars
 from ..accelerator import progress_bar
 from ..interrupts import Interrupts
 from ..loader import Batch, BatchDataset, BatchLoader
@@ -66,7 +66,7 @@ class StackedLoop:
             KeyboardInterrupt: on Ctrl-C, after the update that was being made.
         """
         first = self._members[0]
-        quiet = not sys.stderr.isatty() if first.args.disable_tqdm is None else first.args.disable_tqdm
+        quiet = hides_bars(first.args.disable_tqdm)
         total = max(member.total_steps for member in self._members)
         title = f"{self._together} adapters"
         try:
