@@ -2,7 +2,7 @@
 
 python docs/make_demo_pictures.py
 
-Needs the extra `demo`, selenium, and Debian's chromium and chromium-driver. All faces are painted. Takes about a minute.
+Needs the extra `demo`, selenium, and Debian's chromium and chromium-driver. All faces are painted. Takes half a minute.
 """
 
 from __future__ import annotations

@@ -110,7 +110,8 @@ def test_a_folder_is_no_name_even_where_it_looks_like_one(shared_pool, tmp_path,
 
 
 def test_folders_are_taken_from_inside_the_one_that_the_owner_opened(tmp_path):
-    copied(tmp_path / "open" / "mine"), copied(tmp_path / "closed")
+    for place in ("open/mine", "closed"):
+        copied(tmp_path / place)
     (tmp_path / "open" / "link").symlink_to(tmp_path / "closed")
     pool = WorldPool(OWN, folders=tmp_path / "open")
     world = pool.add("mine")

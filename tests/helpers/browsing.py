@@ -67,8 +67,12 @@ class Browser:
 
     def __init__(self, driver: Any, width: int):
         self.driver, self.width = driver, width
+        self.found: list[str] = []
 
     def open(self, address: str) -> None:
+        self.found += self._logged()
+        self.driver.get("about:blank")
+        self._logged()  # that answers under way were given up, because the page was left
         self.driver.get(address)
         self.wait(lambda: self.all("#picture input[type=file]"))
 
@@ -120,7 +124,11 @@ class Browser:
         return base64.b64decode(shot["data"])
 
     def errors(self) -> list[str]:
-        """What the console holds that is an error."""
+        """What the console was told that is an error, since this was last asked."""
+        found, self.found = [*self.found, *self._logged()], []
+        return found
+
+    def _logged(self) -> list[str]:
         return [line["message"] for line in self.driver.get_log("browser") if line["level"] == "SEVERE"]
 
 
