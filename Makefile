@@ -42,7 +42,7 @@ docs:  ## write the pages that scripts write
 
 docs-site:  ## build the site into site/: its notebooks run, every warning is an error, every link is followed
 	@.ci/environment build/site-environment docs
-	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 build/site-environment/bin/python -m mkdocs build --strict --site-dir site
+	NO_MKDOCS_2_WARNING=1 PYTHONWARNINGS="ignore:IProgress not found" OMP_NUM_THREADS=1 build/site-environment/bin/python -m mkdocs build --strict --site-dir site
 	build/site-environment/bin/python .ci/site_links.py site
 
 bench:  ## run every benchmarks/bench_*.py, which write docs/performance.md

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,13 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def on_page_content(html: str, page: Any, files: Any, **_: Any) -> str:
-    """Notebooks come as HTML, in which MkDocs leads no link from a source to its page."""
+    """Formulas become MathML, which browsers draw by themselves.
+
+    Notebooks come as HTML, in which MkDocs leads no link from a source to its page.
+    """
+    html = re.sub(
+        r'<(?:div|span) class="arithmatex">\\([\[(])(.+?)\\[\])]</(?:div|span)>', drawn, html, flags=re.DOTALL
+    )
     if not page.file.src_uri.startswith("notebooks/"):
         return html
 
@@ -89,6 +96,13 @@ def on_page_content(html: str, page: Any, files: Any, **_: Any) -> str:
     return (
         f'<p><a href="{Path(page.file.src_uri).stem}.ipynb" download>This page as a notebook for Jupyter</a></p>{led}'
     )
+
+
+def drawn(formula: re.Match[str]) -> str:
+    """A formula in LaTeX as MathML."""
+    from latex2mathml.converter import convert
+
+    return convert(unescape(formula[2]), display="block" if formula[1] == "[" else "inline")
 
 
 def on_post_build(config: Any) -> None:

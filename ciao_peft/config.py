@@ -396,10 +396,11 @@ class CIAOConfig(ConfigOfFolder):
         """Makes a config of settings that stay under their name, whatever the defaults become.
 
         `"paper"` is CIAO as docs/results.md measures it: Eq. 1-5, and one choice wherever the paper leaves one. Eq. 2-4
-        to the letter are that with `contrastive_denominator="negatives"` and `contrastive_reduction="sum"`.
+        to the letter are that with `contrastive_denominator="negatives"` and `contrastive_reduction="sum"`. `"compact"`
+        is what the adapters in the package are: the gain form with ranks of 16, and a head of eight maps of positions.
 
         Args:
-            name: `"paper"`.
+            name: `"paper"` or `"compact"`.
             changes: Settings of its own, `problem_type` and `num_labels` among them; they go before the preset's.
 
         Raises:

@@ -163,7 +163,7 @@ def settings_from(options: argparse.Namespace, settings: type[T], **others: Any)
 
 
 def add_recipe(parser: LateParser) -> None:
-    """Adds `--recipe NAME`: its settings are the defaults of what a command line leaves out.
+    """Adds `--recipe NAME` and, with the flags of `CIAOConfig`, `--preset NAME`: defaults of what words leave out.
 
     Args:
         parser: With the flags of `CIAOTrainingArguments` and, if the recipe is to follow the form of the mask, those of
@@ -177,23 +177,35 @@ def add_recipe(parser: LateParser) -> None:
         >>> options.num_train_epochs, options.views
         (12, 1)
     """
+    from ..presets import PRESETS
     from ..trainer.recipes import RECIPES
 
     text = "settings of the training by name; the flags of the training change single ones"
     parser.add_argument("--recipe", choices=[*RECIPES], metavar="|".join(RECIPES), help=text)
+    if "--inhibition_form" in parser._option_string_actions:
+        text = "settings of the adapter by name; the flags of the adapter change single ones"
+        parser.add_argument("--preset", choices=[*PRESETS], metavar="|".join(PRESETS), help=text)
     parser.defaults_for = _recipe_defaults
 
 
 def _recipe_defaults(options: argparse.Namespace) -> dict[str, Any]:
     from ..config import CIAOConfig
+    from ..presets import PRESETS
     from ..trainer.recipes import recipe_settings
 
-    if options.recipe is None:
-        return {}
-    form = getattr(options, "inhibition_form", None)
-    config = CIAOConfig(problem_type="regression", num_labels=1, **({"inhibition_form": form} if form else {}))
-    asked = recipe_settings(options.recipe, config)
-    return {name: value for name, value in asked.items() if hasattr(options, name)}
+    preset = getattr(options, "preset", None)
+    asked = {} if preset is None else dict(PRESETS[preset])
+    if options.recipe is not None:
+        form = getattr(options, "inhibition_form", None)
+        if preset is not None and form == CIAOConfig.inhibition_form:  # nobody said another one
+            form = asked["inhibition_form"]
+        config = CIAOConfig(problem_type="regression", num_labels=1, **({"inhibition_form": form} if form else {}))
+        asked |= recipe_settings(options.recipe, config)
+    return {name: _word(value) for name, value in asked.items() if hasattr(options, name)}
+
+
+def _word(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def about_views(views: int) -> str | None:

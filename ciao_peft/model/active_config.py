@@ -36,7 +36,7 @@ class ActiveConfig:
     keys_to_ignore_at_inference: list[str] = field(
         default_factory=lambda: ["embeddings", "task_loss", "contrastive_loss"]
     )
-    _commit_hash = None  # which transformers' pipelines read up to 5.4, whatever the model came from
+    _commit_hash = None  # which some pipelines of transformers read, whatever the model came from
 
     @property
     def label2id(self) -> dict[str, int]:

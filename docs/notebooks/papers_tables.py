@@ -65,7 +65,7 @@ plan = {
 study.mkdir()
 asked = study / "asked.yaml"
 asked.write_text(yaml.safe_dump(plan), encoding="utf-8")
-ciao(["reproduce", "--plan", str(asked), "--output_dir", str(study)])
+assert ciao(["reproduce", "--plan", str(asked), "--output_dir", str(study)]) == 0
 
 # %% [markdown]
 # ## Your table

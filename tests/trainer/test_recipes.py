@@ -99,6 +99,17 @@ def test_a_recipe_on_the_command_line_is_the_recipe_and_flags_change_it():
     assert mine.mask_learning_rate == 1e-3
 
 
+def test_a_preset_on_the_command_line_is_the_preset_and_decides_the_rate_of_a_recipe():
+    options = parser().parse_args(["--preset", "compact", "--recipe", "default", "--excitation_rank", "4"])
+    config = settings_from(options, CIAOConfig, **CLASSES)
+    assert config == CIAOConfig.preset("compact", **CLASSES, excitation_rank=4)
+    assert (config.inhibition_form, config.inhibition_rank, config.hidden_sizes) == ("gain", 16, ())
+    mine = settings_from(options, CIAOTrainingArguments)
+    assert mine == CIAOTrainingArguments.recipe("default", config)
+    alone = parser().parse_args(["--preset", "compact"])
+    assert settings_from(alone, CIAOTrainingArguments) == CIAOTrainingArguments()
+
+
 def test_without_a_recipe_nothing_changes_and_a_parser_is_as_before():
     one = parser()
     one.parse_args(["--recipe", "thorough"])
