@@ -293,6 +293,8 @@ footer > :last-child:not(button):not(a) { display: none !important; }
   box-shadow: inset 0 0 0 1px var(--border-color-primary); overflow: hidden; }
 .ciao-bar i { position: absolute; left: 0; top: 0; bottom: 0; background: #8fb5b2; }
 .ciao-strong .ciao-bar i, .ciao-bar .ciao-two { background: #1b7f79; }
+.dark .ciao-bar i { background: #47706e; }
+.dark .ciao-strong .ciao-bar i, .dark .ciao-bar .ciao-two { background: #5cc4bd; }
 .ciao-bar b { position: absolute; left: 50%; top: 0; bottom: 0; width: 1px;
   background: var(--body-text-color-subdued); }
 .ciao-course { width: 100%; height: 2.6rem; margin-top: 0.6rem; display: block; }

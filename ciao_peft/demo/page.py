@@ -150,7 +150,9 @@ class _Page:
         self.hidden = [gr.Button(visible=False) for _ in range(4)]
 
     def _what_to_add(self) -> str:
-        return "user/name on the Hub" + (", or a folder of this page's owner" if self.pool.folders else "")
+        return "One of the package, or user/name on the Hub" + (
+            ", or a folder of this page's owner" if self.pool.folders else ""
+        )
 
     def _connect(self, blocks: Any) -> None:
         shown = [self.visit, self.stage, self.note, self.cards, self.time]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import importlib.util
 import os
 import socket
@@ -52,12 +53,11 @@ def page(tmp_path_factory):
 @pytest.fixture
 def visitor(page):
     """Makes clients of gradio's, each a visitor of its own."""
-    from gradio_client import Client
-
+    gradio_client = importlib.import_module("gradio_client")
     made = []
 
     def come():
-        made.append(Client(page.local_url, verbose=False))
+        made.append(gradio_client.Client(page.local_url, verbose=False))
         return made[-1]
 
     yield come

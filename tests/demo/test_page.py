@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import sys
@@ -21,9 +22,7 @@ needs_gradio = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, re
 
 
 def sent(path):
-    from gradio_client import handle_file
-
-    return handle_file(str(path))
+    return importlib.import_module("gradio_client").handle_file(str(path))
 
 
 @pytest.fixture

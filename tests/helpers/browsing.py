@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import importlib
 import importlib.util
 import shutil
 import time
@@ -39,9 +40,8 @@ def browser(*, width: int = 1280, height: int = 900, camera: Path | None = None)
         width, height: Of the window, in pixels.
         camera: A file of JPEGs, one behind the other, which it takes for a webcam.
     """
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
+    webdriver: Any = importlib.import_module("selenium.webdriver")
+    service: Any = importlib.import_module("selenium.webdriver.chrome.service")
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     flags = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars", "--lang=en"]
@@ -52,7 +52,7 @@ def browser(*, width: int = 1280, height: int = 900, camera: Path | None = None)
     for flag in flags:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    driver = webdriver.Chrome(options=options, service=service.Service(shutil.which("chromedriver")))
     try:
         if width < 500:
             phone = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": True}
