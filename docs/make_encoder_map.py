@@ -199,7 +199,7 @@ mask is in [results.md](results.md#four-painted-worlds).
 | --- | --- | --- |
 | photographs of whole faces | `dlib-face`, three levels, aligned | ahead of `small-face` above |
 | drawn faces | `dlib-face`, three levels, aligned | with a mask, ahead in every world above |
-| many faces a second, no GPU | `small-face` | a fifth of the time, and no landmarks to look for |
+| many faces a second, no GPU | `small-face` | several times as fast (above), and no landmarks to look for |
 | faces without clear eyes and noses | try both, aligned and not | not measured here; wrong landmarks turn a face |
 
 On `dlib-face`, low ranks with `inhibition_form="gain"` reach what a full copy of the convolution reaches, with a
