@@ -114,6 +114,8 @@ class FacesTable(ImageFolder):
         if csv is None or (isinstance(csv, Mapping) and not csv):
             raise DataNotFoundError(f"A table of faces needs a table. {_HOW}")
         given = csv if isinstance(csv, Mapping) else {"": csv}
+        if odd := [path for path in given.values() if not isinstance(path, (str, os.PathLike))]:
+            raise DataError(f"`csv` must be the path of a table; got {shortened(repr(odd[0]))}. {_HOW}")
         if unknown := [name for name in given if name and str(name).lower() not in _SPLITS]:
             raise DataError(f"`csv` names a table for {shortened(repr(unknown[0]))}; splits are {listed(_ORDER)}.")
         tables = {_SPLITS.get(str(name).lower(), ""): _found(path, data_dir) for name, path in given.items()}

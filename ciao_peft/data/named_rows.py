@@ -104,7 +104,7 @@ def check_column(name: str, read: Table, table: Path, setting: str) -> None:
         setting: The setting that names another column.
 
     Raises:
-        DataError: the column is missing, or holds no text or numbers.
+        DataError: the column is missing or stands twice, or holds no text or numbers.
     """
     if name in read.nested:
         raise DataError(f"The column {name!r} of {str(table)!r} holds data of its own; text or numbers can be read.")
@@ -114,6 +114,10 @@ def check_column(name: str, read: Table, table: Path, setting: str) -> None:
         raise DataError(
             f"{str(table)!r} has no column {shortened(repr(name))}. Its columns: {listed(read.columns)}.{hint} Name "
             f"{_WHAT[setting]} with `{setting}` (`--{setting}`)."
+        )
+    if read.columns.count(name) > 1:
+        raise DataError(
+            f"{str(table)!r} has several columns {shortened(repr(name))}; which one counts? Rename the others."
         )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..config import CIAOConfig
-from ..errors import AdapterFileError, CIAOError, ExportError
+from ..errors import AdapterFileError, CIAOError, ExportError, listed
 from ..preprocessing import Preprocessing
 from ..saving import read_json
 
@@ -78,7 +80,7 @@ def check_folder(folder: Path) -> None:
 
     Raises:
         AdapterFileError: it is a file.
-        ExportError: it is a folder with other things in it.
+        ExportError: it is a folder with other things in it, beside an earlier export or without.
 
     Example:
         >>> check_folder(Path("no/such/folder"))
@@ -90,6 +92,23 @@ def check_folder(folder: Path) -> None:
             f"'{folder}' is not empty and holds no earlier export. Give a new folder, such as '{folder / 'onnx'}': an "
             "export replaces its folder as a whole."
         )
+    if folder.is_dir() and (others := list(islice(_others(folder), 3))):
+        raise ExportError(
+            f"'{folder}' holds more than the earlier export: {listed(others)}. An export replaces its folder as a "
+            "whole; move them away, or give a new folder."
+        )
+
+
+def _others(folder: Path) -> Iterator[str]:
+    """What is in an export's folder and not of the export."""
+    if not any(folder.iterdir()):
+        return
+    files = read_json(folder / MANIFEST_FILE).get("files")
+    own = {MANIFEST_FILE, RUNNER_FILE, ALIGN_FILE, *(files if isinstance(files, dict) else ())}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        if name.as_posix() not in own and "__pycache__" not in name.parts and (path.is_symlink() or not path.is_dir()):
+            yield name.as_posix()
 
 
 def adapter_record(config: CIAOConfig) -> dict[str, Any]:

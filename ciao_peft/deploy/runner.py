@@ -74,6 +74,7 @@ class Runner:
         """Frees an adapter; the trunk stays."""
         self._record(name)
         self.loaded.pop(name, None)
+        self._chosen = self._chosen and [other for other in self._chosen if other != name]
 
     def choose(self, *names: str) -> None:
         """Reads with these adapters from now on, and loads those that are not loaded; with none given, all loaded."""
@@ -110,6 +111,8 @@ class Runner:
         expected = (frames, *shape) if frames else shape
         if pixels.shape[1:] != expected or not len(pixels):
             raise ValueError(f"Pixel values must be (batch, {str(expected)[1:-1]}); got {pixels.shape}.")
+        if not np.isfinite(pixels).all():
+            raise ValueError("Pixel values hold NaN or infinite values.")
         features: dict[str, dict[str, np.ndarray]] = {}
         results = {}
         for name in self._names():
@@ -195,6 +198,8 @@ class Runner:
         expected = self.manifest["files"].get(file)
         if not _FILE.fullmatch(file) or expected is None:
             raise ValueError(f"The manifest names {file[:80]!r}, which is none of its files.")
+        if not (self.folder / file).is_file():
+            raise ValueError(f"'{self.folder / file}' is missing: copy it anew.")
         content = (self.folder / file).read_bytes()
         if hashlib.sha256(content).hexdigest() != expected:
             raise ValueError(f"'{self.folder / file}' has another checksum than the manifest says: copy it anew.")
@@ -207,7 +212,7 @@ def _checked_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_bytes())
         said, files = manifest.pop("digest"), manifest["files"]
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise ValueError(f"'{path}' is no manifest of an export.") from None
     if manifest.get("format") != "ciao_peft.onnx" or manifest.get("format_version") != 1:
         raise ValueError(f"'{path}' has a format that this runner does not know; take the runner beside it.")

@@ -27,6 +27,9 @@ DETECTORS = ("yunet", "haar", "dlib")
 MARGINS = {"haar": 0.02, "dlib": 0.06, "yunet": 0.06}
 """Around the box of each detector, so that the square holds what a picture of a face dataset does."""
 
+_LARGEST = 4
+"""How many times as large as its picture a face may be, by a detector that sees beyond the border."""
+
 
 class FoundFace(NamedTuple):
     """A face that a detector found.
@@ -151,14 +154,31 @@ def detected(picture: Image, detect: Detector, max_side: int, enlarge: float = 1
     if scale != 1:
         searched = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
     found: list[tuple[Box, list[float]]] = []
-    for face in detect(np.asarray(searched)):
-        values = [float(value) for value in face]
-        if len(values) < 4 or not all(map(math.isfinite, values)):
-            raise DataError(f"A detector must give x, y, width and height per face; it gave {quoted(face)}.")
+    given = detect(np.asarray(searched))
+    for values in _numbers(given):
         box = Box(*(round(value / scale) for value in values[:4]))
+        if max(box.width, box.height) > _LARGEST * max(picture.size):
+            raise DataError(
+                f"A detector gave a face of {box.width:.3g} x {box.height:.3g} pixels in a picture of "
+                f"{picture.width} x {picture.height}; none is more than {_LARGEST} times as large as its picture."
+            )
         if box.area:
             found.append((box, values[4:]))
     return found
+
+
+def _numbers(given: Any) -> list[list[float]]:
+    """What a detector gave, as numbers: four or more for each face."""
+    try:
+        faces = [[float(value) for value in face] for face in given]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"A detector must give a list with x, y, width and height per face; it gave {quoted(given)}."
+        ) from error
+    for face in faces:
+        if len(face) < 4 or not all(map(math.isfinite, face)):
+            raise DataError(f"A detector must give x, y, width and height per face; it gave {quoted(face)}.")
+    return faces
 
 
 class FaceFinder:
@@ -261,9 +281,17 @@ class FaceFinder:
             >>> finder = FaceFinder(lambda image: [], margin=0.25)
             >>> finder.crop(Image.new("RGB", (100, 100)), FoundFace(Box(40, 40, 20, 20))).size
             (30, 30)
+
+        Raises:
+            DataError: the square is larger than any picture that Pillow makes.
         """
+        from PIL.Image import DecompressionBombError
+
         left, top, side = self.square(face)
-        return picture.crop((round(left), round(top), round(left) + round(side), round(top) + round(side)))
+        try:
+            return picture.crop((round(left), round(top), round(left) + round(side), round(top) + round(side)))
+        except DecompressionBombError as error:
+            raise DataError(f"The face at {tuple(face.box)} is too large to be cut out: {error}") from error
 
     def fit(self, picture: Image, face: FoundFace, preprocessing: Preprocessing) -> np.ndarray:
         """What an encoder sees of a face: aligned where the preprocessing aligns, its square otherwise.

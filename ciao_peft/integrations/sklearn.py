@@ -141,14 +141,20 @@ class CIAOClassifier(ClassifierMixin, _Estimator):
             y: N classes: numbers, texts, or the like, two or more different ones.
 
         Raises:
-            DataError: one class alone, or another number of labels.
+            DataError: one class alone, a class that is missing or of another kind, or another number of labels.
         """
-        self.classes_, ids = np.unique(np.asarray(y), return_inverse=True)
-        if len(self.classes_) < 2:
-            raise DataError(f"A classifier needs two classes or more; got {quoted(self.classes_.tolist())}.")
-        names = {index: str(name) for index, name in enumerate(self.classes_)}
+        try:
+            classes, ids = np.unique(np.asarray(y), return_inverse=True)
+        except TypeError as error:
+            raise DataError(f"Classes must be all numbers or all texts, to be sorted; got {quoted(y)}.") from error
+        if len(classes) < 2:
+            raise DataError(f"A classifier needs two classes or more; got {quoted(classes.tolist())}.")
+        if missing := [name for name in classes.tolist() if name != name]:
+            raise DataError(f"Each picture needs its class; some have {quoted(missing[0])}. Leave them out.")
+        names = {index: str(name) for index, name in enumerate(classes)}
         problem = {"problem_type": "single_label_classification", "num_labels": len(names), "id2label": names}
         self._train(X, ids.reshape(-1).tolist(), self._config(**problem))
+        self.classes_ = classes  # after the training: one that fails leaves the estimator as it was
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -204,14 +210,22 @@ class CIAORegressor(RegressorMixin, _Estimator):
         Args:
             X: N pictures.
             y: `(N,)` or `(N, values)`.
+
+        Raises:
+            DataError: what is no such numbers, or another number of labels.
         """
-        values = np.asarray(y, dtype=np.float32)
-        self._is_flat = values.ndim == 1
+        try:
+            values = np.asarray(y, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"A regressor needs numbers; got {quoted(y)}.") from error
+        if values.ndim not in (1, 2) or not values.size:
+            raise DataError(f"Values must be (N,) or (N, values); got {values.shape}.")
         rows = values.reshape(len(values), -1)
         problem: dict[str, Any] = {"problem_type": "regression", "num_labels": rows.shape[1]}
         if "label_range" not in (self.settings or {}) and rows.size and rows.min() < rows.max():
             problem["label_range"] = (float(rows.min()), float(rows.max()))
         self._train(X, rows.tolist(), self._config(**problem))
+        self._is_flat = values.ndim == 1
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -228,6 +242,11 @@ def _prepared(pictures: Any) -> Tensor | None:
     """Pixel values that were given as such; None for pictures."""
     if isinstance(pictures, np.ndarray) and pictures.dtype.kind == "f":
         return torch.from_numpy(np.ascontiguousarray(pictures, dtype=np.float32))
+    if isinstance(pictures, Tensor) and not pictures.is_floating_point():
+        raise DataError(
+            f"A tensor holds prepared pixel values in floating point; got {pictures.dtype}. Give pictures as an array: "
+            "`tensor.permute(0, 2, 3, 1).numpy()`."
+        )
     return pictures.float() if isinstance(pictures, Tensor) else None
 
 

@@ -274,11 +274,16 @@ class CIAOForImageClassification(nn.Module):
             raise ConfigError(f"A model of ciao_peft is loaded without {listed(unknown)}; it takes {listed(_HUB)}.")
         if isinstance(device, Mapping):
             raise ConfigError(f"A model of ciao_peft lies on one device; got device_map={quoted(dict(device))}.")
+        if dtype == "auto":
+            dtype = None
+        kind: Any = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+        if dtype is not None and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
+            raise ConfigError(
+                f"`dtype` must be 'auto' or a kind of floating point, such as 'float16'; got {quoted(dtype)}."
+            )
         model = AutoCIAOModel.from_pretrained(source, **hub)
-        if isinstance(dtype, str) and dtype != "auto":
-            dtype = getattr(torch, dtype, None)
-        if isinstance(dtype, torch.dtype):
-            model.to(dtype)
+        if kind is not None:
+            model.to(kind)
         if device is not None:
             cuda = "cuda" if torch.cuda.is_available() else "cpu"
             model.to(cuda if device in ("auto", "balanced", "sequential") else device)

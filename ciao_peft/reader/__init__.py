@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .writing import COLUMNS as COLUMNS
     from .writing import annotate_frames as annotate_frames
     from .writing import face_rows as face_rows
+    from .writing import refuse_originals as refuse_originals
 
 __all__ = [
     "COLUMNS",
@@ -27,6 +28,7 @@ __all__ = [
     "Tracker",
     "annotate_frames",
     "face_rows",
+    "refuse_originals",
 ]
 
 _MODULE_OF = {
@@ -39,6 +41,7 @@ _MODULE_OF = {
     "Tracker": "tracking",
     "annotate_frames": "writing",
     "face_rows": "writing",
+    "refuse_originals": "writing",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

@@ -23,7 +23,7 @@ from .frame import Frame
 from .smoothing import Smoother, make_smoother
 from .sources import Shot, open_source
 from .tracking import Tracker
-from .writing import annotate_frames, frames_to_pandas, write_json_lines
+from .writing import annotate_frames, frames_to_pandas, refuse_originals, write_json_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +43,7 @@ class Reading(Iterator[Frame]):
 
     Args:
         frames: Where they come from.
+        source: The files and folders that are read, which are not written over.
 
     Example:
         >>> from PIL import Image
@@ -52,8 +53,8 @@ class Reading(Iterator[Frame]):
         ([0], [])
     """
 
-    def __init__(self, frames: Iterator[Frame]):
-        self._frames = frames
+    def __init__(self, frames: Iterator[Frame], source: Any = None):
+        self._frames, self._source = frames, source
 
     def __iter__(self) -> Reading:
         return self
@@ -101,13 +102,15 @@ class Reading(Iterator[Frame]):
             How many frames there were.
 
         Raises:
-            DataError: the file cannot be written, or the source has a fault; the lines before it are there.
+            DataError: the file cannot be written, or is what is read; or the source has a fault: the lines before it
+                are there.
 
         Example:
             >>> import tempfile
             >>> Reading(iter(())).to_json_lines(tempfile.mkdtemp() + "/faces.jsonl")
             0
         """
+        refuse_originals(self._source, path)
         return write_json_lines(self, path)
 
     def annotate(self, path: str | os.PathLike[str]) -> int:
@@ -121,7 +124,8 @@ class Reading(Iterator[Frame]):
             How many frames there were.
 
         Raises:
-            DataError: it cannot be written, there are several frames for one picture, or none for a video.
+            DataError: it cannot be written, is what is read, there are several frames for one picture, or none for a
+                video.
             MissingExtraError: PyAV is missing, for a video.
 
         Example:
@@ -299,7 +303,7 @@ class FaceReader:
         """
         check_number("every", every, int, 1, error=InputError)
         shots = open_source(source, follow=follow, fps=fps)
-        return Reading(self._frames(shots.shots, shots.live, follow is not False, every))
+        return Reading(self._frames(shots.shots, shots.live, follow is not False, every), source)
 
     def _frames(self, shots: Iterator[Shot], live: bool, follow: bool, every: int) -> Iterator[Frame]:
         ahead, threads = (1, 1) if live else (_AHEAD, self.threads)

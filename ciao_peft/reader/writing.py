@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, MissingExtraError
+from ..errors import DataError, MissingExtraError, shortened
 from ..saving.files import local_path, refusals_told
 from .frame import Frame
 
@@ -19,16 +19,50 @@ if TYPE_CHECKING:
     import pandas as pd
     from PIL.Image import Image
 
-__all__ = ["COLUMNS", "annotate_frames", "face_rows", "frames_to_pandas", "write_json_lines"]
+__all__ = ["COLUMNS", "annotate_frames", "face_rows", "frames_to_pandas", "refuse_originals", "write_json_lines"]
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 ADVICE = "Make room, or write elsewhere."
+_ELSEWHERE = "Write elsewhere."
 
 _TICKS = 1000  # a second
 
 COLUMNS: tuple[str, ...] = ("source", "frame", "time", "track", "x", "y", "width", "height", "score")
 """What a row says of a face before the worlds have their say."""
+
+
+def refuse_originals(source: Any, *targets: str | os.PathLike[str] | None) -> None:
+    """Refuses to write over what is read.
+
+    Args:
+        source: A file or a folder, or a list with some; everything else has no file that could be lost.
+        targets: Files that are to be written; None where none is.
+
+    Raises:
+        DataError: a target is one of the files, or a picture or video that lies in one of the folders.
+
+    Example:
+        >>> import tempfile
+        >>> photo = Path(tempfile.mkdtemp(), "photo.png")
+        >>> photo.touch()
+        >>> refuse_originals(photo, None, photo.with_name("photo.csv"))
+        >>> refuse_originals(photo, photo)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.DataError: '...photo.png' is read here, and would be overwritten. Write elsewhere.
+    """
+    sources = [
+        Path(one).expanduser()
+        for one in (source if isinstance(source, (list, tuple)) else [source])
+        if isinstance(one, (str, os.PathLike))
+    ]
+    for target in (Path(one).expanduser() for one in targets if one is not None):
+        shown = target.suffix.lower() in (*PICTURES, *VIDEOS)
+        for one in sources:
+            with contextlib.suppress(OSError):  # it is not there: a new file, the address of a stream
+                if target.samefile(one) or (shown and target.exists() and target.parent.samefile(one)):
+                    raise DataError(f"'{shortened(str(target))}' is read here, and would be overwritten. {_ELSEWHERE}")
 
 
 def face_rows(frame: Frame) -> list[dict[str, Any]]:
@@ -114,6 +148,8 @@ def annotate_frames(frames: Iterable[Frame], path: str | os.PathLike[str]) -> in
             target = path
         else:
             target = path / _name_of(frame, names)
+        if frame.source is not None:  # of a folder, no picture is replaced that was there
+            refuse_originals([frame.source, *([Path(frame.source).parent] * (target != path))], target)
         with refusals_told(DataError, target, ADVICE), _aside(target) as aside:
             frame.annotated().save(aside)
         count += 1
@@ -153,6 +189,7 @@ def _write_video(frames: Iterable[Frame], path: Path) -> int:
     with refusals_told(DataError, path, ADVICE), _aside(path) as aside:
         try:
             for frame in frames:
+                refuse_originals(frame.source, path)
                 picture = frame.annotated()
                 if container is None or stream is None:
                     container = av.open(str(aside), mode="w")

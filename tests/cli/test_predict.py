@@ -125,6 +125,11 @@ def test_an_adapter_of_another_encoder_gets_a_model_of_its_own(adapters):
         (["{pictures}", "{moods}"], "adapters come before what they read"),
         (["{moods}", "{empty}"], "There is no picture and no video"),
         (["{moods}", "{pictures}", "--csv", "{empty}"], "cannot be written"),
+        (["{moods}", "{pictures}/0.png", "--csv", "{pictures}/0.png"], "would be overwritten"),
+        (["{moods}", "{pictures}", "--json", "{pictures}/1.png"], "would be overwritten"),
+        (["{moods}", "{pictures}", "--csv", "{pictures}/1.png", "--faces"], "would be overwritten"),
+        (["{moods}", "{pictures}", "--json", "{moods}/adapter_config.json"], "would be overwritten"),
+        (["{moods}", "{pictures}", "--csv", "{empty}/a", "--json", "{empty}/a"], "each a file of its own"),
         (["{moods}", "{pictures}", "--frames", "-1"], "`--frames` must be 0 or more"),
     ],
 )

@@ -229,3 +229,18 @@ def test_a_table_of_hundreds_of_gigabytes_is_refused_at_once(pictures, load):
         file.truncate(200 * 2**30)
     with pytest.raises(DataError, match=r"has 214,748,364,800 bytes; at most"):
         load(pictures / "t.csv", image_column="photo")
+
+
+def test_a_column_that_stands_twice_is_refused_where_it_is_read(pictures, load):
+    table = pictures / "table.csv"
+    table.write_text("photo,mood,mood\ndeep/0.png,calm,glad\ndeep/1.png,glad,calm\n")
+    with pytest.raises(DataError, match="several columns 'mood'; which one counts"):
+        load(table, image_column="photo")
+    table.write_text("photo,mood,note,note\ndeep/0.png,calm,a,b\ndeep/1.png,glad,a,b\n")
+    assert len(load(table, image_column="photo")["train"]) == 2
+
+
+def test_what_is_no_path_of_a_table_is_refused(load):
+    for table in (5, {"train": None}):
+        with pytest.raises(DataError, match="`csv` must be the path of a table"):
+            load(table)

@@ -254,6 +254,18 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path):
     assert model.export_onnx(tmp_path / "empty").is_dir()
 
 
+def test_what_others_put_into_an_exports_folder_is_not_lost(tmp_path):
+    model = wrap(tiny_backbone(), "fer")
+    folder = model.export_onnx(tmp_path / "onnx")
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "align.pyc").write_bytes(b"")  # the runner leaves it
+    model.export_onnx(folder)
+    (folder / "adapters" / "notes.txt").write_text("mine")
+    with pytest.raises(ExportError, match=r"holds more than the earlier export: 'adapters/notes\.txt'"):
+        model.export_onnx(folder)
+    assert (folder / "adapters" / "notes.txt").read_text() == "mine"
+
+
 def test_what_fails_on_the_way_leaves_the_earlier_export(tmp_path, monkeypatch):
     model = wrap(tiny_backbone(), "fer")
     folder = model.export_onnx(tmp_path / "onnx")

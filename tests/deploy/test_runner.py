@@ -198,6 +198,29 @@ def test_a_file_that_was_changed_is_refused(name, exported):
         assert list(open_runner(folder, ["arousal"]).loaded) == ["arousal"]
 
 
+def test_a_file_that_is_gone_is_named(exported):
+    _, folder = exported
+    (folder / "trunk.onnx").unlink()
+    with pytest.raises(ValueError, match=r"trunk\.onnx' is missing: copy it anew"):
+        open_runner(folder)
+
+
+def test_an_adapter_that_was_chosen_may_be_unloaded(exported):
+    runner = open_runner(exported[1])
+    one, other, *_ = runner.loaded
+    runner.choose(one, other)
+    runner.unload(one)
+    assert list(runner(pictures(1)[0])) == [other]
+    runner.unload(other)
+    with pytest.raises(ValueError, match="No adapter is loaded"):
+        runner(pictures(1)[0])
+
+
+def test_pixel_values_that_are_no_numbers_are_refused(exported):
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        open_runner(exported[1]).read(np.full((1, 3, 16, 16), np.nan, np.float32))
+
+
 def test_a_manifest_that_was_changed_is_refused(exported):
     _, folder = exported
     path = folder / "manifest.json"
@@ -212,6 +235,7 @@ def test_a_manifest_that_was_changed_is_refused(exported):
         (None, "is missing: give the folder that `model.export_onnx` wrote"),
         (b"", "is no manifest of an export"),
         (b"[]", "is no manifest of an export"),
+        (b"[" * 100_000, "is no manifest of an export"),
         (b'{"files": 1}', "is no manifest of an export"),
         (b'{"files": {}, "digest": "", "format": "other"}', "has a format that this runner does not know"),
     ],

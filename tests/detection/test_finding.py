@@ -175,3 +175,19 @@ def test_real_faces_are_found_and_fill_the_square(real_faces):
             sides += [finder.square(found)[2] for found in finder.find(picture)[:1]]
         assert len(sides) >= 0.9 * count
         assert np.median(sides) == pytest.approx(160, rel=0.06)
+
+
+@pytest.mark.parametrize("given", [None, 5, [None], ["abcd"], [(1, 1, 30, 30, None)], [(1, 2, 3)], [(0, 0, 1, np.inf)]])
+def test_what_is_no_list_of_boxes_is_refused(given):
+    with pytest.raises(DataError, match="A detector must give"):
+        FaceFinder(lambda image: given).find(scene())
+
+
+def test_a_face_far_larger_than_its_picture_is_refused_before_memory_is_taken_for_it():
+    for side in (30_000.0, 1e9, 1e200):
+        with pytest.raises(DataError, match="a picture of 320 x 240"):
+            FaceFinder(lambda image, side=side: [(-side / 2, -side / 2, side, side)]).find(scene())
+    (face,) = FaceFinder(lambda image: [(-100, -100, 640, 640)]).find(scene())  # one that reaches beyond the border
+    assert face.box == Box(-100, -100, 640, 640)
+    with pytest.raises(DataError, match="too large to be cut out"):
+        FaceFinder(nothing).crop(scene(), FoundFace(Box(0, 0, 20_000, 20_000)))

@@ -133,3 +133,34 @@ def test_without_sklearn_the_extra_is_named():
     code = "import sys; sys.modules['sklearn'] = None\nimport ciao_peft.integrations.sklearn"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
     assert "pip install 'ciao_peft[sklearn]'" in ran.stderr
+
+
+def test_a_training_that_fails_leaves_the_estimator_as_it_was(faces):
+    classifier = CIAOClassifier(**FAST).fit(faces, CLASSES)
+    with pytest.raises(DataError):
+        classifier.fit(faces, ["x", "y", "z"])
+    assert list(classifier.classes_) == ["dark", "gray", "light"] and classifier.score(faces, CLASSES) > 0.9
+    regressor = CIAORegressor(**FAST).fit(faces, np.zeros((18, 2)))
+    with pytest.raises(DataError):
+        regressor.fit(faces, [1, 2])
+    assert regressor.predict(faces).shape == (18, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "labels", "message"),
+    [
+        (CIAOClassifier, [float("nan"), *[1.0] * 17], "needs its class"),
+        (CIAOClassifier, np.array([None, *["a"] * 17], dtype=object), "all numbers or all texts"),
+        (CIAORegressor, ["a"] * 18, "needs numbers"),
+        (CIAORegressor, 3.0, r"must be \(N,\) or \(N, values\)"),
+        (CIAORegressor, np.zeros((18, 2, 2)), r"must be \(N,\) or \(N, values\)"),
+    ],
+)
+def test_labels_that_are_none_are_refused(faces, make, labels, message):
+    with pytest.raises(DataError, match=message):
+        make(**FAST).fit(faces, labels)
+
+
+def test_whole_numbers_in_a_tensor_are_no_prepared_pixels(faces):
+    with pytest.raises(DataError, match="prepared pixel values in floating point"):
+        CIAOClassifier(**FAST).fit(torch.from_numpy(faces).permute(0, 3, 1, 2), CLASSES)

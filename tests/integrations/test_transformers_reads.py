@@ -162,6 +162,10 @@ def test_unknown_arguments_are_refused(tmp_path):
         CIAOForImageClassification.from_pretrained(folder, quantization_config={})
     with pytest.raises(ConfigError, match="one device"):
         CIAOForImageClassification.from_pretrained(folder, device_map={"": 0})
+    for dtype in ("float17", "nn", "int8", torch.int64, 5):
+        with pytest.raises(ConfigError, match="`dtype` must be 'auto' or a kind of floating point"):
+            CIAOForImageClassification.from_pretrained(folder, dtype=dtype)
+    assert CIAOForImageClassification.from_pretrained(folder, dtype="float16").dtype == torch.float16
 
 
 @pytest.mark.parametrize(

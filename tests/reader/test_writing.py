@@ -150,3 +150,29 @@ def test_a_frame_draws_itself():
     face = Face(box=Box(10, 10, 60, 60), answers={}, track=None)
     frame = Frame(source=None, index=0, time=None, picture=scene(), faces=(face,))
     assert np.array_equal(np.asarray(frame.annotated()), np.asarray(annotated(scene(), [face])))
+
+
+def test_what_is_read_is_never_written_over(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    PICTURES[0].save(photos / "a.jpg")
+    PICTURES[1].save(photos / "a.png")
+    reading().annotate(photos / "clip.mp4")
+    before = {path: path.read_bytes() for path in photos.iterdir()}
+    (tmp_path / "link").symlink_to(photos)
+    for write in (
+        lambda: reading(photos).annotate(photos),
+        lambda: reading(photos).annotate(tmp_path / "link"),
+        lambda: reading([photos / "a.jpg"]).annotate(photos),
+        lambda: reading(photos / "a.png").annotate(photos / "a.png"),
+        lambda: reading(photos / "clip.mp4").annotate(photos / "clip.mp4"),
+        lambda: reading(photos / "clip.mp4").to_json_lines(photos / "clip.mp4"),
+        lambda: reading(photos).to_json_lines(photos / "clip.mp4"),
+        lambda: reading([photos / "a.png"]).to_json_lines(photos / "a.png"),
+    ):
+        with pytest.raises(DataError, match="would be overwritten"):
+            write()
+        assert {path: path.read_bytes() for path in photos.iterdir()} == before
+    assert reading(photos).to_json_lines(photos / "faces.jsonl") == 6
+    for _ in range(2):  # what an earlier call wrote is replaced
+        assert reading(photos).annotate(photos / "annotated") == 6
