@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError, listed, quoted
@@ -27,7 +28,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         nargs="+",
         required=True,
         help="a world of painted faces (eight, seven, affect, signals), or NAME=DIR with a task of `ciao reproduce "
-        "--list`, such as faces=../shared/faces, or a dataset of `ciao datasets`",
+        "--list`, such as faces=../shared/faces, a dataset of `ciao datasets`, or any name for a folder of classes",
     )
     cross.add_argument("--split", default="test", help="which part of each world is read (default: test)")
     cross.add_argument(
@@ -76,10 +77,12 @@ def _world(word: str, options: argparse.Namespace) -> tuple[str, Any]:
         dataset, settings = TASKS[name].dataset, dict(TASKS[name].options)
     elif equals and name in list_faces():
         dataset = name
+    elif equals and Path(folder).is_dir():
+        dataset, settings = "imagefolder", {"min_images_per_class": 0}
     else:
         raise ConfigError(
             f"There is no world {quoted(word)}. Worlds: {listed(WORLDS)}; or NAME=DIR with one of "
-            f"{listed({*TASKS, *list_faces()})}."
+            f"{listed({*TASKS, *list_faces()})}, or any name and a folder of class folders that is there."
         )
     if settings.get("fold") == "all":
         settings["fold"] = 0

@@ -73,11 +73,12 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def faces_from(options: argparse.Namespace) -> DatasetDict:
+def faces_from(options: argparse.Namespace, *, small_classes: bool = False) -> DatasetDict:
     """Loads the faces that the flags of `add_dataset_flags` name.
 
     Args:
         options: What was parsed.
+        small_classes: Whether a folder's or table's classes of few faces stay where no flag says so.
 
     Raises:
         ConfigError: a setting is given twice.
@@ -95,6 +96,8 @@ def faces_from(options: argparse.Namespace) -> DatasetDict:
         if name in settings or name in ("name", "data_dir", "streaming"):
             raise ConfigError(f"`--setting {name}=...` is said by a flag of its own: --{name}.")
         settings[name] = value
+    if small_classes and _name(options) in _OWN:
+        settings.setdefault("min_images_per_class", 0)
     return load_faces(_name(options), options.data_dir, streaming=False, **settings)
 
 

@@ -26,7 +26,7 @@ def add_commands(commands: argparse._SubParsersAction[LateParser]) -> None:
         "adapters", metavar="ADAPTER", nargs="+", help="a saved adapter's folder, user/name, or one of `ciao adapters`"
     )
     add_dataset_flags(evaluate)
-    add_flag(evaluate, "split", default="test", help="which part of the faces is read (default: test)")
+    add_flag(evaluate, "split", help="which part of the faces is read (default: test, or the only part there is)")
     evaluate.add_argument(
         "--map",
         metavar="LABEL=LABEL",
@@ -49,21 +49,22 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise ConfigError(f"`--confusion_matrix` is drawn for one adapter; {len(options.adapters)} are given.")
     arguments = CIAOTrainingArguments(report_to="none", per_device_eval_batch_size=options.batch_size)
     names = dict(map(pair_of, options.map))
-    splits = faces_from(options)
-    if options.split not in splits:
+    splits = faces_from(options, small_classes=True)
+    split = options.split or (next(iter(splits)) if len(splits) == 1 else "test")
+    if split not in splits:
         raise DataError(
-            f"{options.data_dir or dataset_label(options)} has no split {options.split!r}. It has: {listed(splits)}. "
+            f"{options.data_dir or dataset_label(options)} has no split {split!r}. It has: {listed(splits)}. "
             "Choose one with --split."
         )
     found: dict[str, Any] = {}
     for source in options.adapters:
         model = AutoCIAOModel.from_pretrained(source)
         trainer = CIAOTrainer(model, arguments)
-        faces, lost = _mapped(splits[options.split], trainer.config, names)
+        faces, lost = _mapped(splits[split], trainer.config, names)
         output = trainer.predict(faces)
         scores = {name.removeprefix("test_"): value for name, value in output.metrics.items()}
         found[source] = {"faces": len(faces), "left_out": lost, "scores": scores}
-        trainer.print(f"{source}: {len(faces):,} faces of {dataset_label(options)}, {options.split}")
+        trainer.print(f"{source}: {len(faces):,} faces of {dataset_label(options)}, {split}")
         if lost:
             trainer.print("left out: " + ", ".join(f"{count:,} of {label}" for label, count in lost.items()))
         for name, value in scores.items():

@@ -197,8 +197,10 @@ def _files(sources: Iterable[str]) -> list[Path]:
                 print(f"ciao: left out: {path} ({problem})", file=sys.stderr)
         kept = [path for path in kept if not problems.get(path)]
         if not kept:
+            deeper = next((path for path in inside if path.is_dir()), None)
+            how = "" if deeper is None else f" Folders in it are not searched; name them: {quoted(str(deeper))}."
             raise DataNotFoundError(
-                f"There is no picture and no video in {quoted(str(source))}; it has {len(inside)} other entries."
+                f"There is no picture and no video in {quoted(str(source))}; it has {len(inside)} other entries.{how}"
             )
         files += kept
     return files

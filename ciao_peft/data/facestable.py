@@ -17,7 +17,7 @@ from .builder import LeftOut, file_mark, walk
 from .folder_layout import SPLIT_NAMES
 from .imagefolder import ImageFolder, ImageFolderConfig
 from .rows import Row, as_number
-from .tables import TABLE_SUFFIXES, Table, read_table
+from .tables import TABLE_SUFFIXES, Table, plain_name, read_table
 
 __all__ = ["IMAGE_COLUMNS", "FacesTable", "FacesTableConfig"]
 
@@ -25,7 +25,7 @@ IMAGE_COLUMNS = (
     *("image", "file_name", "filename", "file", "path", "filepath", "file_path", "image_path", "img_path"),
     *("image_name", "img", "pth", "subDirectory_filePath"),
 )
-"""Names of the column with the files that are known without `image_column`."""
+"""Names of the column with the files that are known without `image_column`; case and spaces do not matter."""
 
 _SPLITS = {**SPLIT_NAMES, "publictest": "validation", "privatetest": "test"}
 _ORDER = ("train", "validation", "test")
@@ -173,7 +173,9 @@ def _found(path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None
 
 
 def _image_column(read: Table, table: Path) -> str:
+    usual = set(map(plain_name, IMAGE_COLUMNS))
     known = [name for name in read.columns if name in IMAGE_COLUMNS]
+    known = known or [name for name in read.columns if plain_name(name) in usual]
     if len(known) == 1:
         return known[0]
     what = "no column with a usual name of files"

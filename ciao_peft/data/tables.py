@@ -17,7 +17,7 @@ from ..errors import DataError, FileReadError, listed, shortened
 if TYPE_CHECKING:
     from .builder import LeftOut
 
-__all__ = ["METADATA", "TABLE_SUFFIXES", "Table", "read_table", "table_records", "table_rows"]
+__all__ = ["METADATA", "TABLE_SUFFIXES", "Table", "plain_name", "read_table", "table_records", "table_rows"]
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 """Tables in a folder of pictures that say something of each, by its `file_name`."""
@@ -42,11 +42,25 @@ class Table(NamedTuple):
     nested: list[str]
 
 
+def plain_name(column: str) -> str:
+    """A column's name as it is compared: `Image Path` and `image-path` are `image_path`.
+
+    Args:
+        column: As the header spells it.
+
+    Example:
+        >>> plain_name(" Image Path ")
+        'image_path'
+    """
+    return re.sub(r"[\s_-]+", "_", column.strip().casefold())
+
+
 def read_table(path: Path, left_out: LeftOut, file_columns: Collection[str] = ("file_name",)) -> Table:
     """Reads a table of one of `TABLE_SUFFIXES`.
 
     The columns of a text are separated by a comma, a semicolon, a tab or a bar: the first of these with which the
-    header names one of `file_columns`. Where it is a semicolon, a comma may be the decimal sign.
+    header names one of `file_columns`, in any case, or else the one that makes most columns. Where it is a semicolon, a
+    comma may be the decimal sign.
 
     Args:
         path: A regular file: text in UTF-8, or Parquet.
@@ -214,15 +228,19 @@ def _parquet_rows(path: Path, file: BinaryIO) -> Table:
 
 
 def _delimiter(header: str, file_columns: Collection[str]) -> str:
-    """The separator with which a header names the column of the files; a comma where none does."""
+    """The separator with which a header names the column of the files, or else that of most columns."""
+    known = set(map(plain_name, file_columns))
+    most, found = 1, ","
     for delimiter in _DELIMITERS:
         try:
             names = next(csv.reader([header], delimiter=delimiter), [])
         except csv.Error:  # a field beyond what csv takes, by this separator; whoever reads the table says so
             continue
-        if {name.strip() for name in names} & set(file_columns):
+        if known & set(map(plain_name, names)):
             return delimiter
-    return ","
+        if len(names) > most:
+            most, found = len(names), delimiter
+    return found
 
 
 def _with_points(record: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 
 from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
 from ciao_peft.cli import main
+from ciao_peft.data import paint_face
 
 
 def test_adapters_are_scored_in_every_world(tmp_path, capsys):
@@ -23,6 +24,16 @@ def test_adapters_are_scored_in_every_world(tmp_path, capsys):
     assert lines[2].startswith("| moods | ") and lines[2].endswith("(2) | - |")
     eight, affect = json.loads((tmp_path / "cross.json").read_text())
     assert eight["faces"] + eight["left_out"] == affect["left_out"] == 30
+
+
+def test_a_world_may_be_a_folder_of_ones_own_under_any_name(tmp_path, capsys):
+    for index, label in enumerate(("happy", "sad")):
+        (tmp_path / "test" / label).mkdir(parents=True)
+        paint_face(seed=index, size=24).save(tmp_path / "test" / label / "a.png")
+    assert main(["cross", "ciao/everyday-six", "--worlds", f"mine={tmp_path}"]) == 0
+    assert "| read in | mine |" in capsys.readouterr().out
+    assert main(["cross", "ciao/everyday-six", "--worlds", f"mine={tmp_path}/none"]) == 1
+    assert "a folder of class folders" in capsys.readouterr().err
 
 
 def test_a_world_that_there_is_not_is_named(tmp_path, capsys):

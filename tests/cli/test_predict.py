@@ -138,3 +138,9 @@ def test_words_that_say_too_little_are_explained(adapters, pictures, tmp_path, c
     places = {"moods": adapters["moods"], "pictures": pictures, "empty": tmp_path / "empty"}
     assert main(["predict", *(word.format(**places) for word in words)]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_folder_of_folders_is_told_to_be_named_deeper(tmp_path, capsys):
+    (tmp_path / "faces" / "test").mkdir(parents=True)
+    assert main(["predict", "ciao/everyday-six", str(tmp_path / "faces")]) == 1
+    assert "Folders in it are not searched; name them" in capsys.readouterr().err

@@ -56,6 +56,21 @@ def test_evaluate_joins_classes_by_name_and_counts_faces_of_other_classes(seven,
     assert f"accuracy {found['scores']['accuracy']:.4f}" in printed
 
 
+def test_evaluate_reads_a_few_faces_and_the_only_part_there_is(seven, tmp_path, capsys):
+    from ciao_peft.data import paint_face
+
+    lines = ["File Name;emotion"]
+    for index, label in enumerate(("happy", "sad", "joyful")):
+        paint_face(seed=index, size=24).save(tmp_path / f"{index}.png")
+        lines.append(f"{index}.png;{label}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    command = f"evaluate {seven / 'adapter'} --csv {tmp_path / 'labels.csv'} --label_column emotion"
+    assert main([*command.split(), "--map", "joyful=happiness"]) == 0
+    assert "3 faces of labels, train" in capsys.readouterr().out
+    assert main([*command.split(), "--split", "test"]) == 1
+    assert "no split 'test'. It has: 'train'" in capsys.readouterr().err
+
+
 def test_evaluate_takes_a_map_of_labels(seven, tmp_path):
     out = tmp_path / "scores.json"
     command = f"evaluate {seven / 'adapter'} --world eight --num_train 4 --num_test 60 --json {out} --map fear="

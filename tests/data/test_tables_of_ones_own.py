@@ -86,6 +86,22 @@ def test_a_usual_name_of_the_picture_column_need_not_be_said(pictures, load):
     assert len(load(written(pictures / "t.csv", records))["train"]) == 12
 
 
+@pytest.mark.parametrize("spelling", ["Image Path", "FILENAME", "File-Name"])
+def test_a_usual_name_may_be_spelt_as_spreadsheets_do(pictures, load, spelling):
+    records = [{spelling if key == "photo" else key: value for key, value in row.items()} for row in rows()]
+    assert len(load(written(pictures / "t.csv", records, ";"))["train"]) == 12
+
+
+def test_the_plain_spelling_goes_before_others(pictures, load):
+    records = [{"image": row["photo"], "Image Name": "no file", **row} for row in rows()]
+    assert len(load(written(pictures / "t.csv", records))["train"]) == 12
+
+
+def test_the_columns_of_a_table_are_told_apart_before_one_is_asked_for(pictures, load):
+    with pytest.raises(DataError, match=r"Its columns: 'mood', 'part', 'photo', 'who'"):
+        load(written(pictures / "t.csv", rows(), ";"))
+
+
 def test_an_unusual_one_is_asked_for_with_the_columns_there_are(pictures, load):
     with pytest.raises(DataError, match=r"no column with a usual name.*'mood', 'part', 'photo', 'who'.*`image_column`"):
         load(written(pictures / "t.csv", rows()))
