@@ -170,7 +170,8 @@ def preprocessing_record(preprocessing: Preprocessing | None, input_size: tuple[
     }
     steps.append(
         f"{ways[preprocessing.crop_mode]} Pillow's filter {preprocessing.resample!r}: across, then down, each pass "
-        "rounded to 8 bits" + ("; down first where more than twice as many rows as columns go." if down_first else ".")
+        "rounded to 8 bits; down first where "
+        + ("more than twice as many rows as columns go." if down_first else "more than 100 times as high as wide.")
     )
     steps.append(
         f"Cut out the middle {height} x {width}; where the picture is smaller, fill up with the mean, in 8 bits."

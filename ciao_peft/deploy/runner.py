@@ -277,9 +277,9 @@ def _cropped(pixels: np.ndarray, size: tuple[int, int], settings: dict[str, Any]
                 boxes[axis] = (start * scale, min((start + size[axis]) * scale, side))
                 resized[axis] = size[axis]
     kind = _FILTERS[settings["resample"]]
-    # As Pillow: across first; from version 13 on down first where far more rows than columns go.
+    # As Pillow: across first, but for pictures like a rope; from version 13 on, where far more rows than columns go.
     rows_gone, columns_gone = height - resized[0], width - resized[1]
-    down_first = down_first and rows_gone > max(0, 2 * columns_gone)
+    down_first = rows_gone > max(0, 2 * columns_gone) if down_first else height > 100 * width and rows_gone > 0
     for axis in (0, 1) if down_first else (1, 0):
         pixels = _resized(pixels, axis, resized[axis], kind, *boxes[axis])
     if tuple(resized) == tuple(size):

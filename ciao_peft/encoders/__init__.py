@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from .._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .attributes import with_preprocessing as with_preprocessing
     from .conversion import convert_encoder as convert_encoder
     from .dlib_face import DlibFace as DlibFace
     from .dlib_network import convert_dlib as convert_dlib
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from .push import push_encoder as push_encoder
     from .small_face import SmallFace as SmallFace
     from .vggface2 import VGGFace2 as VGGFace2
-    from .with_preprocessing import with_preprocessing as with_preprocessing
 
 __all__ = [
     "DlibFace",
@@ -47,7 +47,7 @@ _MODULE_OF = {
     "publish_encoder": "push",
     "push_encoder": "push",
     "save_encoder": "folder",
-    "with_preprocessing": "with_preprocessing",
+    "with_preprocessing": "attributes",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

@@ -14,8 +14,8 @@ from ..checking import is_number
 from ..errors import ConfigError, listed
 from ..packaged import packaged_bytes, packaged_json
 from ..preprocessing import Preprocessing
+from .attributes import ORIGIN, set_attributes
 from .own import OwnEncoder
-from .with_preprocessing import ORIGIN, set_attributes
 
 __all__ = [
     "BLOCKS",

@@ -19,8 +19,8 @@ from ..saving.adapter_folder import CARD_FILE, PREPROCESSOR_FILE, library_versio
 from ..saving.digest import DIGEST, check_digest, read_covered, sha256_of, with_digest
 from ..saving.files import MAX_JSON_BYTES, local_path, read_json, read_steadily, to_json, write_folder
 from ..saving.safetensors_file import MAX_HEADER_BYTES, parse_tensors
+from .attributes import ORIGIN, set_attributes, with_preprocessing
 from .bounds import bounded_building, check_config, weights_budget
-from .with_preprocessing import ORIGIN, set_attributes, with_preprocessing
 
 __all__ = ["CONFIG_FILE", "FORMAT_VERSION", "WEIGHTS_FILE", "load", "load_weights", "save_encoder"]
 

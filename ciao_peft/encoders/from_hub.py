@@ -15,8 +15,8 @@ from ..preprocessing import Preprocessing
 from ..saving.adapter_folder import PREPROCESSOR_FILE
 from ..saving.files import MAX_JSON_BYTES, read_json
 from . import folder, from_timm, from_transformers
+from .attributes import set_attributes, with_preprocessing
 from .folder import CONFIG_FILE, WEIGHTS_FILE
-from .with_preprocessing import set_attributes, with_preprocessing
 
 __all__ = ["load"]
 

@@ -14,8 +14,8 @@ from ..hub.client import as_our_errors, open_client
 from ..installed import check_installed
 from ..preprocessing import Preprocessing
 from ..saving.files import read_json
+from .attributes import set_attributes, with_preprocessing
 from .bounds import bounded_building, check_config, weights_budget
-from .with_preprocessing import set_attributes, with_preprocessing
 
 __all__ = ["build", "check_settings", "load", "read"]
 

@@ -13,9 +13,9 @@ from ..errors import AdapterFileError, CIAOError, ConfigError, shortened
 from ..preprocessing import Preprocessing
 from ..saving.adapter_folder import PREPROCESSOR_FILE
 from ..saving.files import read_json
+from .attributes import set_attributes, with_preprocessing
 from .bounds import bounded_building, check_config, weights_budget
 from .from_timm import check_settings
-from .with_preprocessing import set_attributes, with_preprocessing
 
 __all__ = ["build", "read"]
 

@@ -97,7 +97,7 @@ def test_a_flag_may_decide_the_defaults_of_others_and_what_is_said_stays():
     parser = LateParser()
     for name in ("recipe", "epochs", "rate"):
         parser.add_argument(f"--{name}", default="usual")
-    parser.defaults_from = lambda options: {"epochs": "many", "rate": "low"} if options.recipe == "long" else {}
+    parser.defaults_for = lambda options: {"epochs": "many", "rate": "low"} if options.recipe == "long" else {}
     read = [vars(parser.parse_args(words.split())) for words in ("--recipe long --rate high", "")]
     assert read[0] == {"recipe": "long", "epochs": "many", "rate": "high"}
     assert read[1] == {"recipe": "usual", "epochs": "usual", "rate": "usual"}
