@@ -131,7 +131,9 @@ def read_faces(worlds: Sequence[World], sources: Sequence[str], options: argpars
                 pass
     if quiet:
         places = ", ".join(filter(None, (options.csv, options.json, options.annotate)))
-        told_of = " in ".join(f"{count} {name if count != 1 else name[:-1]}" for name, count in reversed(counts.items()))
+        told_of = " in ".join(
+            f"{count} {name if count != 1 else name[:-1]}" for name, count in reversed(counts.items())
+        )
         print(f"{told_of}: {places}")
 
 
