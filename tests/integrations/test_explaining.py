@@ -54,7 +54,7 @@ def test_grad_cam_draws_a_map():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pytorch_grad_cam = pytest.importorskip("pytorch_grad_cam")
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # pyright: ignore[reportMissingImports]
 
     class Logits(nn.Module):
         def __init__(self, model: CIAOModel):
