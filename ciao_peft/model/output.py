@@ -105,7 +105,17 @@ class CIAOOutput(OrderedDict[str, Any]):
         """
         raise TypeError("Entries of a CIAOOutput cannot be deleted; set one to None.")
 
-    popitem = clear = pop
+    def popitem(self, last: bool = True) -> tuple[str, Any]:
+        """Refuses, as `pop` does.
+
+        Args:
+            last: As for `OrderedDict.popitem`.
+        """
+        return self.pop(last)
+
+    def clear(self) -> None:
+        """Refuses, as `pop` does."""
+        self.pop()
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Sets several entries.

@@ -98,6 +98,7 @@ class TrainingLoop(Updates):
     """
 
     step: int
+    callbacks: Callbacks
     source: BatchDataset
     eval_source: BatchDataset | None
     output_dir: Path | None

@@ -95,6 +95,7 @@ class CIAOTrainer:
     adapter_name: str
     args: CIAOTrainingArguments
     accelerator: Accelerator
+    callbacks: list[Any]
     compute_metrics: Callable[[Tensor, Tensor], dict[str, float]] | None
     on_log: Callable[[dict[str, Any]], None] | None
     log_history: list[dict[str, Any]]
