@@ -43,7 +43,7 @@ from ciao_peft import (
 )
 from ciao_peft.data import hold_out, labels_of
 from ciao_peft.encoders.pretraining.verification import verification_auc
-from ciao_peft.features import Augmentation, FeatureDataset
+from ciao_peft.features import FeatureDataset
 from ciao_peft.metrics import main_metric
 
 RESULTS = Path(__file__).parent / "results" / "encoder_map.jsonl"
@@ -51,7 +51,6 @@ ENCODERS = (
     *("dlib-face-3-aligned", "dlib-face-3", "small-face-aligned", "small-face"),
     *("dlib-face-2-aligned", "dlib-face-2", "dlib-face-1-aligned", "dlib-face-1"),
 )
-MIRRORED = Augmentation(flip=1.0, crop=0.0, brightness=0.0, contrast=0.0, saturation=0.0)
 RECIPE: dict[str, Any] = {
     "num_train_epochs": 12,
     "per_device_train_batch_size": 128,
@@ -122,7 +121,7 @@ def stored(name: str, faces: Dataset, folder: Path, views: int, config: CIAOConf
         faces,
         folder,
         views=views,
-        augment=MIRRORED if views > 1 else None,
+        augment=CIAOTrainingArguments(views=views).augmentation,
         dtype="float16",
         include_excitation=True,
     )
