@@ -169,10 +169,11 @@ class OnlineTrainer(VersionedAdapter):
             sketches = sketches_of(tensors)
             kept = distinct(sketches, rows, list(config.id2label.values()))
             corrections = Faces(tensors, rows).rows(kept)
-            work = copy.deepcopy(adapter).eval()
+            before = copy.deepcopy(adapter).eval()  # in use it may be in training mode
+            work = copy.deepcopy(before)
             if added:
                 grow_head(work, added)
-            return self._learn(adapter, work, corrections, added, started)
+            return self._learn(before, work, corrections, added, started)
 
     def _learn(
         self, adapter: Adapter, work: Adapter, corrections: Faces, added: list[str], started: float
