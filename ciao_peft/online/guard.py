@@ -52,10 +52,8 @@ def score(
         read(tuple(tensor[start : start + batch_size] for tensor in faces.tensors))
         for start in range(0, len(faces), batch_size)
     ]
-    logits, labels = torch.cat(parts).cpu(), faces.labels
+    logits, labels = torch.cat(parts).cpu(), faces.padded(config.num_labels).labels
     single = config.problem_type == "single_label_classification"
-    if labels.shape[1] < config.num_labels:  # from before a class came
-        labels = torch.nn.functional.pad(labels, (0, config.num_labels - labels.shape[1]))
     given = labels.argmax(dim=1) if single else labels
     scores = compute_metrics(logits, given, config)
     points = 100 * scores[main_metric(config.problem_type)]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..checking import check_choice, check_number
 from ..config import CIAOConfig
-from ..errors import ConfigError, MemoryMismatchError, listed
+from ..errors import AdapterFileError, ConfigError, MemoryMismatchError, listed
 from ..features import readable_size
 from ..model import CIAOModel
 from .kept import KeptRows, Policy, Row, bytes_of_face
@@ -276,7 +276,10 @@ class FeatureMemory(KeptRows):
             MemoryMismatchError: another encoder, preprocessing or cut made its features.
         """
         tensors, record = read_memory(path)
-        memory = cls.from_tensors(tensors, record)
+        try:
+            memory = cls.from_tensors(tensors, record)
+        except ConfigError as error:
+            raise AdapterFileError(f"'{os.fspath(path)}' holds what no memory has: {error}") from error
         if model is not None:
             memory.check_belongs_to(Reader(model, None).key())
         return memory

@@ -181,7 +181,7 @@ class OnlineTrainer(VersionedAdapter):
         config, known = work.config, self.memory.find(corrections.tensors)
         leave_out = [place for place in known if place >= 0]
         self._updates += 1
-        drawn = self._drawn(adapter, leave_out)
+        drawn = self._drawn(adapter, leave_out, config.num_labels)
         self._refuse_one_class(corrections, drawn, config)
         seen = self._with_u(corrections)
         with torch.no_grad():
@@ -298,7 +298,7 @@ class OnlineTrainer(VersionedAdapter):
     def _with_u(self, faces: Faces) -> Faces:
         return Faces(self._reader.with_excitation(faces.tensors), faces.labels)
 
-    def _drawn(self, adapter: Adapter, leave_out: Sequence[int]) -> Drawn | None:
+    def _drawn(self, adapter: Adapter, leave_out: Sequence[int], num_labels: int) -> Drawn | None:
         per_step = self.args.rehearsal
         generator = torch.Generator().manual_seed(seed_of(self.args.seed, self._updates))
         some = self.memory.draw(per_step * self.args.max_steps, generator, leave_out) if per_step else None
@@ -309,7 +309,7 @@ class OnlineTrainer(VersionedAdapter):
         some = self._with_u(Faces(tuple(tensor.to(dtype) for tensor in some.tensors), some.labels))
         with torch.no_grad():
             before = self._reader.logits(adapter, some.tensors)[0]
-        return Drawn(some, before, per_step)
+        return Drawn(some.padded(num_labels), before, per_step)
 
     def _refuse_one_class(self, corrections: Faces, drawn: Drawn | None, config: CIAOConfig) -> None:
         if config.problem_type != "single_label_classification" or self.args.allow_one_class:
