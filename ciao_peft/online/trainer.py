@@ -251,7 +251,7 @@ class OnlineTrainer(VersionedAdapter):
                 guard = Faces(guard.tensors[: self._reader.num_tensors], guard.labels)
             counters, watched = (self._next, self._updates), (self._drift, self._lost)
             saved = SavedOnline(self.adapter_name, self.args, self.memory, guard, self.versions, counters, *watched)
-            return save_online(folder, self, saved)
+            return save_online(folder, self.model, saved)
 
     @classmethod
     def from_pretrained(
