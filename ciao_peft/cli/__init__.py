@@ -10,7 +10,7 @@ from typing import Any
 
 from .._version import __version__
 from ..errors import CIAOError
-from . import cross, data, demo, encoders, evaluate, predict, report, reproduce, search, sharing, train
+from . import cross, data, demo, encoders, evaluate, predict, report, reproduce, search, sharing, train, tune
 from .arguments import LateParser
 
 
@@ -65,6 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     encoders.add_commands(commands)
     reproduce.add_commands(commands)
     search.add_commands(commands)
+    tune.add_commands(commands)
     report.add_commands(commands)
     demo.add_commands(commands)
     return parser

@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Sequence
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from ..errors import CIAOError, ConfigError, quoted
+
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
 
@@ -186,6 +188,53 @@ def add_recipe(parser: LateParser) -> None:
         text = "settings of the adapter by name; the flags of the adapter change single ones"
         parser.add_argument("--preset", choices=[*PRESETS], metavar="|".join(PRESETS), help=text)
     parser.defaults_for = _recipe_defaults
+
+
+def add_method_file(parser: LateParser) -> None:
+    """Adds `--method_file FILE`: the settings of a method in a file, as defaults of what words leave out.
+
+    Args:
+        parser: With the flags of `CIAOTrainingArguments`, of `CIAOConfig` and of `add_recipe`.
+
+    Example:
+        >>> parser = LateParser()
+        >>> add_method_file(parser)
+        >>> parser.parse_args([]).method_file is None
+        True
+    """
+    text = "adapter and training as a file says, such as best.json of `ciao tune`; flags change single settings"
+    parser.add_argument("--method_file", metavar="FILE", help=text)
+    before = parser.defaults_for
+
+    def defaults_for(options: argparse.Namespace) -> dict[str, Any]:
+        if options.method_file is None:
+            return before(options) if before is not None else {}
+        given = [f"--{name}" for name in ("recipe", "preset") if getattr(options, name, None) is not None]
+        if given:
+            parser.error(f"--method_file says how to train; leave out {' and '.join(given)}")
+        try:
+            settings = _settings_of_method(options.method_file)
+        except CIAOError as error:
+            parser.error(str(error))
+        if unknown := [name for name in settings if not hasattr(options, name)]:
+            parser.error(f"the method in {options.method_file!r} has settings without a flag: {', '.join(unknown)}")
+        return {name: _word(value) for name, value in settings.items()}
+
+    parser.defaults_for = defaults_for
+
+
+def _settings_of_method(path: str) -> dict[str, Any]:
+    """Of the adapter and of the training; they share no name."""
+    from ..study import method_from_file
+
+    method = method_from_file(path)
+    if method.baseline is not None:
+        raise ConfigError(
+            f"The method {quoted(method.name)} is the baseline {quoted(method.baseline)}, and `ciao train` trains "
+            "adapters of this library; `ciao reproduce --method_file` trains it."
+        )
+    rate = {method.rate: method.rates[0]} if len(method.rates) == 1 else {}
+    return {**method.config, **rate, **method.arguments}
 
 
 def _recipe_defaults(options: argparse.Namespace) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from .flags import add_flag
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-__all__ = ["add_dataset_flags", "dataset_label", "faces_from"]
+__all__ = ["add_dataset_flags", "dataset_label", "faces_from", "settings_of_faces"]
 
 _SETTINGS: dict[str, tuple[type, str]] = {
     "world": (str, "which labels painted faces get: eight, seven, affect or signals (default: eight)"),
@@ -86,6 +86,27 @@ def faces_from(options: argparse.Namespace, *, small_classes: bool = False) -> D
     """
     from ..data import load_faces
 
+    name, settings = settings_of_faces(options)
+    if small_classes and name in _OWN:
+        settings.setdefault("min_images_per_class", 0)
+    return load_faces(name, options.data_dir, streaming=False, **settings)
+
+
+def settings_of_faces(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """The name of the dataset that the flags of `add_dataset_flags` choose, and its settings for `load_faces`.
+
+    Args:
+        options: What was parsed.
+
+    Raises:
+        ConfigError: a setting is given twice.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_dataset_flags(parser)
+        >>> settings_of_faces(parser.parse_args(["--world", "affect", "--setting", "size=32"]))
+        ('painted_faces', {'world': 'affect', 'size': 32})
+    """
     # A setting that was not given stays away: the defaults are the library's.
     settings: dict[str, Any] = {
         name: getattr(options, name) for name in _SETTINGS if getattr(options, name) is not None
@@ -96,9 +117,7 @@ def faces_from(options: argparse.Namespace, *, small_classes: bool = False) -> D
         if name in settings or name in ("name", "data_dir", "streaming"):
             raise ConfigError(f"`--setting {name}=...` is said by a flag of its own: --{name}.")
         settings[name] = value
-    if small_classes and _name(options) in _OWN:
-        settings.setdefault("min_images_per_class", 0)
-    return load_faces(_name(options), options.data_dir, streaming=False, **settings)
+    return _name(options), settings
 
 
 def dataset_label(options: argparse.Namespace) -> str:

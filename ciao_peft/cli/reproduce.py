@@ -52,8 +52,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         part.add_argument(f"--only_{name}", nargs="+", metavar="NAME", default=[])
     how = reproduce.add_argument_group("how")
     how.add_argument("--output_dir", metavar="DIR", default="runs/study", help="of the study (default: runs/study)")
-    how.add_argument("--num_processes", type=_at_least_one, default=1, metavar="N", help="that share the work")
-    how.add_argument("--num_threads", type=_at_least_one, metavar="N", help="of each (default: the cores shared out)")
+    how.add_argument("--num_processes", type=at_least_one, default=1, metavar="N", help="that share the work")
+    how.add_argument("--num_threads", type=at_least_one, metavar="N", help="of each (default: the cores shared out)")
     how.add_argument("--list", action="store_true", help="print tasks, methods and groups, and train nothing")
     reproduce.set_defaults(run=_reproduce)
 
@@ -141,7 +141,13 @@ def _plan(options: argparse.Namespace) -> Plan:
     return dataclasses.replace(plan, methods=(*plan.methods, *from_files))
 
 
-def _at_least_one(text: str) -> int:
+def at_least_one(text: str) -> int:
+    """A whole number of 1 or more, for a flag.
+
+    Example:
+        >>> at_least_one("2")
+        2
+    """
     number = int(text) if text.isdecimal() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of 1 or more; got {text!r}")

@@ -7,7 +7,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import DataError
-from .arguments import LateParser, SettingsHelp, about_views, add_recipe, settings_from, settings_parser
+from .arguments import (
+    LateParser,
+    SettingsHelp,
+    about_views,
+    add_method_file,
+    add_recipe,
+    settings_from,
+    settings_parser,
+)
 from .confusions import draw_confusions
 from .dataset import add_dataset_flags, dataset_label, faces_from
 from .flags import add_flag
@@ -22,7 +30,8 @@ def add_commands(commands: argparse._SubParsersAction[LateParser]) -> None:
         description="Trains one adapter, tests it, and saves it in OUTPUT_DIR/adapter.\n\n"
         "    ciao train --data_dir faces --label_column expression --output_dir runs/mine\n"
         "    ciao train --csv labels.csv --label_column emotion --test_fraction 0.2 --group_by subject\n"
-        "    ciao train --dataset painted_faces --world eight --output_dir runs/eight\n\n"
+        "    ciao train --dataset painted_faces --world eight --output_dir runs/eight\n"
+        "    ciao train --data_dir faces --label_column expression --method_file runs/tune/best.json\n\n"
         "On several GPUs: accelerate launch -m ciao_peft.cli train ...; on several processes without one:\n"
         "ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m ciao_peft.cli train ...",
         formatter_class=SettingsHelp,
@@ -48,6 +57,7 @@ def _add_flags(parser: LateParser) -> None:
         ]
     )
     add_recipe(parser)
+    add_method_file(parser)
     parser.set_defaults(output_dir="runs/train")
 
 

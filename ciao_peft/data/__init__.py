@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .protocols import PROTOCOLS as PROTOCOLS
     from .protocols import Fold as Fold
     from .protocols import protocol_folds as protocol_folds
+    from .protocols import stratified_folds as stratified_folds
     from .splits import hold_out as hold_out
     from .votes import sample_labels as sample_labels
     from .votes import vote_weights as vote_weights
@@ -81,6 +82,7 @@ __all__ = [
     "sample_frames",
     "sample_labels",
     "shared_between_splits",
+    "stratified_folds",
     "vote_weights",
     "yunet_detector",
 ]
@@ -121,6 +123,7 @@ _MODULE_OF = {
     "sample_frames": "frames",
     "sample_labels": "votes",
     "shared_between_splits": "duplicates",
+    "stratified_folds": "protocols",
     "vote_weights": "votes",
     "yunet_detector": "localizer",
 }

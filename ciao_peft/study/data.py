@@ -24,6 +24,7 @@ from ..trainer import CIAOTrainingArguments, make_accelerator
 from .pixels import PixelSplit
 from .plan import Encoder, Task
 from .records import key_of
+from .stored_depths import StoredDepths, depths_together, reading
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -327,10 +328,29 @@ class Material:
         stored = {"task": loaded.fingerprint, "encoder": encoder.signature, "dtype": feature_dtype}
         self.folder = folder / f"{slug}-{key_of(stored)[:8]}"
         self.feature_dtype, self.disable_tqdm = feature_dtype, disable_tqdm
-        self._made: dict[tuple[str, str, int], dict[str, Any]] = {}
+        self._made: dict[tuple[str, str, int, StoredDepths], dict[str, Any]] = {}
+        self._depths: dict[str, StoredDepths] = {}
+
+    def depths(self, config: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> StoredDepths:
+        """The depths that are stored for a method, those of the others of its plan among them.
+
+        Args:
+            config: Settings of the method's adapter.
+            others: Those of all methods of the plan.
+        """
+        asked = [{name: own.get(name) for name in ("depths", "depth_grid") if name in own} for own in (config, *others)]
+        key = key_of({"asked": asked})
+        if key not in self._depths:
+            self._depths[key] = depths_together(self.encoder.module, asked[0], asked[1:])
+        return self._depths[key]
 
     def splits(
-        self, fold: FoldFaces, needs: str, views: int = 1, augment: Augmentation | None = None
+        self,
+        fold: FoldFaces,
+        needs: str,
+        views: int = 1,
+        augment: Augmentation | None = None,
+        depths: StoredDepths = StoredDepths(),  # noqa: B008 - a tuple
     ) -> dict[str, Any]:
         """The splits of a fold by name, as a trainer takes them: stored `"features"`, or `"pixels"`.
 
@@ -339,35 +359,43 @@ class Material:
             needs: Which of the two.
             views: Stored views of each picture to learn from; of pixels, the trainer makes them.
             augment: How the views differ.
+            depths: Stored with the features, in a folder of their own; where they are not needed and there is a folder
+                without, that one is read.
         """
-        views = views if needs == "features" else 1
-        if (fold.name, needs, views) not in self._made:
+        views, depths = (views, depths) if needs == "features" else (1, StoredDepths())
+        key = (fold.name, needs, views, depths)
+        if key not in self._made:
             from filelock import FileLock
 
             place = self.folder / (re.sub(r"[^A-Za-z0-9]+", "-", fold.name) or "official")
             place.mkdir(parents=True, exist_ok=True)
             with FileLock(place / f"{needs}.lock"):
-                made = self._features(fold, place, views, augment) if needs == "features" else self._pixels(fold, place)
-                self._made[fold.name, needs, views] = made
-        return self._made[fold.name, needs, views]
+                stored = needs == "features"
+                self._made[key] = (
+                    self._features(fold, place, views, augment, depths) if stored else self._pixels(fold, place)
+                )
+        return self._made[key]
 
     def _features(
-        self, fold: FoldFaces, place: Path, views: int, augment: Augmentation | None
+        self, fold: FoldFaces, place: Path, views: int, augment: Augmentation | None, depths: StoredDepths
     ) -> dict[str, FeatureDataset]:
         self.encoder.module.to(make_accelerator(CIAOTrainingArguments(report_to="none")).device)
 
         def stored(name: str, faces: Any) -> FeatureDataset:
             several = views > 1 and name == "train"
-            return cache_features(
-                self.encoder.module,
-                faces,
-                place / "features" / (f"{name}-{views}-views" if several else name),
-                views=views if several else 1,
-                augment=augment if several else None,
-                dtype=self.feature_dtype,
-                include_excitation=True,  # u is read by every adapter on the frozen convolution, in every epoch
-                disable_tqdm=self.disable_tqdm,
-            )
+            folder = place / "features" / (f"{name}-{views}-views" if several else name)
+            these = depths if depths.needed or not folder.exists() else StoredDepths()
+            with reading(self.encoder.module, these) as model:
+                return cache_features(
+                    model,
+                    faces,
+                    folder.with_name(folder.name + these.suffix),
+                    views=views if several else 1,
+                    augment=augment if several else None,
+                    dtype=self.feature_dtype,
+                    include_excitation=True,  # u is read by every adapter on the frozen convolution, in every epoch
+                    disable_tqdm=self.disable_tqdm,
+                )
 
         return {name: stored(name, faces) for name, faces in fold.splits.items()}
 

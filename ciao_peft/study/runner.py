@@ -57,14 +57,21 @@ def train_here(plan: Plan, folder: Path, num_threads: int | None, *, bar: Any, s
         bar: From a total to a progress bar, as `tqdm` makes it.
         say: Called with every line for people.
     """
-    _set_num_threads(num_threads)
+    set_num_threads(num_threads)
     worklist = Worklist(plan, folder, say)
     with bar(worklist.look().total) as shown:
-        return worklist.work(lambda progress, doing: _show(shown, progress, doing))
+        return worklist.work(lambda progress, doing: show(shown, progress, doing))
 
 
 def train_in_processes(
-    plan: Plan, folder: Path, num_threads: int | None, num_processes: int, *, bar: Any, say: Callable[[str], None]
+    plan: Plan,
+    folder: Path,
+    num_threads: int | None,
+    num_processes: int,
+    *,
+    bar: Any,
+    say: Callable[[str], None],
+    worklist_class: type[Worklist] = Worklist,
 ) -> Progress:
     """Trains what a plan asks for in new processes, and watches them.
 
@@ -73,11 +80,12 @@ def train_in_processes(
     Args:
         plan, folder, num_threads, bar, say: As for `train_here`.
         num_processes: How many.
+        worklist_class: What each of them works off.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C, when every process has ended the update that it was making.
     """
-    worklist = Worklist(plan, folder, say)
+    worklist = worklist_class(plan, folder, say)
     context = multiprocessing.get_context("spawn")
     stopped, stop = context.Pipe(duplex=False)  # closed with this process, however that ends, or before
     # A pool each: the death of a process breaks its pool, and with it all that a pool has.
@@ -87,11 +95,11 @@ def train_in_processes(
     try:
         with bar(worklist.look().total) as shown:
             for pool in pools:
-                answers.append(pool.submit(_work, plan, folder, num_threads))
+                answers.append(pool.submit(_work, plan, folder, num_threads, worklist_class))
                 pool.shutdown(wait=False)  # its process ends with its work
             while wait(answers, SECONDS_BETWEEN_LOOKS).not_done:
-                _show(shown, worklist.look(), "")
-            _show(shown, worklist.look(), "")
+                show(shown, worklist.look(), "")
+            show(shown, worklist.look(), "")
     finally:
         stop.close()
         wait(answers)
@@ -144,14 +152,16 @@ def _start_worker(stopped: Connection) -> None:
     threading.Thread(target=_worker.watch, daemon=True).start()
 
 
-def _work(plan: Plan, folder: Path, num_threads: int | None) -> tuple[Progress, list[str]]:
+def _work(
+    plan: Plan, folder: Path, num_threads: int | None, worklist_class: type[Worklist] = Worklist
+) -> tuple[Progress, list[str]]:
     """What one process does: how far it came, and its lines for people."""
     lines: list[str] = []
-    worklist = Worklist(plan, folder, lines.append)
+    worklist = worklist_class(plan, folder, lines.append)
     with _worker.working:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            _set_num_threads(num_threads)
+            set_num_threads(num_threads)
             if not _worker.stopped.poll(0):
                 worklist.work()
         except KeyboardInterrupt:
@@ -164,14 +174,14 @@ def _work(plan: Plan, folder: Path, num_threads: int | None) -> tuple[Progress, 
     return worklist.progress, lines
 
 
-def _set_num_threads(count: int | None) -> None:
+def set_num_threads(count: int | None) -> None:
     import torch
 
     if count is not None:
         torch.set_num_threads(count)
 
 
-def _show(bar: Any, progress: Progress, doing: str) -> None:
+def show(bar: Any, progress: Progress, doing: str) -> None:
     """Moves a bar to where a study is."""
     bar.total, bar.n = progress.total, progress.done
     if doing:

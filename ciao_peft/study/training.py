@@ -25,6 +25,7 @@ from .data import FoldFaces, Material
 from .matching import differing
 from .plan import Plan, Run
 from .records import PROTOCOL_VERSION, Record, Trained, history_of, key_of
+from .stored_depths import StoredDepths
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,9 @@ class Training:
     def _data(self, fold: FoldFaces) -> tuple[Any, Any, list[str] | None]:
         """Training samples, those to score, and which of the latter are one thing."""
         arguments = self.arguments(fold.name)
-        splits = self.material.splits(fold, self.run.method.needs, arguments.views, arguments.augmentation)
+        splits = self.material.splits(
+            fold, self.run.method.needs, arguments.views, arguments.augmentation, self._depths()
+        )
         parts = [(splits[name], faces) for name, faces in fold.splits.items()]
         rows = self._rows_of_train(fold)
         if self.run.split == "validation":
@@ -184,6 +187,13 @@ class Training:
         (train, _), (test, faces) = parts
         column = self.material.loaded.task.average_by
         return train, test, None if column is None else list(faces[column])
+
+    def _depths(self) -> StoredDepths:
+        """Those that are stored with the features: of all methods of the plan that train from stored features."""
+        if self.run.method.baseline is not None or self.run.method.needs != "features":
+            return StoredDepths()
+        stored = [method for method in self.plan.methods if method.baseline is None and method.needs == "features"]
+        return self.material.depths(self.run.config(), [{**self.run.task.config, **own.config} for own in stored])
 
     def _rows_of_train(self, fold: FoldFaces) -> list[int] | None:
         """The rows of the training split that this training may see; all of them where it is None."""
@@ -234,7 +244,7 @@ class Training:
         held_out = seed if self.run.split == "validation" else None
         part = None if self.run.task.train_fraction is None else self.run.seed
         task, encoder, views = self.run.task.name, self.material.encoder.asked.name, self.arguments().views
-        return task, encoder, held_out, part, views, self.on_epoch is None
+        return task, encoder, held_out, part, views, self.on_epoch is None, self.config.depths is None
 
     def _fold_arguments(self, fold: Fold) -> CIAOTrainingArguments:
         arguments = self._with_a_log_per_epoch(self.arguments(fold.name), len(fold.train))

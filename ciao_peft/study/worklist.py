@@ -279,7 +279,7 @@ class Worklist:
     def _load(self, task: Task, encoder: Encoder) -> bool:
         """Loads both, and says once where one of them cannot be loaded; whether both are there."""
         parts: list[tuple[Task | Encoder, dict[str, Any], Callable[[Any], LoadedTask | LoadedEncoder]]] = [
-            (task, self._tasks, load_task),
+            (task, self._tasks, self.load_task),
             (encoder, self._encoders, load_study_encoder),
         ]
         for item, loaded, load in parts:
@@ -301,6 +301,10 @@ class Worklist:
             for note in getattr(loaded[item.name], "notes", ()):
                 self.say(note)
         return True
+
+    def load_task(self, task: Task) -> LoadedTask:
+        """A task's faces; see `ciao_peft.study.data.load_task`."""
+        return load_task(task)
 
     def _material(self, task: Task, encoder: Encoder) -> Material:
         pair = task.name, encoder.name

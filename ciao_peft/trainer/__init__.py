@@ -11,6 +11,7 @@ from .loop import TrainingLoop
 from .many import AdapterJob, AdapterTraining, sorted_alike, train_adapters, trains_at_once
 from .optimizer import adapter_optimizer
 from .outputs import PredictionOutput, TrainOutput
+from .recipes import recipe_settings
 from .sampler import BalancedBatchSampler, BalancedSampler, plan_epoch
 from .trainer import CIAOTrainer
 
@@ -32,6 +33,7 @@ __all__ = [
     "make_accelerator",
     "plan_epoch",
     "random_state_kept",
+    "recipe_settings",
     "sorted_alike",
     "train_adapters",
     "trains_at_once",

@@ -1,0 +1,111 @@
+"""What `ciao tune` finds on real faces, and how long it takes.
+
+    python benchmarks/tune.py --data_dir ../shared/faces
+
+`dlib-face` on aligned faces of the training split, with the defaults of `ciao tune` and features in float16. Thirds of
+the training people are held out; the test split is not opened. Writes benchmarks/results/tune.json and the table in
+docs/howto/tune.md. Interrupted, the same command goes on, and the seconds of both are added up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ciao_peft import __version__
+from ciao_peft.study import TASKS, Encoder, TuneResult, tune
+from ciao_peft.study.tuning.choice import Tried, table_of
+
+RESULTS = Path(__file__).parent / "results" / "tune.json"
+PAGE = Path(__file__).parents[1] / "docs" / "howto" / "tune.md"
+BEGIN, END = "<!-- tuned: written by benchmarks/tune.py -->", "<!-- end of tuned -->"
+
+
+def main(args: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    spent_file = Path(args.output_dir) / "seconds.json"
+    before = json.loads(spent_file.read_text()) if spent_file.exists() else {"wall": 0.0, "processor": 0.0}
+    began, processor = time.perf_counter(), time.process_time()
+    try:
+        result = tune(
+            dataclasses.replace(TASKS["faces"], data_dir=args.data_dir),
+            Encoder(name=args.encoder, preprocessing={"align": "five-points"}),
+            args.output_dir,
+            metric=args.metric,
+            feature_dtype="float16",
+            num_threads=1,
+            epochs=args.epochs,
+        )
+    finally:
+        spent = {"wall": time.perf_counter() - began, "processor": time.process_time() - processor}
+        spent_file.parent.mkdir(parents=True, exist_ok=True)
+        total = {name: before[name] + seconds for name, seconds in spent.items()}
+        spent_file.write_text(json.dumps(total))
+    found = results_of(result, args, total)
+    args.results.write_text(json.dumps(found, indent=1) + "\n")
+    if args.results == RESULTS:
+        write_page(found)
+    print(result.verdict)
+
+
+def results_of(result: TuneResult, args: argparse.Namespace, seconds: dict[str, float]) -> dict[str, Any]:
+    about = json.loads((result.folder / "best.json").read_text())["search"]
+    return {
+        "encoder": args.encoder,
+        "aligned": True,
+        "metric": result.metric,
+        "pictures": about["pictures"],
+        "held_out": about["held_out"],
+        "recipe": about["recipe"],
+        "chosen": result.chosen.name,
+        "verdict": result.verdict,
+        "candidates": [dataclasses.asdict(tried) for tried in result.tried],
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "load": os.getloadavg()[2],  # of the last quarter of an hour: others may have computed, too
+        "versions": {"ciao_peft": __version__, "torch": torch.__version__},
+    }
+
+
+def write_page(found: dict[str, Any]) -> None:
+    """Puts the table and the seconds into the how-to."""
+    tried = [Tried(**{**values, "scores": tuple(values["scores"])}) for values in found["candidates"]]
+    chosen = next(each for each in tried if each.name == found["chosen"])
+    last = [each for each in tried if each.epochs == chosen.epochs]
+    others = [each for each in tried if each.epochs != chosen.epochs]
+    minutes = {name: round(seconds / 60) for name, seconds in found["seconds"].items()}
+    lines = [
+        table_of(last, chosen, found["metric"]),
+        "",
+        found["verdict"],
+        "",
+        f"{found['pictures']:,} training faces, {found['encoder']} on aligned faces, {found['held_out']} of the people "
+        f"held out in turn, recipe {found['recipe']!r}; ± is the standard error over the parts. {len(others)} other "
+        f"candidates were left behind after fewer epochs. One core computed for {minutes['processor']} minutes, without "
+        f"the trunk's one pass over the faces; here, where {found['load']:.0f} programs shared two cores, this took "
+        f"{minutes['wall']}. `python benchmarks/tune.py`",
+    ]
+    page = PAGE.read_text(encoding="utf-8")
+    before, rest = page.split(BEGIN)
+    PAGE.write_text(before + BEGIN + "\n" + "\n".join(lines) + "\n" + END + rest.split(END)[1], encoding="utf-8")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", default="../shared/faces", help="train/, with metadata.csv")
+    parser.add_argument("--encoder", default="dlib-face")
+    parser.add_argument("--metric", default="accuracy")
+    parser.add_argument("--epochs", type=float, help="of the last rung (default: the recipe's)")
+    parser.add_argument("--output_dir", default="runs/tune_faces")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="default: %(default)s")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main(parse_args())

@@ -1,0 +1,87 @@
+"""A training split dealt into parts that are held out in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ...data import hold_out, stratified_folds
+from ..data import FoldFaces, LoadedTask
+
+
+@dataclass(frozen=True)
+class DealtTask(LoadedTask):
+    """A task whose held-out parts do not overlap: a training is scored on the part whose number is its seed.
+
+    Args:
+        task, folds, labels, metric, fingerprint, notes: As of `LoadedTask`.
+        num_parts: Into which the training split is dealt.
+    """
+
+    num_parts: int = 3
+
+    @cached_property
+    def parts(self) -> list[np.ndarray[Any, Any]]:
+        """Row numbers of each part."""
+        return deal(self.folds[0].train, self.num_parts, self.task.group_by or self.task.average_by)
+
+    def held_out(
+        self, fold: FoldFaces, fraction: float, seed: int, rows: Sequence[int] | None = None
+    ) -> tuple[list[int], list[int]]:
+        """Row numbers of the other parts, and those of the part whose number is the seed."""
+        held = self.parts[seed]
+        return np.setdiff1d(np.arange(len(fold.train)), held).tolist(), held.tolist()
+
+
+def dealt(loaded: LoadedTask, num_parts: int) -> DealtTask:
+    """A loaded task with its training split dealt.
+
+    Args:
+        loaded: With a training split.
+        num_parts: Of it.
+
+    Raises:
+        DataError: there are fewer groups, or rows, than parts.
+    """
+    values = {name: getattr(loaded, name) for name in ("task", "folds", "labels", "metric", "fingerprint", "notes")}
+    task = DealtTask(**values, num_parts=num_parts)
+    assert task.parts  # dealt at once, so that what cannot be is told before anything is stored
+    return task
+
+
+def deal(faces: Any, num_parts: int, group_by: str | None) -> list[np.ndarray[Any, Any]]:
+    """Row numbers of parts of about equal size: no group is in two of them, or else every class is in proportion.
+
+    Args:
+        faces: One split.
+        num_parts: 2 or more.
+        group_by: The column that says which rows belong together; rows are dealt by class, or singly, when left out.
+
+    Raises:
+        DataError: there is no such column, or fewer groups, or rows, than parts.
+
+    Example:
+        >>> from datasets import ClassLabel, Dataset, Features, Value
+        >>> columns = Features({"label": ClassLabel(names=["a", "b"]), "identity": Value("string")})
+        >>> faces = Dataset.from_dict({"label": [0, 0, 0, 1, 1, 1], "identity": list("xxyyzz")}, features=columns)
+        >>> sorted(sorted(faces[int(row)]["label"] for row in part) for part in deal(faces, 3, None))
+        [[0, 1], [0, 1], [0, 1]]
+        >>> sorted(part.tolist() for part in deal(faces, 3, "identity"))
+        [[0, 1], [2, 3], [4, 5]]
+    """
+    from datasets import ClassLabel, Dataset
+
+    if group_by is None and isinstance((faces.features or {}).get("label"), ClassLabel):
+        return [np.flatnonzero(held) for _, held in stratified_folds(faces, num_parts)]
+    columns: dict[str, Any] = {"row": list(range(len(faces)))}
+    if group_by is not None and group_by in faces.column_names:
+        columns[group_by] = list(faces[group_by])
+    rest, parts = Dataset.from_dict(columns), []
+    for left in range(num_parts, 1, -1):
+        rest, held = hold_out(rest, 1 / left, group_by, seed=0)
+        parts.append(np.array(held["row"], dtype=np.int64))
+    return [*parts, np.array(rest["row"], dtype=np.int64)]
