@@ -163,7 +163,9 @@ def check_choice(name: str, value: Any, choices: Collection[Any], error: type[CI
         raise error(f"`{name}` must be one of {listed(choices)}; got {shortened(repr(value))}.")
 
 
-def check_known(noun: str, names: Iterable[Any], known: Collection[str], where: str) -> None:
+def check_known(
+    noun: str, names: Iterable[Any], known: Collection[str], where: str, error: type[CIAOError] = ConfigError
+) -> None:
     """Refuses unknown names. None is ever dropped, because it could change the mathematics.
 
     Args:
@@ -171,6 +173,7 @@ def check_known(noun: str, names: Iterable[Any], known: Collection[str], where: 
         names: Names to check.
         known: Names allowed.
         where: Where they were given, with its preposition, such as `"of CIAOConfig"`.
+        error: What to raise instead of a `ConfigError`.
 
     Raises:
         ConfigError: a name is unknown; the message has the known name that looks most like it, or all known ones.
@@ -185,7 +188,7 @@ def check_known(noun: str, names: Iterable[Any], known: Collection[str], where: 
         if name not in known:
             close = closest(name, known)
             hint = f"did you mean {close[0]!r}?" if close else f"known {noun}s: {listed(known)}."
-            raise ConfigError(f"Unknown {noun} {shortened(repr(name))} {where}; {hint}")
+            raise error(f"Unknown {noun} {shortened(repr(name))} {where}; {hint}")
 
 
 def closest(name: Any, known: Iterable[str], count: int = 1) -> list[str]:

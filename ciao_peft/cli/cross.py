@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError, listed, quoted
+from .data import pair_of
 from .flags import add_flag
 
 
@@ -47,7 +48,6 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _cross(options: argparse.Namespace) -> None:
     from ..saving.files import refusals_told, to_json, write_file
     from ..study.cross import cross_scores, cross_table
-    from .evaluate import pair_of
     from .worlds import load_worlds
 
     names = dict(map(pair_of, options.map))

@@ -138,3 +138,23 @@ def setting_of(text: str) -> tuple[str, Any]:
         return name, parse_json(value)
     except FileReadError:
         return name, value
+
+
+def pair_of(text: str, flag: str = "--map") -> tuple[str, str | None]:
+    """The two labels of `--map LABEL=LABEL`; `None` for a second one that is not there.
+
+    Args:
+        text: A word of the command line.
+        flag: What it was given to.
+
+    Raises:
+        ConfigError: it is no pair.
+
+    Example:
+        >>> pair_of("joyful=happiness"), pair_of("bored=")
+        (('joyful', 'happiness'), ('bored', None))
+    """
+    label, equals, other = text.partition("=")
+    if not label or not equals:
+        raise ConfigError(f"`{flag}` takes LABEL=LABEL, such as joyful=happiness; got {text!r}.")
+    return label, other or None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from .data import setting_of
+from .data import pair_of, setting_of
 from .flags import add_flag
 
 if TYPE_CHECKING:
@@ -65,6 +65,13 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     )
     for name, (kind, text) in _SETTINGS.items():
         add_flag(faces, name, type=kind, help=text)
+    add_flag(
+        faces,
+        "label_map",
+        metavar="LABEL=LABEL",
+        action="append",
+        help="a class of the table or folder and what it is called, or nothing to leave it out; may be repeated",
+    )
     faces.add_argument(
         "--setting",
         metavar="NAME=VALUE",
@@ -113,6 +120,8 @@ def settings_of_faces(options: argparse.Namespace) -> tuple[str, dict[str, Any]]
     }
     if options.csv:
         settings["csv"] = _tables(options.csv)
+    if options.label_map:
+        settings["label_map"] = dict(pair_of(text, "--label_map") for text in options.label_map)
     for name, value in map(setting_of, options.setting or []):
         if name in settings or name in ("name", "data_dir", "streaming"):
             raise ConfigError(f"`--setting {name}=...` is said by a flag of its own: --{name}.")

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import ConfigError, DataError, listed
 from .arguments import LateParser
 from .confusions import draw_confusions
+from .data import pair_of
 from .dataset import add_dataset_flags, dataset_label, faces_from
 from .flags import add_flag
 
@@ -92,22 +93,3 @@ def _mapped(faces: Any, config: Any, names: dict[str, str | None]) -> tuple[Any,
     if config.problem_type != single or (set(labels.names) <= set(target) and not names):
         return faces, {}
     return map_labels(faces, target, names)
-
-
-def pair_of(text: str) -> tuple[str, str | None]:
-    """The two labels of `--map LABEL=LABEL`; `None` for a second one that is not there.
-
-    Args:
-        text: A word of the command line.
-
-    Raises:
-        ConfigError: it is no pair.
-
-    Example:
-        >>> pair_of("joyful=happiness"), pair_of("bored=")
-        (('joyful', 'happiness'), ('bored', None))
-    """
-    label, equals, other = text.partition("=")
-    if not label or not equals:
-        raise ConfigError(f"`--map` takes LABEL=LABEL, such as joyful=happiness; got {text!r}.")
-    return label, other or None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -172,8 +171,10 @@ def _table(reader: FaceReader, file: IO[str]) -> Callable[[Frame], None]:
 
 
 def _lines(_: FaceReader, file: IO[str]) -> Callable[[Frame], None]:
+    from ..reader import json_line
+
     def tell(frame: Frame) -> None:
-        file.write(json.dumps(frame.to_dict(), ensure_ascii=False) + "\n")
+        file.write(json_line(frame))
         file.flush()  # whoever follows the file sees each frame
 
     return tell

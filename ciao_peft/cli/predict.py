@@ -74,7 +74,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from ..reader import refuse_originals
+    from ..reader import kind_of_copy, refuse_originals
     from ..saving.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 
     adapters, sources = adapters_and_sources(options.words)
@@ -82,6 +82,8 @@ def _predict(options: argparse.Namespace) -> None:
     refuse_originals([*sources, *saved], options.csv, options.json, options.annotate)
     if options.csv and options.json and Path(options.csv).absolute() == Path(options.json).absolute():
         raise ConfigError(f"`--csv` and `--json` both name {quoted(options.csv)}; give each a file of its own.")
+    if options.annotate:
+        kind_of_copy(options.annotate)
     if reads_faces(options, sources):
         read_faces(load_worlds(adapters), sources, options)
         return

@@ -6,7 +6,6 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from .builder import IMAGE_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_sh
 from .cropping import cropped
 from .expressions import AFFECTNET
 from .labels import describe_labels
-from .tables import table_rows
+from .tables import repeated_row, table_rows
 
 __all__ = ["CLASSES", "COLUMNS", "TASKS", "AffectNet", "AffectNetConfig"]
 
@@ -264,7 +263,7 @@ class AffectNet(FacesBuilder):
 def _rows_of(table: Path, root: Path, left_out: LeftOut) -> list[_Row]:
     """The rows of one list, whether or not its first line is a header."""
     rows: list[_Row] = []
-    seen: defaultdict[str, int] = defaultdict(int)
+    seen: dict[str, _Row] = {}
     names: list[str] = list(COLUMNS)
     for number, fields in enumerate(table_rows(table, errors="replace")):
         if number == 0 and "subDirectory_filePath" in [field.strip() for field in fields]:
@@ -279,12 +278,13 @@ def _rows_of(table: Path, root: Path, left_out: LeftOut) -> list[_Row]:
         row = _row_of(record, root)
         if row is None:
             left_out.add(f"malformed row of {table.name}", f"line {number + 1}")
-        elif seen[row.path]:
-            left_out.add(f"repeated row of {table.name}", record["subDirectory_filePath"])
+        elif row.path in seen:
+            same = seen[row.path][1:4] == row[1:4]
+            left_out.add(repeated_row(table, same), record["subDirectory_filePath"])
         else:
             rows.append(row)
         if row is not None:
-            seen[row.path] += 1
+            seen.setdefault(row.path, row)
     if not rows:
         raise DataError(f"{str(table)!r} has no row that can be read. Left out: {left_out}.")
     return rows

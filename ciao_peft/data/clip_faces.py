@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ..errors import DataError, DataNotFoundError
 from .builder import LeftOut
-from .frames import sample_frames
+from .frames import sampled_frames
 from .localizer import FaceLocalizer, crop_faces
 
 __all__ = ["clip_faces"]
@@ -34,12 +34,14 @@ def clip_faces(
         DataError: a frame has no face, and `missing` is `"error"`.
     """
     try:
-        frames = sample_frames(path, count)
+        frames, short = sampled_frames(path, count)
     except DataNotFoundError:
         raise
     except DataError:
         left_out.add("clip that cannot be read as a video", name)
         return
+    if short is not None:
+        left_out.add("frame that cannot be read", name, max(1, short.frames))
     pictures = [frame for _, frame in frames]
     faces = list(enumerate(pictures)) if localizer is None else crop_faces(pictures, localizer, missing)
     if not faces:

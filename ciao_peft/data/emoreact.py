@@ -20,6 +20,7 @@ from .expressions import EMOREACT
 from .frames import sample_frames
 from .labels import describe_labels
 from .localizer import MISSING, FaceLocalizer, crop_faces
+from .tables import repeated_row
 
 __all__ = ["Clip", "EmoReact", "EmoReactConfig", "clip_means"]
 
@@ -282,7 +283,7 @@ def _paired(names: Path, labels: Path, videos: _Videos, left_out: LeftOut) -> li
             "label belongs to which clip cannot be told. Take both files from the release again."
         )
     clips: list[Clip] = []
-    seen = set()
+    seen: dict[Path, tuple[float, ...]] = {}
     for number, (line, text) in enumerate(zip(rows[names], rows[labels], strict=True), start=1):
         name, values = _unquoted(line), _values(text)
         path = videos[name]
@@ -291,9 +292,9 @@ def _paired(names: Path, labels: Path, videos: _Videos, left_out: LeftOut) -> li
         elif path is None:
             left_out.add(f"name in {names.name} without its video", name)
         elif path in seen:
-            left_out.add(f"repeated name in {names.name}", name)
+            left_out.add(repeated_row(names, seen[path] == tuple(values), "name"), name)
         else:
-            seen.add(path)
+            seen[path] = tuple(values)
             clips.append(Clip(path.name, str(path), values[:-1], values[-1]))
     if not clips:
         raise DataError(f"No clip of {str(names)!r} can be used. Left out: {left_out}.")

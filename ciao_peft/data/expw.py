@@ -17,6 +17,7 @@ from .builder import IMAGE_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_sh
 from .cropping import cropped
 from .expressions import EXPW
 from .labels import describe_labels
+from .tables import repeated_row
 
 __all__ = ["ExpW", "ExpWConfig"]
 
@@ -128,7 +129,7 @@ class ExpW(FacesBuilder):
         return [datasets.SplitGenerator(name="train", gen_kwargs={"shards": in_shards(faces)})]
 
     def _faces(self, table: Path, images: dict[str, str], left_out: LeftOut) -> Iterator[_Face]:
-        seen: set[tuple[str, int]] = set()
+        seen: dict[tuple[str, int], int] = {}
         for number, line in enumerate(read_lines(table, errors="replace", error=DataError), start=1):
             fields = line.split()
             if not fields:
@@ -139,13 +140,14 @@ class ExpW(FacesBuilder):
             elif not face.path:
                 left_out.add(f"row of {table.name} without its picture", face.picture)
             elif (face.picture, face.number) in seen:
-                left_out.add(f"repeated row of {table.name}", f"{face.picture} {face.number}")
+                same = seen[face.picture, face.number] == face.label
+                left_out.add(repeated_row(table, same), f"{face.picture} {face.number}")
             elif self.config.min_confidence is not None and face.confidence < self.config.min_confidence:
                 left_out.add(f"face with a confidence below {self.config.min_confidence}", face.picture)
             else:
                 yield face
             if face is not None:
-                seen.add((face.picture, face.number))
+                seen.setdefault((face.picture, face.number), face.label)
 
     def _generate_examples(  # pyright: ignore[reportIncompatibleMethodOverride] - called with gen_kwargs
         self, shards: list[list[_Face]]

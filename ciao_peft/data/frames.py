@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..checking import check_choice
-from ..errors import DataError, DataNotFoundError, MissingExtraError
+from ..errors import DataError, DataNotFoundError, MissingExtraError, shortened
+from .whole_video import Shortfall, announced, shortfall
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,6 +24,7 @@ __all__ = [
     "is_stream",
     "read_frames",
     "sample_frames",
+    "sampled_frames",
     "timed_frames",
     "video_seconds",
 ]
@@ -44,7 +47,7 @@ def read_frames(path: str | os.PathLike[str], reader: str | None = None) -> Iter
         DataNotFoundError: the file is missing, or no reader is installed.
         DataError: the file is no video, or is damaged.
     """
-    return (picture() for _, picture in _pictures(path, reader))
+    return (picture() for _, picture in _watched(path, reader))
 
 
 def timed_frames(path: str | os.PathLike[str], reader: str | None = None) -> Iterator[tuple[float | None, Image.Image]]:
@@ -63,7 +66,7 @@ def timed_frames(path: str | os.PathLike[str], reader: str | None = None) -> Ite
         DataNotFoundError: the file is missing, or no reader is installed.
         DataError: it is no video, or is damaged; in its place in the order, after what could be read.
     """
-    return ((seconds, picture()) for seconds, picture in _pictures(path, reader))
+    return ((seconds, picture()) for seconds, picture in _watched(path, reader))
 
 
 def camera_frames(number: int) -> Iterator[tuple[float, Image.Image]]:
@@ -106,29 +109,12 @@ def camera_frames(number: int) -> Iterator[tuple[float, Image.Image]]:
 
 
 def video_seconds(path: str | os.PathLike[str]) -> float | None:
-    """How long a video says its pictures last, in seconds; None where it does not say, or PyAV is missing.
+    """How long a video says its pictures last, in seconds; None where it does not say.
 
     Args:
         path: A video file that was read before.
     """
-    try:
-        import av
-        from av.error import FFmpegError
-    except ImportError:
-        return None
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            lengths = []
-            if stream.duration is not None and stream.time_base is not None:
-                lengths.append(float(stream.duration * stream.time_base))
-            elif container.duration is not None:  # in microseconds; of all streams together
-                lengths.append(container.duration / 1e6)
-            if stream.frames and stream.average_rate:  # the duration of a cut AVI is guessed from its size
-                lengths.append(float(stream.frames / stream.average_rate))
-            return max(lengths, default=None)
-    except (FFmpegError, IndexError):
-        return None
+    return announced(path).seconds
 
 
 Pictures = Iterator[tuple[float | None, Callable[[], "Image.Image"]]]
@@ -143,6 +129,26 @@ def is_stream(path: Any) -> bool:
         (True, False, False)
     """
     return isinstance(path, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path) is not None
+
+
+def _watched(path: str | os.PathLike[str], reader: str | None) -> Pictures:
+    """The pictures; a warning at their end says what is missing of a file."""
+    pictures = _pictures(path, reader)  # refuses what is none at once
+
+    def watched() -> Pictures:
+        times: list[float | None] = []
+        for seconds, picture in pictures:
+            if not is_stream(path):
+                times.append(seconds)
+            yield seconds, picture
+        if times and (short := shortfall(announced(path), times)):
+            _warn(path, short)
+
+    return watched()
+
+
+def _warn(path: str | os.PathLike[str], short: Shortfall) -> None:
+    warnings.warn(f"{shortened(repr(str(path)))} {short.said}.", stacklevel=3)
 
 
 def _pictures(path: str | os.PathLike[str], reader: str | None) -> Pictures:
@@ -165,7 +171,7 @@ def _pictures(path: str | os.PathLike[str], reader: str | None) -> Pictures:
 def sample_frames(path: str | os.PathLike[str], count: int, reader: str | None = None) -> list[tuple[int, Image.Image]]:
     """Reads `count` frames spread evenly over a video: the middle one of each of `count` equal parts.
 
-    A video with fewer frames gives all it has.
+    A video with fewer frames gives all it has. Where some could not be read, a warning says how many.
 
     Args:
         path: The video file.
@@ -178,14 +184,32 @@ def sample_frames(path: str | os.PathLike[str], count: int, reader: str | None =
     Raises:
         DataError: the file has no frame that can be read, or `count` is no number of frames.
     """
+    frames, short = sampled_frames(path, count, reader)
+    if short is not None:
+        _warn(path, short)
+    return frames
+
+
+def sampled_frames(
+    path: str | os.PathLike[str], count: int, reader: str | None = None
+) -> tuple[list[tuple[int, Image.Image]], Shortfall | None]:
+    """As `sample_frames`; a second value says what could not be read, instead of a warning.
+
+    Args:
+        path, count, reader: As for `sample_frames`.
+
+    Raises:
+        DataError: as for `sample_frames`.
+    """
     if count < 1:
         raise DataError(f"`count` must be 1 frame or more; got {count!r}.")
     # Two passes rather than what the header says: headers are wrong, and clips are too long to keep whole.
-    total = sum(1 for _ in _pictures(path, reader))
-    if not total:
+    times = [seconds for seconds, _ in _pictures(path, reader)]
+    if not times:
         raise DataError(f"{str(path)!r} has no frame that can be read.")
-    places = set(frame_places(total, min(count, total)))
-    return [(index, picture()) for index, (_, picture) in enumerate(_pictures(path, reader)) if index in places]
+    places = set(frame_places(len(times), min(count, len(times))))
+    frames = [(index, picture()) for index, (_, picture) in enumerate(_pictures(path, reader)) if index in places]
+    return frames, shortfall(announced(path), times)
 
 
 def frame_places(total: int, count: int) -> list[int]:

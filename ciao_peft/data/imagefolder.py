@@ -7,13 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import datasets
 
 from ..checking import check_number, make_plain
 from ..door import read_lines
-from ..errors import DataError, DataNotFoundError, listed, shortened
+from ..errors import DataError, DataNotFoundError, listed, quoted, shortened
 from .builder import IMAGE_SUFFIXES, VIDEO_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_shards, walk
 from .folder_layout import LAYOUTS, SPLIT_NAMES, check_class_folders, say_what_is_beside, say_what_is_not_read
 from .labels import describe_labels
@@ -37,6 +37,8 @@ class ImageFolderConfig(datasets.BuilderConfig):
         identity_column: Column of the metadata that says who is in the picture; kept as `identity` if it exists.
         min_images_per_class: Classes with fewer training images are dropped from every split, and reported with their
             numbers. 0 keeps all.
+        label_map: What classes are called, `{"HAPPY": "happy"}`; `None` in place of a name leaves a class out. Two
+            classes that differ only in case or spaces are refused, unless one of them is mapped to itself.
 
     Raises:
         DataError: a setting has the wrong type or is out of its range.
@@ -50,6 +52,7 @@ class ImageFolderConfig(datasets.BuilderConfig):
     label_type: str | None = None
     identity_column: str = "identity"
     min_images_per_class: int = 20
+    label_map: dict[str, str | None] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,6 +60,10 @@ class ImageFolderConfig(datasets.BuilderConfig):
         if self.label_type not in (None, "class", "number", "binary"):
             raise DataError(f"`label_type` must be 'class', 'number', 'binary' or left out; got {self.label_type!r}.")
         check_number("min_images_per_class", self.min_images_per_class, int, 0, error=DataError)
+        if self.label_map is not None and not _is_map(self.label_map):
+            raise DataError(
+                f'`label_map` maps names to names, such as {{"HAPPY": "happy"}}; got {quoted(self.label_map)}.'
+            )
         column = self.label_column
         texts = [column] if isinstance(column, str) else column
         if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
@@ -229,6 +236,14 @@ class ImageFolder(FacesBuilder):
     def _fold_column(self) -> str | None:
         """The column that says which part of the data a row is in, where a setting names one."""
         return None
+
+
+def _is_map(value: Any) -> bool:
+    """Whether a value, from a config that anyone may write, maps names to names."""
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and (other is None or (isinstance(other, str) and other.strip() != ""))
+        for name, other in cast("Mapping[Any, Any]", value).items()
+    )
 
 
 def _split_order(item: tuple[str, Any]) -> int:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..checking import closest
-from ..errors import DataError, listed, shortened
+from ..errors import DataError, listed, quoted, shortened
 from .builder import HIDDEN, LeftOut
-from .rows import Row, as_text
+from .rows import Row, as_number, as_text, spelled_plainly
 from .tables import Table
 
 __all__ = ["NamedColumns", "check_column", "named_rows"]
@@ -56,7 +56,7 @@ def named_rows(
         noun: What a file is.
 
     Raises:
-        DataError: a column is missing, or no row is left.
+        DataError: a column is missing, a file stands twice with different labels, people or parts, or no row is left.
     """
     for name, setting in ((columns.file, "image_column"), *((label, "label_column") for label in columns.labels)):
         check_column(name, read, table, setting)
@@ -67,12 +67,18 @@ def named_rows(
     paths = {str(path) for path in files}
     find = partial(_named_file, base=base, paths=paths, by_stem=_by_stem(paths))
     rows: dict[str, Row] = {}
+    places: dict[str, str] = {}
     named: set[str] = set()
-    for record in read.records:
+    for record, place in zip(read.records, read.places, strict=True):
         path, given = find(record.get(columns.file)), record.get(columns.file)
         named.add(path)
         labels = tuple(as_text(record.get(name)) for name in columns.labels)
+        identity = as_text(record.get(columns.identity)) or None
+        fold = None if columns.fold is None else as_text(record.get(columns.fold))
+        row = Row(path, labels, identity, fold)
         if path in rows:
+            if all(labels):
+                _refuse_difference(table, given, (rows[path], places[path]), (row, place), columns)
             left_out.add(f"repeated row of {table.name}", given)
         elif path not in paths and not _is_seen(path, folder):
             left_out.add(f"row of {table.name} that names a file hidden or outside the folder", given)
@@ -81,9 +87,7 @@ def named_rows(
         elif not all(labels):
             left_out.add(f"row of {table.name} without a label", given)
         else:
-            identity = as_text(record.get(columns.identity)) or None
-            fold = None if columns.fold is None else as_text(record.get(columns.fold))
-            rows[path] = Row(path, labels, identity, fold)
+            rows[path], places[path] = row, place
     if unnamed := sorted(paths - set(rows) - named):
         left_out.add(f"{noun} that {table.name} does not name", unnamed[0], len(unnamed))
     if not rows:
@@ -119,6 +123,27 @@ def check_column(name: str, read: Table, table: Path, setting: str) -> None:
         raise DataError(
             f"{str(table)!r} has several columns {shortened(repr(name))}; which one counts? Rename the others."
         )
+
+
+def _refuse_difference(
+    table: Path, given: Any, first: tuple[Row, str], again: tuple[Row, str], columns: NamedColumns
+) -> None:
+    """Refuses a file that stands twice in a table, where the rows disagree about what is read of them."""
+    names = (*columns.labels, columns.identity, columns.fold)
+    values = [(*row.labels, row.identity, row.fold) for row, _ in (first, again)]
+    for name, one, other in zip(names, *values, strict=True):
+        if _plainly(one) != _plainly(other):
+            raise DataError(
+                f"{str(table)!r} names {quoted(given)} twice: {name!r} is {quoted(one)} in {first[1]} and "
+                f"{quoted(other)} in {again[1]}. Keep one row for each file."
+            )
+
+
+def _plainly(value: str | None) -> Any:
+    """What a field says, however it is spelt."""
+    text = spelled_plainly(value or "")
+    number = as_number(text)
+    return text if number is None else number
 
 
 def _named_file(name: Any, base: Path, paths: set[str], by_stem: dict[str, str]) -> str:

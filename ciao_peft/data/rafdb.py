@@ -16,6 +16,7 @@ from ..errors import DataError, DataNotFoundError
 from .builder import IMAGE_SUFFIXES, FacesBuilder, LeftOut, image_problem, in_shards, walk
 from .expressions import RAFDB, expression_name
 from .labels import describe_labels
+from .tables import repeated_row
 
 __all__ = ["RafDb", "RafDbConfig"]
 
@@ -119,7 +120,7 @@ class RafDb(FacesBuilder):
     def _listed(self, table: Path, images: list[Path], left_out: LeftOut) -> dict[str, list[tuple[str, int]]]:
         wanted = {path.stem.lower(): str(path) for path in reversed(images) if self._is_wanted(path)}
         splits: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
-        seen: set[str] = set()
+        seen: dict[str, str] = {}
         for number, line in enumerate(read_lines(table, error=DataError), start=1):
             if not line.strip():
                 continue
@@ -131,12 +132,12 @@ class RafDb(FacesBuilder):
                 continue
             path = wanted.get(f"{stem}_aligned" if self.config.aligned else stem)
             if stem in seen:
-                left_out.add(f"repeated row of {table.name}", fields[0])
+                left_out.add(repeated_row(table, seen[stem] == fields[1]), fields[0])
             elif path is None:
                 left_out.add(f"row of {table.name} without its picture", fields[0])
             else:
                 splits[match[1].lower()].append((path, int(fields[1]) - 1))
-            seen.add(stem)
+            seen.setdefault(stem, fields[1])
         if not any(splits.values()):
             which = "aligned" if self.config.aligned else "original"
             raise DataError(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import DataError
+from ..checking import check_known
+from ..errors import DataError, quoted
 
 if TYPE_CHECKING:
     from .builder import LeftOut
 
-__all__ = ["PROBLEMS", "LabelSettings", "Row", "as_number", "as_text", "labelled"]
+__all__ = ["PROBLEMS", "LabelSettings", "Row", "as_number", "as_text", "labelled", "spelled_plainly"]
 
 PROBLEMS = {
     "class": "single_label_classification",
@@ -57,6 +59,11 @@ class LabelSettings(Protocol):
         ...
 
     @property
+    def label_map(self) -> Mapping[str, str | None] | None:
+        """Classes that get another name, or none."""
+        ...
+
+    @property
     def min_images_per_class(self) -> int:
         """Classes with fewer training rows are dropped."""
         ...
@@ -78,14 +85,18 @@ def labelled(
         The rows that are left, of splits that have any; and `"class"`, `"number"` or `"binary"`.
 
     Raises:
-        DataError: a label is no number where numbers are needed, or nothing is left.
+        DataError: a label is no number where numbers are needed, two classes differ in spelling only, `label_map` names
+            a class that is not there, or nothing is left.
     """
     kind = _kind_of_label(splits, settings)
+    if kind != "class" and settings.label_map:
+        raise DataError(f"`label_map` renames classes; the labels of {where!r} are values ({PROBLEMS[kind]}).")
     if kind == "class":
         splits = {name: _with_class(rows, left_out) for name, rows in splits.items()}
+        splits = _renamed(_numbers_named_once(splits), settings.label_map or {}, left_out, noun)
         if not any(splits.values()):
             raise DataError(f"No row of {where!r} has a label. Left out: {left_out}.")
-        splits = _numbers_named_once(splits)
+        _refuse_spellings(splits, settings.label_map or {}, where)
         splits = _without_small_classes(splits, settings.min_images_per_class, left_out, noun)
     return {name: rows for name, rows in splits.items() if rows}, kind
 
@@ -144,6 +155,40 @@ def _numbers_named_once(splits: dict[str, list[Row]]) -> dict[str, list[Row]]:
     }
 
 
+def _renamed(
+    splits: dict[str, list[Row]], names: Mapping[str, str | None], left_out: LeftOut, noun: str
+) -> dict[str, list[Row]]:
+    """The rows with their classes renamed, without those whose class is to be left out."""
+    if not names:
+        return splits
+    there = {row.labels[0] for rows in splits.values() for row in rows}
+    check_known("label", names, there, "in `label_map`", DataError)
+    for name in (name for name, other in names.items() if other is None):
+        count = sum(row.labels[0] == name for rows in splits.values() for row in rows)
+        left_out.add(f"{noun} of a class that `label_map` leaves out", name, count)
+    said = {split: [(row, names.get(row.labels[0], row.labels[0])) for row in rows] for split, rows in splits.items()}
+    return {
+        split: [replace(row, labels=(name,)) for row, name in rows if name is not None] for split, rows in said.items()
+    }
+
+
+def _refuse_spellings(splits: dict[str, list[Row]], names: Mapping[str, str | None], where: str) -> None:
+    """Refuses classes that only case, spaces or the way their letters are encoded tell apart."""
+    counts = Counter(row.labels[0] for rows in splits.values() for row in rows)
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(counts):
+        if names.get(name) != name:  # one mapped to itself is meant to be a class of its own
+            spellings[spelled_plainly(name)].append(name)
+    for several in (several for several in spellings.values() if len(several) > 1):
+        common = max(several, key=lambda name: counts[name])
+        rare = next(name for name in several if name != common)
+        sizes = ", ".join(f"{quoted(name)}: {counts[name]:,}" for name in several[:10])
+        raise DataError(
+            f"{where!r} has {len(several)} classes that differ only in case or spaces ({sizes}). To make them one, "
+            f"give `label_map={{{quoted(rare)}: {quoted(common)}}}` (`--label_map`); to keep both, map one to itself."
+        )
+
+
 def _without_small_classes(
     splits: dict[str, list[Row]], least: int, left_out: LeftOut, noun: str
 ) -> dict[str, list[Row]]:
@@ -186,3 +231,13 @@ def as_number(text: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def spelled_plainly(text: str) -> str:
+    """A text without its case, its spaces but single ones between words, and how its letters are encoded.
+
+    Example:
+        >>> spelled_plainly("HAPPY "), spelled_plainly(" At  ease")
+        ('happy', 'at ease')
+    """
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())

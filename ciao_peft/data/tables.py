@@ -17,7 +17,16 @@ from ..errors import DataError, FileReadError, listed, shortened
 if TYPE_CHECKING:
     from .builder import LeftOut
 
-__all__ = ["METADATA", "TABLE_SUFFIXES", "Table", "plain_name", "read_table", "table_records", "table_rows"]
+__all__ = [
+    "METADATA",
+    "TABLE_SUFFIXES",
+    "Table",
+    "plain_name",
+    "read_table",
+    "repeated_row",
+    "table_records",
+    "table_rows",
+]
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 """Tables in a folder of pictures that say something of each, by its `file_name`."""
@@ -35,11 +44,13 @@ class Table(NamedTuple):
         columns: Names of the columns, without spaces around them.
         records: The rows by column; a field that is empty may be missing.
         nested: Columns that hold lists or records, which are not read.
+        places: Where each row stands, for messages: `line 7`, or `row 6` of Parquet.
     """
 
     columns: list[str]
     records: list[dict[str, Any]]
     nested: list[str]
+    places: list[str]
 
 
 def plain_name(column: str) -> str:
@@ -87,13 +98,15 @@ def read_table(path: Path, left_out: LeftOut, file_columns: Collection[str] = ("
         return _json_lines(path, left_out)
     header, delimiter, rows = table_records(path, partial(_delimiter, file_columns=file_columns))
     records: list[dict[str, Any]] = []
+    places: list[str] = []
     for number, record in rows:
         if None in record or None in record.values():  # too many fields, or too few
             left_out.add(f"malformed row of {path.name}", f"line {number}")
         else:
             full = {str(name): str(value) for name, value in record.items()}
             records.append(_with_points(full) if delimiter == ";" else full)
-    return Table(header, records, [])
+            places.append(f"line {number}")
+    return Table(header, records, [], places)
 
 
 def table_rows(path: str | os.PathLike[str], *, delimiter: str = ",", errors: str = "strict") -> Iterator[list[str]]:
@@ -165,12 +178,28 @@ def table_records(
     return names, delimiter, rows()
 
 
+def repeated_row(table: Path, same: bool, noun: str = "row") -> str:
+    """Why a row of a released table is left out, where an earlier one is about the same face: that one counts.
+
+    Args:
+        table: The table.
+        same: Whether both rows have the same label.
+        noun: What stands twice.
+
+    Example:
+        >>> repeated_row(Path("label.lst"), True), repeated_row(Path("label.lst"), False)
+        ('repeated row of label.lst', 'repeated row of label.lst with another label (the first counts)')
+    """
+    return f"repeated {noun} of {table.name}" + ("" if same else " with another label (the first counts)")
+
+
 def _no_table(path: str | os.PathLike[str], line: int, error: csv.Error) -> DataError:
     return DataError(f"'{shortened(os.fspath(path))}' cannot be read as a table, line {line}: {error}.")
 
 
 def _json_lines(path: Path, left_out: LeftOut) -> Table:
     records: list[dict[str, Any]] = []
+    places: list[str] = []
     for number, line in enumerate(read_lines(path, error=DataError), start=1):
         if not line.strip():
             continue
@@ -180,9 +209,10 @@ def _json_lines(path: Path, left_out: LeftOut) -> Table:
             record = None
         if isinstance(record, dict):
             records.append(record)
+            places.append(f"line {number}")
         else:
             left_out.add(f"malformed row of {path.name}", f"line {number}")
-    return Table(sorted({name for record in records for name in record}), records, [])
+    return Table(sorted({name for record in records for name in record}), records, [], places)
 
 
 def _parquet(path: Path) -> Table:
@@ -224,7 +254,8 @@ def _parquet_rows(path: Path, file: BinaryIO) -> Table:
             if size > limit:
                 raise DataError(f"'{shortened(os.fspath(path))}' unpacks to more than a table of labels ever has.")
             records.append(record)
-    return Table(flat, records, [field.name for field in fields if field.name not in flat])
+    nested = [field.name for field in fields if field.name not in flat]
+    return Table(flat, records, nested, [f"row {number}" for number in range(1, len(records) + 1)])
 
 
 def _delimiter(header: str, file_columns: Collection[str]) -> str:

@@ -66,9 +66,15 @@ class Runner:
     def load(self, name: str) -> None:
         """Loads an adapter, and its trunk if that is not loaded yet."""
         record = self._record(name)
-        if record["trunk"] is not None and record["trunk"] not in self._trunks:
-            self._trunks[record["trunk"]] = self._session(record["trunk"])
-        self.loaded[name] = self._session(record["file"])
+        trunk, file = record["trunk"], record["file"]
+        if trunk is not None and trunk not in self._trunks:
+            self._trunks[trunk] = self._session(trunk, ["pixel_values"], [])
+        given = ["pixel_values"] if trunk is None else [output.name for output in self._trunks[trunk].get_outputs()]
+        session = self._session(file, given, ["logits"])
+        last = next(output.shape[-1:] for output in session.get_outputs() if output.name == "logits")
+        if last and isinstance(last[0], int) and last[0] != len(record["labels"]):
+            raise ValueError(f"{file[:80]!r} answers {last[0]} values, and the manifest names {len(record['labels'])}.")
+        self.loaded[name] = session
 
     def unload(self, name: str) -> None:
         """Frees an adapter; the trunk stays."""
@@ -191,8 +197,17 @@ class Runner:
             raise ValueError(f"No adapter {str(name)[:80]!r} in '{self.folder}'; there are: {', '.join(known)}.")
         return known[name]
 
-    def _session(self, file: str) -> Any:
-        return onnxruntime.InferenceSession(self._content(file), self._options, providers=["CPUExecutionProvider"])
+    def _session(self, file: str, given: list[str], asked: list[str]) -> Any:
+        content = self._content(file)
+        try:
+            session = onnxruntime.InferenceSession(content, self._options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own have no class in common
+            raise ValueError(f"{file[:80]!r} cannot be run by onnxruntime: {str(error)[:200]}.") from None
+        missing = [i.name for i in session.get_inputs() if i.name not in given]
+        missing += [name for name in asked if name not in [output.name for output in session.get_outputs()]]
+        if missing:
+            raise ValueError(f"{file[:80]!r} does not fit to this folder: nothing gives {missing[0][:80]!r}.")
+        return session
 
     def _content(self, file: str) -> bytes:
         expected = self.manifest["files"].get(file)
@@ -219,7 +234,66 @@ def _checked_manifest(path: Path) -> dict[str, Any]:
     covered = json.dumps([manifest, files], sort_keys=True, separators=(",", ":")).encode()
     if hashlib.sha256(covered).hexdigest() != said:
         raise ValueError(f"'{path}' was altered: its digest is another one. Export the model again.")
+    manifest["files"] = files
+    for keys, what, fits in _ENTRIES:
+        _check(path, manifest, keys.split("."), what, fits)
     return manifest
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_side(value: Any) -> bool:
+    return type(value) is int and 0 < value <= 2**14
+
+
+def _are(kind: Any, value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(entry, kind) for entry in value)
+
+
+# What is read of a manifest; `*` stands for each key, `?` for what may be null or left out.
+_ENTRIES: list[tuple[str, str, Any]] = [
+    ("files", "checksums by file", lambda v: isinstance(v, dict)),
+    ("files.*", "a checksum", lambda v: isinstance(v, str)),
+    ("input.shape", "batch, C, H, W", lambda v: isinstance(v, list) and len(v) == 4 and all(map(_is_side, v[1:]))),
+    ("adapters", "adapters by name", lambda v: isinstance(v, dict) and len(v) > 0),
+    ("adapters.*.file", "a file", lambda v: isinstance(v, str)),
+    ("adapters.*.trunk", "a file or null", lambda v: v is None or isinstance(v, str)),
+    ("adapters.*.frames", "a count or null", lambda v: v is None or _is_side(v)),
+    ("adapters.*.labels", "a list of names", lambda v: _are(str, v)),
+    ("adapters.*.problem_type", "a problem", lambda v: isinstance(v, str)),
+    ("preprocessing.down_first", "true or false", lambda v: isinstance(v, bool)),
+    ("preprocessing.settings", "settings or null", lambda v: v is None or isinstance(v, dict)),
+    ("preprocessing.settings?.mode", "RGB, BGR or L", lambda v: v in ("RGB", "BGR", "L")),
+    ("preprocessing.settings?.size.height", "pixels", _is_side),
+    ("preprocessing.settings?.size.width", "pixels", _is_side),
+    ("preprocessing.settings?.crop_mode", "squash, center or border", lambda v: v in ("squash", "center", "border")),
+    ("preprocessing.settings?.crop_pct", "a share", lambda v: _is_number(v) and v > 0),
+    ("preprocessing.settings?.resample", "a filter's number", lambda v: type(v) is int and 0 <= v < len(_FILTERS)),
+    ("preprocessing.settings?.image_mean", "numbers", lambda v: _are((int, float), v) and all(map(_is_number, v))),
+    ("preprocessing.settings?.image_std", "numbers", lambda v: _are((int, float), v) and all(map(_is_number, v))),
+    ("preprocessing.settings?.align?.landmarks", "a name", lambda v: isinstance(v, str)),
+    ("preprocessing.settings?.align?.size", "pixels", _is_side),
+    ("preprocessing.settings?.align?.padding", "a number", lambda v: _is_number(v) and 0 <= v <= 100),
+    ("preprocessing.settings?.align?.missing", "what to do", lambda v: isinstance(v, str)),
+]
+
+
+def _check(path: Path, values: Any, keys: list[str], what: str, fits: Any, place: str = "") -> None:
+    """Refuses a manifest in which an entry is missing, or is something else than what is read."""
+    if not keys:
+        if not fits(values):
+            shown = f"'{path}' has {str(values)[:80]!r} for {place[:80]!r}, not {what}"
+            raise ValueError(f"{shown}. Export the model again.")
+        return
+    key, rest = keys[0].rstrip("?"), keys[1:]
+    for name in values if keys[0] == "*" and isinstance(values, dict) else [key]:
+        inside = f"{place}.{name}" if place else name
+        if not isinstance(values, dict) or (name not in values and key == keys[0]):
+            raise ValueError(f"'{path}' lacks {inside[:80]!r}, {what}. Export the model again.")
+        if key == keys[0] or values.get(name) is not None:
+            _check(path, values[name], rest, what, fits, inside)
 
 
 def _pixels_of(picture: Any) -> tuple[np.ndarray, str | None]:

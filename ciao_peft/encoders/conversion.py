@@ -176,8 +176,11 @@ def _tensors(path: Path, content: bytes, layout: str) -> dict[str, torch.Tensor]
     if path.suffix == ".safetensors":
         return parse_tensors(content, path)
     try:
+        _check_unpacked(path, content)
         # Never without `weights_only`: a pickle runs whatever it says.
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        data = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except AdapterFileError:
+        raise
     except pickle.UnpicklingError as error:
         raise AdapterFileError(
             f"'{path}' is no state dict that can be read without running code from it: {_first_line(error)} "
@@ -193,7 +196,26 @@ def _tensors(path: Path, content: bytes, layout: str) -> dict[str, torch.Tensor]
             data = data[key]
     if not isinstance(data, Mapping) or not all(isinstance(value, torch.Tensor) for value in data.values()):
         raise AdapterFileError(f"'{path}' holds {type(data).__name__}, not a state dict of tensors alone.")
+    for key, tensor in data.items():
+        if tensor.numel() * tensor.element_size() > len(content):  # a few numbers, said to be repeated without an end
+            raise AdapterFileError(
+                f"'{path}' is damaged: {quoted(key)} would have {tensor.numel():,} numbers, more than fit into its "
+                f"{len(content):,} bytes. Copy or download it anew."
+            )
     return {str(key): value for key, value in data.items()}
+
+
+def _check_unpacked(path: Path, content: bytes) -> None:
+    """Refuses an archive that unpacks to more than it is: `torch.save` compresses nothing."""
+    if not content.startswith(b"PK"):
+        return
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > len(content):
+        raise AdapterFileError(
+            f"'{path}' is damaged, or nothing that `torch.save` wrote: its {len(content):,} bytes would unpack to "
+            f"{unpacked:,}. Copy or download it anew."
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -27,7 +27,7 @@ from ..saving import (
 )
 from ..saving.auto_class_files import HUB_CONFIG_FILE, hub_config, is_no_other_models
 from ..saving.files import local_path
-from .bundled import bundled_folder, list_adapters
+from .bundled import bundled_folder, list_adapters, names_in_mind
 from .downloading import MAX_WEIGHTS_BYTES, RepoFile, Snapshot, prefix_of, read_pretrained
 from .publishing import RepoHead, publish
 
@@ -84,8 +84,9 @@ def read_adapter(source: str | os.PathLike[str], **hub: Any) -> tuple[SavedAdapt
         (2, 'fer', True)
     """
     if (folder := bundled_folder(source, hub)) is not None:
-        source = folder
-    return read_pretrained(source, load_adapter, ADAPTER_FILES, **hub)
+        return read_pretrained(folder, load_adapter, ADAPTER_FILES, **hub)
+    with names_in_mind(source, hub):
+        return read_pretrained(source, load_adapter, ADAPTER_FILES, **hub)
 
 
 def save_with_card(

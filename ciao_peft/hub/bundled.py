@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checking import closest
+from ..errors import AdapterFileError, HubNotFoundError, HubOfflineError, listed, quoted
 from ..saving import CONFIG_FILE, read_json
+from .downloading import is_hub_id
 
-__all__ = ["BundledAdapter", "bundled_adapters", "bundled_folder", "list_adapters"]
+__all__ = ["BundledAdapter", "bundled_adapters", "bundled_folder", "list_adapters", "names_in_mind"]
 
 PREFIX = "ciao/"
 FOLDER = Path(__file__).parent / "bundled_adapters"
@@ -73,6 +77,47 @@ def bundled_folder(source: str | os.PathLike[str], hub: Mapping[str, Any] | None
     if source not in list_adapters() or any((hub or {}).get(key) for key in _ASKS_THE_HUB) or Path(source).is_dir():
         return None
     return FOLDER / str(source).removeprefix(PREFIX)
+
+
+@contextmanager
+def names_in_mind(source: str | os.PathLike[str], hub: Mapping[str, Any]) -> Iterator[None]:
+    """Says which adapter in the package may be meant, where a source is not found.
+
+    Args:
+        source: Neither an adapter in the package nor, perhaps, anything else.
+        hub: What else was asked for, as for `bundled_folder`.
+
+    Raises:
+        HubNotFoundError: at once, for a name that looks like one in the package and starts as they do.
+        AdapterFileError, HubNotFoundError, HubOfflineError: those of the block, with the name that is meant.
+
+    Example:
+        >>> with names_in_mind("ciao/everyday-sx", {}):
+        ...     print("asks the Hub")
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.HubNotFoundError: No adapter in this package is named 'ciao/everyday-sx'. Did you mean ...
+    """
+    if os.path.isdir(source) or any(hub.get(key) for key in _ASKS_THE_HUB):
+        yield
+        return
+    name, known = os.fspath(source), list_adapters()
+    close = closest(name.rpartition("/")[2], [known_name.removeprefix(PREFIX) for known_name in known])
+    ours = name.startswith(PREFIX) and is_hub_id(name)
+    if ours and close:
+        raise HubNotFoundError(
+            f"No adapter in this package is named {quoted(name)}. Did you mean {PREFIX + close[0]!r}? It holds "
+            f"{listed(known)}. If you mean a repository on the Hub, say `revision='main'`."
+        )
+    try:
+        yield
+    except (AdapterFileError, HubNotFoundError, HubOfflineError) as error:
+        if (not close and not ours) or os.path.lexists(source):
+            raise
+        meant = (
+            f"Did you mean {PREFIX + close[0]!r} of this package?" if close else f"This package has {listed(known)}."
+        )
+        raise type(error)(f"{error} {meant}") from error
 
 
 def bundled_adapters() -> list[BundledAdapter]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .writing import COLUMNS as COLUMNS
     from .writing import annotate_frames as annotate_frames
     from .writing import face_rows as face_rows
+    from .writing import json_line as json_line
+    from .writing import kind_of_copy as kind_of_copy
     from .writing import refuse_originals as refuse_originals
 
 __all__ = [
@@ -28,6 +30,8 @@ __all__ = [
     "Tracker",
     "annotate_frames",
     "face_rows",
+    "json_line",
+    "kind_of_copy",
     "refuse_originals",
 ]
 
@@ -41,6 +45,8 @@ _MODULE_OF = {
     "Tracker": "tracking",
     "annotate_frames": "writing",
     "face_rows": "writing",
+    "json_line": "writing",
+    "kind_of_copy": "writing",
     "refuse_originals": "writing",
 }
 

@@ -118,14 +118,14 @@ class Reading(Iterator[Frame]):
 
         Args:
             path: A video (`.mp4`, `.avi`, `.mov`, `.mkv`), a picture (`.png`, `.jpg`, ...), or a folder for a picture
-                of each frame.
+                of each frame: one that is there, or a name without a suffix.
 
         Returns:
             How many frames there were.
 
         Raises:
-            DataError: it cannot be written, is what is read, there are several frames for one picture, or none for a
-                video.
+            DataError: it cannot be written, has another suffix, is what is read, there are several frames for one
+                picture, or none for a video.
             MissingExtraError: PyAV is missing, for a video.
 
         Example:

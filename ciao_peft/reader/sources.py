@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..checking import is_number
-from ..data.frames import camera_frames, is_stream, timed_frames, video_seconds
+from ..data.frames import camera_frames, is_stream, timed_frames
 from ..errors import DataError, DataNotFoundError, InputError, quoted
 from ..prediction import is_several
 from ..preprocessing import open_picture
@@ -148,9 +147,3 @@ def _video(path: Path, fps: float) -> Iterator[Shot]:
         raise DataError(f"'{path}' ends early, after {index + 1:,} frames ({time:.1f} s): {error}") from error
     if index < 0:
         raise DataError(f"'{path}' has no frame that can be read.")
-    length = video_seconds(path)
-    if length is not None and time + 2 / fps < 0.9 * length:
-        warnings.warn(
-            f"'{path}' ends early: its last frame is at {time:.1f} s, and it says it lasts {length:.1f} s.",
-            stacklevel=2,
-        )

@@ -9,9 +9,9 @@ import uuid
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import DataError, MissingExtraError, shortened
+from ..errors import DataError, MissingExtraError, quoted, shortened
 from ..saving.files import local_path, refusals_told
 from .frame import Frame
 
@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     import pandas as pd
     from PIL.Image import Image
 
-__all__ = ["COLUMNS", "annotate_frames", "face_rows", "frames_to_pandas", "refuse_originals", "write_json_lines"]
+__all__ = [
+    "COLUMNS",
+    "annotate_frames",
+    "face_rows",
+    "frames_to_pandas",
+    "json_line",
+    "kind_of_copy",
+    "refuse_originals",
+    "write_json_lines",
+]
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -65,6 +74,35 @@ def refuse_originals(source: Any, *targets: str | os.PathLike[str] | None) -> No
                     raise DataError(f"'{shortened(str(target))}' is read here, and would be overwritten. {_ELSEWHERE}")
 
 
+def kind_of_copy(path: str | os.PathLike[str]) -> Literal["video", "picture", "folder"]:
+    """What an annotated copy is written as: by its suffix, or a folder where there is one or the name has no suffix.
+
+    Args:
+        path: Where it goes.
+
+    Raises:
+        DataError: it has the suffix of something else.
+
+    Example:
+        >>> kind_of_copy("out.mp4"), kind_of_copy("out.png"), kind_of_copy("out")
+        ('video', 'picture', 'folder')
+        >>> kind_of_copy("out.mp3")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.DataError: 'out.mp3' has the suffix of no video (.mp4, .avi, .mov, .mkv) and no picture ...
+    """
+    place = local_path(path)
+    suffix = place.suffix.lower()
+    if place.is_dir() or not suffix:
+        return "folder"
+    if suffix not in (*VIDEOS, *PICTURES):
+        raise DataError(
+            f"{quoted(str(place))} has the suffix of no video ({', '.join(VIDEOS)}) and no picture "
+            f"({', '.join(PICTURES)}). Give one of these; a folder has none, or is there already."
+        )
+    return "video" if suffix in VIDEOS else "picture"
+
+
 def face_rows(frame: Frame) -> list[dict[str, Any]]:
     """A row of a table for each face of a frame: `COLUMNS`, and for each world what `Reading.to_pandas` says.
 
@@ -104,6 +142,17 @@ def frames_to_pandas(frames: Iterable[Frame]) -> pd.DataFrame:
     return table
 
 
+def json_line(frame: Frame) -> str:
+    """A frame as one line of JSON, with the end of the line.
+
+    Example:
+        >>> from PIL import Image
+        >>> json_line(Frame(source="ö.png", index=0, time=None, picture=Image.new("RGB", (8, 6)), faces=()))
+        '{"source": "ö.png", "frame": 0, "time": null, "width": 8, "height": 6, "faces": []}\\n'
+    """
+    return json.dumps(frame.to_dict(), ensure_ascii=False) + "\n"
+
+
 def write_json_lines(frames: Iterable[Frame], path: str | os.PathLike[str]) -> int:
     """Writes one line of JSON for each frame as soon as it is read; see `Reading.to_json_lines`.
 
@@ -118,7 +167,7 @@ def write_json_lines(frames: Iterable[Frame], path: str | os.PathLike[str]) -> i
         file = path.open("w", encoding="utf-8")
     with file:
         for frame in frames:
-            line = json.dumps(frame.to_dict(), ensure_ascii=False) + "\n"
+            line = json_line(frame)
             with refusals_told(DataError, path, ADVICE):
                 file.write(line)
                 file.flush()  # whoever follows the file sees each frame
@@ -134,15 +183,14 @@ def annotate_frames(frames: Iterable[Frame], path: str | os.PathLike[str]) -> in
         >>> annotate_frames([], tempfile.mkdtemp())
         0
     """
-    path = local_path(path)
-    suffix = path.suffix.lower()
+    path, kind = local_path(path), kind_of_copy(path)
     with refusals_told(DataError, path, ADVICE):
-        (path.parent if suffix in (*VIDEOS, *PICTURES) else path).mkdir(parents=True, exist_ok=True)
-    if suffix in VIDEOS:
+        (path if kind == "folder" else path.parent).mkdir(parents=True, exist_ok=True)
+    if kind == "video":
         return _write_video(frames, path)
     count, names = 0, set()
     for frame in frames:
-        if suffix in PICTURES:
+        if kind == "picture":
             if count:
                 raise DataError(f"'{path}' is one picture, and there are several frames. Give a folder or a video.")
             target = path
@@ -153,7 +201,7 @@ def annotate_frames(frames: Iterable[Frame], path: str | os.PathLike[str]) -> in
         with refusals_told(DataError, target, ADVICE), _aside(target) as aside:
             frame.annotated().save(aside)
         count += 1
-    if suffix in PICTURES and not count:
+    if kind == "picture" and not count:
         raise DataError(f"There is no frame to write to '{path}'.")
     return count
 

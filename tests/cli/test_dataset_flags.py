@@ -67,3 +67,10 @@ def test_the_card_names_the_table_or_the_folder(table):
 def test_a_setting_is_said_once():
     with pytest.raises(ConfigError, match=r"--setting world=\.\.\.` is said by a flag of its own"):
         faces_from(options_of("--world", "affect", "--setting", "world=seven"))
+
+
+def test_classes_are_renamed_and_left_out(table):
+    faces = faces_from(flags(table, "--label_map", "glad=happy", "--label_map", "calm="))
+    assert faces["train"].features["label"].names == ["happy"] and len(faces["train"]) == 6
+    with pytest.raises(ConfigError, match="`--label_map` takes LABEL=LABEL"):
+        faces_from(flags(table, "--label_map", "glad"))

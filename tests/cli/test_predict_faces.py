@@ -101,3 +101,12 @@ def test_what_cannot_be_read_or_written_is_said(folder, words, message, tmp_path
     assert predict(folder, *(word.format(tmp_path) for word in words)) == 1
     error = capsys.readouterr().err
     assert re.search(message, error) and "Traceback" not in error
+
+
+def test_an_annotated_copy_of_an_unknown_kind_is_refused_before_anything_is_written(folder, tmp_path, capsys):
+    table = tmp_path / "faces.csv"
+    table.write_text("mine")
+    for name in ("out.mp3", "out.pgn"):
+        assert predict(folder, "moods", "scene.png", "--annotate", str(tmp_path / name), "--csv", str(table)) != 0
+        assert "the suffix of no video" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["faces.csv"] and table.read_text() == "mine"

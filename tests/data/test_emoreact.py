@@ -147,7 +147,8 @@ def test_bad_rows_videos_and_names_are_counted(load, tmp_path, caplog):
     assert load(folder, frames_per_clip=1).num_rows["train"] == 2
     for reason in (
         "1 x name in Train_names.txt without its video: GONE_1.mp4",
-        "2 x repeated name in Train_names.txt: ALPHA1_1.mp4, ZOMBIES12_1.mp4",
+        "1 x repeated name of Train_names.txt: ZOMBIES12_1.mp4",
+        "1 x repeated name of Train_names.txt with another label (the first counts): ALPHA1_1.mp4",
         "2 x malformed row of train_labels.text: line 7, line 8",
         "1 x clip that cannot be read as a video: ZOMBIES12_1.mp4",
     ):

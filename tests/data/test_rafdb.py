@@ -84,7 +84,8 @@ def test_what_does_not_fit_is_counted(released, load, caplog):
         faces = load(released)
     assert names(faces["train"])[:2] == ["surprise", "fear"]
     assert "3 x malformed row" in caplog.text
-    assert "1 x repeated row" in caplog.text and "1 x row of list_patition_label.txt without its picture" in caplog.text
+    assert "1 x repeated row of list_patition_label.txt with another label" in caplog.text
+    assert "1 x row of list_patition_label.txt without its picture" in caplog.text
     assert "train: 7 instead of 12271, test: 3 instead of 3068" in caplog.text
 
 

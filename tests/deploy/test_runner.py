@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -262,6 +263,68 @@ def test_a_manifest_cannot_lead_out_of_its_folder(file, exported):
         alter(folder, lambda record: record["files"].update({file: hashlib.sha256(b"").hexdigest()}))
         with pytest.raises(ValueError, match="which is none of its files"):
             open_runner(folder)
+
+
+def entries(values, place=()):
+    """Where each entry of a manifest stands that the runner reads."""
+    for key, value in values.items():
+        yield (*place, key)
+        if isinstance(value, dict):
+            yield from entries(value, (*place, key))
+
+
+def placed(record, place):
+    for key in place[:-1]:
+        record = record[key]
+    return record, place[-1]
+
+
+def test_a_signed_manifest_without_an_entry_or_with_another_value_is_named(exported):
+    """Whoever signs a manifest anew gets a sentence, whatever is missing or other: no error of Python's own."""
+    _, folder = exported
+    whole = (folder / "manifest.json").read_bytes()
+    record = json.loads(whole)
+    refused, read = 0, ("input", "preprocessing", "adapters", "files")
+    for place in list(entries({key: record[key] for key in read})):
+        if place == ("files",):  # the digest is over them
+            continue
+        for wrong in ("gone", None, "x", -1, [], {}, 1e99, [None], True):
+            (folder / "manifest.json").write_bytes(whole)
+
+            def change(record, place=place, wrong=wrong):
+                holder, key = placed(record, place)
+                if wrong == "gone":
+                    del holder[key]
+                else:
+                    holder[key] = wrong
+
+            try:
+                alter(folder, change)
+                open_runner(folder)(pictures(1)[0])
+            except ValueError as error:
+                refused += 1
+                assert re.search("manifest|align|does not fit to this folder|Pixel values must be", str(error)), error
+    assert refused > 100
+    (folder / "manifest.json").write_bytes(whole)
+    alter(folder, lambda record: record["adapters"]["fer"].pop("labels"))
+    with pytest.raises(ValueError, match=r"lacks 'adapters\.fer\.labels', a list of names\. Export the model again"):
+        open_runner(folder)
+
+
+def test_files_of_another_export_are_told(exported):
+    """Checksums that were made anew do not make two exports one."""
+    _, folder = exported
+    alter(folder, lambda record: record["adapters"]["fer"].update(trunk=None))
+    with pytest.raises(ValueError, match=r"fer\.onnx' does not fit to this folder: nothing gives '"):
+        open_runner(folder)
+    alter(folder, lambda record: record["adapters"]["fer"].update(trunk="trunk.onnx", labels=["one"]))
+    with pytest.raises(ValueError, match=r"fer\.onnx' answers \d values, and the manifest names 1"):
+        open_runner(folder)
+    (folder / "adapters" / "fer.onnx").write_bytes(b"junk")
+    digest = hashlib.sha256(b"junk").hexdigest()
+    alter(folder, lambda record: record["files"].update({"adapters/fer.onnx": digest}))
+    with pytest.raises(ValueError, match=r"fer\.onnx' cannot be run by onnxruntime"):
+        open_runner(folder)
 
 
 def test_a_name_that_is_not_there_lists_those_that_are(exported):

@@ -12,8 +12,9 @@ import torch
 
 import ciao_peft
 from ciao_peft import AutoCIAOModel, CIAOConfig, CIAOModel, get_ciao_model, load_encoder
+from ciao_peft.cli import main
 from ciao_peft.data import paint_face
-from ciao_peft.errors import HubNotFoundError, HubOfflineError
+from ciao_peft.errors import AdapterFileError, HubNotFoundError, HubOfflineError
 from ciao_peft.hub import bundled_adapters, bundled_folder, list_adapters, publish_adapter, read_adapter
 from helpers.places import PACKAGE, REPOSITORY
 from helpers.processes import environment
@@ -92,6 +93,32 @@ def test_a_folder_and_the_hub_can_still_be_meant(tmp_path, hub, monkeypatch):
     monkeypatch.chdir(tmp_path)
     narrow_adapter("ciao/everyday-six")
     assert read_adapter("ciao/everyday-six")[0].config.num_labels == 2
+
+
+def test_a_mistyped_name_is_told_from_a_repository_before_the_network(monkeypatch):
+    def asked(*arguments, **settings):
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.setattr("ciao_peft.hub.downloading.download", asked)
+    for load in (read_adapter, AutoCIAOModel.from_pretrained):
+        with pytest.raises(HubNotFoundError, match=r"'ciao/everyday-sx'\. Did you mean 'ciao/everyday-six'\? It holds"):
+            load("ciao/everyday-sx")
+    with pytest.raises(AdapterFileError, match=r"No adapter folder.* Did you mean 'ciao/everyday-six' of this package"):
+        read_adapter("everyday-six")
+    with pytest.raises(AssertionError, match="the Hub was asked"):
+        read_adapter("ciao/everyday-sx", revision="main")
+    monkeypatch.setattr("sys.argv", ["ciao"])
+    assert main(["inspect", "ciao/painted-eigth"]) != 0
+
+
+def test_what_the_hub_has_not_may_be_in_the_package(hub, tmp_path):
+    with pytest.raises(HubNotFoundError, match="Did you mean 'ciao/everyday-six' of this package"):
+        read_adapter("caio/everyday-six")
+    with pytest.raises(HubNotFoundError, match="This package has 'ciao/everyday-six', "):
+        read_adapter("ciao/jaffe")
+    with pytest.raises(AdapterFileError) as damaged:  # a folder that is there is what is meant
+        read_adapter(tmp_path)
+    assert "Did you mean" not in str(damaged.value)
 
 
 def test_who_publishes_under_such_a_name_is_told(tmp_path, hub):

@@ -117,7 +117,6 @@ def test_times_rise_whatever_a_file_says(monkeypatch, tmp_path):
     (tmp_path / "a.mp4").touch()
     told = [None, 0.0, 0.5, 0.5, 0.2, None, 1.0]
     monkeypatch.setattr("ciao_peft.reader.sources.timed_frames", lambda path: ((time, scene()) for time in told))
-    monkeypatch.setattr("ciao_peft.reader.sources.video_seconds", lambda path: None)
     times = [shot.time for shot in open_source(tmp_path / "a.mp4", fps=10).shots]
     assert times == pytest.approx([0.0, 0.1, 0.5, 0.6, 0.7, 0.8, 1.0])
 

@@ -176,3 +176,15 @@ def test_what_is_read_is_never_written_over(tmp_path):
     assert reading(photos).to_json_lines(photos / "faces.jsonl") == 6
     for _ in range(2):  # what an earlier call wrote is replaced
         assert reading(photos).annotate(photos / "annotated") == 6
+
+
+def test_only_a_name_without_suffix_or_a_folder_that_is_there_is_a_folder(tmp_path):
+    for name in ("out.mp3", "out.webm", "run-0.5", "new/out.gif"):
+        with pytest.raises(DataError, match=r"the suffix of no video \(\.mp4, .*\) and no picture \(\.png, .*\)"):
+            reading().annotate(tmp_path / name)
+        assert not list(tmp_path.iterdir())
+    (tmp_path / "run-0.5").mkdir()
+    (tmp_path / "odd.mp4").mkdir()
+    for name in ("run-0.5", "odd.mp4", "new"):
+        assert reading([PICTURES[0]]).annotate(tmp_path / name) == 1
+        assert len(list((tmp_path / name).glob("*.png"))) == 1
