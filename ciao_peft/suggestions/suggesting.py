@@ -57,6 +57,7 @@ class Suggestions:
         looked_at: How many faces could be read.
         near: How many of them were passed over because they nearly equal a chosen or a labelled one.
         unreadable: Names or numbers of pictures that cannot be read, each with the reason.
+        problem_type: What kind of answers the adapter gives; None without one.
 
     Example:
         >>> print(Suggestions((Suggestion(4, "a.png", 0.9, None),), "margin", 7, 2, (("b.png", "empty file"),)))
@@ -69,6 +70,7 @@ class Suggestions:
     looked_at: int
     near: int
     unreadable: tuple[tuple[str, str], ...]
+    problem_type: str | None = None
 
     @property
     def indices(self) -> list[int]:
@@ -185,6 +187,7 @@ def suggest(
         len(read.rows),
         chosen.near,
         tuple(read.unreadable),
+        None if config is None else config.problem_type,
     )
 
 

@@ -125,7 +125,8 @@ def save_suggestions(
     Example:
         >>> import tempfile
         >>> one = Suggestion(0, "a.png", 0.75, {"glad": 0.625, "sad": 0.375})
-        >>> table = save_suggestions(Suggestions((one,), "margin", 9, 0, ()), tempfile.mkdtemp())
+        >>> kind = "single_label_classification"
+        >>> table = save_suggestions(Suggestions((one,), "margin", 9, 0, (), kind), tempfile.mkdtemp())
         >>> print(table.read_text())
         file_name,label,score,says,sure
         a.png,,0.75,glad,0.625
@@ -143,7 +144,7 @@ def save_suggestions(
     )
     writer.writeheader()
     for one in suggestions:
-        says, sure = _said(one)
+        says, sure = _said(one, suggestions.problem_type)
         writer.writerow({"file_name": one.file_name, "score": f"{one.score:.6g}", "says": says, "sure": sure})
     writer.writerows(kept)
     with refusals_told(ConfigError, table, "Name another folder."):
@@ -180,19 +181,18 @@ def suggestion_sheet(suggestions: Suggestions, pictures: str | os.PathLike[str] 
         face = as_mode(open_picture(given), "RGB")
         face.thumbnail((_SIDE, _SIDE))
         own.imshow(face)
-        says, sure = _said(one)
+        says, sure = _said(one, suggestions.problem_type)
         share = f" {100 * float(sure):.0f} %" if sure else ""
         name = "" if one.file_name is None else _end_of(one.file_name)
         own.set_title(f"{number}  {name}\n{shortened(says, 24)}{share}", fontsize=6.5)
     return as_png(figure)
 
 
-def _said(one: Suggestion) -> tuple[str, str]:
+def _said(one: Suggestion, problem_type: str | None) -> tuple[str, str]:
     """What the adapter says, and how sure it is where one class of several is its answer."""
     if not one.answer:
         return "", ""
-    values = list(one.answer.values())
-    if abs(sum(values) - 1) < 1e-3 and min(values) >= 0:
+    if problem_type == "single_label_classification":
         label, value = max(one.answer.items(), key=lambda pair: pair[1])
         return label, f"{value:.6g}"
     return "; ".join(f"{label} {value:.3g}" for label, value in one.answer.items()), ""
