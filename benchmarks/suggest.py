@@ -2,7 +2,7 @@
 
     python benchmarks/suggest.py --data_dir ../shared/faces           # training people who are held out
     python benchmarks/suggest.py --data_dir ../shared/faces --test    # then, once: the test split
-    python docs/make_suggest.py                                       # the figure and tables of docs/results/suggest.md
+    python docs/make_suggest.py                                       # the figure and tables of docs/howto/suggest.md
 
 The frozen encoder reads every face once. In each seed, other three tenths of the training people are held out; of the
 others, 40 faces drawn at random get their labels, the same for all strategies, and an adapter is trained on them. A
