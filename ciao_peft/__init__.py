@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .preprocessing import Preprocessing
     from .reader import FaceReader
     from .saliency import draw_saliency, gradcam_plus_plus, mask_strength, saliency_picture
+    from .suggestions import suggest
     from .trainer import AdapterJob, AdapterTraining, CIAOTrainer, CIAOTrainingArguments, train_adapters
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "load_faces",
     "mask_strength",
     "saliency_picture",
+    "suggest",
     "supervised_contrastive_loss",
     "train_adapters",
 ]
@@ -90,6 +92,7 @@ _ROOM_OF = {
     "load_faces": "data",
     "mask_strength": "saliency",
     "saliency_picture": "saliency",
+    "suggest": "suggestions",
     "supervised_contrastive_loss": "losses",
     "train_adapters": "trainer",
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 from .._version import __version__
 from ..errors import CIAOError
-from . import cross, data, demo, encoders, evaluate, predict, report, reproduce, search, sharing, train, tune
+from . import cross, data, demo, encoders, evaluate, predict, report, reproduce, search, sharing, suggest, train, tune
 from .arguments import LateParser
 
 
@@ -54,6 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_commands(commands)
     predict.add_commands(commands)
     cross.add_commands(commands)
+    suggest.add_commands(commands)
     for name, run, what in (
         ("adapters", _print_adapters, "adapters that are in the package"),
         ("datasets", _print_datasets, "names that load_faces accepts"),

@@ -19,7 +19,7 @@ from .imagefolder import ImageFolder, ImageFolderConfig
 from .rows import Row, as_number
 from .tables import TABLE_SUFFIXES, Table, plain_name, read_table
 
-__all__ = ["IMAGE_COLUMNS", "FacesTable", "FacesTableConfig"]
+__all__ = ["IMAGE_COLUMNS", "FacesTable", "FacesTableConfig", "image_column_of"]
 
 IMAGE_COLUMNS = (
     *("image", "file_name", "filename", "file", "path", "filepath", "file_path", "image_path", "img_path"),
@@ -148,7 +148,7 @@ class FacesTable(ImageFolder):
         for split, table in sorted(self._tables.items(), key=lambda item: _ORDER.index(item[0] or "train")):
             given = self.config.image_column
             read = read_table(table, left_out, IMAGE_COLUMNS if given is None else (given,))
-            column = _image_column(read, table) if given is None else given
+            column = image_column_of(read, table) if given is None else given
             rows = self._named_rows(table, read, column, folder, files, left_out)
             if self.config.split_column is None:
                 splits[split or "train"] = rows
@@ -172,7 +172,20 @@ def _found(path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None
     raise DataNotFoundError(f"There is no table {shortened(where)}. {_HOW}")
 
 
-def _image_column(read: Table, table: Path) -> str:
+def image_column_of(read: Table, table: Path) -> str:
+    """The one column of a table that has a usual name of files.
+
+    Args:
+        read: The table.
+        table: Its path, for messages.
+
+    Raises:
+        DataError: there is none, or there are several.
+
+    Example:
+        >>> image_column_of(Table(["File Name", "mood"], [], []), Path("labels.csv"))
+        'File Name'
+    """
     usual = set(map(plain_name, IMAGE_COLUMNS))
     known = [name for name in read.columns if name in IMAGE_COLUMNS]
     known = known or [name for name in read.columns if plain_name(name) in usual]
