@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, StudyError
+from .engines import add_engine, engine_of
 
 if TYPE_CHECKING:
     from ..study import Plan
@@ -54,6 +55,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     how.add_argument("--output_dir", metavar="DIR", default="runs/study", help="of the study (default: runs/study)")
     how.add_argument("--num_processes", type=at_least_one, default=1, metavar="N", help="that share the work")
     how.add_argument("--num_threads", type=at_least_one, metavar="N", help="of each (default: the cores shared out)")
+    add_engine(how)
     how.add_argument("--list", action="store_true", help="print tasks, methods and groups, and train nothing")
     reproduce.set_defaults(run=_reproduce)
 
@@ -64,12 +66,15 @@ def _reproduce(options: argparse.Namespace) -> None:
         return
     from ..study.plan import select_from_plan
     from ..study.plan_file import load_plan, save_plan
-    from ..study.runner import leave_launcher, train_here, train_in_processes, usable_cores
+    from ..study.runner import leave_launcher, train_here, train_in_processes, train_on_ray, usable_cores
 
     rank, launched = leave_launcher()
     folder = Path(options.output_dir).expanduser()
     says = rank == 0
     _check_flags(options)
+    engine = engine_of(options, "A study")
+    if engine is not None and options.num_processes * launched > 1:
+        raise ConfigError("`--engine ray` shares the work out itself; start one process, without `--num_processes`.")
     if options.plan is None and not options.tasks:
         plan = load_plan(folder)
     else:
@@ -84,7 +89,9 @@ def _reproduce(options: argparse.Namespace) -> None:
         threads = max(1, usable_cores() // (processes * launched))
     shown: dict[str, Any] = {"bar": partial(_bar, quiet=not says), "say": _say if says else _say_nothing}
     try:
-        if processes == 1:
+        if engine is not None:
+            progress = train_on_ray(plan, folder, options.num_threads, engine, **shown)
+        elif processes == 1:
             progress = train_here(plan, folder, threads, **shown)
         else:
             progress = train_in_processes(plan, folder, threads, processes, **shown)

@@ -10,6 +10,7 @@ from ..checking import checked_keys
 from ..door import read_yaml
 from ..errors import ConfigError
 from .data import setting_of
+from .engines import add_engine, engine_of
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -47,6 +48,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     search.add_argument("--seed", type=int, default=0)
     search.add_argument("--bf16", action="store_true", help="mixed precision")
+    add_engine(search)
     search.set_defaults(run=_search)
 
 
@@ -76,6 +78,7 @@ def _search(options: argparse.Namespace) -> None:
             splits=options.splits,
             pruner=options.pruner,
             arguments={"bf16": True} if options.bf16 else None,
+            engine=engine_of(options, "A search"),
         )
     except KeyboardInterrupt:
         print(f"Stopped. The trials that are done are kept in {options.output_dir}; the same command goes on.")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checking import check_choice, check_number
+from ..engine import RayEngine, engine_from, ray_running
 from ..errors import CIAOError, ConfigError, FeatureCacheError
 from ..model import CIAOModel
 from ..preprocessing import Preprocessing
@@ -23,9 +24,10 @@ from ..surroundings import as_tensor, outside_inference
 from .augmentation import Augmentation
 from .cached import FeatureDataset
 from .keys import features_layout, fingerprint, model_key, storage_dtype
-from .layout import DTYPES, FeatureLayout, consecutive_runs, free_disk, free_memory, readable_size
-from .passing import pass_through_trunk
+from .layout import DTYPES, FeatureLayout, free_disk, free_memory, readable_size
+from .passing import in_runs, pass_through_trunk
 from .processes import Processes
+from .ray_pass import fingerprint_by_ray, pass_by_ray
 from .samples import ClipSamples, Samples, samples_of
 from .shapes import first_sample
 from .store import FeatureFiles
@@ -56,6 +58,7 @@ def cache_features(  # pyright: ignore[reportOverlappingOverload] - only a mappi
     batch_size: int = 64,
     dataloader_num_workers: int = 0,
     disable_tqdm: bool | None = None,
+    engine: str | RayEngine | None = None,
 ) -> dict[str, FeatureDataset]: ...
 
 
@@ -72,6 +75,7 @@ def cache_features(
     batch_size: int = 64,
     dataloader_num_workers: int = 0,
     disable_tqdm: bool | None = None,
+    engine: str | RayEngine | None = None,
 ) -> FeatureDataset: ...
 
 
@@ -87,6 +91,7 @@ def cache_features(
     batch_size: int = 64,
     dataloader_num_workers: int = 0,
     disable_tqdm: bool | None = None,
+    engine: str | RayEngine | None = None,
 ) -> FeatureDataset | dict[str, FeatureDataset]:
     """Runs the frozen trunk once over a dataset and keeps the tensors that cross the cut, for `CIAOTrainer`.
 
@@ -119,6 +124,8 @@ def cache_features(
             result.
         disable_tqdm: Whether to hide the progress bar and messages; when left out, they are shown in a terminal only,
             except for the message that another process is waited for.
+        engine: Who runs the trunk: this process when left out, `"ray"` or a `RayEngine` for the workers of Ray on this
+            machine or a cluster. The features are the same, to the bit where the processors are.
 
     Returns:
         A `FeatureDataset`, or a dict of one for each split.
@@ -127,8 +134,10 @@ def cache_features(
         UntraceableBackboneError: the backbone could not be cut.
         FeatureCacheError: the folder holds features of something else, damaged features or other files; the disk is
             too full; or the dataset augments on the fly, which stored features would silently undo.
-        ConfigError: the dtype is unknown, or views and augmentation do not go together.
+        ConfigError: the dtype or the engine is unknown, or views and augmentation do not go together.
         DataError: the dataset is empty or holds no pictures.
+        MissingExtraError: the engine is not installed.
+        LaunchError: the engine's workers have ended again and again, or several processes use it together.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU())
@@ -147,6 +156,7 @@ def cache_features(
                 None if folder is None else local_path(folder) / name,
                 **settings,
                 disable_tqdm=disable_tqdm,
+                engine=engine,
             )
             for name, split in dataset.items()
         }
@@ -168,6 +178,7 @@ def cache_features(
             batch_size=batch_size,
             dataloader_num_workers=dataloader_num_workers,
             disable_tqdm=disable_tqdm,
+            engine=engine,
         )
 
 
@@ -183,6 +194,7 @@ def store_features(
     batch_size: int = 64,
     dataloader_num_workers: int = 0,
     disable_tqdm: bool | None = None,
+    engine: str | RayEngine | None = None,
 ) -> FeatureDataset:
     """Does the work of `cache_features` for one split, in a folder that may depend on the key.
 
@@ -198,6 +210,7 @@ def store_features(
         batch_size: As for `cache_features`.
         dataloader_num_workers: As for `cache_features`.
         disable_tqdm: As for `cache_features`.
+        engine: As for `cache_features`.
 
     Returns:
         The features of the split.
@@ -213,7 +226,8 @@ def store_features(
         >>> stored.views, stored.tensors[0].shape
         (1, torch.Size([2, 3, 8, 8]))
     """
-    with outside_inference(), model.reading_with():
+    chosen = engine_from(engine, "Storing features")
+    with ray_running(chosen), outside_inference(), model.reading_with():
         stored = _store_features(
             model,
             samples.frames if isinstance(samples, ClipSamples) else samples,
@@ -225,6 +239,7 @@ def store_features(
             batch_size,
             dataloader_num_workers,
             disable_tqdm,
+            chosen,
         )
         return stored.clips(samples.rows) if isinstance(samples, ClipSamples) else stored
 
@@ -240,6 +255,7 @@ def _store_features(
     batch_size: int,
     num_workers: int,
     disable_tqdm: bool | None,
+    engine: RayEngine | None,
 ) -> FeatureDataset:
     if isinstance(samples, Samples) and samples.source == "pixel_values" and samples.pixels([0]).ndim == 5:
         raise FeatureCacheError(
@@ -259,12 +275,11 @@ def _store_features(
         "augmentation": None if augment is None else augment.to_dict(),
         "excitation": bool(include_excitation),
         "num_samples": len(samples),
-        "data": fingerprint(samples, processes),
+        "data": fingerprint(samples, processes) if engine is None else fingerprint_by_ray(samples, engine, processes),
     }
     folder = folder_of(key)
-    run: _Pass = partial(
-        pass_through_trunk, model, samples, augment=augment, batch_size=batch_size, num_workers=num_workers
-    )
+    run: _Pass = pass_through_trunk if engine is None else partial(pass_by_ray, engine=engine, folder=folder)
+    run = partial(run, model, samples, augment=augment, batch_size=batch_size, num_workers=num_workers)
     if folder is None:
         if include_excitation is None:
             key["excitation"] = _has_ample_room(model, key, folder, processes)
@@ -385,7 +400,7 @@ def _fill(
             files.writer() as writer,
             progress(len(own)) as bar,
             # It writes in another thread, and is closed before the files are, whatever happens.
-            closing(run(own, keep=lambda rows, tensors: _in_runs(writer.put, rows, tensors))) as passed,
+            closing(run(own, keep=lambda rows, tensors: in_runs(writer.put, rows, tensors))) as passed,
         ):
             for count in passed:
                 bar.update(count)
@@ -397,11 +412,6 @@ def _fill(
         files.mark_complete()
     processes.wait_for_everyone()
     return files if files.complete else FeatureFiles(files.folder, files.key)
-
-
-def _in_runs(put: Callable[[int, tuple[Tensor, ...]], None], rows: list[int], tensors: tuple[Tensor, ...]) -> None:
-    for run in consecutive_runs(rows):
-        put(rows[run.start], tuple(tensor[run] for tensor in tensors))
 
 
 def _in_memory(

@@ -19,7 +19,7 @@ from ..errors import FeatureCacheError
 from ..model import CIAOModel
 from ..preprocessing.ahead import in_threads
 from .augmentation import Augmentation
-from .layout import DTYPES
+from .layout import DTYPES, consecutive_runs
 from .samples import Samples
 from .stacking import stack_pixels
 from .stored_depths import depths_of
@@ -29,7 +29,7 @@ from .workers import ErrorsSent, received
 if TYPE_CHECKING:
     from torch.cuda import Event
 
-__all__ = ["pass_through_trunk", "read_ahead"]
+__all__ = ["batches_of", "in_runs", "pass_through_trunk", "read_ahead"]
 
 _KEPT_LATER = 2  # batches that may wait to be kept while others are computed
 
@@ -80,7 +80,7 @@ def pass_through_trunk(
     """
     num_samples, device = len(samples), next(model.backbone.parameters()).device
     depths = depths_of(key)
-    batches = list(_batches(rows, batch_size, num_samples))
+    batches = list(batches_of(rows, batch_size, num_samples))
     indices = [[row % num_samples for row in batch] for batch in batches]
     pending: deque[tuple[int, Future[None]]] = deque()
 
@@ -157,11 +157,38 @@ class _Computed:
         return self._tensors
 
 
-def _batches(rows: Sequence[int], batch_size: int, num_samples: int) -> Iterator[list[int]]:
-    """Rows in batches that stay within one view; there may be others between them."""
+def batches_of(rows: Sequence[int], batch_size: int, num_samples: int) -> Iterator[list[int]]:
+    """Rows in batches that stay within one view; there may be others between them.
+
+    Args:
+        rows: Their numbers, in ascending order.
+        batch_size: Rows of a batch, at most.
+        num_samples: Rows of a view.
+
+    Example:
+        >>> list(batches_of(range(5), batch_size=2, num_samples=3))
+        [[0, 1], [2], [3, 4]]
+    """
     for _, of_view in groupby(rows, lambda row: row // num_samples):
         while batch := list(islice(of_view, batch_size)):
             yield batch
+
+
+def in_runs(put: Callable[[int, tuple[Tensor, ...]], None], rows: list[int], tensors: tuple[Tensor, ...]) -> None:
+    """Puts the rows of a batch, which need not follow one another.
+
+    Args:
+        put: `FeatureWriter.put`.
+        rows: Their numbers, in ascending order.
+        tensors: `(rows, ...)` each.
+
+    Example:
+        >>> in_runs(lambda first, tensors: print(first, len(tensors[0])), [3, 4, 7], (torch.zeros(3, 2),))
+        3 2
+        7 1
+    """
+    for run in consecutive_runs(rows):
+        put(rows[run.start], tuple(tensor[run] for tensor in tensors))
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
-import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import CIAOError, DataError, LaunchError, shortened
+from ..engine import sendable
+from ..errors import LaunchError
 
 __all__ = ["ErrorsSent", "deaths_told", "received"]
 
@@ -38,7 +37,7 @@ class ErrorsSent:
         try:
             return self.data[index]
         except Exception as error:
-            return _sendable(error)
+            return sendable(error, "A sample cannot be read")
 
 
 def received(values: Iterable[Any]) -> Iterator[Any]:
@@ -110,15 +109,3 @@ def _ended(error: Exception) -> LaunchError:
         f"A process that reads samples has ended: {error}. A full memory ends processes, and so do some decoders "
         "on damaged files; `dataloader_num_workers=0` reads in this process, whose error says more."
     )
-
-
-def _sendable(error: Exception) -> Exception:
-    """An error that another process can read: as it is, with a note of where it comes from, where it can be sent."""
-    note = getattr(error, "add_note", None)  # from Python 3.11
-    if note is not None and not isinstance(error, CIAOError):
-        note(f"It was raised by a process that reads samples:\n{traceback.format_exc()[-4000:]}")
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return DataError(f"A sample cannot be read: {type(error).__name__}: {shortened(str(error))}")
-    return error

@@ -14,6 +14,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from ..engine import RayEngine
+from .on_ray import RayWorklist
 from .plan import Plan
 from .worklist import SECONDS_BETWEEN_LOOKS, Progress, Worklist, reason_of
 
@@ -116,6 +118,24 @@ def train_in_processes(
     for line in lines:
         say(line)
     return worklist.look()
+
+
+def train_on_ray(
+    plan: Plan, folder: Path, num_threads: int | None, engine: RayEngine, *, bar: Any, say: Callable[[str], None]
+) -> Progress:
+    """Trains what a plan asks for with the workers of Ray.
+
+    Args:
+        plan, folder, num_threads, bar, say: As for `train_here`.
+        engine: Says where Ray runs, and how many trainings are made at once.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C, when the workers were told to stop.
+        LaunchError: Ray cannot be reached, or was lost.
+    """
+    worklist = RayWorklist(plan, folder, engine, num_threads, say)
+    with bar(worklist.look().total) as shown:
+        return worklist.work(lambda progress, doing: _show(shown, progress, doing))
 
 
 class _Worker:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -201,7 +202,7 @@ class Worklist:
 
     def _open(self, runs: Iterable[Run]) -> list[Run]:
         """Those without a record that did not fail before."""
-        return [run for run in runs if _described(run) not in self.progress.failed and self._record(run) is None]
+        return [run for run in runs if described(run) not in self.progress.failed and self._record(run) is None]
 
     def _record(self, run: Run) -> Record | None:
         return self._by_key.get(self._training(run).key)
@@ -222,7 +223,7 @@ class Worklist:
         searches = self.searches(task, encoder, method)
         if not searches:
             return method.grid(self.plan.search_rates)[0] if self.plan.search_rates else None
-        if failed := [run for run in searches if _described(run) in self.progress.failed]:
+        if failed := [run for run in searches if described(run) in self.progress.failed]:
             raise TrainingError(f"{len(failed)} of the {len(searches)} trainings of its search could not be done.")
         tried = [(run.rate, self._record(run)) for run in searches if run.rate is not None]
         if not self._tasks[task.name].has_folds:
@@ -242,7 +243,7 @@ class Worklist:
             # The others were done by another process between the look and the claim.
             open_runs = [run for run in free if self._training(run).key not in self._by_key]
             if open_runs:
-                doing = _described(open_runs[0])
+                doing = described(open_runs[0])
                 more = f" and {len(open_runs) - 1} more" if len(open_runs) > 1 else ""
                 on_progress(self.progress, doing + more)
                 self._train(open_runs)
@@ -265,12 +266,40 @@ class Worklist:
 
     def _train(self, runs: Sequence[Run]) -> None:
         """Trains, and writes down every record and why there is none."""
+        self._write_down(runs, train_together([self._training(run) for run in runs]))
+
+    def trained(self, runs: Sequence[Run], keys: Sequence[str]) -> list[Record | Exception]:
+        """Trains for another process, which holds the claims and writes the records.
+
+        Args:
+            runs: Trainings of the plan.
+            keys: Their keys in the other process, which tell whether it has the same data.
+
+        Returns:
+            Their records, or why there is none.
+
+        Raises:
+            DataNotFoundError: a task or an encoder is not here, or is another one than there.
+        """
+        here = f"on '{socket.gethostname()}'"
+        for run in runs:
+            if not self._load(run.task, run.encoder):
+                why = self.progress.skipped.get(_part(run.task)) or self.progress.skipped.get(_part(run.encoder))
+                raise DataNotFoundError(f"{described(run)}, {here}: {why}")
         trainings = [self._training(run) for run in runs]
-        for run, record in zip(runs, train_together(trainings), strict=True):
+        if [training.key for training in trainings] != [*keys]:
+            raise DataNotFoundError(
+                f"{described(runs[0])}: the data or the encoder {here} are not those of the process that shares out "
+                "the study. Give all machines the same files under the same paths."
+            )
+        return [*train_together(trainings)]
+
+    def _write_down(self, runs: Sequence[Run], outcomes: Iterable[Record | Exception]) -> None:
+        for run, record in zip(runs, outcomes, strict=True):
             if isinstance(record, Record):
                 append_record(self.folder / RESULTS_FILE, record)
             else:  # such as too little memory for this method: the rest is done all the same
-                doing = _described(run)
+                doing = described(run)
                 self.progress.failed[doing] = reason_of(record)
                 self.say(f"{doing}: {self.progress.failed[doing]}")
 
@@ -356,7 +385,11 @@ def _best(scored: Iterable[tuple[float, float]]) -> float:
     return next(rate for rate, mean in means.items() if mean == best)
 
 
-def _described(run: Run) -> str:
-    """A training in a few words."""
+def described(run: Run) -> str:
+    """A training in a few words.
+
+    Args:
+        run: The training.
+    """
     tried = f", {run.method.rate} {run.rate:g}, held-out people" if run.split == "validation" else ""
     return f"{run.task.name}, {run.encoder.name}, {run.method.name}, seed {run.seed}{tried}"

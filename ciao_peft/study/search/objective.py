@@ -78,9 +78,16 @@ class Objective:
         self.arguments = dict(arguments)
         loaded = load_training_split(task)
         loaded.held_out(loaded.folds[0], fraction, seed)  # a fraction that cannot be held out is refused at once
+        self._folder = folder
         self.material = Material(loaded, load_study_encoder(encoder), folder, disable_tqdm=True)
         self.backbone, self.metric = self.material.encoder.module, loaded.metric
         self.features = self.material.splits(loaded.folds[0], "features")["train"]
+
+    def parts(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What another process makes the same of: positional and named arguments of this class."""
+        names = ("epochs", "fraction", "splits", "seed", "arguments")
+        named = {name: getattr(self, name) for name in names}
+        return (self.task, self.encoder, self.method, self._folder), named
 
     def settings(self) -> dict[str, Any]:
         """What decides the scores, as plain data; where the files lie does not."""

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...checking import check_number
-from ...errors import DivergenceError, MissingExtraError, TrainingError
+from ...engine import RayEngine, engine_from
+from ...errors import ConfigError, DivergenceError, MissingExtraError, TrainingError
 from ...markdown import markdown_table
 from ...progress import hides_bars
 from ...saving import local_path, write_file
@@ -18,6 +19,7 @@ from ...trainer import trains_at_once
 from ..plan import Encoder, Method, Task
 from ..presets import METHODS
 from .objective import GivenUp, Objective
+from .on_ray import work_on_ray
 from .results import SearchResult, SearchTrial
 from .space import SearchSpace, method_with
 
@@ -45,6 +47,7 @@ def search_settings(
     pruner: str = "none",
     arguments: Mapping[str, Any] | None = None,
     disable_tqdm: bool | None = None,
+    engine: str | RayEngine | None = None,
 ) -> SearchResult:
     """Searches a method's settings for one task, with a tree-parzen estimator (Optuna's TPE).
 
@@ -68,10 +71,14 @@ def search_settings(
         pruner: Gives up trials on the way that are behind the others: `"none"`, `"median"` or `"hyperband"`.
         arguments: Of `CIAOTrainingArguments`, for every trial alike.
         disable_tqdm: No progress bar; when left out, none unless a terminal is there to show it.
+        engine: Who trains: this process when left out, `"ray"` or a `RayEngine` for the workers of Ray, several trials
+            at once. The trials stay in this folder, which workers need not see. A trial's score is that of one
+            process, and so are the first ten trials; later ones depend on who is done first.
 
     Raises:
-        MissingExtraError: Optuna is not installed.
-        ConfigError: the folder holds a search with other settings; or a value out of range.
+        MissingExtraError: Optuna is not installed, or the engine.
+        ConfigError: the folder holds a search with other settings; a value out of range; or an engine with a pruner.
+        LaunchError: Ray cannot be reached, or was lost.
         DataError: the task's data cannot be read.
         TrainingError: no trial has a score.
     """
@@ -81,24 +88,21 @@ def search_settings(
         check_number(name, value, int, low)
     from .trials import SharedStudy
 
+    chosen = engine_from(engine, "A search")
+    if chosen is not None and pruner != "none":
+        raise ConfigError(f"Ray's workers end no trial on the way; with `engine`, leave out `pruner={pruner!r}`.")
     folder, space = local_path(output_dir), SearchSpace() if space is None else space
     encoder = encoder if isinstance(encoder, Encoder) else Encoder(name=encoder)
-    objective = Objective(
-        task,
-        encoder,
-        method,
-        folder / "features",
-        epochs=epochs,
-        fraction=fraction,
-        splits=splits,
-        seed=seed,
-        arguments=arguments or {},
-    )
+    rest = {"epochs": epochs, "fraction": fraction, "splits": splits, "seed": seed, "arguments": arguments or {}}
+    objective = Objective(task, encoder, method, folder / "features", **rest)
     settings = objective.settings() | {"space": dataclasses.asdict(space), "pruner": pruner}
     study = SharedStudy(folder, settings, seed, pruner)
     quiet = hides_bars(disable_tqdm)
     with study.counted_as_alive():
-        _work(study, space, objective, trials, quiet)
+        if chosen is None:
+            _work(study, space, objective, trials, quiet)
+        else:
+            work_on_ray(study, space, objective, trials, quiet, chosen)
     return _write_result(study, space, objective)
 
 
