@@ -75,7 +75,14 @@ class Stream:
 
 
 def class_incremental(
-    labels: Tensor, learned: Sequence[int], tested: Sequence[int], *, at_once: int = 2, most: int = 150, seed: int = 0
+    labels: Tensor,
+    learned: Sequence[int],
+    tested: Sequence[int],
+    *,
+    at_once: int = 2,
+    most: int = 100,
+    most_tests: int = 60,
+    seed: int = 0,
 ) -> Stream:
     """Classes arrive some at a time, in random order; each experience is tested on its own classes, all alike.
 
@@ -85,6 +92,7 @@ def class_incremental(
         tested: Numbers of the samples to test on.
         at_once: Classes that arrive together; the last experience may have fewer.
         most: Samples of a class that arrive, at most.
+        most_tests: Samples of a class that test, at most.
         seed: Another seed gives other orders and other samples.
 
     Raises:
@@ -105,7 +113,7 @@ def class_incremental(
     experiences = []
     for group in groups:
         of_class = [_shuffled(_among(learned, labels, one), chance)[:most] for one in group]
-        tests = [_among(tested, labels, one) for one in group]
+        tests = [_shuffled(_among(tested, labels, one), chance)[:most_tests] for one in group]
         for one, rows, test in zip(group, of_class, tests, strict=True):
             if not rows or not test:
                 raise DataError(f"Class {one} has {len(rows)} samples to learn from and {len(test)} to test on.")
@@ -124,6 +132,7 @@ def person_incremental(
     count: int = 10,
     fewest: int = 12,
     most: int = 40,
+    most_others: int = 200,
     seed: int = 0,
 ) -> Stream:
     """A robot meets new people, one after the other; half of each one's faces arrive, the other half tests.
@@ -135,6 +144,7 @@ def person_incremental(
         count: People who are met.
         fewest: Samples that one of them must have.
         most: Samples of one of them that take part, at most.
+        most_others: Samples of those who are not met, at most.
         seed: Another seed meets others, and divides their samples otherwise.
 
     Raises:
@@ -161,8 +171,8 @@ def person_incremental(
         own = _shuffled(_among(met, people, who), chance)[:most]
         half = len(own) // 2
         experiences.append(Experience(f"person {who}", tuple(own[:half]), tuple(own[half:])))
-    others = tuple(row for row in rows.tolist() if people[row].item() not in chosen)
-    return Stream("person-incremental", tuple(experiences), tuple(known), others)
+    others = _shuffled([row for row in rows.tolist() if people[row].item() not in chosen], chance)[:most_others]
+    return Stream("person-incremental", tuple(experiences), tuple(known), tuple(others))
 
 
 def label_shift(
@@ -173,6 +183,7 @@ def label_shift(
     known: Sequence[int] = (),
     phases: int = 6,
     per_phase: int = 100,
+    most_tests: int = 60,
     steepness: float = 0.5,
     seed: int = 0,
 ) -> Stream:
@@ -189,6 +200,7 @@ def label_shift(
         known: Numbers of the samples that were learned before.
         phases: Experiences, 2 or more.
         per_phase: Samples that arrive in each.
+        most_tests: Samples of a class that test, at most.
         steepness: Above 0, and below 1.
         seed: Another seed gives another order of the classes and other samples.
 
@@ -205,7 +217,7 @@ def label_shift(
     classes = labels.unique()
     order = classes[torch.randperm(len(classes), generator=chance)].tolist()
     queues = {one: _shuffled(_among(learned, labels, one), chance) for one in order}
-    tests = {one: _among(tested, labels, one) for one in order}
+    tests = {one: _shuffled(_among(tested, labels, one), chance)[:most_tests] for one in order}
     for one in order:
         if not queues[one] or not tests[one]:
             raise DataError(
@@ -244,7 +256,8 @@ def _chance(seed: int) -> torch.Generator:
 
 
 def _among(rows: Sequence[int], groups: Tensor, one: int) -> list[int]:
-    return [row for row in rows if groups[row].item() == one]
+    numbers = torch.tensor(list(rows), dtype=torch.long)
+    return numbers[groups[numbers] == one].tolist()
 
 
 def _shuffled(rows: list[int], chance: torch.Generator) -> list[int]:
