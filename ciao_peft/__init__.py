@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .hub import list_adapters
     from .losses import supervised_contrastive_loss
     from .model import CIAOModel, CIAOOutput, get_ciao_model
+    from .online import FeatureMemory, OnlineArguments, OnlineTrainer, OnlineUpdate
     from .preprocessing import Preprocessing
     from .reader import FaceReader
     from .saliency import draw_saliency, gradcam_plus_plus, mask_strength, saliency_picture
@@ -44,6 +45,10 @@ __all__ = [
     "CIAOTrainer",
     "CIAOTrainingArguments",
     "FaceReader",
+    "FeatureMemory",
+    "OnlineArguments",
+    "OnlineTrainer",
+    "OnlineUpdate",
     "Preprocessing",
     "cache_features",
     "draw_saliency",
@@ -70,6 +75,10 @@ _ROOM_OF = {
     "CIAOTrainer": "trainer",
     "CIAOTrainingArguments": "trainer",
     "FaceReader": "reader",
+    "FeatureMemory": "online",
+    "OnlineArguments": "online",
+    "OnlineTrainer": "online",
+    "OnlineUpdate": "online",
     "Preprocessing": "preprocessing",
     "cache_features": "features",
     "draw_saliency": "saliency",

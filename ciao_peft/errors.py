@@ -361,3 +361,23 @@ class ExportError(CIAOError, RuntimeError):
         ...
         ciao_peft.errors.ExportError: '.' is not empty and holds no earlier export. ...
     """
+
+
+class CorrectionError(InputError):
+    """Corrections from which an adapter cannot learn: none at all, or all of one class and nothing to rehearse."""
+
+
+class ContradictionError(CorrectionError):
+    """The same face has two labels in one call."""
+
+
+class UnknownLabelError(CorrectionError, LookupError):
+    """A correction has a label that the adapter does not know."""
+
+
+class MemoryMismatchError(BackboneMismatchError):
+    """A memory of stored features that another encoder, preprocessing or cut made."""
+
+
+class UndoError(CIAOError, RuntimeError):
+    """There is no update to undo, or the adapter was changed elsewhere since."""

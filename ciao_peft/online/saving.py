@@ -1,0 +1,200 @@
+"""An online training on disk: the adapter in a folder of its own, and beside it what is never published."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from ..checking import is_number
+from ..door import check_types, read_file, read_json
+from ..errors import AdapterFileError, CIAOError, ConfigError, listed
+from ..hub.adapters import save_with_card
+from ..saving import CONFIG_FILE, MAX_JSON_BYTES, local_path, move_into_place, refusals_told
+from ..saving.digest import DIGEST, check_digest, sha256_of, with_digest
+from .arguments import OnlineArguments
+from .drift import PageHinkley
+from .memory import FeatureMemory
+from .memory_file import MAX_MEMORY_BYTES, check_memory, pack, unpack
+from .rows import Faces
+from .update import Version
+
+if TYPE_CHECKING:
+    from .trainer import OnlineTrainer
+
+__all__ = ["ADAPTER_FOLDER", "STATE_FILE", "SavedOnline", "load_online", "save_online"]
+
+STATE_FILE = "online.json"
+ADAPTER_FOLDER = "adapter"
+MEMORY_FILE = "memory.safetensors"
+GUARD_FILE = "guard.safetensors"
+FORMAT_VERSION = 1
+
+_OURS = {STATE_FILE, ADAPTER_FOLDER, MEMORY_FILE, GUARD_FILE}
+_TYPES = {
+    "format_version": int,
+    "adapter_name": str,
+    "arguments": dict,
+    "versions": list,
+    "next_version": int,
+    "updates": int,
+    "drift": dict,
+    "lost": (int, float),
+    DIGEST: str,
+}
+
+
+class SavedOnline:
+    """What a folder of an online training holds beside its adapter.
+
+    Args:
+        name: Name of the adapter.
+        args: Settings.
+        memory: The memory.
+        guard: The guard that was given, without u; None where none was.
+        versions: The states that led to the present one.
+        counters: `next_version` and `updates`.
+        drift: The test of the stream, as it stood.
+        lost: Points that the guard has lost in all.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        args: OnlineArguments,
+        memory: FeatureMemory,
+        guard: Faces | None,
+        versions: list[Version],
+        counters: tuple[int, int],
+        drift: PageHinkley,
+        lost: float,
+    ):
+        self.name, self.args, self.memory, self.guard = name, args, memory, guard
+        self.versions, self.counters, self.drift, self.lost = versions, counters, drift, lost
+
+
+def save_online(folder: str | os.PathLike[str], trainer: OnlineTrainer, saved: SavedOnline) -> Path:
+    """Writes an online training aside and moves it into place: there is a whole one or none.
+
+    Args:
+        folder: Where; an earlier one that is there is replaced, anything else is refused.
+        trainer: Gives the adapter.
+        saved: Everything else.
+
+    Returns:
+        The folder.
+
+    Raises:
+        AdapterFileError: something else lies there, or the disk refuses; what was there stays.
+    """
+    folder = local_path(folder)
+    target = folder.resolve()
+    there = {entry.name for entry in target.iterdir()} if target.is_dir() else set()
+    if (target.exists() and not target.is_dir()) or (there and (STATE_FILE not in there or there - _OURS)):
+        other = listed(there - _OURS) if there else "a file"
+        raise AdapterFileError(
+            f"'{folder}' is no folder of an online training, or holds more than one: {other}. Nothing was saved; give "
+            "another folder."
+        )
+    aside = target.with_name(f".{target.name}.tmp")
+    with refusals_told(AdapterFileError, folder, "Make room there, or give another folder."):
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            record = {"online_version": saved.versions[-1].number}
+            adapter = trainer.model.saved_adapter(trainer.adapter_name, training=record)
+            save_with_card(aside / ADAPTER_FOLDER, adapter, name=str(folder / ADAPTER_FOLDER))
+            contents = {MEMORY_FILE: pack(*saved.memory.to_tensors())}
+            if saved.guard is not None:
+                tensors = {f"features.{index}": tensor for index, tensor in enumerate(saved.guard.tensors)}
+                contents[GUARD_FILE] = pack(tensors | {"labels": saved.guard.labels}, {"kind": "guard"})
+            files = {ADAPTER_FOLDER: sha256_of((aside / ADAPTER_FOLDER / CONFIG_FILE).read_bytes())}
+            for name, content in contents.items():
+                (aside / name).write_bytes(content)
+                files[name] = sha256_of(content)
+            state = {
+                "format_version": FORMAT_VERSION,
+                "adapter_name": saved.name,
+                "arguments": saved.args.to_dict(),
+                "versions": [[version.number, version.what] for version in saved.versions],
+                "next_version": saved.counters[0],
+                "updates": saved.counters[1],
+                "drift": asdict(saved.drift),
+                "lost": saved.lost,
+            }
+            (aside / STATE_FILE).write_bytes(with_digest(state, files))
+            move_into_place(aside, target)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+    return folder
+
+
+def load_online(folder: str | os.PathLike[str]) -> SavedOnline:
+    """Reads a folder that `save_online` wrote; its adapter is read by `load_adapter`.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        AdapterFileError: a file is missing, damaged or of another save, or of a newer version.
+    """
+    folder = local_path(folder)
+    path = folder / STATE_FILE
+
+    def refuse(what: str) -> NoReturn:
+        raise AdapterFileError(f"'{path}' {what}")
+
+    state = check_types(
+        read_json(path, max_bytes=MAX_JSON_BYTES, error=AdapterFileError), _TYPES, path, error=AdapterFileError
+    )
+    if state["format_version"] != FORMAT_VERSION:
+        refuse(f"has format_version {state['format_version']}; this version reads {FORMAT_VERSION}.")
+    if more := {*state} - {*_TYPES}:
+        refuse(f"has unknown entries {listed(more)}; none is ignored.")
+    content = {MEMORY_FILE: read_file(folder / MEMORY_FILE, MAX_MEMORY_BYTES, error=AdapterFileError)}
+    if os.path.lexists(folder / GUARD_FILE):
+        content[GUARD_FILE] = read_file(folder / GUARD_FILE, MAX_MEMORY_BYTES, error=AdapterFileError)
+    files = {name: sha256_of(each) for name, each in content.items()}
+    config = read_file(folder / ADAPTER_FOLDER / CONFIG_FILE, MAX_JSON_BYTES, error=AdapterFileError)
+    check_digest(state, {**files, ADAPTER_FOLDER: sha256_of(config)}, path, version=FORMAT_VERSION)
+    tensors, record = unpack(content[MEMORY_FILE], folder / MEMORY_FILE)
+    check_memory(tensors, record, folder / MEMORY_FILE)
+    versions = state["versions"]
+    if not versions or not all(
+        isinstance(entry, list) and len(entry) == 2 and is_number(entry[0], int, 0) and isinstance(entry[1], str)
+        for entry in versions
+    ):
+        refuse("has versions that are none.")
+    try:
+        args, memory = OnlineArguments.from_dict(state["arguments"]), FeatureMemory.from_tensors(tensors, record)
+        drift = _drift(state["drift"])
+    except (CIAOError, TypeError) as error:
+        refuse(f"holds what no version of this library wrote: {error}")
+    counters = state["next_version"], state["updates"]
+    if not all(is_number(number, int, 0) for number in counters):
+        refuse("counts below zero.")
+    guard = None if GUARD_FILE not in content else _guard(content[GUARD_FILE], folder / GUARD_FILE)
+    named = [Version(number, what) for number, what in versions]
+    return SavedOnline(state["adapter_name"], args, memory, guard, named, counters, drift, float(state["lost"]))
+
+
+def _drift(values: dict[str, Any]) -> PageHinkley:
+    if not all(is_number(value) for value in values.values()):
+        raise ConfigError("its test of the stream is none")
+    return PageHinkley(**values)
+
+
+def _guard(content: bytes, path: Path) -> Faces:
+    tensors, record = unpack(content, path)
+    count = len(tensors) - 1
+    names = [f"features.{index}" for index in range(count)]
+    labels: Tensor = tensors.get("labels", torch.empty(0, device="cpu"))
+    whole = record == {"kind": "guard"} and {*tensors} == {*names, "labels"} and labels.ndim == 2
+    if not whole or not count or any(len(tensors[name]) != len(labels) for name in names):
+        raise AdapterFileError(f"'{path}' is no guard of an online training.")
+    return Faces(tuple(tensors[name] for name in names), labels)
