@@ -14,17 +14,22 @@ from .scores import (
     macro_f1,
     rmse,
 )
+from .streams import average_accuracy, backward_transfer, forgetting, forward_transfer
 
 __all__ = [
     "SCORES",
     "Score",
     "accuracy",
+    "average_accuracy",
+    "backward_transfer",
     "balanced_accuracy",
     "calibration_error",
     "compute_metrics",
     "concordance",
     "confusion_matrix",
     "f1_per_label",
+    "forgetting",
+    "forward_transfer",
     "higher_is_better",
     "kind_of",
     "load_metric",
