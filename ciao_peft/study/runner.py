@@ -135,7 +135,7 @@ def train_on_ray(
     """
     worklist = RayWorklist(plan, folder, engine, num_threads, say)
     with bar(worklist.look().total) as shown:
-        return worklist.work(lambda progress, doing: _show(shown, progress, doing))
+        return worklist.work(lambda progress, doing: show(shown, progress, doing))
 
 
 class _Worker:
