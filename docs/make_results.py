@@ -9,6 +9,8 @@ import json
 from functools import cache
 from pathlib import Path
 
+from method_study import FACES as METHOD
+from method_study import STUDIES_OF_THE_METHOD, method_page
 from pages import fill, narrow, wrap_page, wrapped
 from settings_tables import METRICS, networks, networks_sizes, settings, starts_of_a, three_or_nine
 
@@ -40,7 +42,7 @@ HEAD, CONVOLUTION = "decision layer", "last convolution"
 
 
 @cache
-def studies() -> dict[str, Study]:
+def every_study() -> dict[str, Study]:
     """Every plan that has results, by its name."""
     found = {}
     for plan in sorted(STUDIES.glob("*.yaml"), reverse=True):  # the bundled encoder first
@@ -48,6 +50,11 @@ def studies() -> dict[str, Study]:
         if results.is_file():
             found[plan.stem] = load_study(results, plan=read_plan(plan))
     return found
+
+
+def studies() -> dict[str, Study]:
+    """Those with pages of their own for each task and encoder."""
+    return {name: study for name, study in every_study().items() if name not in STUDIES_OF_THE_METHOD}
 
 
 # -- the first page ----------------------------------------------------------------------------------------------------
@@ -125,6 +132,8 @@ def results_page() -> str:
 
 ## Where to find what
 
+- [One recipe for everybody](results/method.md): small heads, low ranks, few people, painted worlds; what was asked for
+  and what is reached
 {index()}
 - [What was tried to bring CIAO closer](results/attempts.md) to the unfrozen convolution: other masks, other settings
 - [How the defaults were chosen](results/defaults.md): one setting at a time, and where `a` starts
@@ -378,6 +387,9 @@ def main() -> None:
     pages = {f"{stem}.md": pair_page(stem, *pair) for stem, pair in pairs().items()}
     pages |= {"setup.md": setup_page(), "attempts.md": attempts_page()}
     pages |= {"defaults.md": defaults_page(), "encoder.md": encoder_page()}
+    if METHOD in every_study():
+        before = studies()["small-face"].results("faces", "small-face").get(CIAO)
+        pages["method.md"] = method_page(every_study(), before)
     for old in PAGES.glob("*.md"):
         if old.name not in pages:
             old.unlink()

@@ -14,6 +14,7 @@ from ciao_peft.study.report import spread
 from ciao_peft.study.report.text import p_value
 
 FACES, SLICES, WORLDS = "method", "method-slices", "method-worlds"
+STUDIES_OF_THE_METHOD = (FACES, SLICES, WORLDS)
 OURS, CONVOLUTION = "compact CIAO", "last convolution"
 MASKED = (OURS, CIAO)
 METRICS = ("accuracy", "balanced_accuracy", "calibration_error")
@@ -37,7 +38,7 @@ def gaps(results: Mapping[str, Result], others: list[str], metric: str) -> list[
         seeds = sorted(set(ours) & set(theirs))
         if seeds:
             one = compare([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
-            found.append((name, 100 * one.difference.mean, one.p_value, len(seeds)))
+            found.append((name, 100 * one.difference.mean, one.t, len(seeds)))
     tested = [row for row in found if row[2] is not None]
     corrected = dict(zip([row[0] for row in tested], holm([row[2] for row in tested]), strict=True))
     return [Gap(name, points, corrected.get(name), seeds) for name, points, _, seeds in found]
@@ -69,7 +70,7 @@ def scores_table(study: Study, task: str, encoder: str) -> str:
     return table(["what trains", "numbers", "kB", "accuracy", "balanced", "calibration error", "seeds"], rows)
 
 
-def wide_table(study: Study, metric_of: Mapping[str, str] | None = None) -> str:
+def wide_table(study: Study) -> str:
     """A row for each method, a column for each task; one table for each encoder."""
     parts = []
     encoders = dict.fromkeys(encoder for _, encoder in study.pairs)
@@ -169,7 +170,7 @@ def goals(studies: Mapping[str, Study], paper_before: Result | None) -> str:
 def method_page(studies: Mapping[str, Study], paper_before: Result | None) -> str:
     """The page, of the studies by the names of their plans."""
     faces = studies[FACES]
-    plans = [name for name in (FACES, SLICES, WORLDS) if name in studies]
+    plans = [name for name in STUDIES_OF_THE_METHOD if name in studies]
     commands = "\n".join(
         f"    ciao reproduce --plan benchmarks/studies/{name}.yaml --output_dir runs/study-{name}" for name in plans
     )
