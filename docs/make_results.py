@@ -11,6 +11,8 @@ from pathlib import Path
 
 from pages import fill, narrow, wrap_page, wrapped
 from settings_tables import METRICS, networks, networks_sizes, settings, starts_of_a, three_or_nine
+from streams_tables import in_short, measured
+from streams_tables import page as streams_page
 
 from ciao_peft.markdown import markdown_table as table
 from ciao_peft.study import read_plan
@@ -104,6 +106,12 @@ in training.
 ```"""
 
 
+def on_the_job() -> str:
+    """Learning from streams, where that was measured."""
+    found = measured()
+    return "" if found is None else f"## Learning on the job\n\n{in_short(found)}"
+
+
 def index() -> str:
     lines = []
     for name, (task, encoder, study) in pairs().items():
@@ -136,6 +144,8 @@ def results_page() -> str:
 ## Four painted worlds
 
 {painted()}
+
+{on_the_job()}
 
 {sizes()}
 """
@@ -378,6 +388,8 @@ def main() -> None:
     pages = {f"{stem}.md": pair_page(stem, *pair) for stem, pair in pairs().items()}
     pages |= {"setup.md": setup_page(), "attempts.md": attempts_page()}
     pages |= {"defaults.md": defaults_page(), "encoder.md": encoder_page()}
+    if (found := measured()) is not None:
+        pages["streams.md"] = streams_page(found)
     for old in PAGES.glob("*.md"):
         if old.name not in pages:
             old.unlink()
