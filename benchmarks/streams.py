@@ -27,6 +27,7 @@ from encoder_map import RECIPE
 from stream_faces import ENCODER, Faces, painted_faces, real_faces
 
 from ciao_peft import CIAOModel, CIAOTrainer, CIAOTrainingArguments, __version__
+from ciao_peft.online import FeatureMemory, OnlineArguments
 from ciao_peft.study import streams
 from ciao_peft.study.streams import GradientSettings, Learner, Stream, StreamScores
 
@@ -37,6 +38,8 @@ KNOWN = 1000  # faces of other people that an adapter knows before a stream, at 
 CHOICE = 100  # the seed of the choices
 GRID = 2  # squares of the last map, in each direction, that are averaged for what counts
 RATES = ({"learning_rate": 1e-3}, {"learning_rate": 3e-3})
+# As the defaults are, but that whatever arrives is learned, also where it is of one class; other defaults run anew.
+ONLINE = (OnlineArguments(allow_one_class=True).to_dict(),)
 STEPS = {"steps": 3, "replayed": 16}
 # What is tried of each method on training people. EWC and LwF take the rate that was chosen for naive training.
 GRIDS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -48,6 +51,8 @@ GRIDS: dict[str, tuple[dict[str, Any], ...]] = {
     "LwF": ({"strength": 0.5}, {"strength": 2.0}),
     "rehearsal, 200 kB": RATES,
     "rehearsal, 20 MB": RATES,
+    "online, 200 kB": ONLINE,
+    "online, 20 MB": ONLINE,
     "joint": ({},),
 }
 MEMORY = {"200 kB": 200_000, "20 MB": 20_000_000}
@@ -114,6 +119,9 @@ def learner_of(method: str, settings: dict[str, Any], model: CIAOModel, seed: in
         size = model.opened.map_shape[0] * GRID**2
         return streams.CountingLearner(model, kind(config.num_labels, size, **settings), GRID)
     name, _, memory = method.partition(", ")
+    if name == "online":
+        args = OnlineArguments.from_dict({**settings, "seed": seed})
+        return streams.Online(model, "default", FeatureMemory(MEMORY[memory], seed=seed), args)
     kinds: dict[str, Callable[..., Learner]] = {
         "naive": streams.Naive,
         "rehearsal": streams.Rehearsal,

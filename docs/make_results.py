@@ -13,6 +13,8 @@ from method_study import FACES as METHOD
 from method_study import STUDIES_OF_THE_METHOD, method_page
 from pages import fill, narrow, wrap_page, wrapped
 from settings_tables import METRICS, networks, networks_sizes, settings, starts_of_a, three_or_nine
+from streams_tables import in_short, measured
+from streams_tables import page as streams_page
 
 from ciao_peft.markdown import markdown_table as table
 from ciao_peft.study import read_plan
@@ -111,6 +113,12 @@ in training.
 ```"""
 
 
+def on_the_job() -> str:
+    """Learning from streams, where that was measured."""
+    found = measured()
+    return "" if found is None else f"## Learning on the job\n\n{in_short(found)}"
+
+
 def index() -> str:
     lines = []
     for name, (task, encoder, study) in pairs().items():
@@ -145,6 +153,8 @@ def results_page() -> str:
 ## Four painted worlds
 
 {painted()}
+
+{on_the_job()}
 
 {sizes()}
 """
@@ -390,6 +400,8 @@ def main() -> None:
     if METHOD in every_study():
         before = studies()["small-face"].results("faces", "small-face").get(CIAO)
         pages["method.md"] = method_page(every_study(), before)
+    if (found := measured()) is not None:
+        pages["streams.md"] = streams_page(found)
     for old in PAGES.glob("*.md"):
         if old.name not in pages:
             old.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .gradient import ElasticWeights, GradientSettings, LearningWithoutForgetting, Naive, Rehearsal
 from .learner import CountingLearner, Learner, Untouched, frozen_vectors
 from .means import NearestMean, StreamingLDA
+from .online import Online
 from .run import StreamScores, jointly, run_stream
 from .stream import Experience, Stream, class_incremental, label_shift, person_incremental
 
@@ -17,6 +18,7 @@ __all__ = [
     "LearningWithoutForgetting",
     "Naive",
     "NearestMean",
+    "Online",
     "Rehearsal",
     "Stream",
     "StreamScores",

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...config import CIAOConfig
+from ...features import FeatureDataset
 from ...model import CIAOModel
 from .means import NearestMean
 
@@ -48,11 +49,22 @@ class Learner:
         self.model = model.eval()
         self.adapter_name = adapter_name
 
-    def begin(self, features: Sequence[Tensor], labels: Tensor) -> None:
-        """Takes note of samples that the adapter was trained on before the stream; called before all else.
+    def know(self, known: FeatureDataset) -> None:
+        """Takes note of what the adapter was trained on before the stream; called before all else.
 
         Args:
-            features: Of a part of them; it may be called several times.
+            known: Features with their classes; `begin` is given them in parts, in their order.
+        """
+        assert known.labels is not None
+        for first in range(0, len(known), 512):
+            rows = range(first, min(first + 512, len(known)))
+            self.begin(known.features(rows, include_excitation=False), known.labels[list(rows)])
+
+    def begin(self, features: Sequence[Tensor], labels: Tensor) -> None:
+        """Takes note of a part of what the adapter was trained on before the stream.
+
+        Args:
+            features: Of some samples.
             labels: Their classes, `(B,)`.
         """
 

@@ -86,8 +86,8 @@ def run_stream(learner: Learner, stream: Stream, features: FeatureDataset, *, ba
         ['average_accuracy', 'backward_transfer', 'forgetting', 'forward_transfer']
     """
     labels = _labels(features)
-    for rows in _batches(stream.known, 512):
-        learner.begin(_read(features, rows), labels[rows])
+    if stream.known:
+        learner.know(features.select(stream.known).with_labels(labels[list(stream.known)]))
     before, others = _tests(learner, stream, features, labels)
     found, seen, seconds = [], [others], []
     for experience in stream.experiences:
