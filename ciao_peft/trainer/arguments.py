@@ -50,6 +50,8 @@ _ON_THE_WAY = (
     "ddp_timeout",
 )
 _WHERE = ("feature_device", "compile")  # as the device itself, they change no more than the rounding
+_SHARES = ("unlabelled_warmup", "pseudo_label_confidence", "pseudo_label_alignment")
+UNLABELLED = (*_SHARES, "unlabelled_ratio", "unlabelled_weight", "adaptive_confidence", "contrast_unlabelled")
 _WHEN = ("eval_strategy", "eval_steps", "save_strategy", "save_steps", "save_total_limit", "resume_from_checkpoint")
 _ALONE = {"nargs": "?", "const": True}  # for argparse: `--bf16` without a value
 _LENGTH = ("num_train_epochs", "max_steps", "warmup_ratio", "warmup_steps")
@@ -118,6 +120,13 @@ class CIAOTrainingArguments:
         average_last: Share of the updates at the end over which the weights are averaged, 0 to 1; 0 for none. From the
             first of them on, evaluations see the mean so far, and so do the best adapter and the one at the end. A
             training that stops before them ends without.
+        unlabelled_ratio: Pictures without labels for each labelled one of a batch, where `train` is given `unlabelled`.
+        unlabelled_weight: Weight of the loss of pseudo-labels (Eq. 8 of docs/method.md); 0 for none.
+        unlabelled_warmup: Share of the updates before pseudo-labels count, 0 to 1.
+        pseudo_label_confidence: Probability from which on a pseudo-label counts, 0 to 1.
+        pseudo_label_alignment: From 0, pseudo-labels as the adapter gives them, to 1, classes as often as among labels.
+        adaptive_confidence: Count a pseudo-label, too, where its probability is above the mean of its class so far.
+        contrast_unlabelled: Let views of a picture without labels be a positive pair of the contrastive loss (Eq. 6).
         seed: Seed of the order of samples, the stored views and the dropout.
         dataloader_num_workers: Processes that prepare pictures; changes no result.
         ddp_timeout: Seconds that one of several processes waits for the others before it gives up with a
@@ -189,6 +198,13 @@ class CIAOTrainingArguments:
     two_steps: bool = False
     views: int = 1
     average_last: float = 0.0
+    unlabelled_ratio: int = 2
+    unlabelled_weight: float = 1.0
+    unlabelled_warmup: float = 0.3
+    pseudo_label_confidence: float = 0.95
+    pseudo_label_alignment: float = 0.0
+    adaptive_confidence: bool = True
+    contrast_unlabelled: bool = False
     seed: int = 42
     dataloader_num_workers: int = 0
     ddp_timeout: int = 1800
@@ -206,7 +222,8 @@ class CIAOTrainingArguments:
             raise ConfigError(f"`bf16` must be true, false or 'auto'; got {quoted(self.bf16)}.")
         if not isinstance(self.compile, bool):  # 1 and 0 are equal to True and False
             check_choice("compile", self.compile, [choice for choice in get_args(Compile) if isinstance(choice, str)])
-        for name in ("fp16", "class_balanced_batches", "load_best_model_at_end", "two_steps"):
+        flags = ("fp16", "class_balanced_batches", "load_best_model_at_end", "two_steps", *UNLABELLED[-2:])
+        for name in flags:
             check_flag(name, getattr(self, name))
         for name in ("greater_is_better", "disable_tqdm"):
             if getattr(self, name) is not None:
@@ -224,14 +241,14 @@ class CIAOTrainingArguments:
                 ("gradient_accumulation_steps", 1),
             ),
             *(("logging_steps", 1), ("warmup_steps", 0), ("seed", 0), ("dataloader_num_workers", 0), ("max_steps", -1)),
-            *(("ddp_timeout", 1), ("views", 1)),
+            *(("ddp_timeout", 1), ("views", 1), ("unlabelled_ratio", 1)),
             *(("eval_steps", 1), ("save_steps", 1), ("save_total_limit", 1), ("early_stopping_patience", 1)),
         ):
             self._check_number(name, int, low, most)
         for name in ("mask_learning_rate", "encoder_learning_rate", "weight_decay", "max_grad_norm", "warmup_ratio"):
             self._check_number(name, float, 0, 1 if name == "warmup_ratio" else 1e6)
-        for name in ("class_balance", "average_last", "early_stopping_threshold"):
-            self._check_number(name, float, 0, 1e9 if name == "early_stopping_threshold" else 1)
+        for name in ("class_balance", "average_last", *_SHARES, "early_stopping_threshold", "unlabelled_weight"):
+            self._check_number(name, float, 0, 1 if name in ("class_balance", "average_last", *_SHARES) else 1e9)
         for name in ("adam_beta1", "adam_beta2", "sgd_momentum"):
             self._check_number(name, float, 0, 1 - 1e-9)
         for name in ("learning_rate", "adam_epsilon", "num_train_epochs"):
@@ -392,7 +409,7 @@ class CIAOTrainingArguments:
             >>> settings["learning_rate"], "output_dir" in settings
             (0.1, False)
         """
-        aside = {*_ON_THE_WAY, *_WHERE, *_WHEN, "per_device_eval_batch_size"}
+        aside = {*_ON_THE_WAY, *_WHERE, *_WHEN, *UNLABELLED, "per_device_eval_batch_size"}
         if not self.load_best_model_at_end and self.early_stopping_patience is None:
             aside |= {"metric_for_best_model", "greater_is_better", "early_stopping_threshold"}
         if may_go_on and self.lr_scheduler_type == "constant" and not self.warmup_ratio and not self.average_last:

@@ -45,6 +45,7 @@ class CheckpointState:
         log_history: Entries of the log.
         files: SHA-256 by file.
         averaged: Updates over which weights were averaged.
+        unlabelled: Running means of what the adapter said of samples without labels.
     """
 
     global_step: int
@@ -59,6 +60,7 @@ class CheckpointState:
     log_history: list[dict[str, Any]]
     files: dict[str, str]
     averaged: int = 0
+    unlabelled: list[float] | None = None
 
 
 def read_state(
@@ -97,6 +99,9 @@ def read_state(
         check(is_number(state[name], int, 0, _LARGEST), name, state[name], "a whole number of 0 or more")
     averaged = state.get("averaged", 0)
     check(is_number(averaged, int, 0, state["global_step"]), "averaged", averaged, "a number of updates that were made")
+    means = state.get("unlabelled")
+    fits = means is None or (isinstance(means, list) and all(is_number(value, float, 0, 1 + 1e-9) for value in means))
+    check(fits, "unlabelled", means, "running means from 0 to 1")
     for name in ("window", "sums"):
         fits = len(state[name]) == 4 and all(is_number(value, float, -1e30, 1e30) for value in state[name])
         fits = fits and is_number(state[name][3], float, 0, state["global_step"])

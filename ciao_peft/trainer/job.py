@@ -17,6 +17,7 @@ from ..model import CIAOModel
 from .arguments import CIAOTrainingArguments
 from .checkpoint import AdapterCheckpoints
 from .loader import BatchDataset
+from .unlabelled import Unlabelled
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -162,12 +163,13 @@ def check_what_trains_the_mask(job: Job) -> None:
         raise TrainingError("`two_steps` trains in one process; leave it out, or start one.")
 
 
-def what_it_is_made_of(job: Job, source: BatchDataset) -> dict[str, Any]:
+def what_it_is_made_of(job: Job, source: BatchDataset, unlabelled: Unlabelled | None = None) -> dict[str, Any]:
     """What decides the result of a training; one that goes on from a checkpoint must have the same.
 
     Args:
         job: With `checkpoints`, whose model says which backbone it is.
         source: The training data.
+        unlabelled: What is learned from pictures without labels, if any.
 
     Returns:
         Plain data for `trainer_state.json`.
@@ -185,4 +187,5 @@ def what_it_is_made_of(job: Job, source: BatchDataset) -> dict[str, Any]:
         "precision": str(job.accelerator.mixed_precision),
         "backbone": job.checkpoints.model.backbone_signature(),
         "arguments": job.args.weight_settings(),
+        **({} if unlabelled is None else {"unlabelled": unlabelled.record()}),
     }

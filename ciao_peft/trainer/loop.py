@@ -41,6 +41,7 @@ from .outputs import TrainOutput, summed_up
 from .sampler import plan_epoch, positive_groups
 from .seeds import seed_of
 from .speaking import Speaker
+from .unlabelled import Unlabelled
 from .updates import Updates, check_compile
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class TrainingLoop(Updates):
         job: What to train, and with what.
         source: Training data, with labels.
         eval_source: Evaluation data, if any.
+        unlabelled: What is learned from pictures without labels, if any.
 
     Attributes:
         total_steps, steps_per_epoch: Updates of the whole training and of one epoch.
@@ -111,7 +113,13 @@ class TrainingLoop(Updates):
     history: History
     average: WeightAverage
 
-    def __init__(self, job: Job, source: BatchDataset, eval_source: BatchDataset | None = None):
+    def __init__(
+        self,
+        job: Job,
+        source: BatchDataset,
+        eval_source: BatchDataset | None = None,
+        unlabelled: Unlabelled | None = None,
+    ):
         args = job.args
         self.source, self.eval_source = source, eval_source
         self.output_dir = None if args.output_dir is None else Path(args.output_dir)
@@ -121,7 +129,7 @@ class TrainingLoop(Updates):
         check_what_trains_the_mask(job)
         check_compile(job)
         self.best = Best(args, job.config.problem_type)
-        super().__init__(job, total_steps)
+        super().__init__(job, total_steps, unlabelled)
         self.names = {parameter: name for name, parameter in job.module.named_parameters()}
         self.average = WeightAverage(job.module, self.trained, args.average_last, total_steps)
         self.num_checkpoints = None
@@ -203,6 +211,8 @@ class TrainingLoop(Updates):
             first = done * group_size
             seeds = [seed_of(args.seed, epoch, index, rank) for index in range(first, len(plan))]
             stream = batches.read(plan[first:], seeds)
+            if self.unlabelled is not None:
+                self.unlabelled.begin(epoch, [len(rows) for rows in plan], first)
             update = self._update_in_two_steps if args.two_steps else self._update
             if first == 0:
                 self._call("on_epoch_begin")
@@ -271,6 +281,8 @@ class TrainingLoop(Updates):
             entry["grad_norm"] = float(self.grad_norm)
         for group in self.optimizer.param_groups:
             entry[rate_name(group["part"])] = group["rate"]
+        if self.unlabelled is not None:
+            entry["pseudo_label_share"] = float(self.unlabelled.seen.share)
         self._log(entry)
 
     def _log(self, values: dict[str, Any]) -> None:
@@ -336,7 +348,7 @@ class TrainingLoop(Updates):
     def _made_of(self) -> dict[str, Any]:
         """What decides the result, looked up once: the backbone stays as it is meanwhile."""
         if self._record is None:
-            self._record = what_it_is_made_of(self.job, self.source)
+            self._record = what_it_is_made_of(self.job, self.source, self.unlabelled)
         return self._record
 
     def _save(self, writes: bool = True) -> Path | None:
@@ -362,6 +374,8 @@ class TrainingLoop(Updates):
         averaged = self.average.count
         if averaged:
             state["averaged"] = averaged
+        if self.unlabelled is not None:
+            state["unlabelled"] = self.unlabelled.seen.state()
         folder = self.output_dir / f"checkpoint-{self.step}"
         is_this_one = self.best.step == self.step and not averaged
         best = None if self.best.step is None or is_this_one else self.best.tensors
@@ -384,6 +398,8 @@ class TrainingLoop(Updates):
         self.best.restore(state, best)
         self.average.restore(average, state.averaged)
         self.losses.restore(state.window, state.sums)
+        if self.unlabelled is not None and state.unlabelled is not None:
+            self.unlabelled.seen.restore(state.unlabelled)
         self.history = History(None, state.log_history)
         longer = any(
             name in state.record["arguments"] and state.record["arguments"][name] != getattr(self.args, name)

@@ -75,7 +75,7 @@ class Sources:
         self._stored: list[tuple[Any, FeatureDataset]] = []
 
     def source(
-        self, dataset: Any, name: str, several_passes: bool, needs_labels: bool = True, views: int = 1
+        self, dataset: Any, name: str, several_passes: bool, needs_labels: bool | None = True, views: int = 1
     ) -> BatchDataset:
         """A dataset as the training loop reads it.
 
@@ -83,7 +83,7 @@ class Sources:
             dataset: What `CIAOTrainer.train` takes.
             name: What to call it in messages.
             several_passes: Whether it is read more than once, so that storing features may pay.
-            needs_labels: Whether a dataset without labels is refused.
+            needs_labels: Whether a dataset without labels is refused; None where nobody looks at labels.
             views: Views of each picture; with 1, stored features show those that they have.
 
         Raises:
@@ -94,7 +94,8 @@ class Sources:
         """
         data = self._data(dataset, name, several_passes, views)
         has_labels = (data.labels if isinstance(data, FeatureDataset) else data.label_key) is not None
-        labels = check_labels_of(data, self._config, name) if has_labels or needs_labels else None
+        looks = needs_labels or (has_labels and needs_labels is not None)
+        labels = check_labels_of(data, self._config, name) if looks else None
         resident, depths = None, self.model.adapters[self.model.resolve_adapter(self.adapter_name)].depths
         if several_passes and isinstance(data, FeatureDataset):
             resident = resident_features(data, self.accelerator.device, self.args, self._needs_excitation, depths)

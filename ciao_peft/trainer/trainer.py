@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from .loader import BatchDataset, BatchLoader
 from .loop import TrainingLoop
 from .outputs import PredictionOutput, TrainOutput
 from .sources import Sources, check_training_data
+from .unlabelled import Unlabelled, check_unlabelled
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -129,6 +131,7 @@ class CIAOTrainer:
         self._precision = str(self.accelerator.mixed_precision)
         self.log_history = []
         self._last: TrainOutput | None = None
+        self._of_unlabelled: dict[str, Any] = {}  # settings of the last training, if it had such pictures
         self._newest_scores: dict[str, float] = {}
         self._sources = Sources(self.model, self.adapter_name, self.args, self.accelerator)
 
@@ -143,7 +146,7 @@ class CIAOTrainer:
 
     # -- public ------------------------------------------------------------------------------------------------------
 
-    def train(self, train_dataset: Any, eval_dataset: Any = None) -> TrainOutput:
+    def train(self, train_dataset: Any, eval_dataset: Any = None, *, unlabelled: Any = None) -> TrainOutput:
         """Trains the adapter.
 
         Args:
@@ -151,6 +154,8 @@ class CIAOTrainer:
                 H, W), "labels": label}`; what `cache_features` returned; or, for an adapter that reads clips, the
                 `clips` of rows of frames.
             eval_dataset: The same, for evaluation during training.
+            unlabelled: The same, of which no label is looked at: what the adapter is sure of becomes a label, and
+                views of one picture stay together. docs/howto/unlabelled.md says when that pays.
 
         Returns:
             Updates, mean loss, and speed; see `TrainOutput`. The adapter in the model is trained.
@@ -174,7 +179,9 @@ class CIAOTrainer:
             eval_source = self._source(eval_dataset, "eval_dataset", several) if evaluates else None
             check_training_data(source, self.config, self.args.per_device_train_batch_size, self.accelerator)
             self._newest_scores = {}
-            loop = TrainingLoop(self._job(), source, eval_source)
+            others = self._unlabelled(unlabelled, source)
+            self._of_unlabelled = {} if others is None else others.settings
+            loop = TrainingLoop(self._job(), source, eval_source, others)
             try:
                 with others_answering(self.accelerator, self.args.ddp_timeout), deaths_told():
                     self._last = loop.run()
@@ -248,7 +255,8 @@ class CIAOTrainer:
         It holds the settings that decide the weights, the number of updates, and the newest scores of the adapter as
         it is, by `eval_NAME` and `test_NAME`. No path of this machine is in it.
         """
-        record: dict[str, Any] = {"seed": self.args.seed, "arguments": self.args.weight_settings()}
+        arguments = self.args.weight_settings() | self._of_unlabelled
+        record: dict[str, Any] = {"seed": self.args.seed, "arguments": arguments}
         if self._last is not None:
             record |= {"global_step": self._last.global_step, "train_loss": self._last.training_loss}
         return plain(record | self._newest_scores)
@@ -355,10 +363,18 @@ class CIAOTrainer:
                     parameter.requires_grad_(requires_grad)
 
     def _source(
-        self, dataset: Any, name: str, several_passes: bool, needs_labels: bool = True, views: int = 1
+        self, dataset: Any, name: str, several_passes: bool, needs_labels: bool | None = True, views: int = 1
     ) -> BatchDataset:
         with self.model.reading_with(self.adapter_name):
             return self._sources.source(dataset, name, several_passes, needs_labels, views)
+
+    def _unlabelled(self, dataset: Any, labelled: BatchDataset) -> Unlabelled | None:
+        if dataset is None:
+            return None
+        source = self._source(dataset, "unlabelled", True, needs_labels=None, views=self.args.views)
+        check_unlabelled(source, labelled, self.args, self.config, self.accelerator.num_processes)
+        in_evaluation = partial(self._adapter.held, training=False)
+        return Unlabelled(source, self.args, self.config, self.accelerator, in_evaluation)
 
     @torch.no_grad()
     def _logits(self, source: BatchDataset) -> Tensor:

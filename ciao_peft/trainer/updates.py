@@ -19,6 +19,7 @@ from .optimizer import batch_losses, make_optimizer, rates_on
 from .replay import CudaGraphs, Replayed
 from .running_loss import RunningLoss
 from .seeds import seed_of, seed_torch
+from .unlabelled import Unlabelled
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -68,8 +69,10 @@ class Updates:
     total_steps: int
     losses: RunningLoss
     grad_norm: Tensor | float | None
+    unlabelled: Unlabelled | None
 
-    def __init__(self, job: Job, total_steps: int):
+    def __init__(self, job: Job, total_steps: int, unlabelled: Unlabelled | None = None):
+        self.unlabelled = unlabelled
         self.job, self.args, self.accelerator = job, job.args, job.accelerator
         device = self.accelerator.device
         job.reader.to(device)
@@ -141,7 +144,10 @@ class Updates:
 
     def _micro_batch(self, wrapped: nn.Module, batch: Batch, count: int) -> Tensor:
         """Adds the gradients of one of `count` micro-batches; its share of the three losses, `(3,)`."""
-        losses = batch_losses(wrapped, batch, self.config, self.accelerator.autocast(), self._total_loss)
+        if self.unlabelled is not None:
+            losses = self.unlabelled.losses(wrapped, batch, self.config, self.step / self.total_steps)
+        else:
+            losses = batch_losses(wrapped, batch, self.config, self.accelerator.autocast(), self._total_loss)
         self.accelerator.backward(losses.loss / count)
         return torch.stack(losses).detach() / count
 
