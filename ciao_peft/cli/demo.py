@@ -31,7 +31,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     demo.add_argument(
         "--rehearse",
         metavar="FOLDER",
-        help="pictures of single faces on which worlds that visitors correct keep their answers (default: painted ones)",
+        help="pictures of faces on which worlds that visitors correct keep their answers (default: painted ones)",
     )
     demo.add_argument("--device", help="where to read, such as cuda (default: the CPU)")
     demo.add_argument("--space", metavar="FOLDER", help="write the page as a Space of the Hub, and serve nothing")

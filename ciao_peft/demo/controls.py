@@ -28,6 +28,7 @@ element.addEventListener('change', (event) => {
   const tools = choice.closest('.ciao-tools');
   if (choice.value === 'word') { choice.value = ''; show(tools, 'word'); return; }
   send({ do: 'correct', world: tools.dataset.world, label: JSON.parse(choice.value) });
+  choice.value = '';  // the next answer has other choices
   wait(tools);
 });
 element.addEventListener('submit', (event) => {
@@ -75,7 +76,7 @@ def _signed(level: float) -> str:
     return f"{level:+g}".replace("-", "−") if level else "0"
 
 
-def tools(key: str, config: CIAOConfig, answer: Mapping[str, float], corrections: int) -> str:
+def tools(key: str, config: CIAOConfig, answer: Mapping[str, float], corrections: int, undone: bool = False) -> str:
     """The tools of a card.
 
     Args:
@@ -83,6 +84,7 @@ def tools(key: str, config: CIAOConfig, answer: Mapping[str, float], corrections
         config: Its settings.
         answer: What it says of the face.
         corrections: How many it has learned from this visitor.
+        undone: Whether its last correction was not kept.
 
     Returns:
         HTML that `CORRECTING` listens to.
@@ -105,22 +107,26 @@ def tools(key: str, config: CIAOConfig, answer: Mapping[str, float], corrections
         f'aria-label="What {title} should say"><option value="">choose …</option>{options}{more}</select></label>'
     )
     if words:
-        html += _form("word", f"A new word for {title}", "", 40, "Teach")
+        html += _form("word", f"A new word for {title}", "a new word", "", 40, "Teach")
+    if undone:
+        html += '<span class="ciao-undone">not learned: it would have forgotten too much</span>'
     if corrections:
         learned = "learned one face" if corrections == 1 else f"learned {corrections} faces"
         html += (
             f'<span class="ciao-learned">{learned}</span>'
             f'<button type="button" data-press="undo" aria-label="Undo the last correction of {title}">Undo</button>'
             f'<button type="button" data-press="save" aria-label="Save {title}">Save …</button>'
-            + _form("save", f"The new name of {title}", f"{key.rpartition('/')[2]}-mine", 96, "Make a file")
+            + _form(
+                "save", f"The new name of {title}", "its new name", f"{key.rpartition('/')[2]}-mine", 96, "Make a file"
+            )
         )
     return html + "</div>"
 
 
-def _form(what: str, label: str, value: str, longest: int, press: str) -> str:
+def _form(what: str, label: str, hint: str, value: str, longest: int, press: str) -> str:
     return (
         f'<form data-do="{what}" hidden><input type="text" maxlength="{longest}" value="{escape(value)}" required '
-        f'aria-label="{label}" placeholder="{label}"><button type="submit">{press}</button></form>'
+        f'aria-label="{label}" placeholder="{hint}"><button type="submit">{press}</button></form>'
     )
 
 
@@ -148,7 +154,7 @@ TOOLS_STYLE = """
 .ciao-tools select, .ciao-tools input, .ciao-tools button { font: inherit; color: var(--body-text-color);
   background: var(--background-fill-primary); border: 1px solid var(--border-color-primary); border-radius: 4px;
   padding: 0.2rem 0.45rem; min-height: 1.85rem; max-width: 100%; }
-.ciao-tools select { min-width: 7.5rem; }
+.ciao-tools select { min-width: 7.5rem; appearance: auto; }
 .ciao-tools button { background: var(--background-fill-secondary); cursor: pointer; }
 .ciao-tools button:hover { border-color: #1b7f79; }
 .ciao-tools :disabled { opacity: 0.55; cursor: progress; }
@@ -157,6 +163,8 @@ TOOLS_STYLE = """
 .ciao-tools form[hidden] { display: none; }
 .ciao-tools form input { flex: 1; min-width: 0; }
 .ciao-learned { margin-left: auto; color: #1b7f79; white-space: nowrap; }
+.ciao-undone { color: #c4501b; }
+.dark .ciao-undone { color: #f0956b; }
 .dark .ciao-learned { color: #5cc4bd; }
 .ciao-file { color: #1b7f79; font-weight: 600; text-decoration: underline; }
 .dark .ciao-file { color: #5cc4bd; }

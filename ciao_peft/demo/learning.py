@@ -96,7 +96,7 @@ class LearningWorld:
     """A copy of a world that learns from a visitor's corrections.
 
     Half of the faces of `rehearsal` are rehearsed with every correction, the other half say what was forgotten: how
-    many are no longer answered as before the world learned. A correction that costs more than 10 points there is undone.
+    many are no longer answered as before the world learned. What costs more than 10 points there is undone.
 
     Args:
         pool: Makes the copy, and takes it back.

@@ -53,6 +53,7 @@ class Visit:
         self.keys = list(pool.own)
         self.note = self.offer = ""
         self._learning: dict[str, LearningWorld] = {}
+        self._undone: str | None = None  # the world whose last correction was not kept
         self._added: list[str] = []
         self._seen: list[Seen] = []
         self._at, self._face, self._track = 0, 0, None
@@ -80,7 +81,7 @@ class Visit:
     def clear(self) -> None:
         """Forgets what was shown."""
         with self._lock:
-            self._seen, self.note, self.offer = [], "", ""
+            self._seen, self.note, self.offer, self._undone = [], "", "", None
             self._at, self._face, self._track = 0, 0, None
 
     def choose(self, face: int) -> None:
@@ -183,6 +184,7 @@ class Visit:
                     raise
             self._read_again()
             self.note, self.offer = _told(learning.world, update), ""
+            self._undone = None if update.kept else key
             if not learning.corrections:
                 self._forget(key)
             return update
@@ -196,6 +198,7 @@ class Visit:
         with self._lock:
             learning = self._learned(key)
             learning.undo()
+            self._undone = None
             left = learning.corrections
             if not left:
                 self._forget(key)
@@ -293,7 +296,8 @@ class Visit:
                 heat = picture_uri(heat_over(*looks[world.key])) if world.key in looks else None
                 answer = face.answers.get(world.key)
                 count = self.corrections(world.key)
-                below = tools(world.key, world.config, answer, count) if maps and answer else ""
+                undone = self._undone == world.key
+                below = tools(world.key, world.config, answer, count, undone) if maps and answer else ""
                 made.append(card(world.key, world.config, answer, heat, self._course(world, face), below))
             return cards(made)
 
