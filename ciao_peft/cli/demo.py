@@ -28,6 +28,11 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     demo.add_argument(
         "--detector", default="yunet", help="what finds faces: yunet, haar or dlib (default: %(default)s)"
     )
+    demo.add_argument(
+        "--rehearse",
+        metavar="FOLDER",
+        help="pictures of faces on which worlds that visitors correct keep their answers (default: painted ones)",
+    )
     demo.add_argument("--device", help="where to read, such as cuda (default: the CPU)")
     demo.add_argument("--space", metavar="FOLDER", help="write the page as a Space of the Hub, and serve nothing")
     demo.set_defaults(run=_demo)
@@ -50,4 +55,5 @@ def _demo(options: argparse.Namespace) -> None:
         folders=options.allow_folders,
         detector=options.detector,
         device=options.device,
+        rehearse=options.rehearse,
     )

@@ -37,7 +37,7 @@ def add_commands(commands: argparse._SubParsersAction[LateParser]) -> None:
 
 def _add_flags(parser: LateParser) -> None:
     from ..suggestions import STRATEGIES
-    from ..suggestions.suggesting import COLD_START, NEAR, WITH_ADAPTER
+    from ..suggestions.suggesting import DEFAULT, NEAR
 
     parser.add_argument("data", metavar="DATA", help="a folder of faces, with the folders in it")
     parser.add_argument("--adapter", metavar="ADAPTER", help="a folder, user/name, or a name of `ciao adapters`")
@@ -46,7 +46,8 @@ def _add_flags(parser: LateParser) -> None:
         "--strategy",
         choices=STRATEGIES,
         metavar="|".join(STRATEGIES),
-        help=f"how to choose (default: {WITH_ADAPTER} with an adapter of classes or labels, else {COLD_START})",
+        default=DEFAULT,
+        help="how to choose (default: %(default)s)",
     )
     parser.add_argument(
         "--labelled", metavar="TABLE", help="a table of faces of DATA that have labels; its rows follow in the new one"

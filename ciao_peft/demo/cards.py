@@ -152,6 +152,7 @@ def card(
     answer: Answer | None,
     heat: str | None = None,
     course: tuple[Sequence[tuple[float, Answer]], float] | None = None,
+    below: str = "",
 ) -> str:
     """What one world says of a face.
 
@@ -161,6 +162,7 @@ def card(
         answer: Values by label; None while there is no face.
         heat: The address of a picture of where it looks.
         course: What it said through a video, as pairs of seconds and answer, and the moment that is shown.
+        below: HTML that stands under all of this.
 
     Example:
         >>> config = CIAOConfig(problem_type="regression", num_labels=1, id2label={0: "<u>"})
@@ -177,7 +179,7 @@ def card(
         f'<section class="ciao-card" aria-label="{escape(title)}"><header><h3>{escape(title)}</h3>'
         f'<small title="{escape(key)}">{_KINDS[config.problem_type]}</small></header>'
         f'<p class="ciao-said">{escape(headline) or "&nbsp;"}</p>'
-        f'<div class="ciao-both">{shown}<div class="ciao-rows">{rows}</div></div>{line}</section>'
+        f'<div class="ciao-both">{shown}<div class="ciao-rows">{rows}</div></div>{line}{below}</section>'
     )
 
 

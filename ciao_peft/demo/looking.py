@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from torch import Tensor
+
 from ..data.frames import timed_frames, video_seconds
 from ..detection import FaceFinder, FoundFace, finder_of
 from ..errors import DataError, DataNotFoundError
@@ -213,6 +215,18 @@ class Looker:
     def fitted(self, picture: Image, face: Face, preprocessing: Preprocessing) -> np.ndarray:
         """What an encoder sees of a face, `(height, width, C)`, uint8."""
         return self.finder.fit(picture, FoundFace(face.box, face.score), preprocessing)
+
+    def pixels(self, picture: Image, face: Face, world: World) -> Tensor:
+        """A face as the encoder of a world is fed, `(1, C, H, W)`.
+
+        Args:
+            picture: In RGB.
+            face: One of its faces.
+            world: Held meanwhile.
+        """
+        preprocessing = world.model.preprocessing
+        assert preprocessing is not None  # the pool takes no world without
+        return preprocessing.normalise(self.fitted(picture, face, preprocessing)[None])
 
     def maps(self, worlds: Sequence[World], seen: Seen, face: Face) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Where each world looks in a face.

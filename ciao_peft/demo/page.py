@@ -11,8 +11,12 @@ from html import escape
 from importlib import import_module
 from typing import Any
 
-from ..errors import CIAOError, DataError, MissingExtraError, shortened
+from ..door import parse_json
+from ..errors import CIAOError, DataError, InputError, MissingExtraError, quoted, shortened
 from ..hub import list_adapters
+from ..prediction import pictures_in
+from .controls import CORRECTING
+from .learning import Rehearsal
 from .looking import Looker
 from .visit import Visit
 from .worlds import WorldPool
@@ -24,6 +28,8 @@ DEFAULT_WORLDS = ("ciao/everyday-six", "ciao/painted-eight", "ciao/painted-affec
 
 _FORGET = 3600  # seconds after which what a visitor who left did is forgotten
 _FILES = (60, 600)  # how often uploads are looked through, and how old they grow: seconds
+
+_LONGEST_TOLD = 4000  # letters of what a card tells
 
 _HEAD = """<div class="ciao-head"><h1>Many worlds, one face</h1>
 <p>One frozen face encoder, and a small adapter for each world: what other people, asked other questions, would say.</p>
@@ -55,6 +61,7 @@ def build_demo(
     folders: str | os.PathLike[str] | None = None,
     detector: Any = "yunet",
     device: str | None = None,
+    rehearse: str | os.PathLike[str] | None = None,
 ) -> Any:
     """Builds the page, to be launched or put into another one.
 
@@ -63,6 +70,8 @@ def build_demo(
         folders: Visitors may add adapters from inside this folder; from none when left out.
         detector: As for `FaceReader`.
         device: Where to read, such as `"cuda"`.
+        rehearse: A folder with pictures of single faces, at most 200, on which worlds that visitors correct keep their
+            answers; painted faces when left out.
 
     Returns:
         A `gradio.Blocks`.
@@ -76,15 +85,16 @@ def build_demo(
         >>> page.launch()  # doctest: +SKIP
     """
     gr = import_gradio()
+    rehearsal = Rehearsal(None if rehearse is None else pictures_in(rehearse))
     pool, looker = WorldPool(adapters, folders=folders, device=device), Looker(detector)
-    return _Page(gr, pool, looker).blocks
+    return _Page(gr, pool, looker, rehearsal).blocks
 
 
 class _Page:
     """The parts, and what happens to them."""
 
-    def __init__(self, gr: Any, pool: WorldPool, looker: Looker):
-        self.gr, self.pool, self.looker = gr, pool, looker
+    def __init__(self, gr: Any, pool: WorldPool, looker: Looker, rehearsal: Rehearsal):
+        self.gr, self.pool, self.looker, self.rehearsal = gr, pool, looker, rehearsal
         with gr.Blocks(title="ciao: many worlds, one face", analytics_enabled=False, delete_cache=_FILES) as blocks:
             gr.HTML(_HEAD)
             self.visit = gr.State(None, time_to_live=_FORGET, delete_callback=_close)
@@ -95,7 +105,7 @@ class _Page:
         self.blocks = blocks
 
     def _lay_out(self) -> None:
-        gr, start = self.gr, Visit(self.pool, self.looker)
+        gr, start = self.gr, self._visit()
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=300), gr.Tabs():
                 with gr.Tab("Picture"):
@@ -133,7 +143,7 @@ class _Page:
                     0, 1, value=0, step=0.1, label="Seconds", visible=False, elem_id="time", buttons=[]
                 )
         self.note = gr.HTML(_note(""), elem_id="note")
-        self.cards = gr.HTML(start.cards(), elem_id="cards")
+        self.cards = gr.HTML(start.cards(), js_on_load=CORRECTING, elem_id="cards")
         with gr.Accordion("Add or remove a world", open=False, elem_id="worlds"), gr.Row():
             with gr.Column(min_width=260):
                 self.source = gr.Dropdown(
@@ -147,7 +157,13 @@ class _Page:
         self.sent = _input(gr, gr.Image, visible=False, label="picture")
         self.named = gr.Textbox(visible=False, label="world")
         self.data = gr.JSON(visible=False, label="read")
-        self.hidden = [gr.Button(visible=False) for _ in range(4)]
+        self.face = gr.Number(value=0, precision=0, visible=False, label="face")
+        self.said = gr.JSON(visible=False, label="label")
+        self.word = gr.Textbox(visible=False, label="word")
+        self.hidden = [gr.Button(visible=False) for _ in range(7)]
+
+    def _visit(self) -> Visit:
+        return Visit(self.pool, self.looker, self.rehearsal)
 
     def _what_to_add(self) -> str:
         return "One of the package, or user/name on the Hub" + (
@@ -182,7 +198,11 @@ class _Page:
         def on_face(visit: Visit | None, event: Any) -> tuple[Any, ...]:
             return self.on_face(visit, event.index)
 
-        on_face.__annotations__["event"] = gr.SelectData
+        def on_card(visit: Visit | None, event: Any) -> tuple[Any, ...]:
+            return self.on_card(visit, event.value)
+
+        for listens in (on_face, on_card):
+            listens.__annotations__["event"] = gr.SelectData
         self.video.change(on_video, [self.video, self.visit], shown, **quiet)
         self.time.input(
             self.on_time,
@@ -192,13 +212,19 @@ class _Page:
             **still,
         )
         self.stage.select(on_face, [self.visit], shown[:4], **still)
+        self.cards.select(on_card, [self.visit], shown[:4], **quiet)
         self.add.click(self.on_add, [self.source, self.visit], [*shown, *picked], **quiet)
         self.remove.click(self.on_remove, [self.gone, self.visit], [*shown, *picked], **quiet)
-        worlds, read, add, remove = self.hidden
+        worlds, read, add, remove, correct, undo, save = self.hidden
         worlds.click(self.say_worlds, [self.visit], [self.data, self.visit], api_name="worlds")
         read.click(self.say_read, [self.sent, self.visit], [self.data, self.visit], api_name="read")
         add.click(self.say_add, [self.named, self.visit], [self.data, self.visit], api_name="add_world")
         remove.click(self.say_remove, [self.named, self.visit], [self.data, self.visit], api_name="remove_world")
+        answered = [self.data, self.visit]
+        what = [self.face, self.named, self.said, self.word, self.visit]
+        correct.click(self.say_correct, what, answered, api_name="correct")
+        undo.click(self.say_undo, [self.named, self.visit], answered, api_name="undo")
+        save.click(self.say_save, [self.named, self.word, self.visit], answered, api_name="save")
 
     # -- what visitors do ------------------------------------------------------------------------------------------
 
@@ -219,6 +245,9 @@ class _Page:
     def on_face(self, visit: Visit | None, face: Any) -> tuple[Any, ...]:
         return self._after(visit, lambda visit: visit.choose(face))[:4]
 
+    def on_card(self, visit: Visit | None, told: object) -> tuple[Any, ...]:
+        return self._after(visit, lambda visit: _use(visit, told))[:4]
+
     def on_add(self, source: str | None, visit: Visit | None) -> tuple[Any, ...]:
         return self._with_choices(self._after(visit, lambda visit: visit.add(source or "")))
 
@@ -235,7 +264,8 @@ class _Page:
 
     def _after(self, visit: Visit | None, do: Callable[[Visit], object], *, maps: bool = True) -> tuple[Any, ...]:
         """What the page shows after something was done, or refused."""
-        visit, problem = visit or Visit(self.pool, self.looker), ""
+        visit, problem = visit or self._visit(), ""
+        visit.offer = ""
         try:
             do(visit)
         except CIAOError as error:
@@ -247,13 +277,14 @@ class _Page:
             slider = self.gr.update(
                 visible=True, minimum=0, maximum=round(times[-1], 2), step=step, value=round(visit.now or 0.0, 2)
             )
-        return visit, visit.stage(), _note(problem or visit.note, bad=bool(problem)), visit.cards(maps), slider
+        note = _note(problem or visit.note, bad=bool(problem), more="" if problem else visit.offer)
+        return visit, visit.stage(), note, visit.cards(maps), slider
 
     # -- what programs ask -----------------------------------------------------------------------------------------
 
     def say_worlds(self, visit: Visit | None) -> tuple[Any, Visit]:
         """The worlds of this session: name, kind and labels of each."""
-        visit = visit or Visit(self.pool, self.looker)
+        visit = visit or self._visit()
         return visit.described(), visit
 
     def say_read(self, picture: Any, visit: Visit | None) -> tuple[Any, Visit]:
@@ -268,10 +299,42 @@ class _Page:
         """Removes a world from this session, and gives the session's worlds."""
         return self._told(visit, lambda visit: visit.remove(world), Visit.described)
 
+    def say_correct(
+        self, face: Any, world: str, label: Any, word: str | None, visit: Visit | None
+    ) -> tuple[Any, Visit]:
+        """Teaches this session's copy of a world what is right for a face of the last picture, and gives what it did.
+
+        The label is a name, or by name true and false or values; a word that the world does not know takes its place.
+        """
+        found: list[Any] = []
+
+        def do(visit: Visit) -> None:
+            found.append(visit.correct(world, label, word=word or None, face=face))
+
+        def say(visit: Visit) -> dict[str, Any]:
+            (update,) = found
+            names = ("kept", "right_before", "right_after", "guard_size", "guard_before", "guard_after", "forgotten")
+            return {name: getattr(update, name) for name in names} | {"note": visit.note, **visit.to_dict()}
+
+        return self._told(visit, do, say)
+
+    def say_undo(self, world: str, visit: Visit | None) -> tuple[Any, Visit]:
+        """Takes the last correction of a world back, and gives what this session's worlds say now."""
+        return self._told(visit, lambda visit: visit.undo(world), lambda visit: {"note": visit.note, **visit.to_dict()})
+
+    def say_save(self, world: str, name: str, visit: Visit | None) -> tuple[Any, Visit]:
+        """What a world has learned in this session, as an adapter under a new name: a zip in base64."""
+        found: list[bytes] = []
+
+        def say(_: Visit) -> dict[str, str]:
+            return {"name": f"{name.strip()}.zip", "zip": base64.b64encode(found[0]).decode()}
+
+        return self._told(visit, lambda visit: found.append(visit.save(world, name)), say)
+
     def _told(
         self, visit: Visit | None, do: Callable[[Visit], object], say: Callable[[Visit], Any]
     ) -> tuple[Any, Visit]:
-        visit = visit or Visit(self.pool, self.looker)
+        visit = visit or self._visit()
         try:
             do(visit)
         except CIAOError as error:
@@ -285,14 +348,30 @@ def _given(picture: Any) -> Any:
     return picture
 
 
+def _use(visit: Visit, told: object) -> None:
+    """What somebody did with the tools of a card, as the browser tells it."""
+    what = parse_json(told) if isinstance(told, str) and len(told) < _LONGEST_TOLD else None
+    if not isinstance(what, dict) or not isinstance(what.get("world"), str):
+        raise InputError(f"This is nothing that a card can do: {quoted(told)}.")
+    does = {
+        "correct": lambda: visit.correct(what["world"], what.get("label")),
+        "word": lambda: visit.correct(what["world"], None, word=str(what.get("text"))),
+        "undo": lambda: visit.undo(what["world"]),
+        "save": lambda: visit.save(what["world"], str(what.get("text"))),
+    }
+    if what.get("do") not in does:
+        raise InputError(f"This is nothing that a card can do: {quoted(what.get('do'))}.")
+    does[what["do"]]()
+
+
 def _close(visit: Visit | None) -> None:
     if visit is not None:
         visit.close()
 
 
-def _note(text: str, bad: bool = False) -> str:
+def _note(text: str, bad: bool = False, more: str = "") -> str:
     kind = " ciao-bad" if bad else ""
-    return f'<p class="ciao-note{kind}" role="status">{escape(text)}</p>' if text else '<p role="status"></p>'
+    return f'<p class="ciao-note{kind}" role="status">{escape(text)}{more}</p>' if text else '<p role="status"></p>'
 
 
 def _addable(visit: Visit) -> list[str]:

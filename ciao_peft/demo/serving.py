@@ -8,6 +8,7 @@ from typing import Any
 
 from ..checking import check_number
 from .cards import STYLE
+from .controls import TOOLS_STYLE
 from .page import DEFAULT_WORLDS, build_demo, import_gradio
 
 __all__ = ["MAX_UPLOAD_BYTES", "launch_demo"]
@@ -28,13 +29,14 @@ def launch_demo(
     folders: str | os.PathLike[str] | None = None,
     detector: Any = "yunet",
     device: str | None = None,
+    rehearse: str | os.PathLike[str] | None = None,
     wait: bool = True,
     quiet: bool = False,
 ) -> Any:
     """Starts the page of `build_demo`.
 
     Args:
-        adapters, folders, detector, device: As for `build_demo`.
+        adapters, folders, detector, device, rehearse: As for `build_demo`.
         host: `"0.0.0.0"` lets other machines in.
         port: The first free one from 7860 on when left out.
         share: Whether to ask gradio's server for a public address; nothing leaves this machine otherwise.
@@ -56,7 +58,7 @@ def launch_demo(
     if port is not None:
         check_number("port", port, int, 1, 65535)
     gr = import_gradio()
-    page = build_demo(adapters, folders=folders, detector=detector, device=device)
+    page = build_demo(adapters, folders=folders, detector=detector, device=device, rehearse=rehearse)
     system = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]  # no font is fetched from anywhere
     theme = gr.themes.Base(
         primary_hue="teal", neutral_hue="slate", font=system, font_mono=["ui-monospace", "monospace"], radius_size="sm"
@@ -68,7 +70,7 @@ def launch_demo(
         prevent_thread_lock=not wait,
         quiet=quiet,
         theme=theme,
-        css=STYLE,
+        css=STYLE + TOOLS_STYLE,
         footer_links=["api"],
         max_file_size=MAX_UPLOAD_BYTES,
         state_session_capacity=200,

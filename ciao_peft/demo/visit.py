@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from html import escape
 from typing import Any
 
-from ..errors import CIAOError
+from ..errors import AdapterNotFoundError, CIAOError, InputError, UndoError, quoted
+from ..online import OnlineUpdate
 from ..scenes import Face
 from .cards import Answer, card, cards, heat_over, picture_uri, said_in_short, stage
+from .controls import file_link, tools
+from .learning import LearningWorld, Rehearsal, label_of
 from .looking import Looker, Seen, Shot, picture_shot, video_shots
 from .worlds import World, WorldPool
 
-__all__ = ["Visit"]
+__all__ = ["MOST_LEARNING", "Visit"]
+
+MOST_LEARNING = 4
+"""Worlds that one visitor lets learn."""
 
 _EMPTY = "Show a face: a picture, the webcam or a video."
 
@@ -24,6 +31,12 @@ class Visit:
     Args:
         pool: The page's worlds; a visit starts with the owner's.
         looker: Reads.
+        rehearsal: Faces on which worlds that learn keep their answers; painted ones when left out.
+
+    Attributes:
+        keys: Of the visitor's worlds.
+        note: A word on what was done last.
+        offer: A link to what was saved last, as HTML; empty otherwise.
 
     Example:
         >>> from PIL import Image
@@ -34,10 +47,13 @@ class Visit:
         >>> visit.close()
     """
 
-    def __init__(self, pool: WorldPool, looker: Looker):
+    def __init__(self, pool: WorldPool, looker: Looker, rehearsal: Rehearsal | None = None):
         self.pool, self.looker = pool, looker
+        self.rehearsal = Rehearsal() if rehearsal is None else rehearsal
         self.keys = list(pool.own)
-        self.note = ""
+        self.note = self.offer = ""
+        self._learning: dict[str, LearningWorld] = {}
+        self._undone: str | None = None  # the world whose last correction was not kept
         self._added: list[str] = []
         self._seen: list[Seen] = []
         self._at, self._face, self._track = 0, 0, None
@@ -45,6 +61,7 @@ class Visit:
 
     keys: list[str]
     note: str
+    offer: str
     _track: int | None
 
     # -- what is shown ---------------------------------------------------------------------------------------------
@@ -64,7 +81,7 @@ class Visit:
     def clear(self) -> None:
         """Forgets what was shown."""
         with self._lock:
-            self._seen, self.note = [], ""
+            self._seen, self.note, self.offer, self._undone = [], "", "", None
             self._at, self._face, self._track = 0, 0, None
 
     def choose(self, face: int) -> None:
@@ -118,6 +135,7 @@ class Visit:
             if key in self.keys:
                 self.keys.remove(key)
                 self.note = f"{key.rpartition('/')[2]} was removed."
+                self._forget(key)
             if key in self._added:
                 self._added.remove(key)
                 self.pool.release(key)
@@ -126,14 +144,132 @@ class Visit:
         """Lets go of everything."""
         with self._lock:
             self.clear()
+            for key in [*self._learning]:
+                self._forget(key)
             for key in [*self._added]:
                 self.remove(key)
+
+    # -- learning --------------------------------------------------------------------------------------------------
+
+    def correct(self, key: str, said: object, *, word: str | None = None, face: int | None = None) -> OnlineUpdate:
+        """Lets this visitor's copy of a world learn what is right for a face, and reads again what is shown.
+
+        Args:
+            key: The world's.
+            said: As `ciao_peft.demo.learning.label_of` takes it.
+            word: A new word in its place.
+            face: The face's index in the picture; the chosen one's when left out.
+
+        Raises:
+            InputError: no face is shown, or there is no such face, label or room for another copy.
+            CIAOError: as `LearningWorld.correct` says; the world is as it was.
+        """
+        with self._lock:
+            if face is not None:
+                self._check_face(face)
+                self.choose(face)
+            with self._held() as worlds:
+                world = self._mine(worlds, key)
+                faces = self._faces()
+                if not faces:
+                    raise InputError("There is no face to correct: show one first.")
+                seen, own = self._seen[self._at], faces[self._chosen()]
+                label = None if word is not None else label_of(said, own.answers[key] or {}, world.config)
+                learning = self._learning.get(key) or self._begin(world)
+                try:
+                    update = learning.correct(self.looker.pixels(seen.shot.picture(), own, world), label, word=word)
+                except CIAOError:
+                    if not learning.corrections:
+                        self._forget(key)
+                    raise
+            self._read_again()
+            self.note, self.offer = _told(learning.world, update), ""
+            self._undone = None if update.kept else key
+            if not learning.corrections:
+                self._forget(key)
+            return update
+
+    def undo(self, key: str) -> None:
+        """Takes the last correction of a world back, and reads again what is shown.
+
+        Raises:
+            UndoError: there is none.
+        """
+        with self._lock:
+            learning = self._learned(key)
+            learning.undo()
+            self._undone = None
+            left = learning.corrections
+            if not left:
+                self._forget(key)
+            self._read_again()
+            self.offer = ""
+            self.note = f"{key.rpartition('/')[2]} is as it was before its last correction; " + (
+                f"it has learned {_counted(left)}." if left else "it has learned nothing."
+            )
+
+    def save(self, key: str, name: str) -> bytes:
+        """A zip of what a world has learned, as an adapter under a new name.
+
+        Raises:
+            UndoError: it has learned nothing.
+            AdapterNameError: it cannot be an adapter's name.
+        """
+        with self._lock:
+            content = self._learned(key).zipped(name)
+            self.note, self.offer = (
+                "Here is a file of it, without anything of your faces: ",
+                file_link(name.strip(), content),
+            )
+            return content
+
+    def corrections(self, key: str) -> int:
+        """How many corrections a world of this visitor has learned."""
+        return self._learning[key].corrections if key in self._learning else 0
+
+    def _check_face(self, face: object) -> None:
+        if isinstance(face, bool) or not isinstance(face, int) or not 0 <= face < len(self._faces()):
+            raise InputError(f"There are {len(self._faces())} faces, numbered from 0; got {quoted(face)}.")
+
+    def _mine(self, worlds: list[World], key: str) -> World:
+        found = next((world for world in worlds if world.key == key), None)
+        if found is None:
+            raise AdapterNotFoundError(key, self.keys)
+        return found
+
+    def _begin(self, world: World) -> LearningWorld:
+        if len(self._learning) >= MOST_LEARNING:
+            raise InputError(
+                f"{MOST_LEARNING} worlds have learned from you already; undo what one of them learned first."
+            )
+        self._learning[world.key] = learning = LearningWorld(self.pool, world, self.rehearsal)
+        return learning
+
+    def _learned(self, key: str) -> LearningWorld:
+        if key not in self._learning:
+            raise UndoError(f"{quoted(key)} has learned nothing here.")
+        return self._learning[key]
+
+    def _forget(self, key: str) -> None:
+        if key in self._learning:
+            self._learning.pop(key).close()
+
+    @contextmanager
+    def _held(self) -> Iterator[list[World]]:
+        """The visitor's worlds, their own copies in the place of those that learned."""
+        with self.pool.held(self.keys) as worlds:
+            yield [self._learning[world.key].world if world.key in self._learning else world for world in worlds]
+
+    def _read_again(self) -> None:
+        at, face, track = self._at, self._face, self._track
+        self._read([seen.shot for seen in self._seen])
+        self._at, self._face, self._track = at, face, track
 
     # -- in HTML and in JSON ---------------------------------------------------------------------------------------
 
     def stage(self) -> str:
         """The picture with its boxes."""
-        with self._lock, self.pool.held(self.keys) as worlds:
+        with self._lock, self._held() as worlds:
             if not self._seen:
                 return f'<div class="ciao-stage"><p>{escape(self.note or _EMPTY)}</p></div>'
             faces = self._faces()
@@ -144,9 +280,10 @@ class Visit:
         """A card for each world.
 
         Args:
-            maps: Whether to show where each world looks, which takes as long as reading again.
+            maps: Whether to show where each world looks, which takes as long as reading again, and what to do about an
+                answer. Neither is of use where the next picture comes at once.
         """
-        with self._lock, self.pool.held(self.keys) as worlds:
+        with self._lock, self._held() as worlds:
             if not worlds:
                 return '<p class="ciao-note">No world is left. Add one below.</p>'
             faces = self._faces()
@@ -158,7 +295,10 @@ class Visit:
             for world in worlds:
                 heat = picture_uri(heat_over(*looks[world.key])) if world.key in looks else None
                 answer = face.answers.get(world.key)
-                made.append(card(world.key, world.config, answer, heat, self._course(world, face)))
+                count = self.corrections(world.key)
+                undone = self._undone == world.key
+                below = tools(world.key, world.config, answer, count, undone) if maps and answer else ""
+                made.append(card(world.key, world.config, answer, heat, self._course(world, face), below))
             return cards(made)
 
     def to_dict(self) -> dict[str, Any]:
@@ -171,7 +311,7 @@ class Visit:
 
     def described(self) -> list[dict[str, object]]:
         """The worlds, as plain data for JSON."""
-        with self._lock, self.pool.held(self.keys) as worlds:
+        with self._lock, self._held() as worlds:
             return [world.described() for world in worlds]
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -179,7 +319,7 @@ class Visit:
     def _read(self, shots: list[Shot], progress: Callable[[float], object] | None = None) -> None:
         if not shots or not self.keys:
             return
-        with self.pool.held(self.keys) as worlds:
+        with self._held() as worlds:
             self._seen = self.looker.read(worlds, shots, progress)
         most = max(len(seen.faces) for seen in self._seen)
         if shots[0].time is None:
@@ -216,6 +356,31 @@ class Visit:
 
 def _counted(faces: int) -> str:
     return "one face" if faces == 1 else f"{faces} faces"
+
+
+def _told(world: World, update: OnlineUpdate) -> str:
+    """What a correction did, in words for a visitor."""
+    new = f" It has a new word: {', '.join(update.added)}." if update.added else ""
+    if not update.kept:
+        said = f"{world.title} did not learn it: {update.reason}. It is as it was."
+    elif update.right_after == update.faces:
+        said = f"{world.title} has learned it and is right about this face now."
+    else:
+        said = f"{world.title} has learned from it, and is not right about this face yet; correct it once more."
+    return f"{said}{new} {_elsewhere(world, update)}".strip()
+
+
+def _elsewhere(world: World, update: OnlineUpdate) -> str:
+    """What was forgotten, on faces that it did not learn."""
+    if update.guard_before is None or update.guard_after is None:
+        return ""
+    before, after, size = update.guard_before, update.guard_after, update.guard_size
+    if world.config.problem_type == "single_label_classification":
+        counts = [round(points * size / 100) for points in (before, after)]
+        return f"Of {size} other faces it answered {counts[0]} as at first before this, and {counts[1]} after it."
+    return (
+        f"On {size} other faces it agreed with its start by {before:.0f} of 100 points before this, {after:.0f} after."
+    )
 
 
 def _spoken(face: Face, worlds: list[World]) -> str:

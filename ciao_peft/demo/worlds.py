@@ -25,6 +25,12 @@ __all__ = ["MAX_VISITORS_BYTES", "World", "WorldPool"]
 MAX_VISITORS_BYTES = 64 * 2**20
 """The largest file that is downloaded because a visitor gave a name; owners may have larger ones."""
 
+MOST_COPIES = 32
+"""Worlds that visitors let learn, at once on one page."""
+
+MAX_COPY_BYTES = 16 * 2**20
+"""The largest adapter that a visitor can have a copy of."""
+
 _LONGEST_NAME = 200
 _IN_PACKAGE = ("dlib-face", "small-face")  # encoders that cost neither a download nor much memory
 
@@ -105,6 +111,7 @@ class WorldPool:
         self.device, self.most = device, most
         self._worlds: dict[str, World] = {}
         self._counts: dict[str, int] = {}
+        self._copies = 0
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
         for source in dict.fromkeys(os.fspath(source) for source in sources):
@@ -165,6 +172,54 @@ as user/name, or one of the package: ciao/everyday-six and others.
                 del self._counts[key]
                 world = self._worlds.pop(key)
                 world.model.delete_adapter(world.adapter_name)
+
+    def copy(self, world: World) -> World:
+        """Gives a visitor a copy of a world for themselves, with the same key; `drop` takes it away.
+
+        Args:
+            world: Held meanwhile.
+
+        Raises:
+            InputError: there are `MOST_COPIES` already, or the adapter is larger than `MAX_COPY_BYTES`.
+
+        Example:
+            >>> pool = WorldPool(["ciao/painted-affect"])
+            >>> own = pool.copy(pool.worlds[0])
+            >>> own.key, own.adapter_name == pool.worlds[0].adapter_name, len(pool.worlds)
+            ('ciao/painted-affect', False, 1)
+            >>> pool.drop(own)
+        """
+        model, name = world.model, f"own-{next(self._numbers)}"
+        size = sum(tensor.nbytes for tensor in model.adapters[world.adapter_name].state_dict().values())
+        if size > MAX_COPY_BYTES:
+            raise InputError(
+                f"{quoted(world.title)} is too large to learn here: {size / 1e6:.0f} MB of its own numbers."
+            )
+        with self._lock:
+            if self._copies >= MOST_COPIES:
+                raise InputError(f"This page lets {MOST_COPIES} worlds learn at once; come back later.")
+            self._copies += 1
+        try:
+            model.add_adapter(name, world.config)
+            own = model.adapters[name]
+            own.load_tensors({key: one.clone() for key, one in model.adapters[world.adapter_name].state_dict().items()})
+            own.set_trainable(False)
+            own.eval()
+        except BaseException:
+            with self._lock:
+                self._copies -= 1
+            raise
+        return World(world.key, world.source, model, name)
+
+    def drop(self, world: World) -> None:
+        """Takes a copy away that `copy` gave.
+
+        Args:
+            world: The copy.
+        """
+        world.model.delete_adapter(world.adapter_name)
+        with self._lock:
+            self._copies -= 1
 
     @contextmanager
     def held(self, keys: Sequence[str]) -> Iterator[list[World]]:
