@@ -87,9 +87,9 @@ def write_page(found: dict[str, Any]) -> None:
         "",
         f"{found['pictures']:,} training faces, {found['encoder']} on aligned faces, {found['held_out']} of the people "
         f"held out in turn, recipe {found['recipe']!r}; ± is the standard error over the parts. {len(others)} other "
-        f"candidates were left behind after fewer epochs. One core computed for {minutes['processor']} minutes, "
-        f"without the trunk's one pass over the faces; here, where {found['load']:.0f} programs shared two cores, "
-        f"this took {minutes['wall']}. `python benchmarks/tune.py`",
+        f"candidates were left behind after fewer epochs. One core computed for {minutes['processor']} minutes, the "
+        f"trunk's one pass over the faces aside; here, where {found['load']:.0f} programs shared two cores, this took "
+        f"{minutes['wall']}. `python benchmarks/tune.py`",
     ]
     page = PAGE.read_text(encoding="utf-8")
     before, rest = page.split(BEGIN)

@@ -122,7 +122,7 @@ def verdict_of(tried: Sequence[Tried], methods: Sequence[Method], metric: str) -
         >>> bare = Method(name="bare", config={"inhibition": False})
         >>> tried = [Tried("gain", 12, (0.82, 0.85), 100, 1.0), Tried("bare", 12, (0.80, 0.82), 50, 1.0)]
         >>> print(verdict_of(tried, [Method(name="gain"), bare], "accuracy"))
-        The mask helps: gain is ahead of the same head without a mask, by +2.50 ± 0.50 points of accuracy.
+        The mask helps: gain is ahead of the same head without a mask (+2.50 ± 0.50 points of accuracy).
     """
     by_name = {each.name: each for each in tried if each.scores}
     groups: dict[str, list[Method]] = {"mask": [], "head": [], "last convolution": []}
@@ -132,32 +132,32 @@ def verdict_of(tried: Sequence[Tried], methods: Sequence[Method], metric: str) -
     masked = max(groups["mask"], key=lambda method: by_name[method.name].mean, default=None)
     if masked is None:
         return "No candidate with a mask came to the end, so nothing is said about the mask."
-    clauses, helps = [], True
+    found: dict[str, tuple[str, int]] = {}
     for kind, words in (
         ("head", "the same head without a mask"),
         ("last convolution", "the last convolution unfrozen under the same head"),
     ):
         rivals = [by_name[own.name] for own in groups[kind] if head_of(own.config) == head_of(masked.config)]
-        if not rivals:
-            continue
-        clause, ahead = _compared(by_name[masked.name], max(rivals, key=lambda each: each.mean), words, metric)
-        clauses.append(clause)
-        helps &= ahead
-    if not clauses:
+        if rivals:
+            best = max(rivals, key=lambda each: each.mean)
+            found[kind] = _compared(by_name[masked.name], best, words, metric)
+    if "head" not in found:
         return f"{masked.name} is the best with a mask; its head without one did not come to the end."
-    lead = "The mask helps" if helps else "The mask does not help on both counts" if len(clauses) > 1 else "No lead"
-    return f"{lead}: {masked.name} is {', and '.join(clauses)}."
+    lead = "The mask helps" if found["head"][1] > 0 else "The mask does not help"
+    if "last convolution" in found and found["last convolution"][1] < 0:
+        lead += ", and the last convolution unfrozen is better"
+    return f"{lead}: {masked.name} is {', and '.join(clause for clause, _ in found.values())}."
 
 
-def _compared(masked: Tried, rival: Tried, words: str, metric: str) -> tuple[str, bool]:
+def _compared(masked: Tried, rival: Tried, words: str, metric: str) -> tuple[str, int]:
+    """A clause, and 1 where the masked one is ahead, -1 where it is behind, and 0 where the parts cannot tell."""
     differences = [own - other for own, other in zip(masked.scores, rival.scores, strict=True)]
     mean = statistics.fmean(differences)
     error = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
-    ahead, behind = mean > error, -mean > error
-    how = "ahead of" if ahead else "behind" if behind else "level with"
+    sign = 1 if mean > error else -1 if -mean > error else 0
     scale, unit, digits = (100, "points of ", 2) if _in_percent(metric) else (1, "", 3)
-    by = f"by {scale * mean:+.{digits}f} ± {scale * error:.{digits}f} {unit}{metric.replace('_', ' ')}"
-    return f"{how} {words}, {by}", ahead
+    by = f"{scale * mean:+.{digits}f} ± {scale * error:.{digits}f} {unit}{metric.replace('_', ' ')}"
+    return f"{('level with', 'ahead of', 'behind')[sign]} {words} ({by})", sign
 
 
 def _in_percent(metric: str) -> bool:

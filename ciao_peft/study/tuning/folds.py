@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...data import hold_out, stratified_folds
+from ...errors import DataError
 from ..data import FoldFaces, LoadedTask
 
 
@@ -53,6 +55,10 @@ def dealt(loaded: LoadedTask, num_parts: int) -> DealtTask:
     return task
 
 
+FEW_GROUPS = 10
+"""Groups for each part below which the largest ones are dealt first: at random, parts would differ much in size."""
+
+
 def deal(faces: Any, num_parts: int, group_by: str | None) -> list[np.ndarray[Any, Any]]:
     """Row numbers of parts of about equal size: no group is in two of them, or else every class is in proportion.
 
@@ -62,7 +68,7 @@ def deal(faces: Any, num_parts: int, group_by: str | None) -> list[np.ndarray[An
         group_by: The column that says which rows belong together; rows are dealt by class, or singly, when left out.
 
     Raises:
-        DataError: there is no such column, or fewer groups, or rows, than parts.
+        DataError: there are fewer groups, or rows, than parts.
 
     Example:
         >>> from datasets import ClassLabel, Dataset, Features, Value
@@ -70,18 +76,37 @@ def deal(faces: Any, num_parts: int, group_by: str | None) -> list[np.ndarray[An
         >>> faces = Dataset.from_dict({"label": [0, 0, 0, 1, 1, 1], "identity": list("xxyyzz")}, features=columns)
         >>> sorted(sorted(faces[int(row)]["label"] for row in part) for part in deal(faces, 3, None))
         [[0, 1], [0, 1], [0, 1]]
-        >>> sorted(part.tolist() for part in deal(faces, 3, "identity"))
+        >>> [part.tolist() for part in deal(faces, 3, "identity")]
         [[0, 1], [2, 3], [4, 5]]
     """
     from datasets import ClassLabel, Dataset
 
     if group_by is None and isinstance((faces.features or {}).get("label"), ClassLabel):
         return [np.flatnonzero(held) for _, held in stratified_folds(faces, num_parts)]
-    columns: dict[str, Any] = {"row": list(range(len(faces)))}
-    if group_by is not None and group_by in faces.column_names:
-        columns[group_by] = list(faces[group_by])
-    rest, parts = Dataset.from_dict(columns), []
+    who = [None] * len(faces) if group_by is None else list(faces[group_by])
+    keys = [("row", row) if group is None else ("group", group) for row, group in enumerate(who)]
+    sizes = Counter(keys)
+    if len(sizes) < num_parts:
+        what = "pictures" if group_by is None else f"different values of {group_by!r}"
+        raise DataError(
+            f"The training split has {len(sizes)} {what}, and {num_parts} parts that are held out in turn need as many "
+            "or more. Name fewer parts, another column of groups, or none."
+        )
+    if len(sizes) < FEW_GROUPS * num_parts:
+        return _largest_first(keys, sizes, num_parts)
+    rest, parts = Dataset.from_dict({"row": list(range(len(faces))), "group": who}), []
     for left in range(num_parts, 1, -1):
-        rest, held = hold_out(rest, 1 / left, group_by, seed=0)
+        rest, held = hold_out(rest, 1 / left, "group", seed=0)
         parts.append(np.array(held["row"], dtype=np.int64))
     return [*parts, np.array(rest["row"], dtype=np.int64)]
+
+
+def _largest_first(keys: Sequence[Any], sizes: Counter[Any], num_parts: int) -> list[np.ndarray[Any, Any]]:
+    """Every group goes to the part with the fewest rows so far."""
+    part_of: dict[Any, int] = {}
+    counts = [0] * num_parts
+    for key, size in sizes.most_common():
+        part_of[key] = counts.index(min(counts))
+        counts[part_of[key]] += size
+    numbers = np.array([part_of[key] for key in keys])
+    return [np.flatnonzero(numbers == part) for part in range(num_parts)]
