@@ -381,7 +381,8 @@ def _fill(
     problem = None
     if processes.is_main:
         try:
-            files.create(layout) if files.layout is None else files.resume()
+            with processes.signing():
+                files.create(layout) if files.layout is None else files.resume()
         except FeatureCacheError as error:
             problem = str(error)
     problems = [text for text in processes.collect([problem]) if text]
@@ -404,6 +405,7 @@ def _fill(
         ):
             for count in passed:
                 bar.update(count)
+                processes.sign()
     except CIAOError as error:
         files.mark_failed(str(error))
         raise
