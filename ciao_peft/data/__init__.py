@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from .protocols import Fold as Fold
     from .protocols import protocol_folds as protocol_folds
     from .protocols import stratified_folds as stratified_folds
+    from .shards import Shards as Shards
+    from .shards import open_shards as open_shards
     from .splits import hold_out as hold_out
     from .votes import sample_labels as sample_labels
     from .votes import vote_weights as vote_weights
@@ -57,6 +59,7 @@ __all__ = [
     "Inspection",
     "LabelSet",
     "Person",
+    "Shards",
     "View",
     "align_folder",
     "clip_means",
@@ -75,6 +78,7 @@ __all__ = [
     "load_faces",
     "located_landmarks",
     "map_labels",
+    "open_shards",
     "paint_face",
     "picture_hashes",
     "protocol_folds",
@@ -98,6 +102,7 @@ _MODULE_OF = {
     "LabelSet": "labels",
     "PROTOCOLS": "protocols",
     "Person": "people",
+    "Shards": "shards",
     "View": "people",
     "align_folder": "aligned",
     "clip_means": "emoreact",
@@ -116,6 +121,7 @@ _MODULE_OF = {
     "load_faces": "loading",
     "located_landmarks": "aligned",
     "map_labels": "mapping",
+    "open_shards": "shards",
     "paint_face": "painting",
     "picture_hashes": "duplicates",
     "protocol_folds": "protocols",

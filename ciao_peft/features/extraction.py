@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checking import check_choice, check_number
+from ..data import open_shards
 from ..engine import RayEngine, engine_from, ray_running
 from ..errors import CIAOError, ConfigError, FeatureCacheError
 from ..model import CIAOModel
@@ -109,7 +110,8 @@ def cache_features(
     Args:
         model_or_encoder: A model, whose active adapter says where to cut; or a bare backbone.
         dataset: A `datasets.Dataset` with `image`, a map-style dataset of `pixel_values`, the `clips` of either, a
-            stream (`datasets.IterableDataset`) of `image` or `pixel_values`, or a dict of several splits.
+            stream (`datasets.IterableDataset`) of `image` or `pixel_values`, or a dict of several splits; or what
+            `ciao_peft.data.open_shards` opens, a path or URL of Parquet files, tars or pictures.
         folder: The folder to keep them in, with a folder for each split of a dict; in memory only, if left out.
         views: Stored views of each picture, 1 or more: the picture as it is, and `views - 1` augmented ones.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`. The backbone's own when left out: nothing is lost. Half
@@ -160,6 +162,8 @@ def cache_features(
             )
             for name, split in dataset.items()
         }
+    if isinstance(dataset, (str, os.PathLike)):
+        dataset = open_shards(dataset)
     augment = _checked_settings(views, dtype, augment, batch_size)
     check_number("dataloader_num_workers", dataloader_num_workers, int, 0)
     with _as_model(model_or_encoder, dataset) as model:
@@ -381,7 +385,8 @@ def _fill(
     problem = None
     if processes.is_main:
         try:
-            files.create(layout) if files.layout is None else files.resume()
+            with processes.signing():
+                files.create(layout) if files.layout is None else files.resume()
         except FeatureCacheError as error:
             problem = str(error)
     problems = [text for text in processes.collect([problem]) if text]
@@ -404,6 +409,7 @@ def _fill(
         ):
             for count in passed:
                 bar.update(count)
+                processes.sign()
     except CIAOError as error:
         files.mark_failed(str(error))
         raise

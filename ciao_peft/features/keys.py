@@ -18,6 +18,8 @@ from .stored_depths import as_key, depths_of
 if TYPE_CHECKING:
     from .streams import StreamSamples
 
+_HASHED_AT_ONCE = 1024
+
 __all__ = ["feature_bytes", "features_layout", "fingerprint", "model_key", "storage_dtype"]
 
 
@@ -119,5 +121,9 @@ def fingerprint(samples: Samples | StreamSamples, processes: Processes) -> str:
         >>> first == second
         True
     """
-    digests = processes.collect(samples.digests(processes.share(len(samples))))
+    share, own = processes.share(len(samples)), []
+    for first in range(share.start, share.stop, _HASHED_AT_ONCE):
+        own += samples.digests(range(first, min(first + _HASHED_AT_ONCE, share.stop)))
+        processes.sign()
+    digests = processes.collect(own)
     return blake2b(b"".join(digests), digest_size=16).hexdigest()

@@ -6,11 +6,12 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FeatureCacheError, LaunchError
+from .peers import Peers, seconds_to_answer
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -30,7 +31,7 @@ class Processes:
 
     Raises:
         LaunchError: several processes were started that do not see one another; each would do all the work, over the
-            others' files.
+            others' files. From every method that waits: one of the others hangs, or has ended.
 
     Example:
         >>> processes = Processes()
@@ -51,6 +52,7 @@ class Processes:
             self._state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
             self.rank, self.count = self._state.process_index, self._state.num_processes
             check_launch(self.count)
+        self._peers = Peers(self.rank, self.count)
 
     @property
     def is_main(self) -> bool:
@@ -75,7 +77,7 @@ class Processes:
             while not self._holds(lock, seconds):
                 if self.is_main and not seconds:
                     waiting()
-                seconds = _SECONDS_BETWEEN_SIGNS
+                seconds = min(_SECONDS_BETWEEN_SIGNS, seconds_to_answer() / 2)
             yield
         finally:
             lock.release()
@@ -104,7 +106,16 @@ class Processes:
         """Blocks until every process has called this method."""
         if self._state is not None:
             with waiting_is_said(f"process {self.rank} of {self.count}"):
+                self._peers.meet()
                 self._state.wait_for_everyone()
+
+    def sign(self) -> None:
+        """Says that this process is at work; one that waits for it gives up where no sign comes for long."""
+        self._peers.sign()
+
+    def signing(self) -> AbstractContextManager[None]:
+        """A `with` block of work that cannot give signs by itself."""
+        return self._peers.signing()
 
     def share(self, count: int) -> range:
         """The part of `count` items that this process takes.
@@ -136,6 +147,7 @@ class Processes:
         from accelerate.utils import gather_object
 
         with waiting_is_said(f"process {self.rank} of {self.count}"):
+            self._peers.meet()
             return gather_object(values)
 
 

@@ -139,7 +139,7 @@ def fingerprint_by_ray(samples: Samples | StreamSamples, engine: RayEngine, proc
     if isinstance(samples, StreamSamples):
         raise DataError(
             f"{samples.name} is a stream, which Ray's workers cannot read from the middle. Give the files themselves, "
-            "`open_shards('s3://.../*.parquet')`, or a table; or leave `engine` out."
+            "such as 's3://.../*.parquet', or a table; or leave `engine` out."
         )
     parts = [
         np.arange(first, min(first + _DIGESTS_PER_TASK, len(samples)))

@@ -175,6 +175,10 @@ class Samples:
         try:
             if isinstance(raw, Mapping) and self._is_plain and getattr(self.dataset.features["image"], "decode", False):
                 raw = self.dataset.features["image"].decode_example(raw)
+            elif isinstance(raw, Mapping) and isinstance(raw.get("bytes"), bytes):  # as `data.Shards` gives it
+                from datasets import Image
+
+                raw = Image().decode_example({"bytes": raw["bytes"], "path": None})
             return self.preprocessing.fit_all(raw)[0]
         except _BROKEN as error:
             raise self._named(index, error) from error

@@ -111,7 +111,11 @@ class StreamSamples:
         """The first pass: digest and label of every row, and which rows are in which part."""
         seen = []
         for number, part in self._parts.items():
-            rows = list(in_threads(self._digest, ((row[self.source], row.get(self.label_key)) for row in part)))
+            rows: list[tuple[bytes, Any]] = []
+            for row in in_threads(self._digest, ((row[self.source], row.get(self.label_key)) for row in part)):
+                rows.append(row)
+                if processes is not None:
+                    processes.sign()
             seen.append((number, rows))
         seen = sorted(seen if processes is None else processes.collect(seen))
         total = sum(len(rows) for _, rows in seen)

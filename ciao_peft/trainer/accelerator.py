@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..config import CIAOConfig
 from ..errors import CIAOError, ConfigError, LaunchError, listed
 from ..features import check_launch
+from ..features.peers import named, those_that_are_silent
 from ..features.processes import waiting_is_said
 from .arguments import CIAOTrainingArguments
 from .precision import precision_of, warn_of_slow_bf16
@@ -24,6 +25,10 @@ from .precision import precision_of, warn_of_slow_bf16
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from tqdm import tqdm
+
+
+_TIME_TO_START = timedelta(minutes=30)
+"""Processes that are started together need not come at once: each imports its libraries, perhaps from a slow disk."""
 
 
 def make_accelerator(args: CIAOTrainingArguments) -> Accelerator:
@@ -69,14 +74,14 @@ def make_accelerator(args: CIAOTrainingArguments) -> Accelerator:
     if args.output_dir is not None:
         folders = {"project_dir": args.output_dir, "logging_dir": str(Path(args.output_dir) / "runs")}
     timeout = timedelta(seconds=args.ddp_timeout)
-    if dist.is_available() and dist.is_initialized():
-        _set_timeout(timeout)
     accelerator = Accelerator(
         mixed_precision=precision,
         log_with=trackers or None,
         project_config=ProjectConfiguration(**folders),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=max(timeout, _TIME_TO_START))],
     )
+    if accelerator.num_processes > 1:
+        _set_timeout(timeout)
     if accelerator.mixed_precision == "fp16" and accelerator.scaler is None:  # Accelerate would ignore it
         raise ConfigError(f"`fp16` needs a GPU; this training runs on {accelerator.device.type}. Use `bf16=True`.")
     warn_of_slow_bf16(args, accelerator.device)
@@ -92,10 +97,11 @@ def make_accelerator(args: CIAOTrainingArguments) -> Accelerator:
 
 
 def _set_timeout(timeout: timedelta) -> None:
-    """Of the group of processes that is there already, as after features were stored."""
+    """Of the group of processes, which may be there for long, as after features were stored."""
     from torch.distributed import distributed_c10d
 
-    set_timeout = getattr(distributed_c10d, "_set_pg_timeout", None)  # torch has no public way
+    # It was private before torch 2.14.
+    set_timeout = getattr(dist, "set_timeout", None) or getattr(distributed_c10d, "_set_pg_timeout", None)
     if set_timeout is not None:
         set_timeout(timeout, dist.group.WORLD)
 
@@ -132,9 +138,10 @@ def others_answering(accelerator: Accelerator, seconds: float) -> Iterator[None]
         lost = any(sign in said for sign in ("timed out", "timeout", "closed by peer", "reset by peer", "broken pipe"))
         if accelerator.num_processes == 1 or isinstance(error, CIAOError) or not lost:
             raise
+        silent = named(those_that_are_silent(accelerator.process_index, accelerator.num_processes))
         raise LaunchError(
-            f"Process {accelerator.process_index} of {accelerator.num_processes} has waited for another one that has "
-            f"ended, or has not answered within {seconds:g} s (`ddp_timeout`). What the others printed last may say "
+            f"Process {accelerator.process_index} of {accelerator.num_processes} has waited in vain for {silent}: "
+            f"ended, or without an answer within {seconds:g} s (`ddp_timeout`). What was printed last there may say "
             "why. Start all of them again; with checkpoints, `resume_from_checkpoint='auto'` goes on."
         ) from error
 

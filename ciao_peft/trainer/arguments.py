@@ -130,7 +130,9 @@ class CIAOTrainingArguments:
         seed: Seed of the order of samples, the stored views and the dropout.
         dataloader_num_workers: Processes that prepare pictures; changes no result.
         ddp_timeout: Seconds that one of several processes waits for the others before it gives up with a
-            `LaunchError`; they have to be more than any of them spends alone, as on writing a checkpoint.
+            `LaunchError` that names the silent ones; more than any of them spends alone, as on writing a checkpoint or
+            in a callback. While features are stored, the variable `CIAO_DDP_TIMEOUT` says how long a process may show
+            no sign of work.
         disable_tqdm: True: say nothing. When left out, a bar shows loss and score in a terminal or notebook, and a
             notebook a table of the evaluations; in a log, each evaluation is one line. False: bars everywhere.
         resume_from_checkpoint: A checkpoint folder; `True`: the one in `output_dir` that was written last, whatever its
@@ -207,7 +209,7 @@ class CIAOTrainingArguments:
     contrast_unlabelled: bool = False
     seed: int = 42
     dataloader_num_workers: int = 0
-    ddp_timeout: int = 1800
+    ddp_timeout: int = 60
     disable_tqdm: bool | None = None
     resume_from_checkpoint: FlagOrTextOrNone = field(default=None, metadata=_ALONE)
     feature_cache: str = "auto"

@@ -9,10 +9,11 @@ import time
 
 import pytest
 import torch
+from torch._C._distributed_c10d import HashStore
 
 from ciao_peft import cache_features
-from ciao_peft.errors import FeatureCacheError
-from ciao_peft.features import FeatureLayout
+from ciao_peft.errors import ConfigError, FeatureCacheError, LaunchError
+from ciao_peft.features import FeatureLayout, peers
 from ciao_peft.features.processes import waiting_is_said
 from ciao_peft.features.store import FeatureFiles
 from helpers.fakes import tiny_backbone
@@ -126,3 +127,63 @@ def test_a_long_wait_for_other_processes_is_said_and_a_short_one_is_not(capfd):
         pass
     time.sleep(0.3)
     assert capfd.readouterr().err == ""
+
+
+@pytest.fixture
+def two_in_one_group(monkeypatch):
+    """Two processes as they see each other, in two threads; a third of a second without a sign is too long."""
+    store = HashStore()
+    monkeypatch.setattr(peers, "_store", lambda: store)
+    monkeypatch.setattr(peers, "seconds_to_answer", lambda: 0.3)
+    monkeypatch.setattr(peers, "_SECONDS_BETWEEN_SIGNS", 0.05)
+    return peers.Peers(0, 2), peers.Peers(1, 2)
+
+
+def meeting(monkeypatch, first, second):
+    """What becomes of the first process, which waits while the second one works."""
+    monkeypatch.setattr(peers, "_meetings", 0)  # one of each process here, and they are in one
+    found = []
+
+    def wait():
+        try:
+            first.meet()
+        except LaunchError as error:
+            found.append(str(error))
+
+    waits = threading.Thread(target=wait)
+    waits.start()
+    second()
+    waits.join(SECONDS)
+    return found
+
+
+def test_a_process_that_works_for_long_and_says_so_is_waited_for(two_in_one_group, monkeypatch):
+    first, second = two_in_one_group
+
+    def works():
+        for _ in range(20):
+            second.sign()
+            time.sleep(0.05)
+        with second.signing():
+            time.sleep(0.8)
+        second._store.set("ciao_peft/here/1", "1")
+
+    assert meeting(monkeypatch, first, works) == []
+
+
+def test_a_process_without_a_sign_is_named(two_in_one_group, monkeypatch):
+    first, _ = two_in_one_group
+    (said,) = meeting(monkeypatch, first, lambda: None)
+    assert said.startswith("Process 0 of 2 waits for process 1: ended, or without a sign of work for 0.3 s")
+
+
+def test_who_gave_up_as_well_is_not_named(two_in_one_group, monkeypatch):
+    monkeypatch.setattr(peers, "_SECONDS_TO_GIVE_UP", 0.3)
+    assert peers.those_that_are_silent(0, 3) == [1, 2]
+    assert peers.those_that_are_silent(1, 3) == [2]
+
+
+def test_a_number_of_seconds_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv("CIAO_DDP_TIMEOUT", "soon")
+    with pytest.raises(ConfigError, match=r"CIAO_DDP_TIMEOUT must be a number of seconds, 1 or more; got 'soon'"):
+        peers.seconds_to_answer()

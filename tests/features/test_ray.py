@@ -59,6 +59,19 @@ def test_workers_that_do_not_see_the_folder_send_what_they_computed(two, tmp_pat
 
 
 @needs_ray
+def test_workers_read_parquet_files_as_one_process_reads_their_table(two, tmp_path):
+    rows = pictures(20)
+    for number in range(2):
+        rows.select(range(10 * number, 10 * number + 10)).to_parquet(tmp_path / f"{number}.parquet")
+    model = CIAOModel(tiny_backbone(), preprocessing=SQUARE)
+    url = f"file://{tmp_path}/*.parquet"
+    stored = cache_features(model, url, tmp_path / "shared", batch_size=4, engine=ENGINE)
+    expected = cache_features(model, rows, tmp_path / "alone", batch_size=4)
+    assert files_of(tmp_path / "shared")["features.0.bin"] == files_of(tmp_path / "alone")["features.0.bin"]
+    assert stored.labels.tolist() == expected.labels.tolist() and stored.label_names == ["a", "b"]
+
+
+@needs_ray
 def test_a_machine_that_is_lost_costs_what_it_had_at_hand_and_changes_no_bit(two, tmp_path, monkeypatch):
     results, seen = ray_pass._results, []
 

@@ -1,0 +1,304 @@
+"""Pictures in Parquet files, WebDataset tars or folders, on this disk or behind a URL of fsspec, row by row."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import os
+import posixpath
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..door import parse_json
+from ..errors import DataError, DataNotFoundError, listed, quoted, shortened
+
+__all__ = ["Shards", "open_shards"]
+
+_PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff")
+_COLUMNS = ("image", "jpg", "png", "jpeg", "webp")
+_LABELS = ("label", "labels")
+_LARGEST_PICTURE = 2**28
+_LARGEST_LABEL = 2**20
+_GROUPS_KEPT = 2  # row groups of Parquet that stay in memory
+
+
+def open_shards(source: str | os.PathLike[str] | Sequence[str], **storage_options: Any) -> Shards:
+    """Opens the pictures of many files as one dataset, of which any row can be read by itself.
+
+    Nothing is read but what says where each picture lies: the footers of Parquet files, the headers in tars, the names
+    in folders. Rows are in the order of the files' names, then in that of each file.
+
+    Args:
+        source: A file, a folder, a pattern with `*`, or several files; a path, or a URL that fsspec knows, such as
+            `"s3://bucket/faces/*.parquet"`. A folder holds Parquet files, tars, or pictures: of these, the name of the
+            folder next to the picture is its label, where each lies in one.
+        storage_options: Of the store, as fsspec takes them.
+
+    Returns:
+        A map-style dataset of `{"image": ..., "label": ...}`, for `cache_features`, with Ray's workers too.
+
+    Raises:
+        DataNotFoundError: nothing is there.
+        DataError: the files are of no known kind, or of several; or one of them is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = tempfile.mkdtemp()
+        >>> for name in ("fear", "joy"):
+        ...     os.mkdir(f"{folder}/{name}")
+        ...     Image.new("RGB", (8, 8)).save(f"{folder}/{name}/face.png")
+        >>> faces = open_shards(folder)
+        >>> len(faces), faces.label_names, faces.labels, sorted(faces[0]["image"])
+        (2, ['fear', 'joy'], [0, 1], ['bytes', 'path'])
+    """
+    import fsspec
+
+    sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
+    if not sources:
+        raise DataNotFoundError("No file was given to read pictures from.")
+    files: list[str] = []
+    try:
+        filesystem = fsspec.core.url_to_fs(os.fspath(sources[0]), **storage_options)[0]
+        for one in sources:
+            path = str(filesystem._strip_protocol(os.fspath(one)))
+            found = filesystem.glob(path) if "*" in path else [path]
+            for name in sorted(map(str, found)):
+                files += sorted(filesystem.find(name)) if filesystem.isdir(name) else [name]
+        missing = [name for name in files if not filesystem.exists(name)] if len(files) < 100 else []
+    except (OSError, ValueError, ImportError) as error:
+        raise DataNotFoundError(
+            f"{quoted(os.fspath(sources[0]))} cannot be reached: {type(error).__name__}: {shortened(str(error))}"
+        ) from error
+    by_kind: dict[str, list[str]] = {}
+    for name in files:
+        by_kind.setdefault(_kind_of(name), []).append(name)
+    by_kind.pop("", None)
+    if missing or not by_kind:
+        raise DataNotFoundError(
+            f"There are no Parquet files, tars or pictures at {quoted(os.fspath(sources[0]))}. Give a file, a folder "
+            "or a pattern such as 's3://bucket/faces/*.parquet'."
+        )
+    if len(by_kind) > 1:
+        raise DataError(f"{quoted(os.fspath(sources[0]))} holds files of several kinds: {listed(by_kind)}. Give one.")
+    (kind, names), *_ = by_kind.items()
+    return {"Parquet": _ParquetShards, "tar": _TarShards, "pictures": _PictureFiles}[kind](filesystem, names)
+
+
+def _kind_of(path: str) -> str:
+    ending = posixpath.basename(path).rpartition(".")[2].lower()
+    return {"parquet": "Parquet", "tar": "tar"}.get(ending, "pictures" if ending in _PICTURES else "")
+
+
+class Shards:
+    """Pictures that lie in many files, as `open_shards` opens them.
+
+    Args:
+        filesystem: Of fsspec.
+        paths: Of the files, as the filesystem has them.
+
+    Attributes:
+        labels: One for each row, or None where there are none.
+        label_names: Names of the classes in the order of their ids, where they are known.
+    """
+
+    labels: list[Any] | None
+    label_names: list[str] | None
+
+    def __init__(self, filesystem: Any, paths: Sequence[str]):
+        self._filesystem, self._paths = filesystem, list(paths)
+        self.labels = self.label_names = None
+        self._look()
+
+    def _look(self) -> None:
+        raise NotImplementedError
+
+    def _pictures(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"There are {len(self)} rows; got the index {index}.")
+        return self.__getitems__([index % len(self)])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        try:
+            pictures = self._pictures(indices)
+        except OSError as error:
+            raise DataError(f"Rows {indices[0]} to {indices[-1]} cannot be read: {shortened(str(error))}") from error
+        if self.labels is None:
+            return [{"image": picture} for picture in pictures]
+        return [{"image": picture, "label": self.labels[row]} for picture, row in zip(pictures, indices, strict=True)]
+
+    def _part(self, path: str, start: int, size: int) -> bytes:
+        return self._filesystem.cat_file(path, start=start, end=start + size)
+
+
+class _PictureFiles(Shards):
+    def _look(self) -> None:
+        folders = [posixpath.dirname(path) for path in self._paths]
+        above = posixpath.commonpath(self._paths) if len(self._paths) > 1 else folders[0]
+        if above not in folders:
+            self.label_names = sorted({posixpath.basename(folder) for folder in folders})
+            place = {name: number for number, name in enumerate(self.label_names)}
+            self.labels = [place[posixpath.basename(folder)] for folder in folders]
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def _pictures(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        found = []
+        for row in rows:
+            path = self._paths[row]
+            if (size := int(self._filesystem.size(path) or 0)) > _LARGEST_PICTURE:
+                raise DataError(f"{quoted(path)} has {size:,} bytes, which no picture needs.")
+            found.append({"bytes": self._filesystem.cat_file(path), "path": path})
+        return found
+
+
+class _TarShards(Shards):
+    """WebDataset's: the files of a sample follow one another and have one name up to the first dot."""
+
+    def _look(self) -> None:
+        self._members: list[tuple[int, int, int]] = []  # number of the tar, place and size of the picture in it
+        labels: list[Any] = []
+        for number, path in enumerate(self._paths):
+            for picture, label in self._samples(path):
+                self._members.append((number, *picture))
+                labels.append(label)
+        if not self._members:
+            raise DataError(f"{quoted(self._paths[0])} holds no pictures.")
+        with_label = sum(label is not None for label in labels)
+        if with_label not in (0, len(labels)):
+            raise DataError(
+                f"{len(labels) - with_label} of the {len(labels)} pictures in {quoted(self._paths[0])} and others have "
+                "no label ('.cls', or 'label' in '.json'). Give all of them one, or none."
+            )
+        self.labels = labels if with_label else None
+
+    def _samples(self, path: str) -> Iterable[tuple[tuple[int, int], Any]]:
+        import tarfile
+
+        key, picture, label = None, None, None
+        try:
+            with self._filesystem.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    if not member.isreg():
+                        continue
+                    folder, name = posixpath.split(member.name)
+                    stem, _, ending = name.partition(".")
+                    if (folder, stem) != key:
+                        if picture is not None:
+                            yield picture, label
+                        key, picture, label = (folder, stem), None, None
+                    ending = ending.lower()
+                    if ending in _PICTURES:
+                        if member.size > _LARGEST_PICTURE:
+                            raise DataError(f"{quoted(member.name)} in {quoted(path)} is too large for a picture.")
+                        picture = member.offset_data, member.size
+                    elif ending in ("cls", "json") and member.size <= _LARGEST_LABEL:
+                        content = tar.extractfile(member)
+                        label = _label_in(b"" if content is None else content.read(), ending, path, label)
+        except tarfile.TarError as error:
+            raise DataError(f"{quoted(path)} is no tar that can be read: {error}") from error
+        if picture is not None:
+            yield picture, label
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def _pictures(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        found = []
+        for row in rows:
+            number, start, size = self._members[row]
+            found.append({"bytes": self._part(self._paths[number], start, size), "path": None})
+        return found
+
+
+def _label_in(content: bytes, ending: str, path: str, before: Any) -> Any:
+    if ending == "cls":
+        text = content.decode("ascii", "replace").strip()
+        if not text.lstrip("-").isdecimal() or len(text) > 18:
+            raise DataError(f"A '.cls' in {quoted(path)} is no whole number: {quoted(text)}.")
+        return int(text)
+    values = parse_json(content, path, error=DataError)
+    return values.get("label", before) if isinstance(values, Mapping) else before
+
+
+class _ParquetShards(Shards):
+    def _look(self) -> None:
+        self._groups: list[tuple[int, int]] = []  # file and row group
+        self._firsts, total = [], 0
+        labels: list[Any] = []
+        for number, path in enumerate(self._paths):
+            with self._opened(path) as file:
+                names = file.schema_arrow.names
+                column = next((name for name in _COLUMNS if name in names), None)
+                label = next((name for name in _LABELS if name in names), None)
+                if column is None:
+                    raise DataError(f"{quoted(path)} has no column of pictures, 'image'; it has {listed(names)}.")
+                if number and (column, label) != (self._column, self._label):
+                    raise DataError(f"{quoted(path)} has other columns than {quoted(self._paths[0])}.")
+                if not number:
+                    self._column, self._label = column, label
+                    self.label_names = _names_in(file.schema_arrow.metadata, label)
+                for group in range(file.num_row_groups):
+                    self._groups.append((number, group))
+                    self._firsts.append(total)
+                    total += file.metadata.row_group(group).num_rows
+                if label is not None:
+                    labels += file.read([label])[label].to_pylist()
+        self._total, self.labels = total, labels if self._label is not None else None
+        self._kept: OrderedDict[int, list[Any]] = OrderedDict()
+
+    def _opened(self, path: str) -> Any:
+        import pyarrow
+        from pyarrow import parquet
+
+        try:
+            return parquet.ParquetFile(self._filesystem.open(path, "rb"))
+        except pyarrow.ArrowException as error:
+            raise DataError(f"{quoted(path)} is no Parquet file that can be read: {shortened(str(error))}") from error
+
+    def __len__(self) -> int:
+        return self._total
+
+    def _pictures(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        found = []
+        for row in rows:
+            place = bisect.bisect_right(self._firsts, row) - 1
+            picture = self._group(place)[row - self._firsts[place]]
+            if isinstance(picture, bytes):
+                picture = {"bytes": picture, "path": None}
+            if not isinstance(picture, Mapping) or not isinstance(picture.get("bytes"), bytes):
+                raise DataError(f"Row {row} has no picture in its column {quoted(self._column)}.")
+            found.append({"bytes": picture["bytes"], "path": picture.get("path")})
+        return found
+
+    def _group(self, place: int) -> list[Any]:
+        """The pictures of a row group, those of the last ones kept."""
+        if place not in self._kept:
+            number, group = self._groups[place]
+            with self._opened(self._paths[number]) as file:
+                self._kept[place] = file.read_row_group(group, [self._column])[self._column].to_pylist()
+            while len(self._kept) > _GROUPS_KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(place)
+        return self._kept[place]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": OrderedDict()}
+
+
+def _names_in(metadata: Mapping[bytes, bytes] | None, label: str | None) -> list[str] | None:
+    """Names of the classes, as `datasets` writes them into a file."""
+    try:
+        info = json.loads((metadata or {})[b"huggingface"])
+        names = info["info"]["features"][label]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
