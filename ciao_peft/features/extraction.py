@@ -18,10 +18,12 @@ from ..errors import CIAOError, ConfigError, FeatureCacheError
 from ..model import CIAOModel
 from ..preprocessing import Preprocessing
 from ..progress import hides_bars
+from ..remote import is_url
 from ..saving.files import local_path
 from ..surroundings import as_tensor, outside_inference
 from .augmentation import Augmentation
 from .cached import FeatureDataset
+from .in_stores import cache_in_store
 from .keys import features_layout, fingerprint, model_key, storage_dtype
 from .layout import DTYPES, FeatureLayout, consecutive_runs, free_disk, free_memory, readable_size
 from .passing import pass_through_trunk
@@ -105,7 +107,9 @@ def cache_features(
         model_or_encoder: A model, whose active adapter says where to cut; or a bare backbone.
         dataset: A `datasets.Dataset` with `image`, a map-style dataset of `pixel_values`, the `clips` of either, a
             stream (`datasets.IterableDataset`) of `image` or `pixel_values`, or a dict of several splits.
-        folder: The folder to keep them in, with a folder for each split of a dict; in memory only, if left out.
+        folder: The folder to keep them in, with a folder for each split of a dict; in memory only, if left out. Or the
+            URL of one in a store, such as `s3://bucket/features`: what is there is fetched into the cache, and what is
+            not is made there, and put when it is complete.
         views: Stored views of each picture, 1 or more: the picture as it is, and `views - 1` augmented ones.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`. The backbone's own when left out: nothing is lost. Half
             precision takes half the room and rounds.
@@ -129,6 +133,7 @@ def cache_features(
             too full; or the dataset augments on the fly, which stored features would silently undo.
         ConfigError: the dtype is unknown, or views and augmentation do not go together.
         DataError: the dataset is empty or holds no pictures.
+        RemoteError: a subclass says why a store does not give or take them.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU())
@@ -144,7 +149,7 @@ def cache_features(
             name: cache_features(
                 model_or_encoder,
                 split,
-                None if folder is None else local_path(folder) / name,
+                None if folder is None else f"{folder}/{name}" if is_url(folder) else local_path(folder) / name,
                 **settings,
                 disable_tqdm=disable_tqdm,
             )
@@ -157,10 +162,10 @@ def cache_features(
             samples = StreamSamples(dataset, model.preprocessing, None if folder is None else Processes())
         else:
             samples = samples_of(dataset, model.preprocessing)
-        return store_features(
+        store_in = partial(
+            store_features,
             model,
             samples,
-            lambda key: None if folder is None else local_path(folder),
             views=views,
             dtype=dtype,
             augment=augment,
@@ -169,6 +174,9 @@ def cache_features(
             dataloader_num_workers=dataloader_num_workers,
             disable_tqdm=disable_tqdm,
         )
+        if is_url(folder):
+            return cache_in_store(str(folder), lambda place: store_in(folder_of=lambda key: place))
+        return store_in(folder_of=lambda key: None if folder is None else local_path(folder))
 
 
 def store_features(
