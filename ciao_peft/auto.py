@@ -19,6 +19,7 @@ from .errors import BackboneError, CIAOError, listed, quoted
 from .hub import RepoFile, is_hub_id, name_from, read_adapter, read_pretrained
 from .model import CIAOModel
 from .preprocessing import Preprocessing
+from .remote import is_url
 from .saving import MAX_JSON_BYTES, SavedAdapter, read_json
 from .surroundings import RANDOM_STATE, outside_inference, random_state_kept
 
@@ -57,14 +58,14 @@ class AutoCIAOModel:
         """A model with one saved adapter, active, in eval mode, on the backbone that the adapter names.
 
         Args:
-            source: A folder that `save_pretrained` wrote, a name of `ciao_peft.list_adapters()`, or `user/name` on the
-                Hub.
+            source: A folder that `save_pretrained` wrote, a name of `ciao_peft.list_adapters()`, `user/name` on the
+                Hub, or the URL of a folder in a store.
             adapter_name: Name to hold it under; the source's last part when left out.
             preprocessing: What the backbone must be fed; what the adapter was trained on when left out.
             check_preprocessing: As for `CIAOModel.load_adapter`.
-            **hub: `subfolder`, `revision`, `token`, `cache_dir`, `local_files_only` and `force_download`, as
-                `ciao_peft.hub.read_pretrained` takes them. Those that are not about one repository hold for the
-                backbone's too.
+            **hub: `subfolder`, `revision`, `token`, `cache_dir`, `local_files_only`, `force_download` and
+                `storage_options`, as `ciao_peft.hub.read_pretrained` takes them. Those that are not about one
+                repository or store hold for the backbone's too.
 
         Raises:
             BackboneError: the adapter names a backbone that cannot be loaded by name; give it to
@@ -118,6 +119,11 @@ def _backbone_of(
     # What has a digest for its revision came from a folder, whose name may look like a stranger's repository.
     if os.path.isdir(name) and not foreign:  # a path that others wrote means nothing here
         return load_encoder(name, preprocessing=preprocessing)
+    if is_url(name):
+        raise BackboneError(
+            f"The adapter was trained on {quoted(name)}; no address is called on because an adapter names it. If it is "
+            f"yours: `CIAOModel.from_pretrained(load_encoder({quoted(name)}), source)`."
+        )
     raise BackboneError(
         f"The adapter was trained on {quoted(name)}, which is neither an encoder of this library "
         f"({listed(list_encoders())}) "

@@ -254,6 +254,39 @@ class HubConflictError(HubError):
     """Every attempt to publish met another upload to the same place at the same time."""
 
 
+class RemoteError(CIAOError, OSError):
+    """A folder in an object store or on a web server could not be read or written; each cause has a class of its own.
+
+    Example:
+        >>> issubclass(RemoteAccessError, RemoteError), issubclass(RemoteAccessError, PermissionError)
+        (True, True)
+    """
+
+
+class RemoteURLError(RemoteError, ValueError):
+    """A URL that is not read or written, whatever lies there."""
+
+
+class RemoteNotFoundError(RemoteError, FileNotFoundError):
+    """The store lacks a file that is needed, or it is not in the cache and the network must not be used."""
+
+
+class RemoteFileError(RemoteError, ValueError):
+    """A file in the store is larger than any that is fetched, does not say its size, or finds no room here."""
+
+
+class RemoteAccessError(RemoteError, PermissionError):
+    """The store refuses: credentials are missing, wrong, or lack the right that was needed."""
+
+
+class RemoteServerError(RemoteError, ConnectionError):
+    """The store cannot be reached, answered with an error of its own, or did not answer in time."""
+
+
+class RemoteConflictError(RemoteError):
+    """What lies in the store changed again and again while it was read or written."""
+
+
 class DataError(CIAOError, ValueError):
     """A dataset, or one sample of it, that cannot be used as it is.
 

@@ -13,8 +13,9 @@ from torch import nn
 from ..cards.contents import card_without_record, encoder_card, text_reader
 from ..door import read_file
 from ..errors import AdapterConfigError, AdapterFileError, CIAOError, ConfigError, listed, quoted, shortened
-from ..hub import MAX_WEIGHTS_BYTES, RepoFile, is_hub_id, read_pretrained
+from ..hub import MAX_WEIGHTS_BYTES, is_hub_id, read_pretrained
 from ..preprocessing import Preprocessing
+from ..remote import RepoFile, is_url, parse_url, save_folder
 from ..saving.adapter_folder import CARD_FILE, PREPROCESSOR_FILE, library_versions
 from ..saving.digest import DIGEST, check_digest, read_covered, sha256_of, with_digest
 from ..saving.files import MAX_JSON_BYTES, local_path, read_json, read_steadily, to_json, write_folder
@@ -45,7 +46,11 @@ _KEYS = {"ciao_encoder", "format_version", "architecture", "weights_sha256", "ve
 
 
 def save_encoder(
-    encoder: nn.Module, folder: str | os.PathLike[str], *, training: Mapping[str, Any] | None = None
+    encoder: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    training: Mapping[str, Any] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes an encoder that `load_encoder(folder)` reads back bit for bit.
 
@@ -53,15 +58,17 @@ def save_encoder(
 
     Args:
         encoder: An encoder that `load_encoder` made; its weights may have been trained since.
-        folder: The folder; it is created if it does not exist.
+        folder: The folder; it is created if it does not exist. Or the URL of one in a store.
         training: Data and settings of the encoder's training, as plain data; stored in `config.json`.
+        storage_options: For a URL, as for `ciao_peft.hub.read_pretrained`.
 
     Returns:
-        The folder.
+        The folder; for a URL, the same in the cache.
 
     Raises:
         ConfigError: the network is no encoder of this library, so that it could not be built again.
         AdapterFileError: the folder cannot be written.
+        RemoteError: a subclass says why the store does not take it.
 
     Example:
         >>> import tempfile
@@ -70,6 +77,18 @@ def save_encoder(
         >>> load_encoder(folder).input_size
         (3, 64, 64)
     """
+    if is_url(folder):
+        return save_folder(
+            parse_url(str(folder)),
+            lambda here: _write(encoder, here, training, str(folder)),
+            _FILES,
+            kept=(RepoFile(CARD_FILE, MAX_JSON_BYTES), RepoFile(CONFIG_FILE, MAX_JSON_BYTES)),
+            storage_options=storage_options,
+        )
+    return _write(encoder, folder, training, os.fspath(folder))
+
+
+def _write(encoder: nn.Module, folder: str | os.PathLike[str], training: Mapping[str, Any] | None, name: str) -> Path:
     from safetensors.torch import save
 
     kind, preprocessing = getattr(encoder, "encoder_type", None), getattr(encoder, "preprocessing", None)
@@ -95,7 +114,7 @@ def save_encoder(
         raise ConfigError(f"The encoder's settings cannot be written as JSON: {error}") from error
     existing = card_without_record(text_reader(local_path(folder)), CONFIG_FILE)
     size = sum(parameter.numel() for parameter in encoder.parameters())
-    files[CARD_FILE] = encoder_card(config, os.fspath(folder), existing=existing, num_parameters=size).encode()
+    files[CARD_FILE] = encoder_card(config, name, existing=existing, num_parameters=size).encode()
     files[CONFIG_FILE] = described  # the last one to be written
     return write_folder(folder, files)
 
@@ -104,7 +123,7 @@ def load(source: str, *, pretrained: bool = True, **hub: Any) -> nn.Module:
     """Loads the encoder in a folder or repository.
 
     Args:
-        source: A folder that `save_encoder` wrote, or `user/name` on the Hub.
+        source: A folder that `save_encoder` wrote, `user/name` on the Hub, or a URL.
         pretrained: Whether to load its weights; otherwise they are random.
         hub: `revision`, `token` and the like, as `ciao_peft.hub.read_pretrained` takes them.
 
@@ -138,7 +157,7 @@ def load_weights(kind: str, source: str | os.PathLike[str], **settings: Any) -> 
 
     Args:
         kind: The type of the encoder: `"vggface2"`, `"prior_knowledge"` or another.
-        source: A folder that `save_encoder` wrote, or `user/name` on the Hub.
+        source: A folder that `save_encoder` wrote, `user/name` on the Hub, or a URL.
         settings: As for `load`.
 
     Returns:
@@ -157,8 +176,8 @@ def load_weights(kind: str, source: str | os.PathLike[str], **settings: Any) -> 
         (3, 64, 64)
     """
     text = os.path.expanduser(os.fspath(source))
-    if not os.path.isdir(text) and (os.path.isfile(text) or not is_hub_id(text)):
-        is_what = "is a file" if os.path.isfile(text) else "is neither a folder nor `user/name`"
+    if not os.path.isdir(text) and (os.path.isfile(text) or not (is_hub_id(text) or is_url(text))):
+        is_what = "is a file" if os.path.isfile(text) else "is neither a folder nor `user/name` nor a URL"
         raise ConfigError(
             f"`weights` must be an encoder's folder or repository; {quoted(text)} {is_what}. Weights of VGG16 in other "
             "layouts become a folder with `ciao convert-encoder SOURCE FOLDER`."

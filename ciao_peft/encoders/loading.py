@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import EncoderNotFoundError, listed, quoted
 from ..hub import is_hub_id
+from ..remote import is_url
 from ..surroundings import RANDOM_STATE, outside_inference, random_state_kept
 
 __all__ = ["list_encoders", "load_encoder"]
@@ -43,14 +44,15 @@ def load_encoder(name: str | os.PathLike[str], *, pretrained: bool = True, **set
 
     Args:
         name: One of `list_encoders()`; `timm/NAME` for a model of timm; a folder written by `save_encoder` or by
-            `save_pretrained` of transformers, or `user/name` for an encoder or a model of either library on the Hub.
+            `save_pretrained` of transformers, `user/name` for an encoder or a model of either library on the Hub, or
+            the URL of such a folder in a store, such as `s3://bucket/encoder`.
         pretrained: Whether to load trained weights; otherwise they are random, drawn from torch's global
             random state. Trained ones leave that as it is.
         settings: Settings of the encoder. `vggface2` and `prior_knowledge`, which ship without weights, take `weights`,
             a folder or repository with them; `dlib-face` takes `levels`, 1 to 3 or with `weights` to 5, behind which it
             is cut; `small-face` takes the settings of `SmallFace`, and timm's models those
             of `timm.create_model`. Folders and repositories take a `preprocessing` that replaces their own, and
-            `revision`, `token` and the like of `ciao_peft.hub.read_pretrained`.
+            `revision`, `token`, `storage_options` and the like of `ciao_peft.hub.read_pretrained`.
 
     Returns:
         A network whose last convolutions an adapter can mask.
@@ -59,7 +61,7 @@ def load_encoder(name: str | os.PathLike[str], *, pretrained: bool = True, **set
         EncoderNotFoundError: no encoder has this name.
         ConfigError: the encoder ships without trained weights, and none were given.
         AdapterFileError: the folder or repository holds no encoder, or a damaged one.
-        HubError: the Hub does not give the files.
+        HubError, RemoteError: the Hub or the store does not give the files.
 
     Example:
         >>> import torch
@@ -88,7 +90,7 @@ def _loaded(text: str, pretrained: bool, settings: dict[str, Any]) -> nn.Module:
         from .from_timm import load
 
         return load(text.removeprefix("timm/"), pretrained=pretrained, **settings)
-    if os.path.isdir(text) or is_hub_id(text):
+    if is_url(text) or os.path.isdir(text) or is_hub_id(text):
         from .from_hub import load
 
         return load(text, pretrained=pretrained, **settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .augmentation import Augmentation
 from .cached import FeatureDataset
 from .extraction import SHARE_OF_MEMORY, cache_features, store_features
+from .in_stores import load_features
 from .keys import feature_bytes, fingerprint, model_key
 from .layout import FeatureLayout, free_memory, readable_size
 from .naming import check_labels_of
@@ -27,6 +28,7 @@ __all__ = [
     "fingerprint",
     "free_memory",
     "key_hash",
+    "load_features",
     "model_key",
     "readable_size",
     "samples_of",

@@ -100,6 +100,11 @@ class FeatureDataset:
         return key_hash(self.key)
 
     @property
+    def rows(self) -> Tensor | None:
+        """Numbers of the stored samples that this dataset shows, as it was given; None for all of them."""
+        return self._rows
+
+    @property
     def frames(self) -> int | None:
         """Number of frames of each sample if the samples are clips, else None."""
         return self._rows.shape[1] if self._rows is not None and self._rows.ndim == 2 else None

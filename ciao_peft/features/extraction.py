@@ -20,10 +20,12 @@ from ..errors import CIAOError, ConfigError, FeatureCacheError
 from ..model import CIAOModel
 from ..preprocessing import Preprocessing
 from ..progress import hides_bars
+from ..remote import is_url
 from ..saving.files import local_path
 from ..surroundings import as_tensor, outside_inference
 from .augmentation import Augmentation
 from .cached import FeatureDataset
+from .in_stores import cache_in_store
 from .keys import features_layout, fingerprint, model_key, storage_dtype
 from .layout import DTYPES, FeatureLayout, free_disk, free_memory, readable_size
 from .passing import in_runs, pass_through_trunk
@@ -112,7 +114,9 @@ def cache_features(
         dataset: A `datasets.Dataset` with `image`, a map-style dataset of `pixel_values`, the `clips` of either, a
             stream (`datasets.IterableDataset`) of `image` or `pixel_values`, or a dict of several splits; or what
             `ciao_peft.data.open_shards` opens, a path or URL of Parquet files, tars or pictures.
-        folder: The folder to keep them in, with a folder for each split of a dict; in memory only, if left out.
+        folder: The folder to keep them in, with a folder for each split of a dict; in memory only, if left out. Or the
+            URL of one in a store, such as `s3://bucket/features`: what is there is fetched into the cache, and what is
+            not is made there, and put when it is complete.
         views: Stored views of each picture, 1 or more: the picture as it is, and `views - 1` augmented ones.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`. The backbone's own when left out: nothing is lost. Half
             precision takes half the room and rounds.
@@ -140,6 +144,7 @@ def cache_features(
         DataError: the dataset is empty or holds no pictures.
         MissingExtraError: the engine is not installed.
         LaunchError: the engine's workers have ended again and again, or several processes use it together.
+        RemoteError: a subclass says why a store does not give or take them.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU())
@@ -155,7 +160,7 @@ def cache_features(
             name: cache_features(
                 model_or_encoder,
                 split,
-                None if folder is None else local_path(folder) / name,
+                None if folder is None else f"{folder}/{name}" if is_url(folder) else local_path(folder) / name,
                 **settings,
                 disable_tqdm=disable_tqdm,
                 engine=engine,
@@ -171,10 +176,10 @@ def cache_features(
             samples = StreamSamples(dataset, model.preprocessing, None if folder is None else Processes())
         else:
             samples = samples_of(dataset, model.preprocessing)
-        return store_features(
+        store_in = partial(
+            store_features,
             model,
             samples,
-            lambda key: None if folder is None else local_path(folder),
             views=views,
             dtype=dtype,
             augment=augment,
@@ -184,6 +189,9 @@ def cache_features(
             disable_tqdm=disable_tqdm,
             engine=engine,
         )
+        if is_url(folder):
+            return cache_in_store(str(folder), lambda place: store_in(folder_of=lambda key: place))
+        return store_in(folder_of=lambda key: None if folder is None else local_path(folder))
 
 
 def store_features(
@@ -206,15 +214,9 @@ def store_features(
         model: Its active adapter says where to cut.
         samples: The split; the frames of clips are stored once each, and shown as clips.
         folder_of: Takes the key and returns the folder, or None to keep the features in memory.
-        views: As for `cache_features`.
-        dtype: As for `cache_features`.
-        augment: As for `cache_features`.
+        views, dtype, augment, batch_size, dataloader_num_workers, disable_tqdm, engine: As for `cache_features`.
         include_excitation: As for `cache_features`. `None` uses an existing folder as it is, and stores u in a new one
             if there is ample room.
-        batch_size: As for `cache_features`.
-        dataloader_num_workers: As for `cache_features`.
-        disable_tqdm: As for `cache_features`.
-        engine: As for `cache_features`.
 
     Returns:
         The features of the split.

@@ -6,10 +6,11 @@ Downloading and publishing know files, not their meaning: callers say which file
 
 from __future__ import annotations
 
+from ..remote import RepoFile
 from .adapters import ADAPTER_FILES, name_from, publish_adapter, read_adapter, save_with_card
 from .bundled import BundledAdapter, bundled_adapters, bundled_folder, list_adapters
 from .client import as_our_errors, must_stay_offline, open_client
-from .downloading import MAX_WEIGHTS_BYTES, RepoFile, Snapshot, download, is_hub_id, prefix_of, read_pretrained
+from .downloading import MAX_WEIGHTS_BYTES, Snapshot, download, is_hub_id, prefix_of, read_pretrained
 from .publishing import RepoHead, publish
 
 __all__ = [

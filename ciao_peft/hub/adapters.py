@@ -13,6 +13,7 @@ import torch
 from ..cards import adapter_card, card_without_record, collection_card, merge_cards, text_reader
 from ..door import read_file
 from ..errors import AdapterFileError
+from ..remote import RepoFile, is_url, parse_url, save_folder
 from ..saving import (
     CARD_FILE,
     CONFIG_FILE,
@@ -28,7 +29,7 @@ from ..saving import (
 from ..saving.auto_class_files import HUB_CONFIG_FILE, hub_config, is_no_other_models
 from ..saving.files import local_path
 from .bundled import bundled_folder, list_adapters, names_in_mind
-from .downloading import MAX_WEIGHTS_BYTES, RepoFile, Snapshot, prefix_of, read_pretrained
+from .downloading import MAX_WEIGHTS_BYTES, Snapshot, prefix_of, read_pretrained
 from .publishing import RepoHead, publish
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ ADAPTER_FILES = (
     RepoFile(WEIGHTS_FILE, MAX_WEIGHTS_BYTES),
 )
 """The files of an adapter. The weights come last: a folder that has them has the other files, too."""
+
+_READ_BEFORE = tuple(RepoFile(name, MAX_JSON_BYTES) for name in (CARD_FILE, HUB_CONFIG_FILE, CONFIG_FILE))
+"""What a save looks at: the card with what people wrote, and whether `config.json` is another model's."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -64,9 +68,10 @@ def read_adapter(source: str | os.PathLike[str], **hub: Any) -> tuple[SavedAdapt
     """Reads an adapter from a folder, from the package or from the Hub.
 
     Args:
-        source: A folder that `save_pretrained` wrote, a name of `list_adapters()`, or `user/name` on the Hub.
-        **hub: `subfolder`, `revision`, `token`, `cache_dir`, `local_files_only` and `force_download`, as
-            `read_pretrained` takes them.
+        source: A folder that `save_pretrained` wrote, a name of `list_adapters()`, `user/name` on the Hub, or the URL
+            of a folder in a store.
+        **hub: `subfolder`, `revision`, `token`, `cache_dir`, `local_files_only`, `force_download` and
+            `storage_options`, as `read_pretrained` takes them.
 
     Returns:
         The adapter, and the folder that it was read from.
@@ -90,21 +95,28 @@ def read_adapter(source: str | os.PathLike[str], **hub: Any) -> tuple[SavedAdapt
 
 
 def save_with_card(
-    folder: str | os.PathLike[str], adapter: SavedAdapter, picture: bytes | None = None, *, name: str | None = None
+    folder: str | os.PathLike[str],
+    adapter: SavedAdapter,
+    picture: bytes | None = None,
+    *,
+    name: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes an adapter's folder with its model card; what people wrote on the present card stays.
 
     Args:
-        folder: The folder to write.
+        folder: The folder to write, or the URL of one in a store.
         adapter: The adapter.
         picture: A PNG of what the mask lets through, for the card.
         name: The repository or folder that the card's code loads; `folder` when left out.
+        storage_options: For a URL, as for `read_pretrained`.
 
     Returns:
-        The folder.
+        The folder; for a URL, the same in the cache.
 
     Raises:
         AdapterFileError: it cannot be written, or `picture` is no PNG.
+        RemoteError: a subclass says why the store does not take it.
 
     Example:
         >>> import tempfile
@@ -116,6 +128,16 @@ def save_with_card(
     """
     if picture is not None and not picture.startswith(_PNG):
         raise AdapterFileError("`picture` is no PNG file's content; give the bytes of one.")
+    if is_url(folder):
+        url = parse_url(str(folder))
+        return save_folder(
+            url,
+            lambda here: save_with_card(here, adapter, picture, name=name or str(url)),
+            ADAPTER_FILES,
+            kept=_READ_BEFORE,
+            absent=(PICTURE_FILE,),
+            storage_options=storage_options,
+        )
     existing = card_without_record(text_reader(local_path(folder)), CONFIG_FILE)
     has: dict[str, Any] = {"picture": picture is not None, "prepares": adapter.preprocessing is not None}
     has["dtype"] = _smaller_dtype(adapter)

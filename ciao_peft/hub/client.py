@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 from .._version import __version__
 from ..errors import (
@@ -22,6 +20,7 @@ from ..errors import (
     HubTokenError,
     listed,
 )
+from ..remote import TooLate, within
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -76,25 +75,13 @@ def answer_within(seconds: float, ask: Callable[[], T], endpoint: str = "the Hub
         >>> answer_within(10, lambda: "here")
         'here'
     """
-    answers: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue()
-
-    def work() -> None:
-        try:
-            answers.put((ask(), None))
-        except BaseException as error:  # raised again where it is waited for
-            answers.put((None, error))
-
-    threading.Thread(target=work, daemon=True, name="ciao_peft asks the Hub").start()
     try:
-        answer, error = answers.get(timeout=seconds)
-    except queue.Empty:
+        return within(seconds, ask, "ciao_peft asks the Hub")
+    except TooLate:
         raise HubOfflineError(
             f"{endpoint} has not finished its answer within {seconds:g} s. Try again, set HF_HUB_ETAG_TIMEOUT to more "
             "seconds (a sixth of what you want to wait), or load what is cached with `local_files_only=True`."
         ) from None
-    if error is not None:
-        raise error
-    return cast("T", answer)
 
 
 @contextmanager

@@ -5,13 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..door import read_file
-from ..errors import AdapterFileError, AdapterNameError, HubFileError, HubOfflineError, HubServerError, listed
+from ..errors import (
+    AdapterFileError,
+    AdapterNameError,
+    ConfigError,
+    HubFileError,
+    HubOfflineError,
+    HubServerError,
+    listed,
+    quoted,
+)
+from ..remote import RepoFile, fetch, is_url, parse_url
 from ..saving.files import local_path, write_file
 from .client import answer_within, as_our_errors, must_stay_offline, open_client
 
@@ -36,28 +47,10 @@ T = TypeVar("T")
 
 _MAX_REF_BYTES = 1024
 _PATIENCE = 6.0  # times the client's seconds from byte to byte (HF_HUB_ETAG_TIMEOUT): a minute by default
+_SECONDS_OF_SAVING = 1.0  # between the first and the last file that a writer puts into a store, mostly
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RepoFile:
-    """A file to fetch from a repository.
-
-    Args:
-        name: Its name, without a folder.
-        max_bytes: Its largest allowed size, which is checked before the first byte is downloaded.
-        required: Whether the file must exist.
-
-    Example:
-        >>> RepoFile("config.json", max_bytes=4 * 2**20).required
-        True
-    """
-
-    name: str
-    max_bytes: int
-    required: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,8 +59,8 @@ class Snapshot:
 
     Args:
         folder: The folder. It is in the cache if the files came from the Hub, and must not be written to then.
-        repo_id: The repository, or None for a folder of the user's.
-        revision: The commit, 40 hexadecimal digits, or None for a folder of the user's.
+        repo_id: The repository, or the URL in a store; None for a folder of the user's.
+        revision: The commit, 40 hexadecimal digits; None for a folder of the user's or in a store.
 
     Example:
         >>> str(Snapshot(Path("runs/fer"))), str(Snapshot(Path("cache"), "user/ciao-fer", "0123456789" * 4))
@@ -79,7 +72,9 @@ class Snapshot:
     revision: str | None = None
 
     def __str__(self) -> str:
-        return str(self.folder) if self.repo_id is None else f"{self.repo_id}@{(self.revision or '')[:8]}"
+        if self.repo_id is None:
+            return str(self.folder)
+        return f"{self.repo_id}@{self.revision[:8]}" if self.revision else self.repo_id
 
 
 def is_hub_id(source: object) -> bool:
@@ -104,13 +99,15 @@ def read_pretrained(
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> tuple[T, Snapshot]:
-    """Reads a folder on disk or on the Hub.
+    """Reads a folder on disk, on the Hub, in an object store or on a web server.
 
     Files that were damaged on the way or in the cache are downloaded once more.
 
     Args:
-        source: A folder, or `user/name` on the Hub. If a folder has that name, the folder is read.
+        source: A folder; `user/name` on the Hub (if a folder has that name, the folder is read); or the URL of a folder
+            in a store, such as `s3://bucket/fer`.
         read: Reads the folder; raises `AdapterFileError` when a file is damaged.
         files: The files to download, the most important ones last: an interrupted download then lacks them.
         subfolder: The folder inside the repository or folder.
@@ -119,12 +116,16 @@ def read_pretrained(
         cache_dir: Replaces the user's cache.
         local_files_only: Whether to use the cache alone and no network.
         force_download: Whether to download files that are cached.
+        storage_options: For a URL: settings of fsspec's file system, such as `endpoint_url`, `key` and `secret`; what
+            is left out comes from the environment. A URL takes no `revision` and no `token`.
 
     Returns:
         What `read` returned, and the folder with the files.
 
     Raises:
         HubError: a subclass says why the Hub does not give the files.
+        RemoteError: a subclass says why a store does not give them, or why the URL is not followed.
+        ConfigError: `storage_options` without a URL, or `revision` or `token` with one.
         AdapterNameError: `subfolder` leaves the repository.
 
     Example:
@@ -138,6 +139,13 @@ def read_pretrained(
         {'frames': 10}
     """
     prefix = prefix_of(subfolder)
+    if is_url(source):
+        if revision is not None or token is not None:
+            raise ConfigError("A URL takes no `revision` and no `token`; give `storage_options`.")
+        stores: dict[str, Any] = {"cache_dir": cache_dir, "storage_options": storage_options}
+        return _read_url(str(source), prefix, read, files, local_files_only, force_download, stores)
+    if storage_options is not None:
+        raise ConfigError(f"`storage_options` are for URLs of stores, and {quoted(os.fspath(source))} is none.")
     if local_path(source).is_dir() or not is_hub_id(source):
         snapshot = Snapshot(local_path(source) / prefix)
         return read(snapshot.folder), snapshot
@@ -158,6 +166,37 @@ def read_pretrained(
         logger.warning("%s Downloading %s once more.", error, snapshot)
     snapshot = download(str(source), files, revision=snapshot.revision, force_download=True, **options)
     return read(snapshot.folder), snapshot
+
+
+def _read_url(
+    source: str,
+    prefix: str,
+    read: Callable[[Path], T],
+    files: Sequence[RepoFile],
+    local_files_only: bool,
+    force_download: bool,
+    stores: dict[str, Any],
+) -> tuple[T, Snapshot]:
+    url = parse_url(f"{source.rstrip('/')}/{prefix}" if prefix else source)
+
+    def attempt(**how: bool) -> tuple[T, Snapshot]:
+        folder = fetch(url, files, **how, **stores)
+        return read(folder), Snapshot(folder, str(url))
+
+    try:
+        return attempt(local_files_only=local_files_only, force_download=force_download)
+    except AdapterFileError as error:
+        if local_files_only:
+            raise
+        logger.warning("%s Downloading %s once more.", error, url)
+    try:
+        return attempt(force_download=True)
+    except AdapterFileError:
+        before = fetch(url, files, **stores)
+        time.sleep(_SECONDS_OF_SAVING)  # somebody may be saving it: the config comes last
+        if fetch(url, files, **stores) == before:
+            raise
+    return attempt()
 
 
 def download(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,15 +129,15 @@ class CIAOModel(LearningModel):
         """Loads a saved adapter for reading; the active one stays active.
 
         Args:
-            source: A folder that `save_pretrained` wrote, a name of `ciao_peft.list_adapters()`, or `user/name` on the
-                Hub.
+            source: A folder that `save_pretrained` wrote, a name of `ciao_peft.list_adapters()`, `user/name` on the
+                Hub, or the URL of a folder in a store, such as `s3://bucket/fer`.
             adapter_name: Name to hold it under; the source's last part when left out.
             is_trainable: Whether its parameters require gradients at once. `train_adapter` does the same later, makes
                 it the active one, and switches the gradients of all others off.
             check_backbone: When `False`, an adapter of another backbone is loaded all the same, with a warning.
             check_preprocessing: When `False`, also one that was fed differently.
-            **hub: `subfolder`, `revision`, `token`, `cache_dir`, `local_files_only` and `force_download`, as
-                `ciao_peft.hub.read_pretrained` takes them.
+            **hub: `subfolder`, `revision`, `token`, `cache_dir`, `local_files_only`, `force_download` and
+                `storage_options`, as `ciao_peft.hub.read_pretrained` takes them.
 
         Returns:
             The name.
@@ -146,7 +146,8 @@ class CIAOModel(LearningModel):
             AdapterFileError, AdapterConfigError: the folder is damaged, incomplete or foreign.
             BackboneMismatchError: it was trained on another backbone, or on pixels prepared in another way.
             AdapterNameError: the name is taken or unsafe.
-            HubError: a subclass says why the Hub does not give it. After every error the model is as it was.
+            HubError, RemoteError: a subclass says why the Hub or the store does not give it. After every error the
+                model is as it was.
 
         Example:
             >>> import tempfile
@@ -193,11 +194,13 @@ class CIAOModel(LearningModel):
         training: dict[str, Any] | None = None,
         picture: bytes | None = None,
         dtype: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> Path:
         """Saves one adapter as a folder: config, safetensors, preprocessing and model card.
 
         Args:
-            folder: Where; replaced as a whole if there is an adapter. What people wrote on its card stays.
+            folder: Where; replaced as a whole if there is an adapter. What people wrote on its card stays. Or the URL
+                of a folder in a store, where the config is put last.
             adapter_name: Which; the active one when left out.
             training: What to record of how it was made: dataset, seed, metrics. Plain data; `adapter_card` says what
                 the card understands.
@@ -206,12 +209,14 @@ class CIAOModel(LearningModel):
                 2^-25 near zero). `"int8"` for a quarter: each weight of a convolution or linear layer is then off by at
                 most 1/254 of the largest of its output channel, and comes back in float32; earlier releases cannot
                 read it. Vectors, such as `a` and biases, stay as they are. As the adapter is when left out.
+            storage_options: For a URL, as for `load_adapter`.
 
         Returns:
-            The folder.
+            The folder; for a URL, the same in the cache.
 
         Raises:
             AdapterFileError: it cannot be written, or has a weight beyond what `dtype` holds.
+            RemoteError: a subclass says why the store does not take it.
             ConfigError: another dtype.
             AdapterNotFoundError, NoActiveAdapterError: there is no such adapter.
 
@@ -223,7 +228,8 @@ class CIAOModel(LearningModel):
             >>> sorted(file.name for file in folder.iterdir())
             ['README.md', 'adapter_config.json', 'adapter_model.safetensors', 'config.json', 'preprocessor_config.json']
         """
-        return save_with_card(folder, self.saved_adapter(adapter_name, training=training, dtype=dtype), picture)
+        saved = self.saved_adapter(adapter_name, training=training, dtype=dtype)
+        return save_with_card(folder, saved, picture, storage_options=storage_options)
 
     def saved_adapter(
         self, adapter_name: str | None = None, *, training: dict[str, Any] | None = None, dtype: str | None = None
@@ -359,8 +365,8 @@ class CIAOModel(LearningModel):
 
         Args:
             backbone: The one the adapter was trained on.
-            source: A folder that `save_pretrained` wrote, a name of `ciao_peft.list_adapters()`, or `user/name` on the
-                Hub.
+            source: A folder that `save_pretrained` wrote, a name of `ciao_peft.list_adapters()`, `user/name` on the
+                Hub, or the URL of a folder in a store, such as `s3://bucket/fer`.
             adapter_name: Name to hold it under; the source's last part when left out.
             preprocessing: What the backbone must be fed, as for `get_ciao_model`. When left out, taken from the
                 backbone when it knows, else from the adapter; faces are aligned as the adapter's were.

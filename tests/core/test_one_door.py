@@ -33,6 +33,8 @@ ALLOWED = {
     ("saving/safetensors_file.py", "torch.from_file"): "mapped, once the door has looked at the file",
     ("saving/safetensors_file.py", "read_bytes"): "the same where a disk cannot map, of the size that was looked at",
     ("saving/files.py", "path.open"): "what this process has just written, to sync it",
+    ("remote/store.py", "_fs.open"): "a file on a web server, as many bytes as it said",
+    ("remote/fetching.py", "open"): "to write what a store gives",
     ("features/workers.py", "pickle.loads"): "an error of this process, to see whether it can be sent to another",
     ("trainer/precision.py", "read_text"): "/proc/cpuinfo",
     ("trainer/checkpoint.py", "read_bytes"): "what this process has just written",
