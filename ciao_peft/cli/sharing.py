@@ -102,6 +102,7 @@ def _inspect(options: argparse.Namespace) -> None:
         "trained_parameters": saved.trained_parameters,
         "tensors": {key: [*tensor.shape] for key, tensor in saved.tensors.items()},
         "weights_bytes": record["weights_bytes"],
+        "weights_dtype": record.get("weights_dtype"),
         "weights_sha256": record["weights_sha256"],
         "preprocessing": saved.preprocessing,
         "training": saved.training,
@@ -121,8 +122,10 @@ def _for_people(facts: dict[str, Any]) -> str:
         "problem": f"{config['problem_type']}: {labels}",
         "trains": f"{config['tuning']}" + ("" if config["inhibition"] else ", without inhibition"),
         "mask after": ", ".join(config["target_modules"]),
+        **_changed(config),
         "parameters": f"{facts['trained_parameters'] or 0:,} trained, in {len(facts['tensors'])} tensors",
-        "weights": f"{facts['weights_bytes']:,} bytes",
+        "weights": f"{facts['weights_bytes']:,} bytes"
+        + (f" in {facts['weights_dtype']}" if facts["weights_dtype"] else ""),
         "checksum": f"{facts['weights_sha256']} (checked)",
     }
     for name, value in training.get("metrics", {}).items() if isinstance(training.get("metrics"), dict) else ():
@@ -133,6 +136,18 @@ def _for_people(facts: dict[str, Any]) -> str:
     lines["made with"] = ", ".join(f"{name} {version}" for name, version in sorted(facts["versions"].items()))
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
+
+
+_SHOWN = ("problem_type", "num_labels", "id2label", "tuning", "inhibition", "target_modules")  # by lines of their own
+
+
+def _changed(config: dict[str, Any]) -> dict[str, str]:
+    """The settings that are not the defaults, whatever settings there are."""
+    from ..config import CIAOConfig
+
+    usual = CIAOConfig(problem_type=config["problem_type"], num_labels=config["num_labels"]).to_dict()
+    changed = {name: value for name, value in config.items() if name not in _SHOWN and value != usual.get(name)}
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in changed.items()}
 
 
 def _print(options: argparse.Namespace, facts: dict[str, Any], text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -146,8 +146,38 @@ def others_answering(accelerator: Accelerator, seconds: float) -> Iterator[None]
         ) from error
 
 
+def make_apart(args: CIAOTrainingArguments) -> tuple[Accelerator, dict[str, Any]]:
+    """An accelerator as `make_accelerator` makes it, which changes nothing for accelerators that are there already.
+
+    Args:
+        args: As for `make_accelerator`.
+
+    Returns:
+        The accelerator, and what Accelerate shares between accelerators as this one needs it, for `precision_shared`.
+
+    Raises:
+        ConfigError, LaunchError: as for `make_accelerator`; the state is as it was.
+
+    Example:
+        >>> theirs = make_accelerator(CIAOTrainingArguments(report_to="none"))
+        >>> _, state = make_apart(CIAOTrainingArguments(report_to="none"))
+        >>> theirs.mixed_precision, state["_mixed_precision"]
+        ('no', 'no')
+    """
+    from accelerate.state import AcceleratorState
+
+    shared = AcceleratorState._shared_state
+    before = dict(shared)
+    try:
+        accelerator = make_accelerator(args)
+        return accelerator, dict(shared)
+    finally:
+        if before:
+            shared.update(before)
+
+
 @contextmanager
-def precision_shared(precision: str) -> Iterator[None]:
+def precision_shared(precision: str, state: Mapping[str, Any] | None = None) -> Iterator[None]:
     """A context in which Accelerate computes in this precision, whatever accelerators were made since.
 
     Accelerate holds one precision for all accelerators of a process. Without this context, making a second trainer
@@ -155,6 +185,7 @@ def precision_shared(precision: str) -> Iterator[None]:
 
     Args:
         precision: `"no"`, `"bf16"` or `"fp16"`. The value from before comes back at the end.
+        state: As `make_apart` gives it, to be shared where nothing is: transformers' `TrainingArguments` clears all.
 
     Example:
         >>> accelerator = make_accelerator(CIAOTrainingArguments(report_to="none"))
@@ -167,6 +198,8 @@ def precision_shared(precision: str) -> Iterator[None]:
     from accelerate.state import AcceleratorState
 
     shared = AcceleratorState._shared_state
+    if not shared:
+        shared.update(state or {})
     before = shared.get("_mixed_precision")
     shared["_mixed_precision"] = precision
     try:

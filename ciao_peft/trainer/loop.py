@@ -268,7 +268,7 @@ class TrainingLoop(Updates):
         if self.step % self.steps_per_epoch == 0:
             self._call("on_epoch_end")
         if self.eval_source is None and (last or self.step % self.steps_per_epoch == 0):
-            self._speaker.epoch_ended(self.step, self._epoch)
+            self._speaker.epoch_ended(self.step, self._epoch, self.losses)
 
     def _is_due(self, strategy: str, steps: int | None) -> bool:
         return is_due(strategy, steps, self.step, self.steps_per_epoch, self.total_steps)
@@ -309,7 +309,7 @@ class TrainingLoop(Updates):
             self._check_finite()
             self.best.keep(self.job.module.state_dict())
             self._save_best(metrics)
-        self._speaker.evaluated(self.history.entries[-1], self.best)
+        self._speaker.evaluated(self.history.entries[-1], self.best, self.losses)
 
     def scores_of_the_result(self) -> dict[str, float]:
         """Scores of the adapter that training ended with, by `eval_NAME`; empty if no evaluation saw that adapter."""

@@ -43,6 +43,7 @@ class RunningLoss:
     def __init__(self, device: torch.device):
         self._both = torch.zeros(2, 4, dtype=widest_dtype(device), device=device)
         self.window, self.sums = self._both
+        self._told = torch.zeros_like(self.sums)
 
     def zeros(self) -> Tensor:
         """`(3,)` zeros to sum the losses of one update in: loss, task loss and contrastive loss."""
@@ -81,6 +82,19 @@ class RunningLoss:
         """Mean loss of all updates; 0 before the first one."""
         return self.sums[0].item() / max(self.sums[3].item(), 1)
 
+    def mean_since(self) -> float | None:
+        """Mean loss since the last call, or since `restore`; None where there was no update.
+
+        Example:
+            >>> running = RunningLoss(torch.device("cpu"))
+            >>> running.add(torch.tensor([1.0, 1.0, 0.0]))
+            >>> running.mean_since(), running.mean_since()
+            (1.0, None)
+        """
+        loss, _, _, count = (self.sums - self._told).tolist()
+        self._told.copy_(self.sums)
+        return loss / count if count else None
+
     def state(self) -> dict[str, list[float]]:
         """Plain data for a checkpoint."""
         return {"window": self.window.tolist(), "sums": self.sums.tolist()}
@@ -96,3 +110,4 @@ class RunningLoss:
         """
         self.window.copy_(torch.tensor(window, dtype=self.window.dtype, device="cpu"))
         self.sums.copy_(torch.tensor(sums, dtype=self.sums.dtype, device="cpu"))
+        self._told.copy_(self.sums)

@@ -14,6 +14,8 @@ from .best import Best
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from .running_loss import RunningLoss
+
 __all__ = ["Speaker", "table_of"]
 
 
@@ -71,39 +73,43 @@ class Speaker:
         numbers = {"loss": self._loss, best.metric: entry.get(f"eval_{best.metric}", best.value)}
         self._bar.set_postfix({name: f"{value:.4g}" for name, value in numbers.items() if value is not None})
 
-    def evaluated(self, entry: Mapping[str, Any], best: Best) -> None:
+    def evaluated(self, entry: Mapping[str, Any], best: Best, losses: RunningLoss) -> None:
         """Says what an evaluation gave: a line in a log, a row of the table in a notebook.
 
         Args:
             entry: Its entry of the log, with `step`, `epoch`, `eval_loss` and the scores.
             best: The best evaluation so far, this one included.
+            losses: Those of the updates; the mean since the last line is said.
 
         Example:
+            >>> import torch
             >>> from ciao_peft import CIAOTrainingArguments
+            >>> from ciao_peft.trainer.running_loss import RunningLoss
             >>> best = Best(CIAOTrainingArguments(), "single_label_classification")
             >>> entry = {"step": 10, "epoch": 1.0, "eval_loss": 0.5, "eval_accuracy": 0.75}
             >>> _ = best.judge(entry, 10)
-            >>> Speaker("faces", 30, disable_tqdm=True).evaluated(entry, best)
+            >>> Speaker("faces", 30, disable_tqdm=True).evaluated(entry, best, RunningLoss(torch.device("cpu")))
         """
         score = f"eval_{best.metric}"
         if self.place == "log":
-            numbers = {"loss": self._loss, "eval_loss": entry.get("eval_loss"), score: entry.get(score)}
+            numbers = {"loss": losses.mean_since(), "eval_loss": entry.get("eval_loss"), score: entry.get(score)}
             self._say(entry, numbers, " (the best so far)" if best.step == entry["step"] else "")
         elif self.place == "notebook":
-            row = {"update": entry["step"], "epoch": entry["epoch"], "training loss": self._loss}
+            row = {"update": entry["step"], "epoch": entry["epoch"], "training loss": losses.mean_since()}
             scores = {name: value for name, value in entry.items() if name in ("eval_loss", score)}
             self._rows.append(row | scores | {"": "best" if best.step == entry["step"] else ""})
             self._show_table()
 
-    def epoch_ended(self, step: int, epoch: float) -> None:
-        """Says the last loss, where nothing is evaluated that a log could hold.
+    def epoch_ended(self, step: int, epoch: float, losses: RunningLoss) -> None:
+        """Says the loss of an epoch, where nothing is evaluated that a log could hold.
 
         Args:
             step: Updates made.
             epoch: Passes over the data.
+            losses: Those of the updates; the mean since the last line is said.
         """
         if self.place == "log":
-            self._say({"step": step, "epoch": epoch}, {"loss": self._loss}, "")
+            self._say({"step": step, "epoch": epoch}, {"loss": losses.mean_since()}, "")
 
     def advise(self, best: Best, step: int) -> None:
         """Says at the end that an earlier adapter was better, where that one was not restored.

@@ -24,7 +24,7 @@ from ..metrics import compute_metrics
 from ..model import CIAOModel
 from ..probabilities import fit_temperature
 from ..surroundings import outside_inference, random_state_kept
-from .accelerator import gather_rows, make_accelerator, others_answering, precision_shared, wait_for_all
+from .accelerator import gather_rows, make_apart, others_answering, precision_shared, wait_for_all
 from .arguments import CIAOTrainingArguments
 from .calibrate import calibrate_decay, note_class_prior
 from .callbacks import Callbacks
@@ -96,7 +96,6 @@ class CIAOTrainer:
     model: CIAOModel
     adapter_name: str
     args: CIAOTrainingArguments
-    accelerator: Accelerator
     callbacks: list[Any]
     compute_metrics: Callable[[Tensor, Tensor], dict[str, float]] | None
     on_log: Callable[[dict[str, Any]], None] | None
@@ -127,8 +126,8 @@ class CIAOTrainer:
         self.on_log = on_log
         self.callbacks = list(callbacks)
         Callbacks(self.callbacks, self.args)  # refuses what is none
-        self.accelerator = make_accelerator(self.args)
-        self._precision = str(self.accelerator.mixed_precision)
+        self._accelerator, self._shared = make_apart(self.args)
+        self._precision = str(self._shared["_mixed_precision"])
         self.log_history = []
         self._last: TrainOutput | None = None
         self._of_unlabelled: dict[str, Any] = {}  # settings of the last training, if it had such pictures
@@ -206,7 +205,7 @@ class CIAOTrainer:
         Raises:
             DataError, InputError, TrainingError, FeatureCacheError: as for `train`.
         """
-        with precision_shared(self._precision):
+        with precision_shared(self._precision, self._shared):
             return self._metrics(self._source(dataset, "dataset", False), "eval_")
 
     def predict(self, dataset: Any) -> PredictionOutput:
@@ -218,7 +217,7 @@ class CIAOTrainer:
         Raises:
             DataError, InputError, TrainingError, FeatureCacheError: as for `train`.
         """
-        with precision_shared(self._precision):
+        with precision_shared(self._precision, self._shared):
             source = self._source(dataset, "dataset", False, needs_labels=False)
             logits = self._logits(source)
         metrics = {} if source.labels is None else self._scores(logits, source.labels, "test_")
@@ -240,7 +239,7 @@ class CIAOTrainer:
             ConfigError: the adapter is of regression, which has no probabilities.
             DataError, InputError, TrainingError, FeatureCacheError: as for `train`.
         """
-        with precision_shared(self._precision):
+        with precision_shared(self._precision, self._shared):
             source = self._source(dataset, "dataset", False)
             logits = self._logits(source)
         adapter = self._adapter
@@ -343,6 +342,12 @@ class CIAOTrainer:
         note_class_prior(self._adapter, source, self.args)
         calibrate_decay(self.model, self.adapter_name, source, batch_size, self.args.seed, self.accelerator)
 
+    @property
+    def accelerator(self) -> Accelerator:
+        """Device, processes and precision of Accelerate."""
+        with precision_shared(self._precision, self._shared):  # other libraries clear what accelerators share
+            return self._accelerator
+
     # -- reading -----------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -356,7 +361,7 @@ class CIAOTrainer:
             for parameter in grads:
                 parameter.requires_grad_(False)
             try:
-                with precision_shared(self._precision):
+                with precision_shared(self._precision, self._shared):
                     yield
             finally:
                 for parameter, requires_grad in grads.items():

@@ -91,3 +91,25 @@ def test_help_costs_no_torch():
     )
     command = [sys.executable, "-c", code + "main(['publish', '--help'])"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.endswith("False\n")
+
+
+def test_inspect_shows_every_setting_that_is_not_the_default(tmp_path, capsys):
+    changes = {
+        "inhibition_form": "gain",
+        "inhibition_rank": 2,
+        "excitation_rank": 1,
+        "spatial_maps": 3,
+        "contrastive_prototypes": "simplex",
+        "logit_adjustment": 1.0,
+        "class_prior": (0.25, 0.75),
+        "probability_temperature": 1.5,
+        "hidden_sizes": (),
+    }
+    config = CIAOConfig(problem_type="single_label_classification", num_labels=2, **changes)
+    model = get_ciao_model(tiny_backbone(), config, input_size=SIZE)
+    assert main(["inspect", str(model.save_pretrained(tmp_path / "moods", dtype="int8"))]) == 0
+    lines = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines() if " " in line)
+    assert lines["weights"].endswith(" bytes in int8")
+    kept = {name: value if isinstance(value, str) else json.dumps(value) for name, value in changes.items()}
+    assert {name: lines[name].strip() for name in changes} == kept
+    assert "dropout" not in lines and "depths" not in lines and "temperature" not in lines

@@ -80,3 +80,56 @@ def test_other_words_are_refused():
         CIAOTrainingArguments(bf16="maybe")
     with pytest.raises(ConfigError, match="Choose one of `bf16` and `fp16`"):
         CIAOTrainingArguments(bf16="auto", fp16=True)
+
+
+def computed_in(trainer):
+    """The precisions in which the convolutions of a training computed."""
+    seen = set()
+
+    def note(module, given, output):
+        seen.add(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
+
+    parts = [module for adapter in trainer.model.adapters.values() for module in adapter.modules()]
+    hooks = [module.register_forward_hook(note) for module in parts if isinstance(module, torch.nn.Linear)]
+    trainer.train(faces())
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+@pytest.fixture
+def no_state():
+    """Nothing shared by Accelerate, as at the start of a process."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+    yield AcceleratorState
+    AcceleratorState._reset_state()
+
+
+def test_every_training_computes_as_its_own_arguments_say(no_state):
+    for bf16 in (True, False, True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # slow on most processors
+            trainer = make_trainer(bf16=bf16, report_to="none")
+        assert computed_in(trainer) >= {torch.bfloat16 if bf16 else torch.float32}
+
+
+def test_an_accelerator_of_ones_own_keeps_its_precision(no_state):
+    from accelerate import Accelerator
+
+    mine = Accelerator(mixed_precision="bf16")
+    trainer = make_trainer(bf16=False, report_to="none")
+    assert mine.mixed_precision == "bf16"
+    assert torch.bfloat16 not in computed_in(trainer)
+    assert mine.mixed_precision == "bf16"
+    with mine.autocast():
+        assert torch.is_autocast_enabled("cpu")
+
+
+def test_a_trainer_outlives_what_transformers_clears(no_state):
+    """`TrainingArguments` of transformers clears what Accelerate shares."""
+    trainer = make_trainer(report_to="none")
+    no_state._reset_state()
+    assert computed_in(trainer) == {torch.float32}
+    assert trainer.evaluate(faces())["eval_loss"] > 0

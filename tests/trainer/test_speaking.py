@@ -85,6 +85,21 @@ def test_a_log_without_evaluations_has_a_line_per_epoch(capsys):
     ]
 
 
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_a_line_says_the_loss_of_its_own_updates(evaluated, capsys):
+    """However seldom losses are logged."""
+    losses = []
+    trainer = make_trainer(num_train_epochs=3, logging_steps=1)
+    trainer.on_log = lambda entry: losses.append(entry["loss"]) if "loss" in entry else None
+    trainer.train(faces(), faces(6) if evaluated else None)
+    means = [f"{np.mean(losses[first : first + 3]):.4g}" for first in (0, 3, 6)]
+    capsys.readouterr()
+    for logging_steps in (1, 500):
+        make_trainer(num_train_epochs=3, logging_steps=logging_steps).train(faces(), faces(6) if evaluated else None)
+        lines = [line for line in lines_of(capsys.readouterr().err) if ": loss " in line]
+        assert [line.split(": loss ")[1].split(",")[0] for line in lines] == means
+
+
 def test_nothing_is_advised_where_the_best_comes_back_or_is_the_last(capsys):
     for scores, changes in (([0.9, 0.1], {"load_best_model_at_end": True}), ([0.1, 0.9], {})):
         trainer = make_trainer(metric_for_best_model="score", **changes)
