@@ -5,7 +5,7 @@ The studies are benchmarks/studies/method.yaml, method-slices.yaml and method-wo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from ciao_peft.markdown import markdown_table as table
@@ -30,18 +30,25 @@ class Gap(NamedTuple):
     seeds: int
 
 
-def gaps(results: Mapping[str, Result], others: list[str], metric: str) -> list[Gap]:
-    """Ours against each of the others; p is corrected for their number."""
-    ours, found = results[OURS].scores(metric), []
+def gaps(results: Mapping[str, Result], ours: str, others: list[str], metric: str) -> list[Gap]:
+    """One of ours against each of the others; p is corrected for their number."""
+    mine, found = results[ours].scores(metric), []
     for name in others:
         theirs = results[name].scores(metric)
-        seeds = sorted(set(ours) & set(theirs))
+        seeds = sorted(set(mine) & set(theirs))
         if seeds:
-            one = compare([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+            one = compare([mine[seed] for seed in seeds], [theirs[seed] for seed in seeds])
             found.append((name, 100 * one.difference.mean, one.t, len(seeds)))
     tested = [row for row in found if row[2] is not None]
     corrected = dict(zip([row[0] for row in tested], holm([row[2] for row in tested]), strict=True))
     return [Gap(name, points, corrected.get(name), seeds) for name, points, _, seeds in found]
+
+
+def worst_gap(results: Mapping[str, Result], ours: str, metric: str, *, any_size: bool = False) -> Gap | None:
+    """Against the best of those without CIAO, by default of those that train no more numbers."""
+    most = (results[ours].trained or 0) * 1.01
+    others = [n for n, one in results.items() if n not in MASKED and (any_size or (one.trained or most + 1) <= most)]
+    return min(gaps(results, ours, others, metric), key=lambda gap: gap.points, default=None)
 
 
 def signed(points: float) -> str:
@@ -49,13 +56,7 @@ def signed(points: float) -> str:
 
 
 def said(gap: Gap) -> str:
-    return f"{signed(gap.points)} (p {p_value(gap.p)}, {gap.seeds} seeds) against “{gap.other}”"
-
-
-def small_rivals(results: Mapping[str, Result]) -> list[str]:
-    """Those without CIAO that train no more numbers."""
-    most = results[OURS].trained or 0
-    return [name for name, one in results.items() if name not in MASKED and (one.trained or most + 1) <= most * 1.01]
+    return f"{signed(gap.points)} (p {p_value(gap.p)}) against “{gap.other}”"
 
 
 def scores_table(study: Study, task: str, encoder: str) -> str:
@@ -97,74 +98,88 @@ def verdict(met: bool | None) -> str:
     return {True: "met", False: "**not met**", None: "not measured yet"}[met]
 
 
-def ahead_everywhere(study: Study, metric: str, points: float) -> tuple[bool, str]:
-    met, told = True, []
+def told_everywhere(study: Study, ours: str, metric: str | None, *, any_size: bool = False) -> dict[str, Gap]:
+    """The gap to the best of the others, by task and encoder; in the metric of each task where none is named."""
+    found = {}
     for task, encoder in study.pairs:
         results = study.results(task, encoder)
-        if OURS not in results:
-            continue
-        worst = min(gaps(results, small_rivals(results), metric), key=lambda gap: gap.points, default=None)
-        if worst is None:
-            continue
-        clear = points > 0 or (worst.p is not None and worst.p < LEVEL)
-        met &= worst.points > 0 and worst.points >= points and clear
-        told.append(f"{task}, {encoder}: {said(worst)}")
-    return met and bool(told), "; ".join(told)
+        if ours in results:
+            gap = worst_gap(results, ours, metric or study.metric(task, encoder), any_size=any_size)
+            if gap is not None:
+                found[f"{task}, {encoder}"] = gap
+    return found
+
+
+def goal(study: Study, what: str, metric: str | None, is_met: Callable[[list[Gap]], bool], **sizes: bool) -> list[str]:
+    """A row of the table: what was asked for, and what each of ours reached."""
+    cells = [what]
+    for ours in MASKED:
+        found = told_everywhere(study, ours, metric, **sizes)
+        told = "; ".join(f"{where}: {said(gap)}" for where, gap in found.items())
+        cells.append(f"{verdict(is_met([*found.values()]))}: {told}" if found else verdict(None))
+    return cells
+
+
+def near_the_convolution(study: Study) -> list[str]:
+    cells = ["≤ 200 kB, within 0.5 points of “last convolution”, better balanced"]
+    for ours in MASKED:
+        told, met = [], True
+        for task, encoder in study.pairs:
+            results = study.results(task, encoder)
+            if {ours, CONVOLUTION} <= set(results):
+                (accuracy,), (balanced,) = (gaps(results, ours, [CONVOLUTION], metric) for metric in METRICS[:2])
+                kilobytes = 2 * (results[ours].trained or 0) / 1000
+                met &= accuracy.points >= -0.5 and balanced.points > 0 and kilobytes <= 200
+                points = f"{signed(accuracy.points)} accuracy, {signed(balanced.points)} balanced"
+                told.append(f"{encoder}: {points}, {kilobytes:,.0f} kB")
+        cells.append(f"{verdict(met)}: {'; '.join(told)}")
+    return cells
+
+
+def calibration(study: Study) -> list[str]:
+    cells = ["calibration error ≤ 3 %, before a temperature is fitted"]
+    for ours in MASKED:
+        errors = {
+            encoder: 100 * study.results(task, encoder)[ours].mean("calibration_error")
+            for task, encoder in study.pairs
+            if ours in study.results(task, encoder)
+        }
+        told = "; ".join(f"{name}: {error:.1f} %" for name, error in errors.items())
+        cells.append(f"{verdict(max(errors.values(), default=100) <= 3)}: {told}")
+    return cells
 
 
 def goals(studies: Mapping[str, Study], paper_before: Result | None) -> str:
-    faces, rows = studies[FACES], []
-    for what, metric, points in (
-        ("ahead of the best rival that is no larger, accuracy, p < 0.05", "accuracy", 0.0),
-        ("the same, balanced accuracy, by 3 points", "balanced_accuracy", 3.0),
-    ):
-        met, told = ahead_everywhere(faces, metric, points)
-        rows.append([what, verdict(met), told])
+    """What was asked for, and how far it is reached: a table."""
+    faces = studies[FACES]
+
+    def clearly(found: list[Gap]) -> bool:
+        return all(gap.points > 0 and gap.p is not None and gap.p < LEVEL for gap in found)
+
+    def in_three_of_four(found: list[Gap]) -> bool:
+        return 4 * sum(gap.points > 0 for gap in found) >= 3 * len(found)
+
+    def by(points: float) -> Callable[[list[Gap]], bool]:
+        return lambda found: all(gap.points >= points for gap in found)
+
+    rows = [
+        goal(faces, "accuracy: ahead of the best that is no larger, p < 0.05", "accuracy", clearly),
+        goal(faces, "balanced accuracy: ahead of it by 3 points", "balanced_accuracy", by(3)),
+        near_the_convolution(faces),
+    ]
     if WORLDS in studies:
-        told, won, lost = [], 0, 0
-        for task, encoder in studies[WORLDS].pairs:
-            results, metric = studies[WORLDS].results(task, encoder), studies[WORLDS].metric(task, encoder)
-            if OURS in results and (found := gaps(results, small_rivals(results), metric)):
-                worst = min(found, key=lambda gap: gap.points)
-                won, lost = won + (worst.points > 0), lost + (worst.points <= 0)
-                told.append(f"{task}, {encoder}: {signed(worst.points)} against “{worst.other}”")
-        rows.append(["ahead in three of four painted worlds", verdict(won >= 3 * lost and won > 0), "; ".join(told)])
-    told, met = [], True
-    for task, encoder in faces.pairs:
-        results = faces.results(task, encoder)
-        if {OURS, CONVOLUTION} <= set(results):
-            (accuracy,), (balanced,) = (gaps(results, [CONVOLUTION], m) for m in ("accuracy", "balanced_accuracy"))
-            kilobytes = 2 * (results[OURS].trained or 0) / 1000
-            met &= accuracy.points >= -0.5 and balanced.points > 0 and kilobytes <= 200
-            told.append(
-                f"{encoder}: {signed(accuracy.points)} accuracy, {signed(balanced.points)} balanced, {kilobytes:.0f} kB"
-            )
-    rows.append(["≤ 200 kB, within 0.5 points of the last convolution, better balanced", verdict(met), "; ".join(told)])
+        what = "painted worlds: ahead of the best that is no larger in three of four"
+        rows.append(goal(studies[WORLDS], what, None, in_three_of_four))
     if SLICES in studies:
-        told, met = [], True
-        for task, encoder in studies[SLICES].pairs:
-            results = studies[SLICES].results(task, encoder)
-            if OURS not in results or task.startswith("faces, 20"):
-                continue
-            worst = min(gaps(results, [n for n in results if n not in MASKED], "accuracy"), key=lambda gap: gap.points)
-            met &= worst.points >= 1
-            told.append(f"{task}, {encoder}: {signed(worst.points)} against “{worst.other}” ({worst.seeds} seeds)")
-        rows.append(["1 and 5 % of the people: a point ahead of every rival", verdict(met), "; ".join(told)])
-    for task, encoder in faces.pairs:
-        now = faces.results(task, encoder).get(CIAO)
-        if encoder == "small-face" and now is not None and paper_before is not None:
-            gain = 100 * (now.mean("accuracy") - paper_before.mean("accuracy"))
-            rows.append(
-                ["the paper's form by this recipe, 1.5 points above before", verdict(gain >= 1.5), signed(gain)]
-            )
-    errors = {
-        encoder: 100 * faces.results(task, encoder)[OURS].mean("calibration_error")
-        for task, encoder in faces.pairs
-        if OURS in faces.results(task, encoder)
-    }
-    told = "; ".join(f"{encoder}: {error:.1f} %" for encoder, error in errors.items())
-    rows.append(["calibration error ≤ 3 % without a temperature", verdict(max(errors.values()) <= 3), told])
-    return table(["asked for", "", "measured"], rows)
+        few = Study([record for record in studies[SLICES].records if not record.task.startswith("faces, 20")])
+        rows.append(goal(few, "1 and 5 % of the people: a point ahead of all", "accuracy", by(1), any_size=True))
+    rows.append(calibration(faces))
+    now = faces.results(faces.pairs[0][0], "small-face").get(CIAO)
+    if now is not None and paper_before is not None:
+        gain = 100 * (now.mean("accuracy") - paper_before.mean("accuracy"))
+        what = "Eq. 1 by this recipe: 1.5 points above the recipe before, small-face"
+        rows.append([what, "", f"{verdict(gain >= 1.5)}: {signed(gain)}"])
+    return table(["asked for", *(f"“{ours}”" for ours in MASKED)], rows)
 
 
 def method_page(studies: Mapping[str, Study], paper_before: Result | None) -> str:
@@ -199,6 +214,11 @@ deviation, with the number of seeds.
     return f"""# One recipe for everybody
 
 {commands}
+
+**In short.** Which form wins depends on how many labels there are. With faces of 5 % of the people, “decision layer +
+CIAO”, the library's default and the paper's Eq. 1, was ahead of everything else on both encoders. With all of them,
+a head of eight maps and ranks of 16 hold the accuracy of the unfrozen convolution on `small-face` in a twentieth of its
+room and read rare classes better; on `dlib-face` nothing beat a head alone. `ciao tune` chooses on held-out people.
 
 Every method has the same recipe: each picture and its mirror image, twelve epochs, batches of 128 in plain order,
 warm-up and a cosine. On the full training split each searches two learning rates on held-out training people. “decision
