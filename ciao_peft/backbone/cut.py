@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,22 +14,15 @@ from ..errors import InputError, TargetModulesError, UntraceableBackboneError
 from .depths import Depth, DepthNodes
 from .identity import example_pixels, size_of
 from .maps import average_cells
+from .masks import Mask, Request
 from .pieces import make_piece, per_row
 from .places import Places, ancestors, descendants, find_places, is_tensor, path_of
 from .skipped import SkippedHooks
 from .tracing import Rooted, trace
 from .units import UnitSpec
+from .whole import WholeRun
 
 __all__ = ["CutBackbone", "Mask", "Request"]
-
-Mask = Callable[[int, Tensor, Callable[[], Tensor]], Tensor]
-"""From a unit's number, its input and a function that gives the frozen unit's answer, to what goes on in its place.
-
-It may return k rows for each row of the input, one after the other: the final map then has k rows for each, too.
-"""
-
-Request = tuple[Tensor | None, Mask | None]
-"""Rows of the batch (None for all of it) and their mask (None for the backbone's own output)."""
 
 
 def _cut_again(backbone: nn.Module, input_size: tuple[int, int, int], targets: tuple[str, ...] | None) -> CutBackbone:
@@ -126,6 +120,7 @@ class CutBackbone:
             [path_of(node) for node in nodes if node.op == "call_module"],
             [path_of(node) for node in nodes if node.op == "call_module" and node in after],
         )
+        self._whole: WholeRun | None = None
         for node in nodes:  # a trunk with depths is made of them when one is asked for, without their values
             if node.op != "get_attr":
                 node.meta.clear()
@@ -147,6 +142,7 @@ class CutBackbone:
         other = copy.copy(self)
         other.rooted = copy.deepcopy(self.rooted, memo)
         other._skipped = copy.deepcopy(self._skipped, memo)
+        other._whole = None
         return other
 
     def __copy__(self) -> CutBackbone:
@@ -364,7 +360,15 @@ class CutBackbone:
             InputError: neither pixels nor features were given.
         """
         if not torch.compiler.is_compiling():
-            self._skipped.warn(rooted, any(mask is not None for _, mask in requests))
+            has_mask = any(mask is not None for _, mask in requests)
+            if pixel_values is not None and features is None and self._skipped.is_around(rooted):
+                self._whole = self._whole or WholeRun(self.units_spec, self.run)
+                results = self._whole.run(rooted, requests, pixel_values, train_encoder)
+                if results is not None:
+                    fires = partial(self._whole.passes, rooted, pixel_values) if has_mask else lambda path: True
+                    self._skipped.warn(rooted, has_mask, fires)
+                    return results
+            self._skipped.warn(rooted, has_mask)
         if features is None:
             if pixel_values is None:
                 raise InputError("Give either `pixel_values` or `features`.")

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BackboneError, TargetModulesError, UntraceableBackboneError
-from .cut import Mask, Request
 from .depths import Depth
 from .identity import size_of
 from .maps import MapLayout, find_layout, is_map, tokens_layout, vector_layout
+from .masks import Mask, Request
 from .tracing import Rooted, first_tensor, is_normalisation
 from .units import FunctionStep, UnitSpec, check_targets, is_activation, no_convolution
 
@@ -153,6 +153,11 @@ class HookedBackbone:
     def targets(self) -> tuple[str, ...]:
         """Paths of the masked convolutions."""
         return tuple(unit.conv for unit in self.units_spec)
+
+    @property
+    def stops_at(self) -> str:
+        """Path of the module that gives the final map, behind which an adapter's pass ends."""
+        return self._map[0]
 
     def _final_map(self, calls: list[_Call], ends: list[_Call], output: Tensor) -> tuple[_Call, MapLayout]:
         """The last module's call that everything after the masks passes through, before positions are pooled away."""

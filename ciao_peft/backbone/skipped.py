@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -41,19 +41,31 @@ class SkippedHooks:
         self._watched: tuple[Rooted | None, list[list[nn.Module]]] = (None, [])
         self._said: set[int] = set()
 
-    def warn(self, rooted: Rooted, has_mask: bool) -> None:
+    def is_around(self, rooted: Rooted) -> bool:
+        """Whether a hook sits on a module that runs in parts.
+
+        Args:
+            rooted: The modules that are about to run.
+        """
+        return any(map(_is_hooked, self._modules(rooted)[0]))
+
+    def warn(self, rooted: Rooted, has_mask: bool, fires: Callable[[str], bool] = lambda path: False) -> None:
         """Warns of hooks that this call of the network passes over.
 
         Args:
             rooted: The modules that are about to run.
             has_mask: Whether an adapter reads, so that what is behind the final map does not run.
+            fires: Says of a path whether its module runs as a whole this time, though the pieces run parts of it.
         """
+        for is_after, modules in enumerate(self._modules(rooted)[: 1 + has_mask]):
+            for path, module in zip(self.paths[is_after], modules, strict=True):
+                if _is_hooked(module) and id(module) not in self._said and (is_after or not fires(path)):
+                    self._say(module, path, bool(is_after))
+
+    def _modules(self, rooted: Rooted) -> list[list[nn.Module]]:
         if self._watched[0] is not rooted:
             self._watched = rooted, [[rooted.backbone.get_submodule(path) for path in paths] for paths in self.paths]
-        for is_after, modules in enumerate(self._watched[1][: 1 + has_mask]):
-            for place, module in enumerate(modules):
-                if (module._forward_hooks or module._forward_pre_hooks) and id(module) not in self._said:
-                    self._say(module, self.paths[is_after][place], bool(is_after))
+        return self._watched[1]
 
     def _say(self, module: nn.Module, path: str, is_after: bool) -> None:
         self._said.add(id(module))
@@ -73,6 +85,10 @@ class SkippedHooks:
         other = object.__new__(SkippedHooks)
         vars(other).update(self.__getstate__())
         return other
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 def refuse_patches(backbone: nn.Module, paths: Iterable[str]) -> None:

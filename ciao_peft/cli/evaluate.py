@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError, DataError, listed
 from .arguments import LateParser
+from .averaged import add_average_flag, averaged_scores, check_average
 from .confusions import draw_confusions
 from .data import pair_of
 from .dataset import add_dataset_flags, dataset_label, faces_from
@@ -35,6 +36,7 @@ def add_commands(commands: argparse._SubParsersAction[LateParser]) -> None:
         default=[],
         help="a label of the faces and the adapter's label for it, or nothing to leave it out; may be repeated",
     )
+    add_average_flag(evaluate)
     add_flag(evaluate, "batch_size", type=int, default=128, metavar="N", help="faces read at once (default: 128)")
     evaluate.add_argument("--json", metavar="FILE", help="write all scores to this file")
     add_flag(evaluate, "confusion_matrix", metavar="PNG", help="draw which class is read as which (one adapter)")
@@ -57,6 +59,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             f"{options.data_dir or dataset_label(options)} has no split {split!r}. It has: {listed(splits)}. "
             "Choose one with --split."
         )
+    column = check_average(options, splits[split])
     found: dict[str, Any] = {}
     for source in options.adapters:
         model = AutoCIAOModel.from_pretrained(source)
@@ -70,6 +73,12 @@ def _evaluate(options: argparse.Namespace) -> None:
             trainer.print("left out: " + ", ".join(f"{count:,} of {label}" for label, count in lost.items()))
         for name, value in scores.items():
             trainer.print(f"{name:>20} {value:.4f}")
+        if column is not None:
+            means = averaged_scores(output, faces, column, trainer.config)
+            found[source]["averaged"] = means._asdict()
+            trainer.print(f"by {options.average_by}, {means.things:,} of them:")
+            for name, value in means.scores.items():
+                trainer.print(f"{name:>20} {value:.4f}")
         if options.confusion_matrix:
             with refusals_told(ConfigError, options.confusion_matrix, "Name another with --confusion_matrix."):
                 draw_confusions(output, trainer.config, options.confusion_matrix)

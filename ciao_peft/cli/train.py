@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError
 from .arguments import (
@@ -16,6 +17,7 @@ from .arguments import (
     settings_from,
     settings_parser,
 )
+from .averaged import add_average_flag, averaged_scores, check_average
 from .confusions import draw_confusions
 from .dataset import add_dataset_flags, dataset_label, faces_from
 from .flags import add_flag
@@ -45,6 +47,7 @@ def _add_flags(parser: LateParser) -> None:
     from ..trainer import CIAOTrainingArguments
 
     add_dataset_flags(parser)
+    add_average_flag(parser)
     add_flag(parser, "encoder", default="small-face", help="a name or folder that `load_encoder` accepts")
     add_flag(parser, "align", choices=["five-points"], help="turn and shift faces so that they lie in one way")
     add_flag(parser, "adapter_name", default="default", help="the adapter's name in the model")
@@ -78,6 +81,7 @@ def _train(options: argparse.Namespace) -> None:
             "folders train/ and test/ in it, each with its faces; hold a part out with --test_fraction 0.2 (and "
             "--group_by COLUMN, so that nobody is in both); or let --protocol k-fold divide them."
         )
+    column = check_average(options, faces["test"])
     config = settings_from(options, CIAOConfig, **labels_of(faces["train"]).as_config(), init_seed=arguments.seed)
     encoder = load_encoder(options.encoder)
     preprocessing = Preprocessing.for_backbone(encoder)
@@ -95,7 +99,13 @@ def _train(options: argparse.Namespace) -> None:
     output = trainer.predict(faces["test"])
     for name, value in output.metrics.items():
         trainer.print(f"{name.removeprefix('test_'):>20} {value:.4f}")
-    about = {"dataset": dataset_label(options)}  # for the model card
+    about: dict[str, Any] = {"dataset": dataset_label(options)}  # for the model card
+    if column is not None:
+        means = averaged_scores(output, faces["test"], column, config)
+        trainer.print(f"by {options.average_by}, {means.things:,} of them:")
+        for name, value in means.scores.items():
+            trainer.print(f"{name:>20} {value:.4f}")
+        about["averaged"] = {**means._asdict(), "by": options.average_by}
     folder = trainer.save_adapter(Path(arguments.output_dir or ".") / "adapter", about)
     trainer.print(f"Saved the adapter in '{folder}'.")
     if trainer.accelerator.is_main_process:

@@ -79,21 +79,68 @@ def test_a_network_of_one_convolution_and_a_classifier_is_no_transformer(net):
     assert get_ciao_model(net, CONFIG, input_size=SIZE).traceable
 
 
-def test_a_hook_on_a_container_is_said_to_never_fire():
+def test_a_hook_on_a_container_fires_and_changes_no_answer():
+    net, fired = Stages(), {}
+    model = get_ciao_model(net, CONFIG, input_size=SIZE).eval()
+    model.add_adapter("other", CONFIG)
+    pixels = torch.rand(4, *SIZE)
+
+    def answers():
+        with model.disable_adapter():
+            base = model(pixels)
+        mixed = model(pixels[:3], adapter_names=["default", "other", "default"])
+        both = model.read(pixels, adapter_names=["default", "other"]).values()
+        return [model(pixels).logits, base, mixed.logits, *both]
+
+    before = answers()
+    for name in ("layer1", "layer2"):
+        net.get_submodule(name).register_forward_hook(lambda m, i, out, name=name: fired.__setitem__(name, out))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        after = answers()
+        output = model(pixels)
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one, other)
+    assert fired["layer1"].shape == (4, 8, 14, 14)
+    grad = torch.autograd.grad(output.logits.sum(), fired["layer2"])[0]  # what it saw is the masked map
+    assert grad.shape == (4, 8, 12, 12) and grad.abs().sum() > 0
+
+
+def test_what_a_hook_returns_is_taken():
+    net = Stages()
+    model = get_ciao_model(net, CONFIG, input_size=SIZE).eval()
+    pixels = torch.rand(2, *SIZE)
+    whole = model(pixels).logits
+    handle = net.layer1.register_forward_hook(lambda module, given, out: out * 0)
+    assert not torch.allclose(model(pixels).logits, whole)
+    handle.remove()
+    assert torch.equal(model(pixels).logits, whole)
+
+
+def test_hooks_that_cannot_fire_are_said_once():
     net, fired = Stages(), []
     model = get_ciao_model(net, CONFIG, input_size=SIZE)
     net.layer1[0].register_forward_hook(lambda *_: fired.append("conv"))
     pixels = torch.rand(1, *SIZE)
     model(pixels)  # no word about a hook that fires
     assert fired == ["conv"]
-    net.layer1.register_forward_hook(lambda *_: fired.append("layer1"))
-    with pytest.warns(UserWarning, match=r"A forward hook sits on 'layer1' \(Sequential\), and will not fire"):
+    net.register_forward_pre_hook(lambda *_: fired.append("net"))
+    net.register_forward_hook(lambda *_: fired.append("net"))
+    with pytest.warns(UserWarning, match=r"sits on the backbone itself \(Stages\), and will not"):
         model(pixels)
-    assert "layer1" not in fired
     model(pixels)  # said once
-    net.register_forward_pre_hook(lambda *_: None)
-    with pytest.warns(UserWarning, match=r"sits on the backbone itself \(Stages\)"):
+    with model.disable_adapter():
         model(pixels)
+    assert fired[-1] == "net"
+
+
+def test_stored_features_pass_over_a_hook_and_say_so():
+    net = Stages()
+    model = get_ciao_model(net, CONFIG, input_size=SIZE).eval()
+    features = model.extract_features(torch.rand(2, *SIZE))
+    net.layer1.register_forward_hook(print)
+    with pytest.warns(UserWarning, match=r"sits on 'layer1' \(Sequential\), and will not fire"):
+        model(features=features)
 
 
 def test_a_hook_behind_the_map_is_said_to_fire_without_an_adapter_only():
@@ -108,7 +155,7 @@ def test_a_hook_behind_the_map_is_said_to_fire_without_an_adapter_only():
         model(pixels)
 
 
-def test_copies_say_it_again_and_networks_without_hooks_say_nothing():
+def test_copies_fire_and_say_it_again_and_networks_without_hooks_say_nothing():
     model = get_ciao_model(Stages(), CONFIG, input_size=SIZE)
     pixels = torch.rand(1, *SIZE)
     with warnings.catch_warnings():
@@ -116,6 +163,9 @@ def test_copies_say_it_again_and_networks_without_hooks_say_nothing():
         model(pixels)
         CIAOModel(tiny_backbone(), input_size=SIZE)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        other.backbone.layer2.register_forward_hook(print)
-        with pytest.warns(UserWarning, match="'layer2'"):
+        fired = []
+        other.backbone.layer2.register_forward_hook(lambda *_, fired=fired: fired.append("layer2"))
+        other.backbone.register_forward_hook(print)
+        with pytest.warns(UserWarning, match="the backbone itself"):
             other(pixels)
+        assert fired == ["layer2"]

@@ -50,6 +50,18 @@ def test_captum_hooks_a_convolution():
     assert found.shape == (2, 1, 10, 10) and found.abs().sum() > 0
 
 
+def test_captum_hooks_a_container():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        attr = pytest.importorskip("captum.attr")
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU()), nn.MaxPool2d(2))
+    config = CIAOConfig(problem_type="single_label_classification", num_labels=3, decay_init=1.0)
+    model = get_ciao_model(net, config, input_size=(3, 12, 12)).eval()
+    layer = attr.LayerGradCam(lambda pixels: model(pixels)["logits"], model.backbone[2])
+    found = layer.attribute(torch.rand(2, 3, 12, 12), target=0)
+    assert found.shape == (2, 1, 8, 8) and found.abs().sum() > 0
+
+
 def test_grad_cam_draws_a_map():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
