@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import zipfile
 
 import pytest
 from PIL import Image
@@ -139,4 +141,54 @@ def test_nothing_reaches_beyond_the_window_and_every_control_has_a_name(page, tm
         for button in seen.all('button:not([tabindex="-1"])'):
             assert not button.is_displayed() or button.accessible_name, button.get_attribute("outerHTML")[:200]
         assert Image.open(io.BytesIO(seen.picture())).width == width * (2 if width < 500 else 1)
+        assert seen.errors() == []
+
+
+LEARNING = 300.0  # seconds; the first correction reads the faces on which answers are to stay
+
+
+def correct(seen, world, label):
+    """Chooses what a world should have said."""
+    pick = "const field = document.querySelector(`[data-world='${arguments[0]}'] select`); field.value = arguments[1]; "
+    pick += "field.dispatchEvent(new Event('change', {bubbles: true}))"
+    seen.wait(lambda: seen.all(f"[data-world='{world}'] select"))
+    seen.driver.execute_script(pick, world, label)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_wrong_answer_is_corrected_undone_and_saved(page, tmp_path, width):
+    world = "ciao/painted-eight"
+    card = f"[data-world='{world}']"
+    with browser(width=width, height=844) as seen:
+        seen.open(page.local_url)
+        seen.upload("picture", saved(scene(GLAD), tmp_path / "glad.png"))
+        seen.wait(lambda: seen.note() == "One face." and len(seen.all(".ciao-tools")) == 4)
+        before = seen.texts(".ciao-said")
+        correct(seen, world, '"surprise"')
+        seen.wait(lambda: "other faces it answered 48 as at first before this" in seen.note(), LEARNING)
+        assert seen.note().startswith("painted-eight has learned it and is right about this face now.")
+        seen.wait(lambda: seen.texts(".ciao-said")[1].startswith("surprise"))
+        after = seen.texts(".ciao-said")
+        assert [*after[:1], *after[2:]] == [*before[:1], *before[2:]]
+        assert seen.texts(f"{card} .ciao-learned") == ["learned one face"]
+        assert seen.driver.execute_script("return document.documentElement.scrollWidth") <= width
+        assert seen.driver.execute_script("return document.querySelector(arguments[0]).value", f"{card} select") == ""
+        seen.press(f"{card} button[data-press=save]")
+        seen.press(f"{card} form[data-do=save] button")
+        link = seen.wait(lambda: seen.all(".ciao-file"))[0]
+        assert link.get_attribute("download") == "painted-eight-mine.zip"
+        content = base64.b64decode(link.get_attribute("href").partition("base64,")[2])
+        assert "painted-eight-mine/adapter_model.safetensors" in zipfile.ZipFile(io.BytesIO(content)).namelist()
+        seen.press(f"{card} button[data-press=undo]")
+        seen.wait(lambda: "it has learned nothing" in seen.note() and seen.texts(".ciao-said") == before, LEARNING)
+        assert not seen.all(".ciao-learned")
+        correct(seen, world, "word")
+        typed = seen.wait(lambda: [one for one in seen.all(f"{card} form[data-do=word] input") if one.is_displayed()])[
+            0
+        ]
+        assert typed.accessible_name == "A new word for painted-eight"
+        typed.send_keys("<b>beaming</b>\n")
+        seen.wait(lambda: "It has a new word: <b>beaming</b>" in seen.note(), LEARNING)
+        assert not seen.all("#cards section b:not(.ciao-bar b)")
+        seen.wait(lambda: seen.texts(".ciao-said")[1].startswith("<b>beaming</b>"))
         assert seen.errors() == []

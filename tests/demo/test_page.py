@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import importlib.util
+import io
 import json
 import sys
 import urllib.error
 import urllib.request
+import zipfile
 
 import pytest
 from PIL import Image
@@ -65,6 +68,36 @@ def test_bad_input_gets_a_word_and_the_page_lives_on(visitor, glad, tmp_path):
         with pytest.raises(Exception, match=r"no adapter that this page can add|Give the name"):
             client.predict(world, api_name="/add_world")
     assert len(client.predict(sent(glad), api_name="/read")["faces"]) == 1
+
+
+def test_a_client_corrects_undoes_and_saves(visitor, glad):
+    world, client, other = "ciao/painted-eight", visitor(), visitor()
+
+    def said(read):
+        answer = read["faces"][0]["answers"][world]
+        return max(answer, key=answer.get)
+
+    with pytest.raises(Exception, match="There are 0 faces"):
+        client.predict(0, world, "surprise", None, api_name="/correct")
+    assert said(client.predict(sent(glad), api_name="/read")) == "happiness"
+    done = client.predict(0, world, "surprise", None, api_name="/correct")
+    assert (done["kept"], done["right_before"], done["right_after"], done["guard_size"]) == (True, 0, 1, 48)
+    assert said(done) == "surprise" and "is right about this face now" in done["note"]
+    assert said(other.predict(sent(glad), api_name="/read")) == "happiness"
+    file = client.predict(world, "mine", api_name="/save")
+    content = zipfile.ZipFile(io.BytesIO(base64.b64decode(file["zip"])))
+    assert file["name"] == "mine.zip" and "mine/adapter_config.json" in content.namelist()
+    assert said(client.predict(world, api_name="/undo")) == "happiness"
+    for asked, name, word in (
+        ((0, world, "joy", None), "/correct", "knows no 'joy'"),
+        ((7, world, "fear", None), "/correct", "There are 1 faces"),
+        ((0, "ciao/none", "fear", None), "/correct", "ciao/none"),
+        ((0, world, None, "x" * 99), "/correct", "1 to 40 letters"),
+        ((world,), "/undo", "has learned nothing here"),
+        ((world, "mine"), "/save", "has learned nothing here"),
+    ):
+        with pytest.raises(Exception, match=word):
+            client.predict(*asked, api_name=name)
 
 
 def ask(page, path, data, headers=None):

@@ -106,12 +106,12 @@ class Browser:
     def tab(self, name: str) -> None:
         self.press("button[role=tab]", name)
 
-    def wait(self, happened: Callable[[], Any]) -> Any:
+    def wait(self, happened: Callable[[], Any], patience: float = PATIENCE) -> Any:
         """Waits until something is true, and gives it."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + patience
         while not (found := happened()):
             assert time.monotonic() < end, (
-                f"It did not happen in {PATIENCE:.0f} seconds; the page says: {self.note()!r}"
+                f"It did not happen in {patience:.0f} seconds; the page says: {self.note()!r}"
             )
             time.sleep(0.1)
         return found
