@@ -105,8 +105,9 @@ def write_page(found: dict[str, Any]) -> None:
         f"{found['pictures']:,} training faces, {found['encoder']} on aligned faces, {found['held_out']} of the people "
         f"held out in turn, recipe {found['recipe']!r}{cut}; ± is the standard error over the parts. "
         f"{len(others)} other candidates were left behind in the round before. One core computed for "
-        f"{minutes['processor']} minutes, and for {found['milliseconds_of_the_pass']:.0f} ms per face in the trunk's one "
-        f"pass, which was there from before; where {found['load']:.0f} programs shared two cores, the {minutes['processor']} minutes took "
+        f"{minutes['processor']} minutes, and for {found['milliseconds_of_the_pass']:.0f} ms per face in the trunk's "
+        f"one pass, which was there from before; where {found['load']:.0f} programs shared two cores, the "
+        f"{minutes['processor']} minutes took "
         f"{minutes['wall']}. `python benchmarks/tune.py{option}`",
     ]
     page = PAGE.read_text(encoding="utf-8")
