@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
 
 def pass_of(args: argparse.Namespace, count: int = 64) -> float:
     """Milliseconds of one core for a face and its mirror image in the trunk's pass: read, aligned and encoded."""
-    encoder = load_encoder(args.encoder)
+    encoder: Any = load_encoder(args.encoder)
     with_preprocessing(encoder, encoder.preprocessing.replace(align="five-points"))
     faces = load_faces("imagefolder", args.data_dir, label_column="expression")["train"].select(range(count))
     augment, began = CIAOTrainingArguments(views=2).augmentation, time.process_time()
