@@ -108,7 +108,7 @@ def choose(tried: Sequence[Tried]) -> Tried:
     return min(near, key=lambda each: (each.numbers, -each.mean))
 
 
-def verdict_of(tried: Sequence[Tried], methods: Sequence[Method], metric: str) -> str:
+def verdict_of(tried: Sequence[Tried], methods: Sequence[Method], metric: str, chosen: Tried | None = None) -> str:
     """Whether the mask helps: the best masked candidate against the same head without, and with its last convolution.
 
     Differences are taken part by part. One counts as a lead where its mean is above its standard error.
@@ -117,6 +117,7 @@ def verdict_of(tried: Sequence[Tried], methods: Sequence[Method], metric: str) -
         tried: Of the last rung.
         methods: Theirs.
         metric: By which they were compared.
+        chosen: Whose head is looked at; that of the best masked candidate when left out.
 
     Example:
         >>> bare = Method(name="bare", config={"inhibition": False})
@@ -129,7 +130,9 @@ def verdict_of(tried: Sequence[Tried], methods: Sequence[Method], metric: str) -
     for method in methods:
         if method.name in by_name:
             groups[what_trains(method.config)].append(method)
-    masked = max(groups["mask"], key=lambda method: by_name[method.name].mean, default=None)
+    heads = [head_of(own.config) for own in methods if chosen is not None and own.name == chosen.name]
+    with_head = [own for own in groups["mask"] if not heads or head_of(own.config) == heads[0]]
+    masked = max(with_head or groups["mask"], key=lambda method: by_name[method.name].mean, default=None)
     if masked is None:
         return "No candidate with a mask came to the end, so nothing is said about the mask."
     found: dict[str, tuple[str, int]] = {}

@@ -90,8 +90,8 @@ def tune(
 
     Example:
         >>> import tempfile
-        >>> painted = {"num_train": 12, "num_validation": 2, "num_test": 2, "size": 32}
-        >>> task = Task(name="painted", dataset="painted_faces", options=painted, group_by="identity")
+        >>> painted = {"world": "affect", "num_train": 24, "num_validation": 2, "num_test": 2, "size": 32}
+        >>> task = Task(name="painted", dataset="painted_faces", options=painted)
         >>> mine = Method(name="gain", config={"inhibition_form": "gain", "hidden_sizes": [4]}, rates=(0.01,))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     result = tune(task, "small-face", folder, candidates=[mine], epochs=1, folds=2, disable_tqdm=True)
@@ -184,8 +184,10 @@ def _result(halving: Halving, plan: Plan, recipe: str, folder: Path) -> TuneResu
     config = {**halving.task.config, **method.config}
     method = replace(method, config=config, arguments=settings)
     last = [each for each in tried if each.epochs == chosen.epochs]
-    compared = verdict_of(last, plan.methods, metric)
-    verdict = f"Chosen: {chosen.name}, {_size(chosen)}, {_score(chosen, metric)}. {compared}"
+    compared = verdict_of(last, plan.methods, metric, chosen)
+    best = last[0]
+    why = "the best" if best is chosen else f"the smallest within one standard error of the best, {best.name}"
+    verdict = f"Chosen: {chosen.name}, {_size(chosen)}, {_score(chosen, metric)}: {why}. {compared}"
     about = {
         "task": halving.task.name,
         "encoder": halving.encoder.source,
