@@ -10,7 +10,7 @@ from typing import Any
 
 from .._version import __version__
 from ..errors import CIAOError
-from . import cross, data, demo, encoders, evaluate, predict, report, reproduce, search, sharing, train
+from . import capacity, cross, data, demo, encoders, evaluate, predict, report, reproduce, search, sharing, train
 from .arguments import LateParser
 
 
@@ -67,6 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     search.add_commands(commands)
     report.add_commands(commands)
     demo.add_commands(commands)
+    capacity.add_commands(commands)
     return parser
 
 
