@@ -47,9 +47,9 @@ def capacity() -> str:
     return f"""
 ## From one laptop to a cluster
 
-    ciao train --dataset imagefolder --data_dir faces                       # one process, features below the output
+    ciao train --data_dir faces --output_dir runs/moods                     # one process, features below the output
     torchrun --nproc_per_node 4 examples/train.py ...                       # the processes of one machine share the trunk
-    ciao reproduce plan.yaml runs/plan --num_processes 8                    # trainings of a plan, on one machine
+    ciao reproduce --plan plan.yaml --output_dir runs/plan --num_processes 8  # trainings of a plan, on one machine
     ciao plan-capacity --faces 1e9 --worlds 16 --days 7                     # what it would cost
 
 Across machines, features and adapters go through an object store: `cache_features(model, faces, "s3://bucket/part-3")`
