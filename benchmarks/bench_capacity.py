@@ -68,7 +68,7 @@ def measured(encoder: Any, faces: int, worlds: int, batch_size: int) -> dict[str
 
 def growth(smoke: bool) -> dict[str, Any]:
     """Rates of one face, and how far plans made from them are from what was measured."""
-    encoder, faces, batch_size = load_encoder("small-face"), 16 if smoke else 128, 8 if smoke else 32
+    encoder, faces, batch_size = load_encoder("small-face"), 16 if smoke else 32, 8 if smoke else 32
     measured(encoder, faces, 1, batch_size)  # whatever is loaded once
     rates = measure_rates(encoder, faces=4 * faces, dtype="bfloat16", batch_size=batch_size)
     rows = [measured(encoder, times * faces, 1, batch_size) for times in (TIMES[:2] if smoke else TIMES)]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..door import read_file
 from ..errors import FeatureCacheError
-from .layout import FeatureLayout, file_size, tensor_file
+from .layout import FeatureLayout, file_size, map_file, tensor_file
 
 __all__ = [
     "CHECKSUM_BYTES",
@@ -237,7 +237,7 @@ class RowChecks:
                 content = read_exactly(self.folder, CHECKSUM_FILE, numbers * CHECKSUM_BYTES)
                 self._expected = _as_tensor(bytearray(content), self.layout)
             else:  # mapped: of a billion rows there are 4 GB for each tensor, of which few are looked at
-                flat = torch.from_file(str(path), shared=False, size=numbers, dtype=torch.int32)
+                flat = torch.frombuffer(map_file(path, numbers * CHECKSUM_BYTES), dtype=torch.int32)
                 self._expected = flat.view(self.layout.num_rows, -1)
         return self._expected
 

@@ -8,7 +8,7 @@ import torch
 from ciao_peft import cache_features
 from ciao_peft.errors import FeatureCacheError
 from ciao_peft.features import checks, fingerprint, keys
-from ciao_peft.features.layout import FeatureLayout
+from ciao_peft.features.layout import FeatureLayout, MappedRows
 from ciao_peft.features.processes import Processes
 from ciao_peft.features.samples import Samples
 from helpers.fakes import tiny_backbone
@@ -56,3 +56,11 @@ def test_a_fingerprint_in_parts_is_that_of_the_whole(monkeypatch):
     whole = fingerprint(samples, Processes())
     monkeypatch.setattr(keys, "_AT_ONCE", 3)
     assert fingerprint(samples, Processes()) == whole
+
+
+def test_a_store_larger_than_memory_is_opened_and_read(tmp_path):
+    layout = FeatureLayout(((2**20,),), "float32", num_rows=2**20)  # 4 TiB of zeros, which take no disk
+    with (tmp_path / "features.0.bin").open("wb") as file:
+        file.truncate(layout.file_bytes(0))
+    rows = MappedRows(tmp_path, layout)
+    assert not rows.read(torch.tensor([2**20 - 1]), [0])[0].any()
