@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from capacity_tables import capacity
 from pages import wrapped
 from speed_tables import (
     BFLOAT16,
@@ -339,7 +340,7 @@ each process reads the shards that `split_dataset_by_node` gives it. In core-hou
 
 "Cores for a day" is the number of cores that run the trunk over all faces in 24 hours. Without room to store the
 features, every epoch runs the trunk again, at about the cost of "trunk once". So storing pays from the second epoch on.
-"""
+{capacity()}"""
 
 
 def put_into(page: Path, text: str) -> None:

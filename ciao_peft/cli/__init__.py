@@ -10,7 +10,22 @@ from typing import Any
 
 from .._version import __version__
 from ..errors import CIAOError
-from . import cross, data, demo, encoders, evaluate, predict, report, reproduce, search, sharing, suggest, train, tune
+from . import (
+    capacity,
+    cross,
+    data,
+    demo,
+    encoders,
+    evaluate,
+    predict,
+    report,
+    reproduce,
+    search,
+    sharing,
+    suggest,
+    train,
+    tune,
+)
 from .arguments import LateParser
 
 
@@ -69,6 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     tune.add_commands(commands)
     report.add_commands(commands)
     demo.add_commands(commands)
+    capacity.add_commands(commands)
     return parser
 
 

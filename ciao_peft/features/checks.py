@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..door import read_file
 from ..errors import FeatureCacheError
-from .layout import FeatureLayout, file_size, tensor_file
+from .layout import FeatureLayout, file_size, map_file, tensor_file
 
 __all__ = [
     "CHECKSUM_BYTES",
@@ -30,6 +31,9 @@ CHECKSUM_FILE = "checksums.bin"
 
 CHECKSUM_BYTES = 4
 """Bytes of one checksum."""
+
+
+_MOST_IN_MEMORY = 64 * 2**20  # bytes of checksums that are read as a whole
 
 
 def row_checksums(rows: Tensor) -> list[int]:
@@ -150,6 +154,23 @@ def _as_tensor(content: bytearray, layout: FeatureLayout) -> Tensor:
     )
 
 
+class _Seen:
+    """Which rows were looked at: a bit for each row of each tensor, in memory once one of its page is set."""
+
+    def __init__(self, layout: FeatureLayout):
+        self._bits = [np.zeros(-(-layout.num_rows // 8), dtype=np.uint8) for _ in layout.shapes]
+
+    def of(self, rows: Tensor, index: int) -> Tensor:
+        """Whether each row, `(B,)`, was added for a tensor, `(B,)`."""
+        numbers = rows.numpy()
+        return torch.from_numpy((self._bits[index][numbers >> 3] >> (numbers & 7).astype(np.uint8)) & 1 == 1)
+
+    def add(self, rows: Tensor, index: int) -> None:
+        """Adds rows, `(B,)`, for a tensor."""
+        numbers = rows.numpy()
+        np.bitwise_or.at(self._bits[index], numbers >> 3, np.uint8(1) << (numbers & 7).astype(np.uint8))
+
+
 class RowChecks:
     """The checksums of a folder of features, and which rows were looked at; datasets over one folder share it.
 
@@ -176,7 +197,7 @@ class RowChecks:
         self.folder = folder
         self.layout = layout
         self._expected: Tensor | None = None
-        self._seen = torch.zeros(layout.num_rows, len(layout.shapes), dtype=torch.bool, device="cpu")
+        self._seen = _Seen(layout)
 
     def check(
         self, rows: Sequence[int] | Tensor, tensors: tuple[Tensor, ...], places: Sequence[int] | None = None
@@ -193,7 +214,7 @@ class RowChecks:
         """
         numbers = torch.as_tensor(rows, dtype=torch.long, device="cpu")
         for index, tensor in zip(range(len(tensors)) if places is None else places, tensors, strict=True):
-            seen = self._seen[numbers, index]
+            seen = self._seen.of(numbers, index)
             if bool(seen.all()):
                 continue
             new = (~seen).nonzero().flatten()
@@ -206,12 +227,18 @@ class RowChecks:
                         f"'{tensor_file(self.folder, index).name}' it is not what was written. Delete that folder, and "
                         "the features are made anew. Look after the disk if it happens again."
                     )
-            self._seen[own, index] = True
+            self._seen.add(own, index)
 
     def _all(self) -> Tensor:
         if self._expected is None:
-            content = read_exactly(self.folder, CHECKSUM_FILE, self._seen.numel() * CHECKSUM_BYTES)
-            self._expected = _as_tensor(bytearray(content), self.layout)
+            numbers = self.layout.num_rows * len(self.layout.shapes)
+            path = self.folder / CHECKSUM_FILE
+            if numbers * CHECKSUM_BYTES <= _MOST_IN_MEMORY or file_size(path) != numbers * CHECKSUM_BYTES:
+                content = read_exactly(self.folder, CHECKSUM_FILE, numbers * CHECKSUM_BYTES)
+                self._expected = _as_tensor(bytearray(content), self.layout)
+            else:  # mapped: of a billion rows there are 4 GB for each tensor, of which few are looked at
+                flat = torch.frombuffer(map_file(path, numbers * CHECKSUM_BYTES), dtype=torch.int32)
+                self._expected = flat.view(self.layout.num_rows, -1)
         return self._expected
 
     def __getstate__(self) -> dict[str, Any]:
@@ -220,4 +247,4 @@ class RowChecks:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._seen = torch.zeros(self.layout.num_rows, len(self.layout.shapes), dtype=torch.bool, device="cpu")
+        self._seen = _Seen(self.layout)

@@ -9,6 +9,7 @@ import mmap
 import os
 import shutil
 import stat
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ __all__ = [
     "free_disk",
     "free_memory",
     "make_file",
+    "map_file",
     "map_tensors",
     "open_to_fill",
     "readable_size",
@@ -45,6 +47,7 @@ __all__ = [
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The dtypes in which features can be stored, by name."""
 
+_NO_RESERVE = 0x4000  # MAP_NORESERVE of Linux, which Python names since 3.13
 _MOST_TENSORS = 10_000
 _MOST_DIMENSIONS = 64
 _LARGEST_ROW = 2**31  # bytes of one tensor; a row is read into memory as a whole
@@ -170,6 +173,34 @@ def map_tensors(folder: Path, layout: FeatureLayout) -> tuple[Tensor, ...]:
     return tuple(tensors)
 
 
+def map_file(path: Path, size: int) -> mmap.mmap:
+    """Maps a file into memory for reading here and there; writing to the map changes no file.
+
+    It may be larger than memory and swap: room for what nobody writes is not set aside.
+
+    Args:
+        path: The file.
+        size: Its bytes, 1 or more.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "features.0.bin")
+        >>> with path.open("wb") as file:
+        ...     file.truncate(2**42)  # of zeros, which take no disk
+        4398046511104
+        >>> map_file(path, 2**42)[2**41]
+        0
+    """
+    how: dict[str, int] = {"access": mmap.ACCESS_COPY}
+    if sys.platform == "linux":
+        how = {"flags": mmap.MAP_PRIVATE | _NO_RESERVE, "prot": mmap.PROT_READ | mmap.PROT_WRITE}
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), size, **how)
+    if hasattr(mapped, "madvise") and hasattr(mmap, "MADV_RANDOM"):
+        mapped.madvise(mmap.MADV_RANDOM)
+    return mapped
+
+
 class MappedRows:
     """The tensors of a complete folder, mapped into memory for reading rows here and there.
 
@@ -201,11 +232,7 @@ class MappedRows:
         for index, shape in enumerate(layout.shapes):
             mapped, flat = None, torch.empty(0, dtype=DTYPES[layout.dtype], device="cpu")
             if layout.file_bytes(index):
-                with tensor_file(folder, index).open("rb") as file:
-                    # A copy on writing: writing to the tensor changes no file.
-                    mapped = mmap.mmap(file.fileno(), layout.file_bytes(index), access=mmap.ACCESS_COPY)
-                if hasattr(mapped, "madvise") and hasattr(mmap, "MADV_RANDOM"):
-                    mapped.madvise(mmap.MADV_RANDOM)
+                mapped = map_file(tensor_file(folder, index), layout.file_bytes(index))
                 flat = torch.frombuffer(mapped, dtype=DTYPES[layout.dtype])
             self._maps.append(mapped)
             tensors.append(flat.view(layout.num_rows, *shape))

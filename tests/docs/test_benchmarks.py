@@ -23,7 +23,7 @@ def script(monkeypatch):
     threads = torch.get_num_threads()
     yield import_module
     torch.set_num_threads(threads)
-    own = ("bench_", "gpu", "make_perf", "make_scenes", "measuring", "pages", "speed_tables")
+    own = ("bench_", "capacity_tables", "gpu", "make_perf", "make_scenes", "measuring", "pages", "speed_tables")
     for name in [name for name in sys.modules if name.startswith(own)]:
         del sys.modules[name]
 

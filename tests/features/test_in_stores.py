@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ciao_peft import cache_features
+from ciao_peft import CIAOModel, cache_features
 from ciao_peft.data import clips
 from ciao_peft.errors import FeatureCacheError, RemoteError, RemoteNotFoundError, RemoteServerError, RemoteURLError
 from ciao_peft.features import load_features
-from helpers.fakes import tiny_backbone
+from helpers.fakes import SIZE, tiny_backbone
 from helpers.features import counting, faces
 from helpers.local_stores import Fault, LocalWeb
 
@@ -63,9 +63,10 @@ def test_the_index_is_put_last_and_nothing_but_features(memory):
 def test_splits_and_clips_have_places_of_their_own(memory, elsewhere):
     frames = [face | {"clip": n // 2, "labels": n // 2 % 3} for n, face in enumerate(faces(8))]
     splits = {"train": faces(6), "film": clips(frames, frames=2)}
-    stored = cache_features(tiny_backbone(), splits, URL)
+    model = CIAOModel(tiny_backbone(), input_size=SIZE)
+    stored = cache_features(model, splits, URL)
     elsewhere()
-    again = cache_features(tiny_backbone(), splits, URL)
+    again = cache_features(model, splits, URL)
     for split in splits:
         assert len(stored[split]) == len(again[split]) == len(splits[split])
         assert torch.equal(stored[split].features([1])[0], again[split].features([1])[0])
