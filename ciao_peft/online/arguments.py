@@ -72,7 +72,7 @@ class OnlineArguments:
     learning_rate: float = 1e-3
     mask_learning_rate: float = 1e-3
     mask_steps: int = 2
-    rehearsal: int = 16
+    rehearsal: int = 32
     rehearsal_balance: float = 0.0
     rehearsal_weight: float = 1.0
     distillation_weight: float = 10.0

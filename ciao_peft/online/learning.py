@@ -199,7 +199,8 @@ def learn(
         if args.proximal_weight:
             for parameter, before in start.items():
                 if parameter.grad is not None:
-                    parameter.grad.add_(parameter.detach() - before, alpha=args.proximal_weight)
+                    parameter.grad.add_(parameter.detach(), alpha=args.proximal_weight)
+                    parameter.grad.sub_(before, alpha=args.proximal_weight)
         optimizer.step()
         optimizer.zero_grad()
         steps += 1

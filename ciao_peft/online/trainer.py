@@ -169,8 +169,8 @@ class OnlineTrainer(VersionedAdapter):
             sketches = sketches_of(tensors)
             kept = distinct(sketches, rows, list(config.id2label.values()))
             corrections = Faces(tensors, rows).rows(kept)
-            before = copy.deepcopy(adapter).eval()  # in use it may be in training mode
-            work = copy.deepcopy(before)
+            work = copy.deepcopy(adapter).eval()
+            before = copy.deepcopy(work) if adapter.training else adapter  # dropout would blur what it answered
             if added:
                 grow_head(work, added)
             return self._learn(before, work, corrections, added, started)

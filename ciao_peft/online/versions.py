@@ -149,11 +149,10 @@ class VersionedAdapter:
                 self.memory.grow(work.config.num_labels)
             if corrections is not None:
                 self.memory.add(corrections, work.config, self._reader.key())
-            after = self._bits()
         except BaseException:
             self._put(adapter, before)
             raise
-        self._left = adapter, after
+        self._left = adapter, {key: tensor.detach() for key, tensor in work.state_dict().items()}  # nobody's else
         self._earlier = [*self._earlier, before][-self._keep :] if self._keep else []
         self._versions = [*self._versions, Version(self._next, what)]
         self._next += 1
