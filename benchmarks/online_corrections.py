@@ -50,12 +50,11 @@ class Study:
         known = {*faces["train"]["identity"]}
         test = faces["test"].filter(lambda who: who not in known, input_columns="identity")
         training = faces["train"].shuffle(seed=0).select(range(min(2400, len(faces["train"]))))
-        test = test.shuffle(seed=0).select(range(min(most, len(test))))
-        stored = {"train": training, "test": test}
-        stored = cache_features(self.model, stored, features, dtype="float16")
+        stored = cache_features(self.model, {"train": training, "test": test}, features, dtype="float16")
+        some = random.Random(0).sample(range(len(test)), min(most, len(test)))
         self.memory = FeatureMemory.from_dataset(self.model, stored["train"], max_bytes=20_000_000)
-        self.people, self.reader = list(test["identity"]), Reader(self.model, None)
-        parts = [*self.reader.read_dataset(stored["test"], "test", 128)]
+        self.people, self.reader = test.select(some)["identity"][:], Reader(self.model, None)
+        parts = [*self.reader.read_dataset(stored["test"].select(some), "test", 128)]
         self.tensors = tuple(torch.cat(own) for own in zip(*(part.tensors for part in parts), strict=True))
         self.with_u = self.reader.with_excitation(self.tensors)
         self.labels = torch.cat([part.labels for part in parts]).argmax(dim=1)

@@ -66,12 +66,12 @@ class OnlineArguments:
     """
 
     max_steps: int = 20
-    min_steps: int = 8
+    min_steps: int = 6
     correction_weight: float = 1.0
     margin: float = 0.2
     learning_rate: float = 1e-3
     mask_learning_rate: float = 1e-3
-    mask_steps: int = 2
+    mask_steps: int = 1
     rehearsal: int = 32
     rehearsal_balance: float = 0.0
     rehearsal_weight: float = 1.0
