@@ -90,7 +90,7 @@ def one(encoder: str, adapter: str, corrections: int, max_bytes: int) -> dict[st
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__doc__, argv)
-    encoders, corrections, max_bytes = ("small-face", "dlib-face"), 7, 20_000_000
+    encoders, corrections, max_bytes = ("small-face", "dlib-face"), 5, 20_000_000
     if args.smoke:
         encoders, corrections, max_bytes = ("tiny",), 1, 1_000_000
     with recorded("online", args) as record:

@@ -32,7 +32,7 @@ from ciao_peft.online.reading import Reader, as_rows
 RESULTS = Path(__file__).parent / "results" / "online_corrections.json"
 MANY = 12
 KEEP: dict[str, Any] = {"max_forgetting": 100}
-BY_HAND = {"rehearsal": 0, "min_steps": 10, "max_steps": 10, "mask_steps": 10, "proximal_weight": 0}
+BY_HAND = {"rehearsal": 0, "margin": 1e9, "max_steps": 10, "mask_steps": 10, "proximal_weight": 0}
 METHODS: dict[str, tuple[OnlineArguments, bool, bool]] = {  # settings, one by one, with a guard
     "by hand": (OnlineArguments(**KEEP, **BY_HAND, allow_one_class=True), False, False),
     "at once": (OnlineArguments(**KEEP), False, False),

@@ -128,7 +128,7 @@ class VersionedAdapter:
         """Whether the adapter is still the one that the last call left; else there is nothing to undo."""
         same, left = self._left
         now = adapter.state_dict()
-        if adapter is same and now.keys() == left.keys() and all(torch.equal(now[key], left[key]) for key in left):
+        if adapter is same and now.keys() == left.keys() and all(_equal(now[key], left[key]) for key in left):
             return
         if not may_forget:
             raise UndoError(
@@ -162,3 +162,7 @@ class VersionedAdapter:
         put_state(adapter, state.tensors, state.config)
         self.memory.restore(state.memory)
         self._left = adapter, state.tensors
+
+
+def _equal(now: Tensor, before: Tensor) -> bool:
+    return now.shape == before.shape and torch.equal(now, before.to(now.device))
