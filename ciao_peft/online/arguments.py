@@ -25,7 +25,7 @@ class OnlineArguments:
     Args:
         max_steps: Steps of one update at most, 1 to 1000.
         min_steps: Steps that are taken though every correction is right already, 0 or more: what else moved is brought
-            back. None where all were right from the start.
+            back. None where all were right from the start, or where there is nothing to rehearse.
         mask_steps: How many of the first steps train the mask as well, 0 or more. Then it rests, and steps cost little.
         correction_weight: Weight of the corrections against what is rehearsed, above 0.
         margin: How far the logit of the right class must be ahead of all others for an update to end, 0 or more; of
@@ -66,13 +66,13 @@ class OnlineArguments:
     """
 
     max_steps: int = 20
-    min_steps: int = 8
+    min_steps: int = 6
     correction_weight: float = 1.0
     margin: float = 0.2
     learning_rate: float = 1e-3
     mask_learning_rate: float = 1e-3
-    mask_steps: int = 2
-    rehearsal: int = 16
+    mask_steps: int = 1
+    rehearsal: int = 32
     rehearsal_balance: float = 0.0
     rehearsal_weight: float = 1.0
     distillation_weight: float = 10.0

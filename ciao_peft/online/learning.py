@@ -179,8 +179,8 @@ def learn(
     resting: Tensor | Seen | None = None
     steps = 0
     while steps < args.max_steps:
-        rows = torch.tensor([*range(count), *(() if drawn is None else (count + r for r in drawn.step(steps)))])
-        rows = rows.to(labels.device)
+        rehearsed = () if drawn is None else (count + row for row in drawn.step(steps))
+        rows = torch.tensor([*range(count), *rehearsed], device=labels.device)
         if steps < args.mask_steps and args.mask_learning_rate > 0:
             seen = look([tensor[rows] for tensor in tensors])
         else:
@@ -190,7 +190,7 @@ def learn(
             seen = _rows_of(resting, rows, config.frames or 1)
         logits = adapter.decide(seen)[0].float()
         right = bool(is_right(logits[:count].detach(), labels, config, args.margin).all())
-        if right and (steps == 0 or steps >= args.min_steps):
+        if right and (drawn is None or steps == 0 or steps >= args.min_steps):
             break
         loss = args.correction_weight * online_task_loss(logits[:count], labels, config)
         if drawn is not None:
@@ -199,7 +199,8 @@ def learn(
         if args.proximal_weight:
             for parameter, before in start.items():
                 if parameter.grad is not None:
-                    parameter.grad.add_(parameter.detach() - before, alpha=args.proximal_weight)
+                    parameter.grad.add_(parameter.detach(), alpha=args.proximal_weight)
+                    parameter.grad.sub_(before, alpha=args.proximal_weight)
         optimizer.step()
         optimizer.zero_grad()
         steps += 1

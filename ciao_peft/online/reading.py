@@ -259,10 +259,8 @@ class Reader:
 
     def _source(self, tensors: Sequence[Tensor]) -> tuple[Any, Any]:
         self._model._frozen.keep_in_eval_mode()
-        opened = self._model.opened
-        source = checked_source(
-            self._model._frozen, opened, None, list(tensors), self.config.frames, self._model.depths
-        )
+        opened, own = self._model.opened, [tensor.to(self._model.device) for tensor in tensors]
+        source = checked_source(self._model._frozen, opened, None, own, self.config.frames, self._model.depths)
         return opened, source
 
     def look(self, adapter: Adapter, tensors: Sequence[Tensor]) -> Tensor | Seen:

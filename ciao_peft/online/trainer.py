@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import time
 from collections.abc import Sequence
@@ -169,11 +170,16 @@ class OnlineTrainer(VersionedAdapter):
             sketches = sketches_of(tensors)
             kept = distinct(sketches, rows, list(config.id2label.values()))
             corrections = Faces(tensors, rows).rows(kept)
-            before = copy.deepcopy(adapter).eval()  # in use it may be in training mode
+            before = copy.deepcopy(adapter).eval()  # others may switch its dropout on meanwhile
             work = copy.deepcopy(before)
             if added:
                 grow_head(work, added)
-            return self._learn(before, work, corrections, added, started)
+            counted = self._updates, dataclasses.replace(self._drift)
+            try:
+                return self._learn(before, work, corrections, added, started)
+            except BaseException:
+                self._updates, self._drift = counted
+                raise
 
     def _learn(
         self, adapter: Adapter, work: Adapter, corrections: Faces, added: list[str], started: float
@@ -290,7 +296,8 @@ class OnlineTrainer(VersionedAdapter):
         if model.active_adapter is None:
             model.set_adapter(name)
         trainer._versions, (trainer._next, trainer._updates) = saved.versions, saved.counters
-        trainer._drift, trainer._lost = saved.drift, saved.lost
+        limits = {"threshold": trainer.args.drift_threshold, "tolerance": trainer.args.drift_tolerance}
+        trainer._drift, trainer._lost = dataclasses.replace(saved.drift, **limits), saved.lost
         return trainer
 
     # -- the parts of an update --------------------------------------------------------------------------------------

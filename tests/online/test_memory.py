@@ -326,3 +326,28 @@ def test_a_dataset_that_breaks_off_leaves_the_memory_as_it_was():
         online.memory.fill(model, some)
     assert_same_state(state_of(online), before)
     online.update(*mislabelled())
+
+
+def test_classes_are_rehearsed_as_frequently_as_they_came_by():
+    labels = torch.eye(3)[torch.tensor([0] * 160 + [1] * 30 + [2] * 10)]
+    features = torch.randn(200, 4, 3, 3, generator=torch.Generator().manual_seed(1))
+    memory = FeatureMemory(30 * 157 + 24, held_share=0)
+    memory.add(Faces((features,), labels), CONFIG, KEY)
+    assert memory.counts == {0: 10, 1: 10, 2: 10}
+    assert memory.shares == {0: 0.8, 1: 0.15, 2: 0.05}
+    seeds = [torch.Generator().manual_seed(seed) for seed in range(600)]
+    drawn = torch.cat([memory.draw(1, seed, (), 0.0).labels for seed in seeds]).mean(dim=0)
+    torch.testing.assert_close(drawn, torch.tensor([0.8, 0.15, 0.05]), rtol=0, atol=0.06)  # three standard deviations
+    drawn = torch.cat([memory.draw(1, seed, (), 1.0).labels for seed in seeds]).mean(dim=0)
+    torch.testing.assert_close(drawn, torch.full((3,), 1 / 3), rtol=0, atol=0.06)
+
+
+def test_a_guard_of_the_memory_counts_classes_as_they_came_by():
+    from ciao_peft.online.guard import score
+
+    labels = torch.eye(3)[torch.tensor([0, 0, 1, 1])]
+    logits = torch.eye(3)[torch.tensor([0, 0, 0, 1])]  # all of class 0 are right, half of class 1
+    guard = Faces((logits,), labels)
+    assert score(guard, CONFIG, lambda tensors: tensors[0]).points == 75
+    weighted = score(guard, CONFIG, lambda tensors: tensors[0], {0: 0.6, 1: 0.2, 2: 0.2})
+    assert weighted.points == pytest.approx(100 * (0.6 + 0.2 * 0.5) / 0.8)

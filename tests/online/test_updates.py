@@ -239,6 +239,9 @@ def test_an_interrupt_leaves_everything_as_it_was(monkeypatch):
                 online.update(*mislabelled())
         assert_same_state(state_of(online), before)
     assert online.update(*mislabelled()).kept
+    undisturbed = learner()
+    undisturbed.update(*mislabelled())
+    assert_same_state(state_of(online), state_of(undisturbed))
 
 
 def test_an_adapter_in_training_elsewhere_is_refused():
