@@ -33,6 +33,10 @@ class WholeRun:
         units: The masked units of the cut, which it must have, too.
         run_pieces: `CutBackbone.run`; both must answer alike on the example.
 
+    Shapes:
+        pixel_values: `(B, C, H, W)`; each answer is the final map `(b, C, H, W)` of the b rows of a request, or the
+            backbone's output.
+
     Example:
         >>> from ciao_peft.backbone import open_backbone
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU())).eval()
