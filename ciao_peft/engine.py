@@ -32,7 +32,7 @@ class RayEngine:
     Args:
         workers: How many work at once, 1 or more; as many as the cluster has GPUs, where the model lies on one, or else
             cores, when left out.
-        address: Of the cluster, such as `"10.0.0.5:6379"`.
+        address: Of the cluster, such as `"10.0.0.5:6379"`; `"local"` starts one here, whatever runs already.
         rows_per_task: Rows of features, pictures times views, that a worker stores between two reports, 1 or more,
             rounded up to whole batches; eight batches when left out. A worker that is killed loses no more.
         retries: How often what a killed worker left is begun anew, 0 or more, before the error is told: a picture that
@@ -126,16 +126,19 @@ def _connect(ray: Any, engine: RayEngine) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     address = engine.address or os.environ.get("RAY_ADDRESS")
     try:
-        if address is not None:
+        if address not in (None, "local"):
             ray.init(address=address, **quiet)
             return
         try:
-            ray.init(address="auto", **quiet)
+            if address is None:
+                ray.init(address="auto", **quiet)
+                return
         except ConnectionError:
-            settings = {"num_cpus": engine.workers, "object_store_memory": engine.object_store_memory}
-            ray.init(address="local", include_dashboard=False, **settings, **quiet)
+            pass
+        settings = {"num_cpus": engine.workers, "object_store_memory": engine.object_store_memory}
+        ray.init(address="local", include_dashboard=False, **settings, **quiet)
     except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        where = "started here" if address is None else f"reached at {quoted(address)}"
+        where = "started here" if address in (None, "local") else f"reached at {quoted(address)}"
         raise LaunchError(
             f"Ray cannot be {where}: {shortened(str(error).strip())} Start a cluster with `ray start --head`, and give "
             "`RayEngine(address=...)` or the variable RAY_ADDRESS; or leave `engine` out."

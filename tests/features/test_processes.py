@@ -129,52 +129,56 @@ def test_a_long_wait_for_other_processes_is_said_and_a_short_one_is_not(capfd):
     assert capfd.readouterr().err == ""
 
 
+class Clock:
+    """Time that passes only while somebody sleeps; `meanwhile` is what others do then."""
+
+    def __init__(self, meanwhile=lambda now: None):
+        self.now, self.meanwhile = 1000.0, meanwhile
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += max(seconds, 0.1)
+        self.meanwhile(self.now - 1000)
+
+
 @pytest.fixture
 def two_in_one_group(monkeypatch):
-    """Two processes as they see each other, in two threads; a third of a second without a sign is too long."""
+    """Two processes as they see each other."""
     store = HashStore()
     monkeypatch.setattr(peers, "_store", lambda: store)
-    monkeypatch.setattr(peers, "seconds_to_answer", lambda: 0.3)
-    monkeypatch.setattr(peers, "_SECONDS_BETWEEN_SIGNS", 0.05)
-    return peers.Peers(0, 2), peers.Peers(1, 2)
-
-
-def meeting(monkeypatch, first, second):
-    """What becomes of the first process, which waits while the second one works."""
-    monkeypatch.setattr(peers, "_meetings", 0)  # one of each process here, and they are in one
-    found = []
-
-    def wait():
-        try:
-            first.meet()
-        except LaunchError as error:
-            found.append(str(error))
-
-    waits = threading.Thread(target=wait)
-    waits.start()
-    second()
-    waits.join(SECONDS)
-    return found
+    monkeypatch.setattr(peers, "_meetings", 0)
+    return peers.Peers(0, 2), peers.Peers(1, 2), store
 
 
 def test_a_process_that_works_for_long_and_says_so_is_waited_for(two_in_one_group, monkeypatch):
-    first, second = two_in_one_group
+    first, second, store = two_in_one_group
 
-    def works():
-        for _ in range(20):
-            second.sign()
-            time.sleep(0.05)
-        with second.signing():
-            time.sleep(0.8)
-        second._store.set("ciao_peft/here/1", "1")
+    def works(seconds):
+        second.sign() if seconds < 500 else store.set("ciao_peft/here/1", "1")
 
-    assert meeting(monkeypatch, first, works) == []
+    clock = Clock(works)
+    monkeypatch.setattr(peers, "time", clock)
+    first.meet()
+    assert 500 <= clock.now - 1000 < 502
 
 
-def test_a_process_without_a_sign_is_named(two_in_one_group, monkeypatch):
-    first, _ = two_in_one_group
-    (said,) = meeting(monkeypatch, first, lambda: None)
-    assert said.startswith("Process 0 of 2 waits for process 1: ended, or without a sign of work for 0.3 s")
+def test_a_process_that_stops_to_work_is_named_within_a_minute(two_in_one_group, monkeypatch):
+    first, second, _ = two_in_one_group
+    clock = Clock(lambda seconds: second.sign() if seconds < 100 else None)
+    monkeypatch.setattr(peers, "time", clock)
+    said = r"^Process 0 of 2 waits for process 1: ended, or without a sign of work for 60 s \(CIAO_DDP_TIMEOUT\)"
+    with pytest.raises(LaunchError, match=said):
+        first.meet()
+    assert 158 < clock.now - 1000 < 162
+
+
+def test_work_that_cannot_speak_gives_signs_all_the_same(two_in_one_group, monkeypatch):
+    monkeypatch.setattr(peers, "_SECONDS_BETWEEN_SIGNS", 0.01)
+    _, second, store = two_in_one_group
+    with second.signing():
+        until(lambda: store.check(["ciao_peft/sign/1"]), "no sign was given")
 
 
 def test_who_gave_up_as_well_is_not_named(two_in_one_group, monkeypatch):

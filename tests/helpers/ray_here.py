@@ -17,7 +17,7 @@ from .processes import environment
 MEMORY = 80 * 2**20
 """Bytes of each machine's object store."""
 
-_SOON = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
+_SOON = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 15}
 """A lost machine is noticed within seconds."""
 
 
@@ -47,11 +47,11 @@ def machines(count: int) -> Iterator[Machines]:
     import ray
     from ray.cluster_utils import Cluster
 
-    names = ("RAY_AUTH_MODE", "RAY_TMPDIR", "RAY_USAGE_STATS_ENABLED", "RAY_ADDRESS", "PYTHONPATH")
-    before = {name: os.environ.pop(name, None) for name in names}
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # names of sockets are short
-    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"}
-    os.environ["PYTHONPATH"] = environment()["PYTHONPATH"]
+    settings = {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"}
+    settings |= {"RAY_worker_niceness": "0", "PYTHONPATH": environment()["PYTHONPATH"]}
+    before = {name: os.environ.pop(name, None) for name in [*settings, "RAY_ADDRESS"]}
+    os.environ |= settings
     cluster = None
     try:
         with FileLock(Path(os.environ["HF_HOME"]) / "ray.lock"):
