@@ -49,11 +49,9 @@ class Measured:
         self.lines = list(lines)
 
     def rows(self, faces: str, stream: str, method: str, part: str = "test") -> list[Line]:
-        """In order of seeds; of a seed that was run again with other defaults, what was measured last."""
+        """In order of seeds."""
         place = (faces, stream, method, part)
         found = [one for one in self.lines if (one["faces"], one["stream"], one["method"], one["part"]) == place]
-        if part == "test":
-            found = list({one["seed"]: one for one in found}.values())
         return sorted(found, key=lambda one: one["seed"])
 
     def points(self, faces: str, stream: str, method: str, measure: str) -> dict[int, float]:
