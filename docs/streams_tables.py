@@ -49,7 +49,7 @@ class Measured:
         self.lines = list(lines)
 
     def rows(self, faces: str, stream: str, method: str, part: str = "test") -> list[Line]:
-        """In order of seeds; of a seed that was run again with other defaults, what was measured last."""
+        """In order of seeds; of a seed that was tested again, after another choice, the last."""
         place = (faces, stream, method, part)
         found = [one for one in self.lines if (one["faces"], one["stream"], one["method"], one["part"]) == place]
         if part == "test":
@@ -118,8 +118,10 @@ def goals(found: Measured) -> list[str]:
             what = f"ahead of streaming LDA and nearest mean, with {OURS[stream].partition(', ')[2]} of memory"
         else:
             continue
-        known = any(found.rows(faces, stream, OURS[stream]))
+        known = bool(found.rows(faces, stream, OURS[stream]))
         verdict = ("**met**" if reached else "**not met**") if known else "not measured"
+        seeds = len(found.rows(faces, stream, OURS[stream]))
+        said = f"{said}; {seeds} seed{'s' * (seeds != 1)}" if known else said
         items.append(f"{stream}, {faces}: {what}: {verdict} ({said})")
     return items
 

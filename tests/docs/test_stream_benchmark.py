@@ -78,7 +78,7 @@ def test_test_people_take_part_in_no_choice_and_nobody_is_tested_who_was_known(s
         assert not people(tested.rows) & set(range(12, 24)) and not tests(chosen) & people(chosen.rows)
 
 
-def test_every_method_is_measured_once_and_with_what_did_best(run, script):
+def test_every_method_is_measured_once_and_with_what_did_best(run, script, tmp_path):
     lines = run("--seeds", "1", "--stream", "person-incremental")
     grids = script("streams").GRIDS
     tested = [line for line in lines if line["part"] == "test"]
@@ -90,6 +90,12 @@ def test_every_method_is_measured_once_and_with_what_did_best(run, script):
             assert line["settings"] == max(tried, key=lambda one: one["measures"]["both"])["settings"]
         assert line["memory_bytes"] <= (200_000 if line["method"].endswith("200 kB") else 20_000_000)
     assert run("--seeds", "1", "--stream", "person-incremental") == lines
+    place = tmp_path / "streams.jsonl"
+    for one in lines:  # as though the defaults of our own learner had been others
+        one["settings"] |= {"margin": 0.3} if one["method"] == "online, 200 kB" else {}
+    place.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    again = run("--seeds", "1", "--stream", "person-incremental", "--method", "online, 200 kB")
+    assert len(again) == len(lines) and all(line["settings"].get("margin", 0.2) == 0.2 for line in again)
     more = run("--seeds", "2", "--stream", "person-incremental", "--method", "nearest mean", "--method", "joint")
     assert [(line["method"], line["seed"]) for line in more[len(lines) :]] == [("nearest mean", 1), ("joint", 1)]
 
@@ -129,7 +135,7 @@ def test_gaps_are_between_runs_of_one_seed(script):
     assert found.gap("photographs", "class-incremental", "naive", "joint", "average_accuracy") == pytest.approx([-10])
 
 
-def test_of_a_seed_that_was_run_again_the_last_run_counts(script):
+def test_of_a_seed_that_was_tested_again_the_last_run_counts(script):
     tables = script("streams_tables")
     found = tables.Measured([line("online, 20 MB", 0.5), line("online, 20 MB", 0.75)])
     assert found.points("photographs", "class-incremental", "online, 20 MB", "average_accuracy") == {0: 75.0}

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from ciao_peft.study.streams import ElasticWeights, GradientSettings, LearningWithoutForgetting, Naive, Rehearsal
-from helpers.fakes import bits, same_bits, wrap
+from ciao_peft.features import cache_features
+from ciao_peft.online import FeatureMemory, OnlineArguments
+from ciao_peft.study.streams import (
+    ElasticWeights,
+    GradientSettings,
+    LearningWithoutForgetting,
+    Naive,
+    Online,
+    Rehearsal,
+)
+from helpers.fakes import bits, pixels, same_bits, wrap
 
 FAST = {"learning_rate": 0.02, "steps": 10}
 
@@ -141,3 +152,19 @@ def test_lwf_forgets_less_than_naive_training():
         learner.observe(some(learner, seed=2), torch.full((6,), 2))
         lost.append(float((learner.logits(second).detach()[:, :2].softmax(dim=1) - before).abs().mean()))
     assert lost[1] < lost[0]
+
+
+def test_the_librarys_own_learner_fills_its_memory_from_what_is_known_and_counts_what_it_undoes():
+    model = wrap(num_labels=3, hidden_sizes=())
+    known = cache_features(model, [{"pixel_values": face, "labels": n % 3} for n, face in enumerate(pixels(30, 0))])
+    args = OnlineArguments(max_forgetting=0, min_guard=1, learning_rate=0.5, mask_learning_rate=0.5, max_steps=5)
+    learner = Online(model, "default", FeatureMemory(20_000, held_share=0.5), args)
+    learner.know(known)
+    assert sorted(learner.trainer.memory.counts) == [0, 1, 2]
+    assert 0 < learner.memory_bytes == learner.trainer.memory.nbytes <= 20_000
+    kept = [learner.trainer.version]
+    for seed in range(4):
+        learner.observe(some(learner, 3, seed=seed + 5), torch.full((3,), seed % 3))
+        kept.append(learner.trainer.version)
+    assert learner.undone == sum(one == other for one, other in itertools.pairwise(kept)) > 0
+    assert learner.predict(known.features(range(4))).shape == (4,)

@@ -47,6 +47,9 @@ class Naive(Learner):
         model, adapter_name: As for `Learner`. The adapter is changed in place.
         settings: How it trains, with AdamW.
 
+    Shapes:
+        As for `Learner`: features `(B, ...)` each, labels `(B,)`.
+
     Example:
         >>> from torch import nn
         >>> from ciao_peft import CIAOConfig, get_ciao_model
@@ -118,6 +121,9 @@ class Rehearsal(Naive):
 
     Args:
         model, adapter_name, settings: As for `Naive`. Features are kept in float16.
+
+    Shapes:
+        As for `Learner`: features `(B, ...)` each, labels `(B,)`.
 
     Example:
         >>> from torch import nn
@@ -191,6 +197,9 @@ class ElasticWeights(Naive):
     Args:
         model, adapter_name, settings: As for `Naive`; `strength` is λ.
 
+    Shapes:
+        As for `Learner`: features `(B, ...)` each, labels `(B,)`.
+
     Example:
         >>> from torch import nn
         >>> from ciao_peft import CIAOConfig, get_ciao_model
@@ -261,6 +270,9 @@ class LearningWithoutForgetting(Naive):
 
     Args:
         model, adapter_name, settings: As for `Naive`; `strength` is λ. The adapter before is kept as `before`.
+
+    Shapes:
+        As for `Learner`: features `(B, ...)` each, labels `(B,)`.
 
     Example:
         >>> from torch import nn

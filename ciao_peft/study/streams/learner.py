@@ -111,6 +111,9 @@ class CountingLearner(Learner):
         classifier: Counts; its size is that of `frozen_vectors` with this grid.
         grid: Squares in each direction.
 
+    Shapes:
+        As for `Learner`: features `(B, ...)` each, labels `(B,)`.
+
     Example:
         >>> from torch import nn
         >>> from ciao_peft import get_ciao_model

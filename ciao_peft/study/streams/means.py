@@ -102,6 +102,9 @@ class StreamingLDA(NearestMean):
     Attributes:
         scatter: The sum of squares within classes, `(D, D)`, float64.
 
+    Shapes:
+        Vectors are `(B, D)`, labels `(B,)`.
+
     Example:
         >>> classifier = StreamingLDA(num_labels=2, size=2)
         >>> points = torch.tensor([[0.0, 0.0], [4.0, 1.0], [0.0, 2.0], [4.0, 3.0]])

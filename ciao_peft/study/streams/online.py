@@ -25,6 +25,9 @@ class Online(Learner):
     Attributes:
         undone: Updates that the guard did not keep.
 
+    Shapes:
+        As for `Learner`: features `(B, ...)` each, labels `(B,)`.
+
     Example:
         >>> import torch
         >>> from torch import nn

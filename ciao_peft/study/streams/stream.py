@@ -22,6 +22,9 @@ class Experience:
         rows: Numbers of the samples that arrive, in this order.
         test: Numbers of the samples that test it; none of them arrives in any experience.
         weights: What each test sample counts, as shares of 1; all the same when left out.
+
+    Shapes:
+        `score` takes one truth value for each test sample, `(N,)`.
     """
 
     name: str
