@@ -57,6 +57,7 @@ METHODS: dict[str, dict[str, Any] | None] = {  # settings of what is learned fro
     WITH_UNLABELLED: {},
     "thresholds of classes": THRESHOLDS,
     "thresholds of classes, three for one, weight 2": {**THRESHOLDS, "unlabelled_ratio": 3, "unlabelled_weight": 2.0},
+    "surest share alone": {"pseudo_label_confidence": 0.0},
     "weight 2": {"unlabelled_weight": 2.0},
     "fixed confidence": {"pseudo_label_share": 1.0, "pseudo_label_confidence": 0.95},
     "views compared": {"contrast_unlabelled": True},

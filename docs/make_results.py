@@ -9,6 +9,7 @@ import json
 from functools import cache
 from pathlib import Path
 
+from make_unlabelled import unlabelled_page
 from pages import fill, narrow, wrap_page, wrapped
 from settings_tables import METRICS, networks, networks_sizes, settings, starts_of_a, three_or_nine
 
@@ -129,6 +130,7 @@ def results_page() -> str:
 - [What was tried to bring CIAO closer](results/attempts.md) to the unfrozen convolution: other masks, other settings
 - [How the defaults were chosen](results/defaults.md): one setting at a time, and where `a` starts
 - [How the studies were made](results/setup.md): faces, budgets, commands, and an earlier run
+- [Pictures without labels](results/unlabelled.md): what they add to few labels, and to one person
 - [The encoder underneath](results/encoder.md): how `small-face` was trained
 
 {together()}
@@ -377,7 +379,7 @@ def main() -> None:
     PAGES.mkdir(exist_ok=True)
     pages = {f"{stem}.md": pair_page(stem, *pair) for stem, pair in pairs().items()}
     pages |= {"setup.md": setup_page(), "attempts.md": attempts_page()}
-    pages |= {"defaults.md": defaults_page(), "encoder.md": encoder_page()}
+    pages |= {"defaults.md": defaults_page(), "encoder.md": encoder_page(), "unlabelled.md": unlabelled_page()}
     for old in PAGES.glob("*.md"):
         if old.name not in pages:
             old.unlink()

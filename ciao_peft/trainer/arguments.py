@@ -203,7 +203,7 @@ class CIAOTrainingArguments:
     unlabelled_weight: float = 1.0
     unlabelled_warmup: float = 0.3
     pseudo_label_share: float = 0.6
-    pseudo_label_confidence: float = 0.0
+    pseudo_label_confidence: float = 0.95
     pseudo_label_alignment: float = 0.0
     adaptive_confidence: bool = False
     contrast_unlabelled: bool = False
