@@ -44,7 +44,9 @@ class Adapted:
 
     def __init__(self, model: CIAOModel, features: FeatureDataset, trained: list[int], neutral: int):
         self.model, self.features = model, features
-        logits, labels = self.logits(trained), features.labels[trained]
+        assert features.labels is not None
+        self.labels = features.labels
+        logits, labels = self.logits(trained), self.labels[trained]
         self.of_neutral, self.of_all = logits[labels == neutral].mean(dim=0), logits.mean(dim=0)
         self.prior = torch.bincount(labels, minlength=logits.shape[1]).float() / len(labels)
 
@@ -118,14 +120,14 @@ def measured(one: Adapted, people: dict[str, list[int]], neutral: int, seed: int
     for rows in people.values():
         rows = [rows[place] for place in torch.randperm(len(rows), generator=shuffled).tolist()]
         halves.append((rows[: len(rows) // 2], rows[len(rows) // 2 :]))
-        own = [row for row in rows if one.features.labels[row] == neutral][:NEUTRAL_FACES]
+        own = [row for row in rows if one.labels[row] == neutral][:NEUTRAL_FACES]
         rest = [row for row in rows if row not in own]
         if len(own) == NEUTRAL_FACES and len(rest) >= FEWEST - NEUTRAL_FACES:
             asked.append((own, rest))
     for name, asks, way in ways(one):
         scores = []
         for seen, scored in asked if asks else halves:
-            right = way(seen, scored).argmax(dim=1) == one.features.labels[scored]
+            right = way(seen, scored).argmax(dim=1) == one.labels[scored]
             scores.append(round(right.float().mean().item(), 4))
         yield {"way": name, "sees": "three neutral faces" if asks else "half the faces", "people": scores}
 

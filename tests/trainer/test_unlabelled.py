@@ -108,7 +108,7 @@ def test_labels_of_unlabelled_pictures_are_not_looked_at():
 @pytest.mark.parametrize("stored", [True, False])
 def test_a_training_that_stopped_goes_on_to_the_bit(tmp_path, stored):
     more = {"max_steps": 6, "save_strategy": "steps", "save_steps": 1, "feature_cache": "auto" if stored else "never"}
-    more |= {"pseudo_label_alignment": 0.5, "contrast_unlabelled": True, "unlabelled_warmup": 0.2}
+    more |= {"pseudo_label_alignment": 0.5, "contrast_unlabelled": True}
     whole = trained(make_model(), faces(), bare(), output_dir=str(tmp_path / "whole"), **more)
     again = trained(
         make_model(), faces(), bare(), output_dir=str(tmp_path / "again"), **more,
