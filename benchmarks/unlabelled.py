@@ -47,14 +47,21 @@ TRAINING: dict[str, Any] = {
     "report_to": "none",
     "disable_tqdm": True,
 }
+THRESHOLDS: dict[str, Any] = {
+    "pseudo_label_share": 1.0,
+    "pseudo_label_confidence": 0.95,
+    "adaptive_confidence": True,
+}
 METHODS: dict[str, dict[str, Any] | None] = {  # settings of what is learned from unlabelled faces
     LABELS_ALONE: None,
     WITH_UNLABELLED: {},
-    "fixed confidence": {"adaptive_confidence": False},
+    "thresholds of classes": THRESHOLDS,
+    "thresholds of classes, three for one, weight 2": {**THRESHOLDS, "unlabelled_ratio": 3, "unlabelled_weight": 2.0},
+    "surest share alone": {"pseudo_label_confidence": 0.0},
+    "weight 2": {"unlabelled_weight": 2.0},
+    "fixed confidence": {"pseudo_label_share": 1.0, "pseudo_label_confidence": 0.95},
     "views compared": {"contrast_unlabelled": True},
-    "views compared, no pseudo-labels": {"contrast_unlabelled": True, "unlabelled_weight": 0.0},
     "classes as often as among labels": {"pseudo_label_alignment": 1.0},
-    "three for one, weight 2": {"unlabelled_ratio": 3, "unlabelled_weight": 2.0},
 }
 
 
@@ -101,7 +108,7 @@ def train(labels: Any, seed: int, settings: dict[str, Any] | None, known: Any, o
     trainer = CIAOTrainer(model, CIAOTrainingArguments(**TRAINING, **(settings or {}), seed=seed))
     trainer.train(known, unlabelled=None if settings is None else others)
     seconds = time.process_time() - began
-    shares = [entry["pseudo_label_share"] for entry in trainer.log_history if "pseudo_label_share" in entry]
+    shares = [entry["pseudo_labels_counted"] for entry in trainer.log_history if "pseudo_labels_counted" in entry]
     scores = trainer.evaluate(scored)
     return {
         "scores": {name: scores[f"eval_{name}"] for name in ("accuracy", "balanced_accuracy", "macro_f1")},

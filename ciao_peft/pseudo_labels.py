@@ -135,6 +135,7 @@ def pseudo_labels(
     *,
     confidence: float,
     seen: SeenUnlabelled | None = None,
+    share: float = 1.0,
     alignment: float = 0.0,
     adaptive: bool = False,
 ) -> PseudoLabels:
@@ -150,13 +151,15 @@ def pseudo_labels(
 
     $$\theta_k = \min(\theta,\; \bar c_k)$$
 
-    Then about half of the samples of each class count, those that are surest, however sure the adapter is of another
-    class (a threshold that follows training and class, as in FreeMatch, Wang et al. 2023).
+    so that the threshold follows training and class (as in FreeMatch, Wang et al. 2023). Of the samples of a batch with
+    one pseudo-label, moreover, only the surest `share` counts, one at least: an adapter that is too sure of everything,
+    or of one class, still learns from what it is surest of in each (class-balanced self-training, Zou et al. 2018).
 
     Args:
         logits: `(U, C)`, of the view that decides.
         config: Of a single-label adapter; gives `logit_adjustment` and, as π, `class_prior`.
         confidence: θ, from 0 to 1.
+        share: ρ, of the samples with one pseudo-label, from 0 to 1; 1 lets all of them count.
         seen: Running means, which this batch is added to first; needed for `alignment` and `adaptive`.
         alignment: β, from 0 to 1.
         adaptive: Whether θ follows what was seen.
@@ -194,9 +197,32 @@ def pseudo_labels(
     else:
         threshold = torch.full_like(sure, confidence)
     counts = sure >= threshold
+    if share < 1:
+        counts = counts & _surest(_margins(logits, config, probabilities), labels, config.num_labels, share)
     if seen is not None:
         seen.count(counts)
     return PseudoLabels(labels, counts)
+
+
+def _margins(
+    logits: Float[Tensor, "unlabelled classes"], config: CIAOConfig, q: Float[Tensor, "unlabelled classes"]
+) -> Float[Tensor, " unlabelled"]:
+    """What orders samples as their probabilities do, also where those are 1 to the last bit."""
+    labels = q.argmax(dim=1, keepdim=True)
+    own = adjusted_logits(logits.to(q.dtype), config)
+    others = own.scatter(1, labels, -torch.inf).logsumexp(dim=1)
+    return own.gather(1, labels)[:, 0] - others
+
+
+def _surest(
+    sure: Float[Tensor, " unlabelled"], labels: Int[Tensor, " unlabelled"], num_labels: int, share: float
+) -> Bool[Tensor, " unlabelled"]:
+    """Whether a sample is among the surest of those with its label; the earlier one of two that are equally sure."""
+    order = sure.argsort(descending=True, stable=True)
+    chosen = F.one_hot(labels[order], num_labels)
+    place = (chosen.cumsum(dim=0) * chosen).sum(dim=1)  # from 1 on, among those of its label
+    most = (share * chosen.sum(dim=0)).ceil().clamp(min=1)[labels[order]]
+    return torch.empty_like(place, dtype=torch.bool).scatter_(0, order, place <= most)
 
 
 def pseudo_label_loss(

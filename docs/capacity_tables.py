@@ -47,10 +47,10 @@ def capacity() -> str:
     return f"""
 ## From one laptop to a cluster
 
-    ciao train --data_dir faces --output_dir runs/moods                     # one process, features below the output
-    torchrun --nproc_per_node 4 examples/train.py ...                       # the processes of one machine share the trunk
-    ciao reproduce --plan plan.yaml --output_dir runs/plan --num_processes 8  # trainings of a plan, on one machine
-    ciao plan-capacity --faces 1e9 --worlds 16 --days 7                     # what it would cost
+    ciao train --data_dir faces --output_dir runs/moods                   # one process, features below the output
+    torchrun --nproc_per_node 4 examples/train.py ...                     # the processes of one machine share the trunk
+    ciao reproduce --plan plan.yaml --output_dir runs/plan --num_processes 8 # trainings of a plan, on one machine
+    ciao plan-capacity --faces 1e9 --worlds 16 --days 7                   # what it would cost
 
 Across machines, features and adapters go through an object store: `cache_features(model, faces, "s3://bucket/part-3")`
 on each machine for its part of the faces, `load_features("s3://bucket/part-3", labels)` where they are trained on, and
@@ -68,8 +68,8 @@ billion faces to it in parts. Each machine was tried as a process of its own wit
     machines = (storing + training) / (24 h * days * cores)
 
 from what one face costs on this machine. For {rates.encoder}, in bfloat16, on one core of {record["machine"]["cpu"]}:
-{rates.feature_bytes:,} bytes, {1000 * rates.decode_seconds:.2f} ms to decode a JPEG file, {1000 * rates.trunk_seconds:.2f} ms to store,
-{1000 * rates.step_seconds:.2f} ms for a step. {EPOCHS} epochs, machines of {CORES} cores, done in {DAYS} days:
+{rates.feature_bytes:,} bytes, {1000 * rates.decode_seconds:.2f} ms to decode a JPEG file,
+{1000 * rates.trunk_seconds:.2f} ms to store, {1000 * rates.step_seconds:.2f} ms for a step. {EPOCHS} epochs, machines of {CORES} cores, done in {DAYS} days:
 
 {capacity_table(plans)}
 
@@ -91,13 +91,14 @@ makes the power less than 1, and ratios of the smallest rows the largest.
 ### An index of many rows
 
 A store has one `index.json`, whatever its size, 4 bytes of checksum for each row of each tensor, and no other index:
-row n of a tensor lies at n times its size. Opened by a process of its own, {"met" if met else "**not met**"} the targets of
-16 GB on disk and 1 GB of memory for a billion rows:
+row n of a tensor lies at n times its size. Opened by a process of its own,
+{"met" if met else "**not met**"} the targets of 16 GB on disk and 1 GB of memory for a billion rows:
 
 {table(["rows", "disk, index", "memory", "lookup of a row, µs", "opening, ms"], index)}
 
 Memory is that of the process beyond what it held before. Checksums of more than 64 MB are mapped, and which rows were
-looked at is a bit each. Of a billion rows the files of features were empty ones of {size(last["rows"] * 2048)} that took no disk; their
+looked at is a bit each. Of a billion rows the files of features were empty ones
+of {size(last["rows"] * 2048)} that took no disk; their
 checksums were all there, and each row that was read was compared with its own.
 """
 

@@ -9,6 +9,7 @@ import json
 from functools import cache
 from pathlib import Path
 
+from make_unlabelled import unlabelled_page
 from method_study import FACES as METHOD
 from method_study import STUDIES_OF_THE_METHOD, method_page
 from pages import fill, narrow, wrap_page, wrapped
@@ -146,6 +147,7 @@ def results_page() -> str:
 - [What was tried to bring CIAO closer](results/attempts.md) to the unfrozen convolution: other masks, other settings
 - [How the defaults were chosen](results/defaults.md): one setting at a time, and where `a` starts
 - [How the studies were made](results/setup.md): faces, budgets, commands, and an earlier run
+- [Pictures without labels](results/unlabelled.md): what they add to few labels, and to one person
 - [The encoder underneath](results/encoder.md): how `small-face` was trained
 
 {together()}
@@ -396,12 +398,12 @@ def main() -> None:
     PAGES.mkdir(exist_ok=True)
     pages = {f"{stem}.md": pair_page(stem, *pair) for stem, pair in pairs().items()}
     pages |= {"setup.md": setup_page(), "attempts.md": attempts_page()}
-    pages |= {"defaults.md": defaults_page(), "encoder.md": encoder_page()}
     if METHOD in every_study():
         before = studies()["small-face"].results("faces", "small-face").get(CIAO)
         pages["method.md"] = method_page(every_study(), before)
     if (found := measured()) is not None:
         pages["streams.md"] = streams_page(found)
+    pages |= {"defaults.md": defaults_page(), "encoder.md": encoder_page(), "unlabelled.md": unlabelled_page()}
     for old in PAGES.glob("*.md"):
         if old.name not in pages:
             old.unlink()

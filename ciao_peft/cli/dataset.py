@@ -7,14 +7,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataNotFoundError, quoted
 from .data import pair_of, setting_of
 from .flags import add_flag
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import Dataset, DatasetDict
 
-__all__ = ["add_dataset_flags", "dataset_label", "faces_from", "settings_of_faces"]
+__all__ = ["add_dataset_flags", "dataset_label", "faces_from", "settings_of_faces", "unlabelled_from"]
 
 _SETTINGS: dict[str, tuple[type, str]] = {
     "world": (str, "which labels painted faces get: eight, seven, affect or signals (default: eight)"),
@@ -127,6 +127,25 @@ def settings_of_faces(options: argparse.Namespace) -> tuple[str, dict[str, Any]]
             raise ConfigError(f"`--setting {name}=...` is said by a flag of its own: --{name}.")
         settings[name] = value
     return _name(options), settings
+
+
+def unlabelled_from(folder: str) -> Dataset:
+    """The pictures that lie in a folder, without labels.
+
+    Args:
+        folder: Holds the pictures themselves, not folders of them.
+
+    Raises:
+        DataNotFoundError: there is no such folder, or no picture in it.
+    """
+    from datasets import Dataset, Image
+
+    from ..prediction import pictures_in
+
+    if not Path(folder).is_dir():
+        raise DataNotFoundError(f"--unlabelled {quoted(folder)} is no folder. Give one that holds pictures.")
+    files = {"image": [str(path) for path in pictures_in(folder)]}
+    return Dataset.from_dict(files).cast_column("image", Image(mode="RGB"))
 
 
 def dataset_label(options: argparse.Namespace) -> str:

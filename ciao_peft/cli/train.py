@@ -19,7 +19,7 @@ from .arguments import (
 )
 from .averaged import add_average_flag, averaged_scores, check_average
 from .confusions import draw_confusions
-from .dataset import add_dataset_flags, dataset_label, faces_from
+from .dataset import add_dataset_flags, dataset_label, faces_from, unlabelled_from
 from .flags import add_flag
 
 
@@ -48,6 +48,7 @@ def _add_flags(parser: LateParser) -> None:
 
     add_dataset_flags(parser)
     add_average_flag(parser)
+    add_flag(parser, "unlabelled", metavar="FOLDER", help="pictures without labels, to learn from as well")
     add_flag(parser, "encoder", default="small-face", help="a name or folder that `load_encoder` accepts")
     add_flag(parser, "align", choices=["five-points"], help="turn and shift faces so that they lie in one way")
     add_flag(parser, "adapter_name", default="default", help="the adapter's name in the model")
@@ -82,6 +83,7 @@ def _train(options: argparse.Namespace) -> None:
             "--group_by COLUMN, so that nobody is in both); or let --protocol k-fold divide them."
         )
     column = check_average(options, faces["test"])
+    unlabelled = None if options.unlabelled is None else unlabelled_from(options.unlabelled)
     config = settings_from(options, CIAOConfig, **labels_of(faces["train"]).as_config(), init_seed=arguments.seed)
     encoder = load_encoder(options.encoder)
     preprocessing = Preprocessing.for_backbone(encoder)
@@ -95,7 +97,9 @@ def _train(options: argparse.Namespace) -> None:
     if trainer.accelerator.is_main_process:
         model.print_trainable_parameters()
 
-    trainer.train(faces["train"], faces.get("validation"))
+    if unlabelled is not None:
+        trainer.print(f"{len(unlabelled)} faces without labels to learn from as well.")
+    trainer.train(faces["train"], faces.get("validation"), unlabelled=unlabelled)
     output = trainer.predict(faces["test"])
     for name, value in output.metrics.items():
         trainer.print(f"{name.removeprefix('test_'):>20} {value:.4f}")

@@ -50,7 +50,7 @@ _ON_THE_WAY = (
     "ddp_timeout",
 )
 _WHERE = ("feature_device", "compile")  # as the device itself, they change no more than the rounding
-_SHARES = ("unlabelled_warmup", "pseudo_label_confidence", "pseudo_label_alignment")
+_SHARES = ("unlabelled_warmup", "pseudo_label_share", "pseudo_label_confidence", "pseudo_label_alignment")
 UNLABELLED = (*_SHARES, "unlabelled_ratio", "unlabelled_weight", "adaptive_confidence", "contrast_unlabelled")
 _WHEN = ("eval_strategy", "eval_steps", "save_strategy", "save_steps", "save_total_limit", "resume_from_checkpoint")
 _ALONE = {"nargs": "?", "const": True}  # for argparse: `--bf16` without a value
@@ -123,9 +123,10 @@ class CIAOTrainingArguments:
         unlabelled_ratio: Pictures without labels for each labelled one of a batch, where `train` is given `unlabelled`.
         unlabelled_weight: Weight of the loss of pseudo-labels (Eq. 8 of docs/method.md); 0 for none.
         unlabelled_warmup: Share of the updates before pseudo-labels count, 0 to 1.
+        pseudo_label_share: Of the pictures of a batch with one pseudo-label, the surest share that counts, 0 to 1.
         pseudo_label_confidence: Probability from which on a pseudo-label counts, 0 to 1.
         pseudo_label_alignment: From 0, pseudo-labels as the adapter gives them, to 1, classes as often as among labels.
-        adaptive_confidence: Count a pseudo-label, too, where its probability is above the mean of its class so far.
+        adaptive_confidence: Let it count from the mean probability of its class so far on, too, where that is less.
         contrast_unlabelled: Let views of a picture without labels be a positive pair of the contrastive loss (Eq. 6).
         seed: Seed of the order of samples, the stored views and the dropout.
         dataloader_num_workers: Processes that prepare pictures; changes no result.
@@ -203,9 +204,10 @@ class CIAOTrainingArguments:
     unlabelled_ratio: int = 2
     unlabelled_weight: float = 1.0
     unlabelled_warmup: float = 0.3
+    pseudo_label_share: float = 0.6
     pseudo_label_confidence: float = 0.95
     pseudo_label_alignment: float = 0.0
-    adaptive_confidence: bool = True
+    adaptive_confidence: bool = False
     contrast_unlabelled: bool = False
     seed: int = 42
     dataloader_num_workers: int = 0

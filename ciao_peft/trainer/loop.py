@@ -282,7 +282,7 @@ class TrainingLoop(Updates):
         for group in self.optimizer.param_groups:
             entry[rate_name(group["part"])] = group["rate"]
         if self.unlabelled is not None:
-            entry["pseudo_label_share"] = float(self.unlabelled.seen.share)
+            entry["pseudo_labels_counted"] = float(self.unlabelled.seen.share)
         self._log(entry)
 
     def _log(self, values: dict[str, Any]) -> None:

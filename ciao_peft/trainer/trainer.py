@@ -376,7 +376,8 @@ class CIAOTrainer:
     def _unlabelled(self, dataset: Any, labelled: BatchDataset) -> Unlabelled | None:
         if dataset is None:
             return None
-        source = self._source(dataset, "unlabelled", True, needs_labels=None, views=self.args.views)
+        stored = labelled.kind != "pixels"  # or given so: both must be read in one way
+        source = self._source(dataset, "unlabelled", stored, needs_labels=None, views=self.args.views)
         check_unlabelled(source, labelled, self.args, self.config, self.accelerator.num_processes)
         in_evaluation = partial(self._adapter.held, training=False)
         return Unlabelled(source, self.args, self.config, self.accelerator, in_evaluation)

@@ -203,6 +203,7 @@ class Unlabelled:
                 decided.float(),
                 config,
                 confidence=args.pseudo_label_confidence,
+                share=args.pseudo_label_share,
                 seen=self.seen,
                 alignment=args.pseudo_label_alignment,
                 adaptive=args.adaptive_confidence,
@@ -246,7 +247,8 @@ def check_unlabelled(
     if source.kind.partition(" ")[0] != labelled.kind.partition(" ")[0]:
         raise TrainingError(
             f"train_dataset is read from {labelled.kind.partition(' ')[0]} and unlabelled from "
-            f"{source.kind.partition(' ')[0]}. Give both as pictures, or `cache_features` of both."
+            f"{source.kind.partition(' ')[0]}. Give `cache_features` of both, or both as pictures, "
+            "with feature_cache='never'."
         )
     _check_alike(source, labelled)
     classes = config.problem_type == "single_label_classification"

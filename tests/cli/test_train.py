@@ -39,6 +39,25 @@ def test_train_without_a_test_split_says_how_to_get_one(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_train_learns_from_a_folder_of_pictures_without_labels(tmp_path, capsys):
+    from ciao_peft.data import paint_face
+
+    folder = tmp_path / "others"
+    command = f"train --world seven {SMALL} --views 2 --output_dir {tmp_path / 'run'} --unlabelled {folder}"
+    assert main(command.split()) == 1
+    assert "is no folder. Give one that holds pictures" in capsys.readouterr().err
+    folder.mkdir()
+    assert main(command.split()) == 1
+    assert "There is no picture in" in capsys.readouterr().err
+    for index in range(5):
+        paint_face(seed=index, size=24).save(folder / f"{index}.png")
+    assert main([*command.split(), "--adaptive_confidence"]) == 0
+    assert "5 faces without labels to learn from as well." in capsys.readouterr().out
+    saved = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())
+    assert saved["training"]["arguments"]["unlabelled_samples"] == 5
+    assert saved["training"]["arguments"]["adaptive_confidence"] is True
+
+
 def test_a_setting_without_a_flag_of_its_own_reaches_the_dataset(capsys):
     assert main(["evaluate", "ciao/everyday-six", "--num_test", "4", "--setting", "size=8"]) == 1
     assert "size" in capsys.readouterr().err

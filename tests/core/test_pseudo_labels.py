@@ -24,7 +24,7 @@ def logits(count=12, seed=0):
     return 3 * torch.randn(count, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def spelled_out(batches, prior, theta, beta, adaptive, tau=0.0):
+def spelled_out(batches, prior, theta, beta, adaptive, tau=0.0, share=1.0):
     """Eq. 7 with loops over batches and samples: labels, and which count, of the last batch."""
     often, surely, labels, counts = [1 / 3] * 3, [1.0] * 3, [], []
     for batch in batches:
@@ -44,23 +44,38 @@ def spelled_out(batches, prior, theta, beta, adaptive, tau=0.0):
             threshold = min(theta, surely[label]) if adaptive else theta
             labels.append(label)
             counts.append(max(turned) >= threshold)
+    for k in range(3):  # of each label, the surest share; the margin orders as the probability of the task loss does
+        raised = [[math.exp(s) * prior[j] ** tau for j, s in enumerate(row)] for row in batches[-1].tolist()]
+        odds = [row[k] / (sum(row) - row[k]) for row in raised]
+        own = sorted((u for u in range(len(labels)) if labels[u] == k), key=lambda u: -odds[u])
+        for u in own[max(1, math.ceil(share * len(own))) :]:
+            counts[u] = False
     return labels, counts
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("tau", [0.0, 1.0])
-def test_labels_and_thresholds_are_those_of_the_definition(beta, adaptive, tau):
+@pytest.mark.parametrize(("theta", "share"), [(0.9, 1.0), (0.0, 0.6), (0.6, 0.3)])
+def test_labels_and_which_count_are_those_of_the_definition(beta, adaptive, tau, theta, share):
     prior = (0.6, 0.3, 0.1)
     own, seen = config(class_prior=prior, logit_adjustment=tau), SeenUnlabelled(3, CPU)
     batches = [logits(seed=seed) for seed in range(4)]
     found = PseudoLabels(torch.zeros(0), torch.zeros(0))
     for batch in batches:
-        found = pseudo_labels(batch, own, confidence=0.9, seen=seen, alignment=beta, adaptive=adaptive)
-    labels, counts = spelled_out(batches, prior, 0.9, beta, adaptive, tau)
+        found = pseudo_labels(batch, own, confidence=theta, share=share, seen=seen, alignment=beta, adaptive=adaptive)
+    labels, counts = spelled_out(batches, prior, theta, beta, adaptive, tau, share)
     assert found.labels.tolist() == labels
     assert found.counts.tolist() == counts
     assert 0 < sum(counts) < len(counts)
+
+
+def test_the_surest_count_where_all_are_sure_to_the_last_bit():
+    sure = torch.tensor([[90.0, 0, 0], [99.0, 0, 0], [80.0, 0, 0], [0, 70.0, 0], [0, 0, 60.0]])
+    found = pseudo_labels(sure, config(), confidence=0.5, share=0.5)
+    assert found.labels.tolist() == [0, 0, 0, 1, 2]
+    assert found.counts.tolist() == [True, True, False, True, True]  # two of three; one of one
+    assert pseudo_labels(sure, config(), confidence=0.5, share=0.0).counts.tolist() == [False, True, False, True, True]
 
 
 def test_the_loss_is_that_of_the_definition_in_float64():

@@ -32,7 +32,9 @@ def of_two(model):
 
 def arguments(**changes):
     values = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "logging_steps": 1, "views": 2}
-    return CIAOTrainingArguments(**(values | {"pseudo_label_confidence": 0.3, "unlabelled_warmup": 0.0} | changes))
+    return CIAOTrainingArguments(
+        **(values | {"pseudo_label_confidence": 0.3, "pseudo_label_share": 1.0, "unlabelled_warmup": 0.0} | changes)
+    )
 
 
 def trained(model, labelled, unlabelled, **changes):
@@ -43,7 +45,7 @@ def trained(model, labelled, unlabelled, **changes):
 
 def test_without_unlabelled_pictures_their_settings_change_no_bit():
     results = []
-    for changes in ({}, {"unlabelled_ratio": 7, "pseudo_label_confidence": 0.1, "adaptive_confidence": False}):
+    for changes in ({}, {"unlabelled_ratio": 7, "pseudo_label_confidence": 0.1, "adaptive_confidence": True}):
         trainer = make_trainer(views=2, **changes)
         trainer.train(faces())
         assert not any("unlabelled" in name or "pseudo" in name for name in trainer.training_record()["arguments"])
@@ -82,7 +84,7 @@ def test_pseudo_labels_wait_for_the_warm_up_and_are_logged():
     extra = [entry["loss"] - entry["task_loss"] for entry in trainer.log_history[:4]]
     assert extra[:2] == [0.0, 0.0]
     assert min(extra[2:]) > 0
-    assert trainer.log_history[3]["pseudo_label_share"] > 0
+    assert trainer.log_history[3]["pseudo_labels_counted"] > 0
     assert trainer.training_record()["arguments"]["unlabelled_samples"] == 20
 
 
@@ -106,14 +108,14 @@ def test_labels_of_unlabelled_pictures_are_not_looked_at():
 @pytest.mark.parametrize("stored", [True, False])
 def test_a_training_that_stopped_goes_on_to_the_bit(tmp_path, stored):
     more = {"max_steps": 6, "save_strategy": "steps", "save_steps": 1, "feature_cache": "auto" if stored else "never"}
-    more |= {"pseudo_label_alignment": 0.5, "contrast_unlabelled": True, "unlabelled_warmup": 0.2}
+    more |= {"pseudo_label_alignment": 0.5, "contrast_unlabelled": True}
     whole = trained(make_model(), faces(), bare(), output_dir=str(tmp_path / "whole"), **more)
     again = trained(
         make_model(), faces(), bare(), output_dir=str(tmp_path / "again"), **more,
         resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"),
     )  # fmt: skip
     assert_same(weights(whole.model), weights(again.model))
-    last = [[entry.get("pseudo_label_share") for entry in trainer.log_history][5] for trainer in (whole, again)]
+    last = [[entry.get("pseudo_labels_counted") for entry in trainer.log_history][5] for trainer in (whole, again)]
     assert last[0] == last[1] > 0
 
 
@@ -179,7 +181,7 @@ def test_stored_features_of_another_encoder_are_refused():
     labelled, _ = of_two(model)
     with pytest.raises(FeatureCacheError, match="not made by this model"):
         trained(model, labelled, foreign)
-    with pytest.raises(TrainingError, match="Give both as pictures"):
+    with pytest.raises(TrainingError, match="or both as pictures"):
         trained(model, labelled, bare(), feature_cache="never")
     with_u = cache_features(model, bare(), views=2, augment=VIEWS.augmentation, include_excitation=True)
     without = cache_features(model, bare(), views=2, augment=VIEWS.augmentation, include_excitation=False)
@@ -194,6 +196,7 @@ def test_stored_features_of_another_encoder_are_refused():
         ("unlabelled_weight", -1.0),
         ("unlabelled_warmup", 1.5),
         ("pseudo_label_confidence", float("nan")),
+        ("pseudo_label_share", 1.1),
         ("pseudo_label_alignment", "much"),
         ("adaptive_confidence", 1),
     ],
