@@ -58,15 +58,16 @@ def one(encoder: str, adapter: str, corrections: int, max_bytes: int) -> dict[st
     new, found = faces_like(model, corrections + 1, 10_000), {}
     settings = {"usual": OnlineArguments(max_forgetting=100), "most": OnlineArguments(max_forgetting=100, min_steps=20)}
     for name, args in settings.items():
-        online, seconds, steps = OnlineTrainer(model, memory=memory, args=args), [], []
+        online, seconds, steps, guard = OnlineTrainer(model, memory=memory, args=args), [], [], 0
         for row in range(corrections + 1):
             label = (row + 1) % 6  # another class than it shows
             start = processor_seconds()
             update = online.update(tuple(tensor[row : row + 1] for tensor in new.tensors), label)
             seconds.append(processor_seconds() - start)
             steps.append(update.steps)
+            guard = update.guard_size
             online.undo()
-        found[name] = {"seconds": median(seconds[1:]), "steps": median(steps[1:]), "guard": update.guard_size}
+        found[name] = {"seconds": median(seconds[1:]), "steps": median(steps[1:]), "guard": guard}
     torch.set_num_threads(2)
     online, wall = OnlineTrainer(model, memory=memory, args=settings["usual"]), []
     for row in range(corrections + 1):
