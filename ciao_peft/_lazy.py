@@ -9,7 +9,21 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["lazy_names", "moved_names"]
+__all__ = ["from_above", "lazy_names", "moved_names"]
+
+
+def from_above(module: str, name: str) -> Any:
+    """A name of a room further up, for the few methods of a model that start what is built on top of models.
+
+    Args:
+        module: The module in this package, such as `"online"`.
+        name: Name in it.
+
+    Example:
+        >>> from_above("online", "OnlineArguments").__name__
+        'OnlineArguments'
+    """
+    return getattr(importlib.import_module(f".{module}", __package__), name)
 
 
 def lazy_names(package: str, module_of: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:

@@ -20,7 +20,7 @@ from ..preprocessing import Preprocessing, aligned_as
 from ..saving import SavedAdapter, in_dtype, library_versions
 from ..surroundings import outside_inference
 from .arguments import check_config
-from .familiar import FamiliarModel
+from .learning import LearningModel
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -76,7 +76,7 @@ def get_ciao_model(
     return model
 
 
-class CIAOModel(FamiliarModel):
+class CIAOModel(LearningModel):
     """A frozen backbone and the adapters on it.
 
     Whatever `train()` says, the backbone runs in eval mode: its batch-norm statistics would drift otherwise. Each

@@ -25,7 +25,8 @@ class OnlineArguments:
     Args:
         max_steps: Steps of one update at most, 1 to 1000.
         min_steps: Steps that are taken though every correction is right already, 0 or more: what else moved is brought
-            back. None where all were right from the start.
+            back. None where all were right from the start, or where there is nothing to rehearse.
+        mask_steps: How many of the first steps train the mask as well, 0 or more. Then it rests, and steps cost little.
         correction_weight: Weight of the corrections against what is rehearsed, above 0.
         margin: How far the logit of the right class must be ahead of all others for an update to end, 0 or more; of
             labels that are 0 or 1, how far each logit must be on its side of 0. For regression, an update ends when
@@ -33,7 +34,9 @@ class OnlineArguments:
         learning_rate: Of the head, above 0.
         mask_learning_rate: Of the mask and of the adapter's own copies of the encoder, 0 or more; 0 leaves them as
             they are.
-        rehearsal: Stored faces rehearsed in each step, 0 or more.
+        rehearsal: Stored faces rehearsed in each step, 0 or more. For N corrections, N + 1 times as many are drawn, and
+            come again after that.
+        rehearsal_balance: 0 rehearses classes as frequently as they came by, 1 as frequently as the memory holds them.
         rehearsal_weight: λ_r, the weight of their own labels, 0 or more.
         distillation_weight: λ_d, the weight of what the adapter answered before, on the same faces, 0 or more.
         distillation_temperature: At which the answers of both are compared, above 0.
@@ -63,12 +66,14 @@ class OnlineArguments:
     """
 
     max_steps: int = 20
-    min_steps: int = 8
+    min_steps: int = 6
     correction_weight: float = 1.0
     margin: float = 0.2
     learning_rate: float = 1e-3
     mask_learning_rate: float = 1e-3
-    rehearsal: int = 16
+    mask_steps: int = 1
+    rehearsal: int = 32
+    rehearsal_balance: float = 0.0
     rehearsal_weight: float = 1.0
     distillation_weight: float = 10.0
     distillation_temperature: float = 2.0
@@ -86,6 +91,8 @@ class OnlineArguments:
         make_plain(self)
         check_number("max_steps", self.max_steps, int, 1, 1000)
         check_number("min_steps", self.min_steps, int, 0, 1000)
+        check_number("mask_steps", self.mask_steps, int, 0, 1000)
+        check_number("rehearsal_balance", self.rehearsal_balance, float, 0, 1)
         check_number("rehearsal", self.rehearsal, int, 0, 100_000)
         check_number("min_guard", self.min_guard, int, 1, 10_000_000)
         check_number("max_guard", self.max_guard, int, 1, 10_000_000)

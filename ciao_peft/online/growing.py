@@ -116,7 +116,11 @@ def put_state(adapter: Adapter, tensors: Mapping[str, Tensor], config: CIAOConfi
         if parameter.shape != tensors[key].shape:
             owner, _, name = key.rpartition(".")
             module = adapter.get_submodule(owner)
-            setattr(module, name, nn.Parameter(tensors[key].detach().clone(), parameter.requires_grad))
+            setattr(
+                module,
+                name,
+                nn.Parameter(tensors[key].detach().to(parameter.device, copy=True), parameter.requires_grad),
+            )
             if isinstance(module, nn.Linear):
                 module.out_features, module.in_features = module.weight.shape
     adapter.load_state_dict(dict(tensors))

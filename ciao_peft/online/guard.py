@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +31,11 @@ class GuardScore:
 
 @torch.no_grad()
 def score(
-    faces: Faces, config: CIAOConfig, read: Callable[[Sequence[Tensor]], Tensor], batch_size: int = 256
+    faces: Faces,
+    config: CIAOConfig,
+    read: Callable[[Sequence[Tensor]], Tensor],
+    shares: Mapping[int, float] | None = None,
+    batch_size: int = 256,
 ) -> GuardScore:
     """Scores an adapter on a guard.
 
@@ -39,6 +43,7 @@ def score(
         faces: The guard, one face or more.
         config: Of the adapter.
         read: From features to logits.
+        shares: How frequent each class is where it counts; as in the guard when left out.
         batch_size: Faces read at once.
 
     Example:
@@ -52,10 +57,8 @@ def score(
         read(tuple(tensor[start : start + batch_size] for tensor in faces.tensors))
         for start in range(0, len(faces), batch_size)
     ]
-    logits, labels = torch.cat(parts).cpu(), faces.labels
+    logits, labels = torch.cat(parts).cpu(), faces.padded(config.num_labels).labels
     single = config.problem_type == "single_label_classification"
-    if labels.shape[1] < config.num_labels:  # from before a class came
-        labels = torch.nn.functional.pad(labels, (0, config.num_labels - labels.shape[1]))
     given = labels.argmax(dim=1) if single else labels
     scores = compute_metrics(logits, given, config)
     points = 100 * scores[main_metric(config.problem_type)]
@@ -67,4 +70,8 @@ def score(
         own = given == index
         if bool(own.any()):
             by_label[name] = 100 * (answers[own] == index).double().mean().item()
+    if shares is not None:
+        own = {name: shares.get(index, 0.0) for index, name in config.id2label.items() if name in by_label}
+        total = sum(own.values())
+        points = sum(own[name] * by_label[name] for name in own) / total if total else points
     return GuardScore(points, by_label)

@@ -46,6 +46,9 @@ class Row:
         held: Whether it is held apart from rehearsal.
         sketch: What it is known again by.
         nbytes: What it takes.
+
+    Shapes:
+        tensors: As those of one face, mostly `(C, H, W)`; label `(num_labels,)`; sketch `(16,)`.
     """
 
     tensors: tuple[Tensor, ...]
@@ -88,6 +91,9 @@ class KeptRows:
 
     Args:
         max_bytes, policy, held_share, seed: As for `FeatureMemory`.
+
+    Shapes:
+        Features are `(B, ...)` for each tensor that crosses the cut.
     """
 
     max_bytes: int

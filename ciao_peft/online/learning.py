@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..adapters import Adapter
+from ..adapters import Adapter, Seen
 from ..checking import all_finite
 from ..config import CIAOConfig
 from ..errors import DivergenceError
@@ -130,28 +130,30 @@ class Drawn:
     before: Tensor
     per_step: int
 
-    def step(self, number: int) -> slice:
+    def step(self, number: int) -> range:
         """The rows of a step, counted from 0; those of the first one again after the last.
 
         Args:
             number: Of the step.
         """
         start = number * self.per_step % max(len(self.faces) // max(self.per_step, 1) * self.per_step, 1)
-        return slice(start, start + self.per_step)
+        return range(start, start + self.per_step)
 
 
 def learn(
     adapter: Adapter,
-    read: Callable[[Sequence[Tensor]], Tensor],
+    look: Callable[[Sequence[Tensor]], Tensor | Seen],
     corrections: Faces,
     drawn: Drawn | None,
     args: OnlineArguments,
 ) -> int:
-    """Takes the steps of one update.
+    """Takes the steps of one update: the first ones of mask and head, those after them of the head alone.
+
+    Once the mask rests, what it lets through is computed once, and a step costs no more than the head.
 
     Args:
         adapter: A copy of the adapter, which is changed.
-        read: From features to the logits of that copy.
+        look: From features to what the head of that copy decides from.
         corrections: Faces to learn, with u.
         drawn: What is rehearsed, or None.
         args: Settings.
@@ -170,39 +172,59 @@ def learn(
         parameter.requires_grad_(id(parameter) in chosen)
     optimizer = torch.optim.Adam(trained, fused=True)
     start = {parameter: parameter.detach().clone() for group in trained for parameter in group["params"]}
-    count, steps = len(corrections), 0
-    labels = corrections.labels.to(corrections.tensors[0].device)
-    for step in range(args.max_steps):
-        tensors, rows = corrections.tensors, slice(0, 0)
-        if drawn is not None:
-            rows = drawn.step(step)
-            tensors = tuple(
-                torch.cat([own, more[rows]]) for own, more in zip(tensors, drawn.faces.tensors, strict=True)
-            )
-        logits = read(tensors)
-        own = logits[:count]
-        right = bool(is_right(own.detach(), labels, config, args.margin).all())
-        if right and (step == 0 or step >= args.min_steps):
+    count, labels = len(corrections), corrections.labels.to(corrections.tensors[0].device)
+    tensors = corrections.tensors
+    if drawn is not None:
+        tensors = tuple(torch.cat(parts) for parts in zip(tensors, drawn.faces.tensors, strict=True))
+    resting: Tensor | Seen | None = None
+    steps = 0
+    while steps < args.max_steps:
+        rehearsed = () if drawn is None else (count + row for row in drawn.step(steps))
+        rows = torch.tensor([*range(count), *rehearsed], device=labels.device)
+        if steps < args.mask_steps and args.mask_learning_rate > 0:
+            seen = look([tensor[rows] for tensor in tensors])
+        else:
+            if resting is None:
+                with torch.no_grad():
+                    resting = look(tensors)
+            seen = _rows_of(resting, rows, config.frames or 1)
+        logits = adapter.decide(seen)[0].float()
+        right = bool(is_right(logits[:count].detach(), labels, config, args.margin).all())
+        if right and (drawn is None or steps == 0 or steps >= args.min_steps):
             break
-        loss = args.correction_weight * online_task_loss(own, labels, config)
+        loss = args.correction_weight * online_task_loss(logits[:count], labels, config)
         if drawn is not None:
-            again = logits[count:]
-            if args.rehearsal_weight:
-                known = drawn.faces.labels[rows].to(logits.device)
-                loss = loss + args.rehearsal_weight * online_task_loss(again, known, config)
-            if args.distillation_weight:
-                kept = distillation_loss(again, drawn.before[rows], config, args.distillation_temperature)
-                loss = loss + args.distillation_weight * kept
+            loss = loss + _rehearsal_loss(logits[count:], drawn, rows[count:] - count, config, args)
         loss.backward()
         if args.proximal_weight:
             for parameter, before in start.items():
                 if parameter.grad is not None:
-                    parameter.grad.add_(parameter.detach() - before, alpha=args.proximal_weight)
+                    parameter.grad.add_(parameter.detach(), alpha=args.proximal_weight)
+                    parameter.grad.sub_(before, alpha=args.proximal_weight)
         optimizer.step()
         optimizer.zero_grad()
         steps += 1
     refuse_divergence(adapter)
     return steps
+
+
+def _rows_of(seen: Tensor | Seen, rows: Tensor, frames: int) -> Tensor | Seen:
+    if frames > 1:
+        rows = (rows[:, None] * frames + torch.arange(frames, device=rows.device)).flatten()
+    if isinstance(seen, Seen):
+        return Seen(seen.map[rows], None if seen.depths is None else seen.depths[rows])
+    return seen[rows]
+
+
+def _rehearsal_loss(logits: Tensor, drawn: Drawn, rows: Tensor, config: CIAOConfig, args: OnlineArguments) -> Tensor:
+    loss = logits.new_zeros(())
+    if args.rehearsal_weight:
+        known = drawn.faces.labels[rows.cpu()].to(logits.device)
+        loss = loss + args.rehearsal_weight * online_task_loss(logits, known, config)
+    if args.distillation_weight:
+        kept = distillation_loss(logits, drawn.before[rows], config, args.distillation_temperature)
+        loss = loss + args.distillation_weight * kept
+    return loss
 
 
 def refuse_divergence(adapter: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..checking import check_choice, check_number
 from ..config import CIAOConfig
-from ..errors import ConfigError, MemoryMismatchError, listed
+from ..errors import AdapterFileError, ConfigError, MemoryMismatchError, listed
 from ..features import readable_size
 from ..model import CIAOModel
 from .kept import KeptRows, Policy, Row, bytes_of_face
@@ -107,22 +108,36 @@ class FeatureMemory(KeptRows):
         """
         return self.faces_of([row for row in self._rows if held is None or row.held == held])
 
-    def draw(self, count: int, generator: torch.Generator, leave_out: Sequence[int] = ()) -> Faces:
+    @property
+    def shares(self) -> dict[int, float]:
+        """How frequent each class was among all faces that came by, which a balanced memory does not show."""
+        total = sum(self._seen.values())
+        return {kind: count / total for kind, count in sorted(self._seen.items())}
+
+    def draw(
+        self, count: int, generator: torch.Generator, leave_out: Sequence[int] = (), balance: float = 1.0
+    ) -> Faces:
         """Draws faces to rehearse: none twice while there are enough, and none that is held apart.
 
         Args:
             count: How many.
             generator: Source of the draw.
             leave_out: Places of faces that are not drawn.
+            balance: 0 draws classes as frequently as they came by, 1 as frequently as they are stored.
 
         Returns:
             The faces; none where there is nothing to rehearse.
         """
         there = [row for place, row in enumerate(self._rows) if not row.held and place not in set(leave_out)]
         numbers: list[int] = []
+        stored, shares = Counter(row.kind for row in there), self.shares
+        weights = torch.tensor(
+            [(shares[row.kind] / stored[row.kind]) ** (1 - balance) for row in there], dtype=torch.float64, device="cpu"
+        )
         while there and len(numbers) < count:
-            numbers += torch.randperm(len(there), generator=generator, device="cpu").tolist()
-        return self.faces_of([there[number] for number in numbers[:count]])
+            some = min(count - len(numbers), len(there))
+            numbers += torch.multinomial(weights, some, generator=generator).tolist()
+        return self.faces_of([there[number] for number in numbers])
 
     # -- storing -----------------------------------------------------------------------------------------------------
 
@@ -276,7 +291,10 @@ class FeatureMemory(KeptRows):
             MemoryMismatchError: another encoder, preprocessing or cut made its features.
         """
         tensors, record = read_memory(path)
-        memory = cls.from_tensors(tensors, record)
+        try:
+            memory = cls.from_tensors(tensors, record)
+        except ConfigError as error:
+            raise AdapterFileError(f"'{os.fspath(path)}' holds what no memory has: {error}") from error
         if model is not None:
             memory.check_belongs_to(Reader(model, None).key())
         return memory

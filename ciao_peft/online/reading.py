@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..adapters import Adapter, checked_source, read_maps
+from ..adapters import Adapter, Seen, checked_source, read_maps
 from ..config import CIAOConfig
 from ..errors import CorrectionError, InputError, TrainingError, quoted
 from ..features import ClipSamples, FeatureDataset, Samples, check_labels_of, model_key, samples_of
@@ -259,13 +259,24 @@ class Reader:
 
     def _source(self, tensors: Sequence[Tensor]) -> tuple[Any, Any]:
         self._model._frozen.keep_in_eval_mode()
-        opened = self._model.opened
-        source = checked_source(
-            self._model._frozen, opened, None, list(tensors), self.config.frames, self._model.depths
-        )
+        opened, own = self._model.opened, [tensor.to(self._model.device) for tensor in tensors]
+        source = checked_source(self._model._frozen, opened, None, own, self.config.frames, self._model.depths)
         return opened, source
 
-    def logits(self, adapter: Adapter, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def look(self, adapter: Adapter, tensors: Sequence[Tensor]) -> Tensor | Seen:
+        """What the head of an adapter, or of a copy of it, decides from.
+
+        Args:
+            adapter: Of the same settings as the one of this name.
+            tensors: As `read` or `with_excitation` gives them.
+        """
+        with self._model.reading_with(self.name):
+            opened, source = self._source(tensors)
+            return read_maps(
+                [(None, self.name)], {self.name: adapter}, self._model._frozen, features_of=opened, **source
+            )[0]
+
+    def logits(self, adapter: Adapter, tensors: Sequence[Tensor]) -> Tensor:
         """What an adapter, or a copy of it, answers.
 
         Args:
@@ -273,15 +284,9 @@ class Reader:
             tensors: As `read` or `with_excitation` gives them.
 
         Returns:
-            Logits `(B, num_labels)` in float32, and embeddings z `(B, D)`.
+            Logits `(B, num_labels)` in float32.
         """
-        with self._model.reading_with(self.name):
-            opened, source = self._source(tensors)
-            (seen,) = read_maps(
-                [(None, self.name)], {self.name: adapter}, self._model._frozen, features_of=opened, **source
-            )
-        logits, embeddings = adapter.decide(seen)
-        return logits.float(), embeddings
+        return adapter.decide(self.look(adapter, tensors))[0].float()
 
 
 def as_rows(labels: Tensor, config: CIAOConfig) -> Tensor:

@@ -53,6 +53,14 @@ class Faces:
         chosen = torch.as_tensor(list(numbers), dtype=torch.long, device="cpu")
         return Faces(tuple(tensor[chosen.to(tensor.device)] for tensor in self.tensors), self.labels[chosen])
 
+    def padded(self, num_labels: int) -> Faces:
+        """The faces with zeros for labels that came after them.
+
+        Args:
+            num_labels: How many labels there are.
+        """
+        return Faces(self.tensors, torch.nn.functional.pad(self.labels, (0, num_labels - self.labels.shape[1])))
+
 
 def classes_of(labels: Tensor, config: CIAOConfig) -> list[int]:
     """The class of each row, by which a memory is balanced and herded.

@@ -6,7 +6,7 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from ..checking import is_number
 from ..door import check_types, read_file, read_json
 from ..errors import AdapterFileError, CIAOError, ConfigError, listed
 from ..hub.adapters import save_with_card
+from ..model import CIAOModel
 from ..saving import CONFIG_FILE, MAX_JSON_BYTES, local_path, move_into_place, refusals_told
 from ..saving.digest import DIGEST, check_digest, sha256_of, with_digest
 from .arguments import OnlineArguments
@@ -23,9 +24,6 @@ from .memory import FeatureMemory
 from .memory_file import MAX_MEMORY_BYTES, check_memory, pack, unpack
 from .rows import Faces
 from .update import Version
-
-if TYPE_CHECKING:
-    from .trainer import OnlineTrainer
 
 __all__ = ["ADAPTER_FOLDER", "STATE_FILE", "SavedOnline", "load_online", "save_online"]
 
@@ -78,12 +76,12 @@ class SavedOnline:
         self.versions, self.counters, self.drift, self.lost = versions, counters, drift, lost
 
 
-def save_online(folder: str | os.PathLike[str], trainer: OnlineTrainer, saved: SavedOnline) -> Path:
+def save_online(folder: str | os.PathLike[str], model: CIAOModel, saved: SavedOnline) -> Path:
     """Writes an online training aside and moves it into place: there is a whole one or none.
 
     Args:
         folder: Where; an earlier one that is there is replaced, anything else is refused.
-        trainer: Gives the adapter.
+        model: Holds the adapter.
         saved: Everything else.
 
     Returns:
@@ -106,7 +104,7 @@ def save_online(folder: str | os.PathLike[str], trainer: OnlineTrainer, saved: S
         shutil.rmtree(aside, ignore_errors=True)
         try:
             record = {"online_version": saved.versions[-1].number}
-            adapter = trainer.model.saved_adapter(trainer.adapter_name, training=record)
+            adapter = model.saved_adapter(saved.name, training=record)
             save_with_card(aside / ADAPTER_FOLDER, adapter, name=str(folder / ADAPTER_FOLDER))
             contents = {MEMORY_FILE: pack(*saved.memory.to_tensors())}
             if saved.guard is not None:

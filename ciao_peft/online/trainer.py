@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import time
 from collections.abc import Sequence
@@ -169,10 +170,16 @@ class OnlineTrainer(VersionedAdapter):
             sketches = sketches_of(tensors)
             kept = distinct(sketches, rows, list(config.id2label.values()))
             corrections = Faces(tensors, rows).rows(kept)
-            work = copy.deepcopy(adapter).eval()
+            before = copy.deepcopy(adapter).eval()  # others may switch its dropout on meanwhile
+            work = copy.deepcopy(before)
             if added:
                 grow_head(work, added)
-            return self._learn(adapter, work, corrections, added, started)
+            counted = self._updates, dataclasses.replace(self._drift)
+            try:
+                return self._learn(before, work, corrections, added, started)
+            except BaseException:
+                self._updates, self._drift = counted
+                raise
 
     def _learn(
         self, adapter: Adapter, work: Adapter, corrections: Faces, added: list[str], started: float
@@ -180,19 +187,19 @@ class OnlineTrainer(VersionedAdapter):
         config, known = work.config, self.memory.find(corrections.tensors)
         leave_out = [place for place in known if place >= 0]
         self._updates += 1
-        drawn = self._drawn(adapter, leave_out)
+        drawn = self._drawn(adapter, leave_out, len(corrections), config.num_labels)
         self._refuse_one_class(corrections, drawn, config)
         seen = self._with_u(corrections)
         with torch.no_grad():
-            before = self._reader.logits(work, seen.tensors)[0].cpu()
+            before = self._reader.logits(work, seen.tensors).cpu()
         losses = losses_of(before, corrections.labels, config)
         guard = self._guard_of(leave_out)
         guarded = None if guard is None else self._score_before(adapter, guard)
         if added:
             self._imprint(work, seen, drawn, len(config.id2label) - len(added))
-        steps = learn(work, lambda tensors: self._reader.logits(work, tensors)[0], seen, drawn, self.args)
+        steps = learn(work, lambda tensors: self._reader.look(work, tensors), seen, drawn, self.args)
         with torch.no_grad():
-            after = self._reader.logits(work, seen.tensors)[0].cpu()
+            after = self._reader.logits(work, seen.tensors).cpu()
         there = None if guard is None else self._score(work, guard[1])
         right = [int(is_right(logits, corrections.labels, config).sum()) for logits in (before, after)]
         lost = None if guarded is None or there is None else guarded.points - there.points
@@ -250,7 +257,7 @@ class OnlineTrainer(VersionedAdapter):
                 guard = Faces(guard.tensors[: self._reader.num_tensors], guard.labels)
             counters, watched = (self._next, self._updates), (self._drift, self._lost)
             saved = SavedOnline(self.adapter_name, self.args, self.memory, guard, self.versions, counters, *watched)
-            return save_online(folder, self, saved)
+            return save_online(folder, self.model, saved)
 
     @classmethod
     def from_pretrained(
@@ -289,7 +296,8 @@ class OnlineTrainer(VersionedAdapter):
         if model.active_adapter is None:
             model.set_adapter(name)
         trainer._versions, (trainer._next, trainer._updates) = saved.versions, saved.counters
-        trainer._drift, trainer._lost = saved.drift, saved.lost
+        limits = {"threshold": trainer.args.drift_threshold, "tolerance": trainer.args.drift_tolerance}
+        trainer._drift, trainer._lost = dataclasses.replace(saved.drift, **limits), saved.lost
         return trainer
 
     # -- the parts of an update --------------------------------------------------------------------------------------
@@ -297,18 +305,20 @@ class OnlineTrainer(VersionedAdapter):
     def _with_u(self, faces: Faces) -> Faces:
         return Faces(self._reader.with_excitation(faces.tensors), faces.labels)
 
-    def _drawn(self, adapter: Adapter, leave_out: Sequence[int]) -> Drawn | None:
-        per_step = self.args.rehearsal
+    def _drawn(self, adapter: Adapter, leave_out: Sequence[int], count: int, num_labels: int) -> Drawn | None:
+        """Faces to rehearse with `count` corrections: those of each step are others while there are some left."""
+        per_step, times = self.args.rehearsal, min(self.args.max_steps, count + 1)
         generator = torch.Generator().manual_seed(seed_of(self.args.seed, self._updates))
-        some = self.memory.draw(per_step * self.args.max_steps, generator, leave_out) if per_step else None
+        balance = self.args.rehearsal_balance
+        some = self.memory.draw(per_step * times, generator, leave_out, balance) if per_step else None
         if some is None or not len(some):
             return None
         per_step = min(per_step, len(self.memory) - len(leave_out))
         dtype = self.model.dtype
         some = self._with_u(Faces(tuple(tensor.to(dtype) for tensor in some.tensors), some.labels))
         with torch.no_grad():
-            before = self._reader.logits(adapter, some.tensors)[0]
-        return Drawn(some, before, per_step)
+            before = self._reader.logits(adapter, some.tensors)
+        return Drawn(some.padded(num_labels), before, per_step)
 
     def _refuse_one_class(self, corrections: Faces, drawn: Drawn | None, config: CIAOConfig) -> None:
         if config.problem_type != "single_label_classification" or self.args.allow_one_class:
@@ -355,7 +365,8 @@ class OnlineTrainer(VersionedAdapter):
         return tuple(self._held[0]), self._held[1]
 
     def _score(self, adapter: Adapter, guard: Faces) -> GuardScore:
-        return score(guard, adapter.config, lambda tensors: self._reader.logits(adapter, tensors)[0])
+        shares = None if self._guard is not None else self.memory.shares
+        return score(guard, adapter.config, lambda tensors: self._reader.logits(adapter, tensors), shares)
 
     def _score_before(self, adapter: Adapter, guard: tuple[Any, Faces]) -> GuardScore:
         if self._scored is None or self._scored[0] != (self.version, guard[0]):

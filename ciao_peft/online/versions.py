@@ -128,7 +128,7 @@ class VersionedAdapter:
         """Whether the adapter is still the one that the last call left; else there is nothing to undo."""
         same, left = self._left
         now = adapter.state_dict()
-        if adapter is same and now.keys() == left.keys() and all(torch.equal(now[key], left[key]) for key in left):
+        if adapter is same and now.keys() == left.keys() and all(_equal(now[key], left[key]) for key in left):
             return
         if not may_forget:
             raise UndoError(
@@ -149,11 +149,10 @@ class VersionedAdapter:
                 self.memory.grow(work.config.num_labels)
             if corrections is not None:
                 self.memory.add(corrections, work.config, self._reader.key())
-            after = self._bits()
         except BaseException:
             self._put(adapter, before)
             raise
-        self._left = adapter, after
+        self._left = adapter, {key: tensor.detach() for key, tensor in work.state_dict().items()}  # nobody's else
         self._earlier = [*self._earlier, before][-self._keep :] if self._keep else []
         self._versions = [*self._versions, Version(self._next, what)]
         self._next += 1
@@ -163,3 +162,7 @@ class VersionedAdapter:
         put_state(adapter, state.tensors, state.config)
         self.memory.restore(state.memory)
         self._left = adapter, state.tensors
+
+
+def _equal(now: Tensor, before: Tensor) -> bool:
+    return now.shape == before.shape and torch.equal(now, before.to(now.device))
