@@ -125,10 +125,14 @@ def main(argv: list[str] | None = None) -> None:
     count, block, side = (96, 16, 64) if args.smoke else (ROWS, BLOCK, 64)
     # In this process, pictures would be read while the trunk computes; a worker has one core.
     torch.set_num_threads(1)
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # on the loopback alone
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # as the process that they are compared with
-    with recorded("ray", args) as record:
+    here = Path(__file__).resolve().parent  # workers import this file
+    settings = {
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(here), str(here.parent), os.environ.get("PYTHONPATH")))),
+        "RAY_AUTH_MODE": "disabled",  # on the loopback alone
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # as the process that they are compared with
+    }
+    with mock.patch.dict(os.environ, settings), recorded("ray", args) as record:
         record["sizes"] = {"rows": count, "rows_per_task": block, "batch": BATCH}
         start = time.perf_counter()
         alone = record["one process"] = measure(Faces(count, side), None, block)
