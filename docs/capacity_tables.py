@@ -48,8 +48,8 @@ def capacity() -> str:
     return f"""
 ## From one laptop to a cluster
 
-    ciao train --data_dir faces --output_dir runs/moods                     # one process, features below the output
-    torchrun --nproc_per_node 4 examples/train.py ...                       # the processes of one machine share the trunk
+    ciao train --data_dir faces --output_dir runs/moods                     # one process
+    torchrun --nproc_per_node 4 examples/train.py ...                       # processes of one machine
     ciao reproduce --plan plan.yaml --output_dir runs/plan --num_processes 8  # trainings of a plan, on one machine
     ciao plan-capacity --faces 1e9 --worlds 16 --days 7                     # what it would cost
 
@@ -69,8 +69,8 @@ billion faces to it in parts. Each machine was tried as a process of its own wit
     machines = (storing + training) / (24 h * days * cores)
 
 from what one face costs on this machine. For {rates.encoder}, in bfloat16, on one core of {record["machine"]["cpu"]}:
-{rates.feature_bytes:,} bytes, {1000 * rates.decode_seconds:.2f} ms to decode a JPEG file, {1000 * rates.trunk_seconds:.2f} ms to store,
-{1000 * rates.step_seconds:.2f} ms for a step. {EPOCHS} epochs, machines of {CORES} cores, done in {DAYS} days:
+{rates.feature_bytes:,} bytes, {1000 * rates.decode_seconds:.2f} ms to decode a JPEG file,
+{1000 * rates.trunk_seconds:.2f} ms to store, {1000 * rates.step_seconds:.2f} ms for a step. {EPOCHS} epochs, machines of {CORES} cores, done in {DAYS} days:
 
 {capacity_table(plans)}
 
@@ -94,14 +94,14 @@ dear side for many: `--num_probe` takes more of them. Every run shared its cores
 
 A store has one `index.json`, whatever its size, 4 bytes of checksum for each row of each tensor, and no other index:
 row n of a tensor lies at n times its size. The targets for a billion rows, 16 GB on disk and
-1 GB of memory, are {"met" if met else "**not met**"}; the lookup of a row, its checksum compared, takes {times:.1f} times as long
-among {last["rows"]:,} rows as among {record["index"][0]["rows"]:,}, for the pages that no cache holds:
+1 GB of memory, are {"met" if met else "**not met**"}; to look up a row and compare its checksum
+takes {times:.1f} times as long among {last["rows"]:,} rows as among {record["index"][0]["rows"]:,}, for the pages that no cache holds:
 
 {table(["rows", "disk, index", "memory", "lookup of a row, µs", "opening, ms"], index)}
 
-Each number of rows was opened by a process of its own; memory is that beyond what it held before. Checksums of more than 64 MB are mapped, and which rows were
-looked at is a bit each. Of a billion rows the files of features were empty ones of {size(last["rows"] * 2048)} that took no disk; their
-checksums were all there, and each row that was read was compared with its own.
+Each number of rows was opened by a process of its own; memory is that beyond what it held before.
+Checksums of more than 64 MB are mapped, and which rows were looked at is a bit each. Of a billion rows the file of
+features was an empty one of {size(last["rows"] * 2048)} that took no disk; their checksums were all there, and each row that was read was compared with its own.
 """
 
 
