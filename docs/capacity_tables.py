@@ -70,7 +70,8 @@ billion faces to it in parts. Each machine was tried as a process of its own wit
 
 from what one face costs on this machine. For {rates.encoder}, in bfloat16, on one core of {record["machine"]["cpu"]}:
 {rates.feature_bytes:,} bytes, {1000 * rates.decode_seconds:.2f} ms to decode a JPEG file,
-{1000 * rates.trunk_seconds:.2f} ms to store, {1000 * rates.step_seconds:.2f} ms for a step. {EPOCHS} epochs, machines of {CORES} cores, done in {DAYS} days:
+{1000 * rates.trunk_seconds:.2f} ms to store, {1000 * rates.step_seconds:.2f} ms for a step.
+{EPOCHS} epochs, machines of {CORES} cores, done in {DAYS} days:
 
 {capacity_table(plans)}
 
@@ -95,13 +96,15 @@ dear side for many: `--num_probe` takes more of them. Every run shared its cores
 A store has one `index.json`, whatever its size, 4 bytes of checksum for each row of each tensor, and no other index:
 row n of a tensor lies at n times its size. The targets for a billion rows, 16 GB on disk and
 1 GB of memory, are {"met" if met else "**not met**"}; to look up a row and compare its checksum
-takes {times:.1f} times as long among {last["rows"]:,} rows as among {record["index"][0]["rows"]:,}, for the pages that no cache holds:
+takes {times:.1f} times as long among {last["rows"]:,} rows as among
+{record["index"][0]["rows"]:,}, for the pages that no cache holds:
 
 {table(["rows", "disk, index", "memory", "lookup of a row, µs", "opening, ms"], index)}
 
 Each number of rows was opened by a process of its own; memory is that beyond what it held before.
 Checksums of more than 64 MB are mapped, and which rows were looked at is a bit each. Of a billion rows the file of
-features was an empty one of {size(last["rows"] * 2048)} that took no disk; their checksums were all there, and each row that was read was compared with its own.
+features was an empty one of {size(last["rows"] * 2048)} that took no disk; their checksums were
+all there, and each row that was read was compared with its own.
 """
 
 
