@@ -16,6 +16,7 @@ from ..errors import DataError, DataNotFoundError, listed, quoted, shortened
 __all__ = ["Shards", "open_shards"]
 
 _PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff")
+_SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "http", "https", "memory", "file")
 _COLUMNS = ("image", "jpg", "png", "jpeg", "webp")
 _LABELS = ("label", "labels")
 _LARGEST_PICTURE = 2**28
@@ -58,6 +59,13 @@ def open_shards(source: str | os.PathLike[str] | Sequence[str], **storage_option
     sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     if not sources:
         raise DataNotFoundError("No file was given to read pictures from.")
+    for one in map(os.fspath, sources):
+        scheme, is_url, _ = one.partition("://")
+        if "::" in one or (is_url and scheme not in _SCHEMES):
+            raise DataError(
+                f"{quoted(one)} is no URL that is read. Give a path, or a URL that begins with "
+                f"{listed(f'{name}://' for name in _SCHEMES)} and names one store."
+            )
     files: list[str] = []
     try:
         filesystem = fsspec.core.url_to_fs(os.fspath(sources[0]), **storage_options)[0]

@@ -157,3 +157,12 @@ def test_where_nothing_is_that_is_told(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataNotFoundError):
         open_shards(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["simplecache::file:///etc/hostname", "zip://a.png::file:///tmp/b.zip", "github://user:repo@main/", "a::b"],
+)
+def test_chains_of_urls_and_other_schemes_are_refused(source):
+    with pytest.raises(DataError, match="no URL that is read"):
+        open_shards(source)
