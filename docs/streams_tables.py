@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pages import wrapped
 from settings_tables import spread
 
 from ciao_peft.markdown import markdown_table as table
@@ -92,6 +93,12 @@ def short(found: Measured) -> str:
         for measure in ("average_accuracy", "others")
         if found.points(faces, stream, "joint", measure)
     ]
+    people = [column for column in columns if column[1] == "person-incremental"]
+    parts = [_short(found, some) for some in (people, [one for one in columns if one not in people]) if some]
+    return "\n\n".join(parts)
+
+
+def _short(found: Measured, columns: Sequence[tuple[str, str, str]]) -> str:
     names = {"average_accuracy": "", "others": ", others"}
     header = ["method", *(f"{stream.removesuffix('-incremental')}{names[m]}: {faces}" for faces, stream, m in columns)]
     rows = [[method, *(cell(found.points(f, s, method, m)) for f, s, m in columns)] for method in METHODS]
@@ -231,6 +238,11 @@ def _choices(found: Measured) -> str:
             named = sorted({name for one in tried for name in one["settings"]})
             own = [name for name in named if len({str(one["settings"].get(name)) for one in tried}) > 1]
             chosen = ", ".join(f"{name} {best['settings'].get(name, 'default')}" for name in own)
+            if method.startswith("online"):
+                chosen = "defaults" if best is tried[0] else "unguarded"
             rows.append([stream, faces, method, chosen or "–", " / ".join(f"{100 * score:.1f}" for score in scores)])
-    note = "Accuracy in percent of everything that was tried; where others are never met, its mean with that on others."
+    note = wrapped(
+        "Accuracy in percent of everything that was tried; where others are never met, its mean with that on others. "
+        "“Unguarded” keeps every update of `OnlineTrainer` (`benchmarks/streams.py` has its settings)."
+    )
     return f"{table(['stream', 'faces', 'method', 'chosen', 'accuracy'], rows)}\n\n{note}"
