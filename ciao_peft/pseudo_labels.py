@@ -28,6 +28,9 @@ class PseudoLabels(NamedTuple):
         labels: `(U,)`, the likeliest class of each.
         counts: `(U,)`, whether the adapter is sure enough of it to learn from it.
 
+    Shapes:
+        `(U,)` each.
+
     Example:
         >>> PseudoLabels(torch.tensor([1, 0]), torch.tensor([True, False])).counts.sum()
         tensor(1)
@@ -52,6 +55,9 @@ class SeenUnlabelled:
 
     Attributes:
         values: `(2 C + 1,)`: how often each class, how surely each, and the share that counted.
+
+    Shapes:
+        probabilities `(U, C)`; counts `(U,)`.
 
     Example:
         >>> seen = SeenUnlabelled(2, torch.device("cpu"))
