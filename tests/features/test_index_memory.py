@@ -64,3 +64,11 @@ def test_a_store_larger_than_memory_is_opened_and_read(tmp_path):
         file.truncate(layout.file_bytes(0))
     rows = MappedRows(tmp_path, layout)
     assert not rows.read(torch.tensor([2**20 - 1]), [0])[0].any()
+
+
+def test_a_row_that_was_looked_at_in_one_tensor_is_looked_at_in_another(tmp_path):
+    (tmp_path / checks.CHECKSUM_FILE).write_bytes(checks.as_bytes([checks.row_checksums(torch.zeros(3, 2))] * 2))
+    rows = checks.RowChecks(tmp_path, FeatureLayout(((2,), (2,)), "float32", num_rows=3))
+    rows.check([1], (torch.zeros(1, 2),), [1])
+    with pytest.raises(FeatureCacheError, match=r"Row 1 .* 'features\.0\.bin'"):
+        rows.check([1], (torch.ones(1, 2),), [0])
