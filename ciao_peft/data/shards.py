@@ -59,7 +59,7 @@ def open_shards(source: str | os.PathLike[str] | Sequence[str], **storage_option
     sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     if not sources:
         raise DataNotFoundError("No file was given to read pictures from.")
-    for one in map(os.fspath, sources):
+    for one in [os.fspath(source) for source in sources]:
         scheme, is_url, _ = one.partition("://")
         if "::" in one or (is_url and scheme not in _SCHEMES):
             raise DataError(

@@ -152,7 +152,7 @@ def test_files_of_two_kinds_are_refused(tmp_path):
         open_shards(tmp_path)
 
 
-@pytest.mark.parametrize("source", ["nowhere", "nowhere/*.parquet", "nothing://bucket/a.parquet", []])
+@pytest.mark.parametrize("source", ["nowhere", "nowhere/*.parquet", []])
 def test_where_nothing_is_that_is_told(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataNotFoundError):
@@ -161,7 +161,13 @@ def test_where_nothing_is_that_is_told(source, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "source",
-    ["simplecache::file:///etc/hostname", "zip://a.png::file:///tmp/b.zip", "github://user:repo@main/", "a::b"],
+    [
+        "simplecache::file:///etc/hostname",
+        "zip://a.png::file:///tmp/b.zip",
+        "github://user:repo@main/",
+        "a::b",
+        "nothing://b",
+    ],
 )
 def test_chains_of_urls_and_other_schemes_are_refused(source):
     with pytest.raises(DataError, match="no URL that is read"):
