@@ -55,7 +55,8 @@ def capacity() -> str:
 
 Across machines, features and adapters go through an object store: `cache_features(model, faces, "s3://bucket/part-3")`
 on each machine for its part of the faces, `load_features("s3://bucket/part-3", labels)` where they are trained on, and
-`model.save_pretrained("s3://bucket/fer")`; see [the how-to](howto/stores.md); Ray shares one call among machines: [howto/ray.md](howto/ray.md). One call of `cache_features` shares its
+`model.save_pretrained("s3://bucket/fer")`; see [the how-to](howto/stores.md). Ray shares one call among machines:
+[howto/ray.md](howto/ray.md). Without it, one call of `cache_features` shares its
 rows among the processes of one machine alone, and holds a list of the rows that are left, some 36 bytes each: give a
 billion faces to it in parts. Each machine was tried as a process of its own with a cache of its own, on one machine.
 
