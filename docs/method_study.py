@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from pages import wrapped
+
 from ciao_peft.markdown import markdown_table as table
 from ciao_peft.study.analysis import CIAO, LEVEL, Result, Study, compare, holm
 from ciao_peft.study.report import spread
@@ -55,6 +57,12 @@ def signed(points: float) -> str:
     return f"{points:+.1f}".replace("-", "−")
 
 
+def short_name(task: str) -> str:
+    """What a task adds to the name of the encoder."""
+    name = task.removeprefix("faces, ").removesuffix(" of the people")
+    return "" if name == "one recipe" else f"{name}, "
+
+
 def said(gap: Gap) -> str:
     return f"{signed(gap.points)} (p {p_value(gap.p)}) against “{gap.other}”"
 
@@ -86,8 +94,8 @@ def wide_table(study: Study) -> str:
                 metric = study.metric(task, encoder)
                 row.append(NOT_YET if one is None else f"{spread(one.summary(metric), metric)} ({len(one.seeds)})")
             rows.append(row)
-        metrics = {task: study.metric(task, encoder).replace("_", " ") for task in tasks}
-        parts.append(f"**{encoder}**\n\n{table(['what trains', *[f'{t}, {m}' for t, m in metrics.items()]], rows)}")
+        short = [task.removeprefix("faces, ").removesuffix(" of the people") for task in tasks]
+        parts.append(f"**{encoder}**\n\n{table(['what trains', *short], rows)}")
     return "\n\n".join(parts)
 
 
@@ -106,24 +114,24 @@ def told_everywhere(study: Study, ours: str, metric: str | None, *, any_size: bo
         if ours in results:
             gap = worst_gap(results, ours, metric or study.metric(task, encoder), any_size=any_size)
             if gap is not None:
-                found[f"{task}, {encoder}"] = gap
+                found[f"{short_name(task)}{encoder}"] = gap
     return found
 
 
 def goal(study: Study, what: str, metric: str | None, is_met: Callable[[list[Gap]], bool], **sizes: bool) -> list[str]:
-    """A row of the table: what was asked for, and what each of ours reached."""
-    cells = [what]
+    """What was asked for, and what each of ours reached."""
+    told = [what]
     for ours in MASKED:
         found = told_everywhere(study, ours, metric, **sizes)
-        told = "; ".join(f"{where}: {said(gap)}" for where, gap in found.items())
-        cells.append(f"{verdict(is_met([*found.values()]))}: {told}" if found else verdict(None))
-    return cells
+        where = "; ".join(f"{place}: {said(gap)}" for place, gap in found.items())
+        told.append(f"{verdict(is_met([*found.values()]))}: {where}" if found else verdict(None))
+    return told
 
 
 def near_the_convolution(study: Study) -> list[str]:
-    cells = ["≤ 200 kB, within 0.5 points of “last convolution”, better balanced"]
+    told = ["At most 200 kB, within 0.5 points of “last convolution”, and better balanced"]
     for ours in MASKED:
-        told, met = [], True
+        measured, met = [], True
         for task, encoder in study.pairs:
             results = study.results(task, encoder)
             if {ours, CONVOLUTION} <= set(results):
@@ -131,26 +139,26 @@ def near_the_convolution(study: Study) -> list[str]:
                 kilobytes = 2 * (results[ours].trained or 0) / 1000
                 met &= accuracy.points >= -0.5 and balanced.points > 0 and kilobytes <= 200
                 points = f"{signed(accuracy.points)} accuracy, {signed(balanced.points)} balanced"
-                told.append(f"{encoder}: {points}, {kilobytes:,.0f} kB")
-        cells.append(f"{verdict(met)}: {'; '.join(told)}")
-    return cells
+                measured.append(f"{encoder}: {points}, {kilobytes:,.0f} kB")
+        told.append(f"{verdict(met)}: {'; '.join(measured)}")
+    return told
 
 
 def calibration(study: Study) -> list[str]:
-    cells = ["calibration error ≤ 3 %, before a temperature is fitted"]
+    told = ["Calibration error of at most 3 %, before a temperature is fitted"]
     for ours in MASKED:
         errors = {
             encoder: 100 * study.results(task, encoder)[ours].mean("calibration_error")
             for task, encoder in study.pairs
             if ours in study.results(task, encoder)
         }
-        told = "; ".join(f"{name}: {error:.1f} %" for name, error in errors.items())
-        cells.append(f"{verdict(max(errors.values(), default=100) <= 3)}: {told}")
-    return cells
+        measured = "; ".join(f"{name}: {error:.1f} %" for name, error in errors.items())
+        told.append(f"{verdict(max(errors.values(), default=100) <= 3)}: {measured}")
+    return told
 
 
 def goals(studies: Mapping[str, Study], paper_before: Result | None) -> str:
-    """What was asked for, and how far it is reached: a table."""
+    """What was asked for, and how far it is reached: a list."""
     faces = studies[FACES]
 
     def clearly(found: list[Gap]) -> bool:
@@ -162,24 +170,28 @@ def goals(studies: Mapping[str, Study], paper_before: Result | None) -> str:
     def by(points: float) -> Callable[[list[Gap]], bool]:
         return lambda found: all(gap.points >= points for gap in found)
 
-    rows = [
-        goal(faces, "accuracy: ahead of the best that is no larger, p < 0.05", "accuracy", clearly),
-        goal(faces, "balanced accuracy: ahead of it by 3 points", "balanced_accuracy", by(3)),
+    asked = [
+        goal(faces, "Accuracy: ahead of the best that is no larger, p < 0.05", "accuracy", clearly),
+        goal(faces, "Balanced accuracy: ahead of it by 3 points", "balanced_accuracy", by(3)),
         near_the_convolution(faces),
     ]
     if WORLDS in studies:
-        what = "painted worlds: ahead of the best that is no larger in three of four"
-        rows.append(goal(studies[WORLDS], what, None, in_three_of_four))
+        what = "Painted worlds: ahead of the best that is no larger in three of four"
+        asked.append(goal(studies[WORLDS], what, None, in_three_of_four))
     if SLICES in studies:
         few = Study([record for record in studies[SLICES].records if not record.task.startswith("faces, 20")])
-        rows.append(goal(few, "1 and 5 % of the people: a point ahead of all", "accuracy", by(1), any_size=True))
-    rows.append(calibration(faces))
+        asked.append(goal(few, "1 and 5 % of the people: a point ahead of all", "accuracy", by(1), any_size=True))
+    asked.append(calibration(faces))
+    lines = []
+    for what, *told in asked:
+        each = [f"- “{ours}”, {one}" for ours, one in zip(MASKED, told, strict=True)]
+        lines.append("\n".join([f"- {what}:", *(f"  {wrapped(line, '    ')}" for line in each)]))
     now = faces.results(faces.pairs[0][0], "small-face").get(CIAO)
     if now is not None and paper_before is not None:
         gain = 100 * (now.mean("accuracy") - paper_before.mean("accuracy"))
-        what = "Eq. 1 by this recipe: 1.5 points above the recipe before, small-face"
-        rows.append([what, "", f"{verdict(gain >= 1.5)}: {signed(gain)}"])
-    return table(["asked for", *(f"“{ours}”" for ours in MASKED)], rows)
+        told = f"{verdict(gain >= 1.5)}: {signed(gain)}"
+        lines.append(f"- Eq. 1 by this recipe, 1.5 points above the recipe before, on `small-face`: {told}")
+    return "\n".join(lines)
 
 
 def method_page(studies: Mapping[str, Study], paper_before: Result | None) -> str:
@@ -194,8 +206,8 @@ def method_page(studies: Mapping[str, Study], paper_before: Result | None) -> st
         f"""
 ## Few people with labels
 
-Faces of 1, 5 and 20 % of the training people, others for each seed, sixty epochs, batches of 32; mean ± standard
-deviation, with the number of seeds.
+Faces of 1, 5 and 20 % of the training people, others for each seed, sixty epochs, batches of 32; accuracy in percent,
+mean ± standard deviation, with the number of seeds.
 
 {wide_table(studies[SLICES])}
 """

@@ -183,7 +183,7 @@ def image_column_of(read: Table, table: Path) -> str:
         DataError: there is none, or there are several.
 
     Example:
-        >>> image_column_of(Table(["File Name", "mood"], [], []), Path("labels.csv"))
+        >>> image_column_of(Table(["File Name", "mood"], [], [], []), Path("labels.csv"))
         'File Name'
     """
     usual = set(map(plain_name, IMAGE_COLUMNS))

@@ -112,6 +112,9 @@ class LearningWorld:
         TrainingError: the adapter owns its encoder.
         UntraceableBackboneError: its encoder gives no features.
 
+    Shapes:
+        - pixels of a correction: `(1, C, H, W)`, as the world's preprocessing gives them.
+
     Example:
         >>> pool = WorldPool(["ciao/painted-affect"])
         >>> own = LearningWorld(pool, pool.worlds[0], Rehearsal())

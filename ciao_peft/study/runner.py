@@ -195,6 +195,15 @@ def _work(
 
 
 def set_num_threads(count: int | None) -> None:
+    """Sets how many threads torch computes with.
+
+    Args:
+        count: How many; as many as it takes by itself when left out.
+
+    Example:
+        >>> import torch
+        >>> set_num_threads(torch.get_num_threads())
+    """
     import torch
 
     if count is not None:

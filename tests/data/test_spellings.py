@@ -84,7 +84,7 @@ def test_a_map_that_does_not_fit_is_refused(table):
     lines = ["0.png,joy", "1.png,sad"]
     with pytest.raises(DataError, match="Unknown label 'joi' in `label_map`; did you mean 'joy'"):
         table(*lines, label_map={"joi": "happy"})
-    with pytest.raises(DataError, match="Left out: 1 x image of a class that `label_map` leaves out"):
+    with pytest.raises(DataError, match="Left out: 2 x image of a class that `label_map` leaves out: joy, sad"):
         table(*lines, label_map={"joy": None, "sad": None})
     for wrong in ({"joy": 3}, ["joy"], {"joy": " "}):
         with pytest.raises(DataError, match="`label_map` maps names to names"):

@@ -54,7 +54,7 @@ def test_mapped_checksums_that_were_cut_are_told(mapped, tmp_path):
 def test_a_fingerprint_in_parts_is_that_of_the_whole(monkeypatch):
     samples = Samples(faces(), None)
     whole = fingerprint(samples, Processes())
-    monkeypatch.setattr(keys, "_AT_ONCE", 3)
+    monkeypatch.setattr(keys, "_HASHED_AT_ONCE", 3)
     assert fingerprint(samples, Processes()) == whole
 
 

@@ -208,6 +208,6 @@ def test_several_processes_are_refused():
     class Two:
         num_processes, process_index, is_main_process, device = 2, 0, False, torch.device("cpu")
 
-    trainer.accelerator = Two()
+    trainer._accelerator = Two()
     with pytest.raises(TrainingError, match="`two_steps` trains in one process"):
         trainer.train(faces())
