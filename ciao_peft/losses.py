@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._shapes import Float
+from ._shapes import Float, Int
 from .config import CIAOConfig
 from .contrastive import supervised_contrastive_loss
 from .labels import Labels, check_labels, contrastive_targets, discretise, jaccard_overlap, widest_dtype
@@ -26,6 +26,7 @@ __all__ = [
     "supervised_contrastive_loss",
     "task_loss",
     "total_loss",
+    "with_views",
 ]
 
 
@@ -34,6 +35,7 @@ def contrastive_loss(
     labels: Labels,
     config: CIAOConfig,
     prototypes: Float[Tensor, "classes dim"] | None = None,
+    views: tuple[Float[Tensor, "unlabelled dim"], Float[Tensor, "unlabelled dim"]] | None = None,
 ) -> Float[Tensor, ""]:
     """`L_CIAO` of Eq. 4 with the settings of an adapter, before it is multiplied by its weight.
 
@@ -47,6 +49,7 @@ def contrastive_loss(
         labels: `(B,)` or `(B, num_labels)`, as `check_labels` returns them.
         config: Gives `temperature`, `contrastive_denominator`, `contrastive_reduction`, and what makes a positive pair.
         prototypes: `(num_labels, D)`, the learned ones, with `contrastive_prototypes="learned"`.
+        views: z of two views of each of U samples without labels, `(U, D)` each, which join the batch (`with_views`).
 
     Returns:
         A scalar in float32 or wider.
@@ -59,6 +62,8 @@ def contrastive_loss(
         tensor(0.1269)
     """
     embeddings, targets = with_prototypes(embeddings, contrastive_targets(labels, config), config, prototypes)
+    if views is not None:
+        embeddings, targets = with_views(embeddings, targets, *views)
     return supervised_contrastive_loss(
         embeddings,
         targets,
@@ -66,6 +71,40 @@ def contrastive_loss(
         denominator=config.contrastive_denominator,
         reduction=config.contrastive_reduction,
     )
+
+
+def with_views(
+    embeddings: Float[Tensor, "rows dim"],
+    targets: Int[Tensor, " rows"] | Float[Tensor, "rows rows"],
+    learning: Float[Tensor, "unlabelled dim"],
+    deciding: Float[Tensor, "unlabelled dim"],
+) -> tuple[Float[Tensor, "more dim"], Int[Tensor, " more"] | Float[Tensor, "more more"]]:
+    """A batch of the contrastive loss with two views of each unlabelled picture, which are a positive pair (Eq. 6).
+
+    An unlabelled picture shares a class with nobody: its other view is its one positive, and everybody else is among
+    what it is pushed away from, as in SimCLR (Chen et al. 2020). Positives of labelled samples stay as they are.
+
+    Args:
+        embeddings: z of the labelled samples, `(B, D)`.
+        targets: `(B,)` class ids or `(B, B)` weights of pairs, as `contrastive_targets` gives them.
+        learning, deciding: z of the two views, `(U, D)` each.
+
+    Returns:
+        `(B + 2 U, D)`, and `(B + 2 U,)` ids or `(B + 2 U, B + 2 U)` weights.
+
+    Example:
+        >>> z, ids = with_views(torch.rand(2, 8), torch.tensor([0, 3]), torch.rand(2, 8), torch.rand(2, 8))
+        >>> z.shape, ids.tolist()
+        (torch.Size([6, 8]), [0, 3, 4, 5, 4, 5])
+    """
+    rows = torch.cat([embeddings, learning.to(embeddings.dtype), deciding.to(embeddings.dtype)])
+    count = len(learning)
+    if targets.ndim == 1:
+        first = int(targets.max()) + 1 if len(targets) else 0
+        own = first + torch.arange(count, dtype=targets.dtype, device=targets.device)
+        return rows, torch.cat([targets, own, own])
+    pairs = torch.eye(count, dtype=targets.dtype, device=targets.device).repeat(2, 2)
+    return rows, torch.block_diag(targets, pairs)
 
 
 def concordance_loss(
@@ -157,6 +196,7 @@ def total_loss(
     labels: Labels,
     config: CIAOConfig,
     prototypes: Float[Tensor, "classes dim"] | None = None,
+    views: tuple[Float[Tensor, "unlabelled dim"], Float[Tensor, "unlabelled dim"]] | None = None,
 ) -> Losses:
     r"""The loss of an adapter and its two parts (Eq. 5).
 
@@ -169,7 +209,7 @@ def total_loss(
         embeddings: z of Eq. 2, `(B, D)`.
         labels: `(B,)` or `(B, num_labels)`, as `check_labels` returns them.
         config: Gives both losses their settings, and λ as `contrastive_weight`.
-        prototypes: As for `contrastive_loss`.
+        prototypes, views: As for `contrastive_loss`.
 
     Returns:
         `L_all`, `L_dm` and `L_CIAO` by name.
@@ -184,5 +224,5 @@ def total_loss(
     task = task_loss(logits, labels, config)
     if config.contrastive_weight == 0:
         return Losses(task, task, torch.zeros_like(task))
-    contrastive = contrastive_loss(embeddings, labels, config, prototypes)
+    contrastive = contrastive_loss(embeddings, labels, config, prototypes, views)
     return Losses(task + config.contrastive_weight * contrastive, task, contrastive)

@@ -15,7 +15,7 @@ from .errors import InputError
 from .labels import widest_dtype
 from .probabilities import adjusted_logits
 
-__all__ = ["PseudoLabels", "SeenUnlabelled", "pseudo_label_loss", "pseudo_labels", "with_views"]
+__all__ = ["PseudoLabels", "SeenUnlabelled", "pseudo_label_loss", "pseudo_labels"]
 
 _KEPT = 0.95
 """Of what was seen of unlabelled samples, at each update: a memory of about twenty."""
@@ -257,37 +257,3 @@ def pseudo_label_loss(
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     each = F.cross_entropy(adjusted_logits(logits, config), found.labels, reduction="none")
     return torch.where(found.counts, each, 0.0).mean()
-
-
-def with_views(
-    embeddings: Float[Tensor, "rows dim"],
-    targets: Int[Tensor, " rows"] | Float[Tensor, "rows rows"],
-    learning: Float[Tensor, "unlabelled dim"],
-    deciding: Float[Tensor, "unlabelled dim"],
-) -> tuple[Float[Tensor, "more dim"], Int[Tensor, " more"] | Float[Tensor, "more more"]]:
-    """A batch of the contrastive loss with two views of each unlabelled picture, which are a positive pair (Eq. 6).
-
-    An unlabelled picture shares a class with nobody: its other view is its one positive, and everybody else is among
-    what it is pushed away from, as in SimCLR (Chen et al. 2020). Positives of labelled samples stay as they are.
-
-    Args:
-        embeddings: z of the labelled samples, `(B, D)`.
-        targets: `(B,)` class ids or `(B, B)` weights of pairs, as `contrastive_targets` gives them.
-        learning, deciding: z of the two views, `(U, D)` each.
-
-    Returns:
-        `(B + 2 U, D)`, and `(B + 2 U,)` ids or `(B + 2 U, B + 2 U)` weights.
-
-    Example:
-        >>> z, ids = with_views(torch.rand(2, 8), torch.tensor([0, 3]), torch.rand(2, 8), torch.rand(2, 8))
-        >>> z.shape, ids.tolist()
-        (torch.Size([6, 8]), [0, 3, 4, 5, 4, 5])
-    """
-    rows = torch.cat([embeddings, learning.to(embeddings.dtype), deciding.to(embeddings.dtype)])
-    count = len(learning)
-    if targets.ndim == 1:
-        first = int(targets.max()) + 1 if len(targets) else 0
-        own = first + torch.arange(count, dtype=targets.dtype, device=targets.device)
-        return rows, torch.cat([targets, own, own])
-    pairs = torch.eye(count, dtype=targets.dtype, device=targets.device).repeat(2, 2)
-    return rows, torch.block_diag(targets, pairs)

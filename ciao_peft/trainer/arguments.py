@@ -14,6 +14,7 @@ from ..config import CIAOConfig
 from ..errors import ConfigError, quoted
 from .flag_values import flag_or_text, text_or_texts
 from .recipes import recipe_settings
+from .setting_groups import LENGTH, ON_THE_WAY, UNLABELLED, UNLABELLED_FLAGS, UNLABELLED_SHARES, WHEN, WHERE
 
 if TYPE_CHECKING:
     from ..features import Augmentation
@@ -45,16 +46,7 @@ _CHOICES = {
     "save_strategy": Strategy,
     "feature_device": FeatureDevice,
 }
-_ON_THE_WAY = (
-    *("output_dir", "logging_steps", "report_to", "disable_tqdm", "dataloader_num_workers", "feature_cache"),
-    "ddp_timeout",
-)
-_WHERE = ("feature_device", "compile")  # as the device itself, they change no more than the rounding
-_SHARES = ("unlabelled_warmup", "pseudo_label_share", "pseudo_label_confidence", "pseudo_label_alignment")
-UNLABELLED = (*_SHARES, "unlabelled_ratio", "unlabelled_weight", "adaptive_confidence", "contrast_unlabelled")
-_WHEN = ("eval_strategy", "eval_steps", "save_strategy", "save_steps", "save_total_limit", "resume_from_checkpoint")
 _ALONE = {"nargs": "?", "const": True}  # for argparse: `--bf16` without a value
-_LENGTH = ("num_train_epochs", "max_steps", "warmup_ratio", "warmup_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,8 +218,7 @@ class CIAOTrainingArguments:
             raise ConfigError(f"`bf16` must be true, false or 'auto'; got {quoted(self.bf16)}.")
         if not isinstance(self.compile, bool):  # 1 and 0 are equal to True and False
             check_choice("compile", self.compile, [choice for choice in get_args(Compile) if isinstance(choice, str)])
-        flags = ("fp16", "class_balanced_batches", "load_best_model_at_end", "two_steps", *UNLABELLED[-2:])
-        for name in flags:
+        for name in ("fp16", "class_balanced_batches", "load_best_model_at_end", "two_steps", *UNLABELLED_FLAGS):
             check_flag(name, getattr(self, name))
         for name in ("greater_is_better", "disable_tqdm"):
             if getattr(self, name) is not None:
@@ -249,10 +240,12 @@ class CIAOTrainingArguments:
             *(("eval_steps", 1), ("save_steps", 1), ("save_total_limit", 1), ("early_stopping_patience", 1)),
         ):
             self._check_number(name, int, low, most)
-        for name in ("mask_learning_rate", "encoder_learning_rate", "weight_decay", "max_grad_norm", "warmup_ratio"):
-            self._check_number(name, float, 0, 1 if name == "warmup_ratio" else 1e6)
-        for name in ("class_balance", "average_last", *_SHARES, "early_stopping_threshold", "unlabelled_weight"):
-            self._check_number(name, float, 0, 1 if name in ("class_balance", "average_last", *_SHARES) else 1e9)
+        for name in ("mask_learning_rate", "encoder_learning_rate", "weight_decay", "max_grad_norm"):
+            self._check_number(name, float, 0, 1e6)
+        for name in ("warmup_ratio", "class_balance", "average_last", *UNLABELLED_SHARES):
+            self._check_number(name, float, 0, 1)
+        for name in ("early_stopping_threshold", "unlabelled_weight"):
+            self._check_number(name, float, 0, 1e9)
         for name in ("adam_beta1", "adam_beta2", "sgd_momentum"):
             self._check_number(name, float, 0, 1 - 1e-9)
         for name in ("learning_rate", "adam_epsilon", "num_train_epochs"):
@@ -413,11 +406,11 @@ class CIAOTrainingArguments:
             >>> settings["learning_rate"], "output_dir" in settings
             (0.1, False)
         """
-        aside = {*_ON_THE_WAY, *_WHERE, *_WHEN, *UNLABELLED, "per_device_eval_batch_size"}
+        aside = {*ON_THE_WAY, *WHERE, *WHEN, *UNLABELLED, "per_device_eval_batch_size"}
         if not self.load_best_model_at_end and self.early_stopping_patience is None:
             aside |= {"metric_for_best_model", "greater_is_better", "early_stopping_threshold"}
         if may_go_on and self.lr_scheduler_type == "constant" and not self.warmup_ratio and not self.average_last:
-            aside |= set(_LENGTH) - {"warmup_steps"}  # may go on for longer
+            aside |= set(LENGTH) - {"warmup_steps"}  # may go on for longer
         return {name: value for name, value in self.to_dict().items() if name not in aside}
 
     def what_decides_the_weights(self, may_go_on: bool = True) -> dict[str, Any]:

@@ -11,15 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ..config import CIAOConfig
-from ..contrastive import supervised_contrastive_loss
 from ..errors import InputError, TrainingError
-from ..labels import contrastive_targets
-from ..losses import Losses, task_loss
-from ..prototypes import with_prototypes
-from ..pseudo_labels import SeenUnlabelled, pseudo_label_loss, pseudo_labels, with_views
-from .arguments import UNLABELLED, CIAOTrainingArguments
+from ..losses import Losses, total_loss
+from ..pseudo_labels import SeenUnlabelled, pseudo_label_loss, pseudo_labels
+from .arguments import CIAOTrainingArguments
 from .loader import Batch, BatchDataset, BatchLoader
 from .seeds import seed_of
+from .setting_groups import UNLABELLED
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -182,21 +180,9 @@ class Unlabelled:
         with self._accelerator.autocast():
             logits, embeddings, *prototypes = reader(**_joined(batch, learning))
         logits, embeddings = logits.float(), embeddings.float()
-        task = total = task_loss(logits[:count], batch.labels, config)
-        contrastive = torch.zeros_like(task)
-        if config.contrastive_weight > 0:
-            targets = contrastive_targets(batch.labels, config)
-            rows, targets = with_prototypes(embeddings[:count], targets, config, *prototypes)
-            if args.contrast_unlabelled and self.source.views > 1:
-                rows, targets = with_views(rows, targets, embeddings[count:], kept.float())
-            contrastive = supervised_contrastive_loss(
-                rows,
-                targets,
-                temperature=config.temperature,
-                denominator=config.contrastive_denominator,
-                reduction=config.contrastive_reduction,
-            )
-            total = total + config.contrastive_weight * contrastive
+        has_views = args.contrast_unlabelled and self.source.views > 1
+        views = (embeddings[count:], kept.float()) if has_views else None
+        losses = total_loss(logits[:count], embeddings[:count], batch.labels, config, *prototypes, views=views)
         is_warm = progress >= args.unlabelled_warmup
         if is_warm and args.unlabelled_weight > 0 and config.problem_type == "single_label_classification":
             found = pseudo_labels(
@@ -208,8 +194,9 @@ class Unlabelled:
                 alignment=args.pseudo_label_alignment,
                 adaptive=args.adaptive_confidence,
             )
-            total = total + args.unlabelled_weight * pseudo_label_loss(logits[count:], found, config)
-        return Losses(total, task, contrastive)
+            pseudo = args.unlabelled_weight * pseudo_label_loss(logits[count:], found, config)
+            losses = losses._replace(loss=losses.loss + pseudo)
+        return losses
 
 
 def _joined(batch: Batch, learning: Batch) -> dict[str, Any]:

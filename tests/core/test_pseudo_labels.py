@@ -10,7 +10,8 @@ import torch
 from ciao_peft import CIAOConfig
 from ciao_peft.contrastive import supervised_contrastive_loss
 from ciao_peft.errors import InputError
-from ciao_peft.pseudo_labels import PseudoLabels, SeenUnlabelled, pseudo_label_loss, pseudo_labels, with_views
+from ciao_peft.losses import with_views
+from ciao_peft.pseudo_labels import PseudoLabels, SeenUnlabelled, pseudo_label_loss, pseudo_labels
 from helpers.losses import by_definition
 
 CPU = torch.device("cpu")
