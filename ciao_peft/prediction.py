@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "batch_answers",
     "check_confidence",
+    "check_preprocessing",
     "clip_frames",
     "if_sure",
     "is_folder",
@@ -338,6 +339,31 @@ def label_values(logits: Tensor, config: CIAOConfig, prior: Prior | None = None)
     if config.problem_type == "regression" and prior is None:
         return logits.float()
     return probabilities(logits.float(), config, prior)
+
+
+def check_preprocessing(preprocessing: Preprocessing | None, otherwise: str = "") -> Preprocessing:
+    """How pictures are prepared for a backbone that has to say so.
+
+    Args:
+        preprocessing: The backbone's.
+        otherwise: What a caller may give in place of pictures, as the end of the message.
+
+    Raises:
+        InputError: there is none.
+
+    Example:
+        >>> check_preprocessing(None, ", or give pixels")
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.InputError: This backbone does not say how pictures must be prepared for it; give \
+`preprocessing=` to get_ciao_model, or give pixels.
+    """
+    if preprocessing is None:
+        raise InputError(
+            "This backbone does not say how pictures must be prepared for it; give `preprocessing=` to get_ciao_model"
+            f"{otherwise}."
+        )
+    return preprocessing
 
 
 def check_confidence(min_confidence: float | None, config: CIAOConfig) -> None:

@@ -16,7 +16,7 @@ from ..detection import finder_of
 from ..errors import AdapterNotFoundError, InputError, quoted
 from ..labels import check_labels
 from ..losses import total_loss
-from ..prediction import is_folder, is_several, predict
+from ..prediction import check_preprocessing, is_folder, is_several, predict
 from ..probabilities import Prior
 from ..scenes import WorldReader, predict_scenes, warn_of_scene
 from ..surroundings import outside_inference
@@ -327,11 +327,7 @@ class ReadingModel(AdaptedBackbone):
             ['glad', 'sad']
         """
         self._refuse_training("predict")
-        if self.preprocessing is None:
-            raise InputError(
-                "This backbone does not say how pictures must be prepared for it; give `preprocessing=` to "
-                "get_ciao_model."
-            )
+        preprocessing = check_preprocessing(self.preprocessing)
         adapters = self._chosen([self.resolve_adapter()] if adapter_names is None else adapter_names)
         names = list(adapters)
         device = next(self.backbone.parameters()).device
@@ -342,13 +338,13 @@ class ReadingModel(AdaptedBackbone):
 
         if faces is not None and faces is not False:
             named = {"prior": prior, "min_confidence": min_confidence, "batch_size": batch_size}
-            worlds = WorldReader(read=read, configs=configs, preprocessing=self.preprocessing, **named)
+            worlds = WorldReader(read=read, configs=configs, preprocessing=preprocessing, **named)
             return predict_scenes(images, finder_of(faces), worlds)
         if faces is None and not is_several(images) and not is_folder(images):
             warn_of_scene(images)
         return predict(
             images,
-            self.preprocessing,
+            preprocessing,
             read,
             configs,
             frames=frames_read(names, adapters),

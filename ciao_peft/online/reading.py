@@ -14,8 +14,9 @@ from ..config import CIAOConfig
 from ..errors import CorrectionError, InputError, TrainingError, quoted
 from ..features import ClipSamples, FeatureDataset, Samples, check_labels_of, model_key, samples_of
 from ..features.naming import are_names
+from ..features.passing import batches_of
 from ..model import CIAOModel
-from ..prediction import clip_frames, is_folder, is_several
+from ..prediction import check_preprocessing, clip_frames, is_folder, is_several
 from .rows import Faces
 
 __all__ = ["Reader", "as_rows", "check_model"]
@@ -117,7 +118,7 @@ class Reader:
             if not _is_dataset(given):
                 return self._of_arrays(given, batch_size), None
             source = self._source_of(given, "the dataset of corrections")
-            parts = [self._rows_of(source, rows) for rows in _batches(len(source), batch_size)]
+            parts = [self._rows_of(source, rows) for rows in batches_of(range(len(source)), batch_size, len(source))]
             if not parts:
                 self._none()
             tensors = tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
@@ -137,7 +138,7 @@ class Reader:
         with self._model.reading_with(self.name):
             source = self._source_of(data, name)
             labels = as_rows(check_labels_of(source, self.config, name), self.config)
-        for rows in _batches(len(source), batch_size):
+        for rows in batches_of(range(len(source)), batch_size, len(source)):
             with self._model.reading_with(self.name), torch.no_grad():
                 tensors = self._rows_of(source, rows)
             yield Faces(tensors, labels[rows])
@@ -182,12 +183,8 @@ class Reader:
         return self._model.extract_features(pixels.to(self._model.device), depths=self._model.depths)
 
     def _of_pictures(self, given: Any, batch_size: int) -> tuple[Tensor, ...]:
-        preprocessing, frames = self._model.preprocessing, self.config.frames
-        if preprocessing is None:
-            raise InputError(
-                "This backbone does not say how pictures must be prepared for it; give `preprocessing=` to "
-                "get_ciao_model, or give pixels or stored features."
-            )
+        preprocessing = check_preprocessing(self._model.preprocessing, ", or give pixels or stored features")
+        frames = self.config.frames
         if is_folder(given):
             raise InputError("A folder of pictures has no order for labels; give a list of pictures.")
         pictures = list(given) if is_several(given) else [given]
@@ -317,11 +314,6 @@ def _is_dataset(given: Any) -> bool:
     if isinstance(first, Mapping):
         return True
     return hasattr(given, "__getitem__") and hasattr(given, "__len__") and isinstance(given, torch.utils.data.Dataset)
-
-
-def _batches(count: int, size: int) -> Iterator[list[int]]:
-    for start in range(0, count, size):
-        yield list(range(start, min(start + size, count)))
 
 
 def _labels_of(source: FeatureDataset | Samples | ClipSamples) -> Any:

@@ -16,6 +16,7 @@ from ..config import CIAOConfig
 from ..detection import FaceFinder, FoundFace, finder_of
 from ..errors import InputError, quoted
 from ..model import CIAOModel
+from ..prediction import check_preprocessing
 from ..preprocessing.ahead import in_threads
 from ..probabilities import Prior
 from ..scenes import Answers, Face, WorldReader, faces_in
@@ -201,11 +202,7 @@ class FaceReader:
     ):
         if model.training:
             raise InputError("Reading is for inference: dropout would blur what the worlds see. Call `model.eval()`.")
-        if model.preprocessing is None:
-            raise InputError(
-                "This backbone does not say how pictures must be prepared for it; give `preprocessing=` to "
-                "get_ciao_model."
-            )
+        preprocessing = check_preprocessing(model.preprocessing)
         if isinstance(adapter_names, str):
             raise InputError(f"`adapter_names` takes a list of names; got the text {quoted(adapter_names)}.")
         names = list(model.adapters) if adapter_names is None else [model.resolve_adapter(n) for n in adapter_names]
@@ -223,7 +220,7 @@ class FaceReader:
         self._worlds = WorldReader(
             read=read,
             configs={name: cast("Adapter", model.adapters[name]).config for name in names},
-            preprocessing=model.preprocessing,
+            preprocessing=preprocessing,
             prior=prior,
             min_confidence=min_confidence,
             batch_size=batch_size,

@@ -13,7 +13,7 @@ from ..config import CIAOConfig
 from ..drawing import as_png, blank_figure
 from ..errors import ConfigError, InputError, listed, quoted
 from ..model import CIAOModel
-from ..prediction import named_answers
+from ..prediction import check_preprocessing, named_answers
 from ..preprocessing import Preprocessing
 from ..preprocessing.pictures import as_mode, open_picture
 from .maps import gradcam_plus_plus, mask_strength
@@ -73,10 +73,7 @@ def saliency_picture(
     """
     if unknown := set(views) - set(VIEWS):
         raise ConfigError(f"`views` knows {listed(VIEWS)}; got {listed(unknown)}.")
-    if model.preprocessing is None:
-        raise InputError(
-            "This backbone does not say how pictures must be prepared for it; give `preprocessing=` to get_ciao_model."
-        )
+    preprocessing = check_preprocessing(model.preprocessing)
     if isinstance(images, str | bytes | os.PathLike) or not isinstance(images, Iterable) or _is_one_array(images):
         images = [images]
     chosen = list(model.adapters) if adapter_names is None else adapter_names
@@ -95,7 +92,7 @@ def saliency_picture(
         from_features = stored if model.adapters[name].encoder is None else None
         if from_features is None:
             if pixels is None:
-                pixels = model.preprocessing(images).to(next(model.backbone.parameters()).device)
+                pixels = preprocessing(images).to(next(model.backbone.parameters()).device)
             source = pixels
         if "saliency" in views:
             column = title if len(views) == 1 else f"{title}: saliency"
@@ -105,7 +102,7 @@ def saliency_picture(
         if "mask" in views and config.inhibition:
             column = title if len(views) == 1 else f"{title}: mask"
             maps[column] = mask_strength(model, source, features=from_features, adapter_name=name)
-    faces = [_fitted(model.preprocessing, image) for image in images]
+    faces = [_fitted(preprocessing, image) for image in images]
     return draw_saliency(faces, maps, captions=captions, names=names)
 
 

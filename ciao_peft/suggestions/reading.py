@@ -19,7 +19,7 @@ from ..errors import DataError, DataNotFoundError, InputError, quoted, shortened
 from ..features import FeatureDataset, Samples, model_key
 from ..heads import pool_map
 from ..model import CIAOModel
-from ..prediction import is_several
+from ..prediction import check_preprocessing, is_several
 from ..preprocessing import Preprocessing
 from ..preprocessing.ahead import in_threads
 from ..progress import hides_bars
@@ -235,10 +235,7 @@ def _source(model: CIAOModel, faces: Any, found: Read) -> _Source:
         )
     if not len(pictures):
         raise DataError("There is no face to choose from: the list is empty.")
-    if preprocessing is None:
-        raise InputError(
-            "This backbone does not say how pictures must be prepared for it; give `preprocessing=` to get_ciao_model."
-        )
+    preprocessing = check_preprocessing(preprocessing)
     found.files.update(named)
 
     def why(row: int, error: Exception) -> str:

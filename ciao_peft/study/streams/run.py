@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...errors import DataError
 from ...features import FeatureDataset
+from ...features.passing import batches_of
 from ...metrics import average_accuracy, backward_transfer, forgetting, forward_transfer
 from ...model import CIAOModel
 from ...trainer import CIAOTrainer, CIAOTrainingArguments
@@ -91,7 +91,7 @@ def run_stream(learner: Learner, stream: Stream, features: FeatureDataset, *, ba
     before, others = _tests(learner, stream, features, labels)
     found, seen, seconds = [], [others], []
     for experience in stream.experiences:
-        for rows in _batches(experience.rows, batch_size):
+        for rows in batches_of(experience.rows, batch_size, len(features)):
             arrived = _read(features, rows)
             began = time.thread_time()
             learner.observe(arrived, labels[rows])
@@ -146,7 +146,7 @@ def _tests(
 ) -> tuple[list[float], float | None]:
     """The score of each experience, and the accuracy on others, from one answer for each sample."""
     asked = sorted({row for one in stream.experiences for row in one.test} | set(stream.others))
-    answers = [learner.predict(_read(features, rows)) for rows in _batches(asked, 256)]
+    answers = [learner.predict(_read(features, rows)) for rows in batches_of(asked, 256, len(features))]
     right = torch.zeros(len(features), dtype=torch.bool)
     right[asked] = torch.cat(answers) == labels[asked]
     scores = [one.score(right[list(one.test)]) for one in stream.experiences]
@@ -161,7 +161,3 @@ def _labels(features: FeatureDataset) -> Tensor:
 
 def _read(features: FeatureDataset, rows: Sequence[int]) -> tuple[Tensor, ...]:
     return features.features(rows, include_excitation=False)
-
-
-def _batches(rows: Sequence[int], size: int) -> list[list[Any]]:
-    return [list(rows[first : first + size]) for first in range(0, len(rows), size)]
