@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ..errors import RemoteURLError, listed, quoted
+from .errors import RemoteURLError, listed, quoted
 
-__all__ = ["FolderURL", "is_url", "parse_url"]
+__all__ = ["SCHEMES", "FolderURL", "is_url", "parse_url"]
 
 _PACKAGES = {
     "s3": "s3fs",
@@ -20,6 +20,9 @@ _PACKAGES = {
     "memory": None,
 }
 """The schemes that are read, and the package that each needs beside fsspec."""
+
+SCHEMES = tuple(_PACKAGES)
+"""The schemes of URLs that are followed."""
 
 _LONGEST = 1024
 _LOOKS_LIKE_ONE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(?:://|::)")
@@ -61,7 +64,7 @@ class FolderURL:
     @property
     def is_web(self) -> bool:
         """Whether it is on a web server, which is only read."""
-        return self.scheme in ("http", "https")
+        return is_web(self.scheme)
 
     def file(self, name: str) -> str:
         """The URL of a file in the folder.

@@ -12,11 +12,12 @@ from typing import Any
 
 from ..door import parse_json
 from ..errors import DataError, DataNotFoundError, listed, quoted, shortened
+from ..urls import SCHEMES
 
 __all__ = ["Shards", "open_shards"]
 
 _PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff")
-_SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "http", "https", "memory", "file")
+_SCHEMES = (*SCHEMES, "file")
 _COLUMNS = ("image", "jpg", "png", "jpeg", "webp")
 _LABELS = ("label", "labels")
 _LARGEST_PICTURE = 2**28

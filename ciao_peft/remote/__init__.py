@@ -5,11 +5,11 @@ Like `ciao_peft.hub`, this room knows files and not their meaning. It follows th
 
 from __future__ import annotations
 
+from ..urls import FolderURL, is_url, parse_url
 from .fetching import RepoFile, cache_of, fetch, folder_aside, locked
 from .patience import TooLate, within
 from .putting import put_folder, save_folder, writable
 from .store import FoundFile, Store
-from .urls import FolderURL, is_url, parse_url
 
 __all__ = [
     "FolderURL",

@@ -25,8 +25,8 @@ from ..errors import (
     listed,
 )
 from ..saving.files import local_path, move_into_place, refusals_told, write_file
+from ..urls import FolderURL
 from .store import FoundFile, Store
-from .urls import FolderURL
 
 __all__ = ["RepoFile", "cache_of", "fetch", "folder_aside", "installed", "locked"]
 
@@ -64,7 +64,7 @@ def cache_of(url: FolderURL, cache_dir: str | os.PathLike[str] | None = None) ->
         cache_dir: Replaces the user's cache.
 
     Example:
-        >>> from ciao_peft.remote.urls import parse_url
+        >>> from ciao_peft.urls import parse_url
         >>> cache_of(parse_url("s3://bucket/fer"), "cache").parent.as_posix()
         'cache/stores'
     """
@@ -110,7 +110,7 @@ def fetch(
 
     Example:
         >>> import fsspec, tempfile
-        >>> from ciao_peft.remote.urls import parse_url
+        >>> from ciao_peft.urls import parse_url
         >>> fsspec.filesystem("memory").pipe_file("/examples/fetch/config.json", b"{}")
         >>> url = parse_url("memory://examples/fetch")
         >>> folder = fetch(url, [RepoFile("config.json", 1000)], cache_dir=tempfile.mkdtemp())

@@ -9,9 +9,9 @@ from typing import Any
 
 from ..door import read_file
 from ..errors import RemoteConflictError, RemoteFileError, RemoteURLError
+from ..urls import FolderURL
 from .fetching import RepoFile, cache_of, folder_aside, installed
 from .store import FoundFile, Store
-from .urls import FolderURL
 
 __all__ = ["put_folder", "save_folder", "writable"]
 

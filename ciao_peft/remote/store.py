@@ -23,8 +23,8 @@ from ..errors import (
     RemoteURLError,
     shortened,
 )
+from ..urls import FolderURL
 from .patience import TIMEOUT_VARIABLE, TooLate, patiently, seconds_to_wait, within
-from .urls import FolderURL
 
 __all__ = ["FoundFile", "Store"]
 
@@ -65,7 +65,7 @@ class Store:
         ConfigError: `storage_options` are no dict with names of settings.
 
     Example:
-        >>> from ciao_peft.remote.urls import parse_url
+        >>> from ciao_peft.urls import parse_url
         >>> store = Store(parse_url("memory://examples/store"))
         >>> store.find("config.json") is None
         True
