@@ -9,13 +9,7 @@ import pytest
 from ciao_peft.data import labels_of, load_faces, paint_face
 from ciao_peft.data.folder_layout import looks_like_a_split
 from ciao_peft.errors import DataError
-
-
-def draw(folder, *places, **options):
-    for seed, place in enumerate(places):
-        (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        paint_face(seed=seed, size=24).save(folder / place, **options)
-    return folder
+from helpers.pictures import draw
 
 
 def written(folder, text, count=2, name="metadata.csv"):

@@ -7,15 +7,9 @@ import unicodedata
 
 import pytest
 
-from ciao_peft.data import load_faces, paint_face
+from ciao_peft.data import load_faces
 from ciao_peft.errors import DataError
-
-
-def draw(folder, *places):
-    for seed, place in enumerate(places):
-        (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        paint_face(seed=seed, size=24).save(folder / place)
-    return folder
+from helpers.pictures import draw
 
 
 @pytest.fixture

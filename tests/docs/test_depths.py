@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from importlib import import_module
 
 import pytest
 
-from ciao_peft.data import Expression, paint_face
+from helpers.pictures import write_two_moods
 from helpers.places import REPOSITORY
 
 
@@ -22,18 +21,7 @@ def script(monkeypatch):
 
 
 def test_each_method_is_trained_once_on_one_store(script, tmp_path, monkeypatch):
-    folder = tmp_path / "faces" / "train"
-    folder.mkdir(parents=True)
-    with (folder / "metadata.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["file_name", "expression", "identity"])
-        for person in range(12):
-            for number in range(4):
-                curve = 1.0 if number % 2 else -1.0
-                face = paint_face(expression=Expression(mouth_curve=curve), size=48, seed=100 * person + number)
-                name = f"{person}-{number}.png"
-                face.save(folder / name)
-                table.writerow([name, "happiness" if number % 2 else "sadness", f"p{person}"])
+    write_two_moods(tmp_path / "faces" / "train")
 
     def run(seeds):
         places = ["--data_dir", str(tmp_path / "faces"), "--features_dir", str(tmp_path / "stored")]

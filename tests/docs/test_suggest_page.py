@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from importlib import import_module
 
 import pytest
 
-from ciao_peft.data import Expression, paint_face
+from helpers.pictures import write_two_moods
 from helpers.places import REPOSITORY
 
 
@@ -27,19 +26,7 @@ def scripts(monkeypatch):
 @pytest.mark.filterwarnings("ignore:One class alone", "ignore:.*single training sample")
 def test_each_strategy_is_measured_once_and_asks_for_different_faces(scripts, tmp_path):
     script, _ = scripts
-    folder = tmp_path / "faces" / "train"
-    folder.mkdir(parents=True)
-    with (folder / "metadata.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["file_name", "expression", "identity"])
-        for person in range(12):
-            for number in range(4):
-                curve = 1.0 if number % 2 else -1.0
-                name = f"{person}-{number}.png"
-                paint_face(expression=Expression(mouth_curve=curve), size=48, seed=100 * person + number).save(
-                    folder / name
-                )
-                table.writerow([name, "happiness" if number % 2 else "sadness", f"p{person}"])
+    write_two_moods(tmp_path / "faces" / "train")
 
     def run(*words):
         results = tmp_path / "results.jsonl"

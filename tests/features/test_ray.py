@@ -18,10 +18,8 @@ from ciao_peft.features import Augmentation, ray_pass
 from helpers.fakes import tiny_backbone
 from helpers.features import SQUARE, pictures
 from helpers.processes import run
-from helpers.ray_here import Machines, machines
+from helpers.ray_here import Machines, machines, needs_ray
 from helpers.read_by_ray import ENGINE, Noted
-
-needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,9 @@ from ciao_peft.study import read_records, write_plan
 from ciao_peft.study.on_ray import RayWorklist
 from ciao_peft.study.search import search_settings
 from ciao_peft.study.worklist import Worklist
-from helpers.ray_here import Machines, machines
+from helpers.ray_here import Machines, machines, needs_ray
 from helpers.searches import SMALL, TASK, search
 from helpers.studies import plan_of, tiny_encoder
-
-needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
 
 @pytest.fixture(scope="module")
