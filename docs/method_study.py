@@ -60,7 +60,7 @@ def signed(points: float) -> str:
 def short_name(task: str) -> str:
     """What a task adds to the name of the encoder."""
     name = task.removeprefix("faces, ").removesuffix(" of the people")
-    return "" if name == "one recipe" else f"{name}, "
+    return "" if name == "one recipe" else name
 
 
 def said(gap: Gap) -> str:
@@ -94,8 +94,7 @@ def wide_table(study: Study) -> str:
                 metric = study.metric(task, encoder)
                 row.append(NOT_YET if one is None else f"{spread(one.summary(metric), metric)} ({len(one.seeds)})")
             rows.append(row)
-        short = [task.removeprefix("faces, ").removesuffix(" of the people") for task in tasks]
-        parts.append(f"**{encoder}**\n\n{table(['what trains', *short], rows)}")
+        parts.append(f"**{encoder}**\n\n{table(['what trains', *map(short_name, tasks)], rows)}")
     return "\n\n".join(parts)
 
 
@@ -114,7 +113,7 @@ def told_everywhere(study: Study, ours: str, metric: str | None, *, any_size: bo
         if ours in results:
             gap = worst_gap(results, ours, metric or study.metric(task, encoder), any_size=any_size)
             if gap is not None:
-                found[f"{short_name(task)}{encoder}"] = gap
+                found[", ".join(filter(None, (short_name(task), encoder)))] = gap
     return found
 
 

@@ -121,14 +121,17 @@ def fingerprint(samples: Samples | StreamSamples, processes: Processes) -> str:
         >>> first == second
         True
     """
+    share = processes.share(len(samples))
+    starts = range(share.start, share.stop, _HASHED_AT_ONCE)
+    parts = (samples.digests(range(first, min(first + _HASHED_AT_ONCE, share.stop))) for first in starts)
+    digest = blake2b(digest_size=16)
     if processes.count == 1 and isinstance(samples, Samples):
-        digest = blake2b(digest_size=16)
-        for first in range(0, len(samples), _HASHED_AT_ONCE):  # no memory holds the digests of a billion pictures
-            digest.update(b"".join(samples.digests(range(first, min(first + _HASHED_AT_ONCE, len(samples))))))
+        for part in parts:  # no memory holds the digests of a billion pictures
+            digest.update(b"".join(part))
         return digest.hexdigest()
-    share, own = processes.share(len(samples)), []
-    for first in range(share.start, share.stop, _HASHED_AT_ONCE):
-        own += samples.digests(range(first, min(first + _HASHED_AT_ONCE, share.stop)))
+    own: list[bytes] = []
+    for part in parts:
+        own += part
         processes.sign()
-    digests = processes.collect(own)
-    return blake2b(b"".join(digests), digest_size=16).hexdigest()
+    digest.update(b"".join(processes.collect(own)))
+    return digest.hexdigest()

@@ -233,15 +233,14 @@ class KeptRows:
     def _count(self, row: Row, clips: bool) -> None:
         self._seen[row.kind] = self._seen.get(row.kind, 0) + 1
         if self.policy == "herding":
-            point = means_of_channels([tensor[None] for tensor in row.tensors], clips)[0].double()
+            point = _point_of(row, clips)
             self._sums[row.kind] = self._sums.get(row.kind, torch.zeros_like(point)) + point
 
     def _forget(self, row: Row, clips: bool) -> None:
         """Takes a face that had a wrong label out of what is counted of that class."""
         self._seen[row.kind] -= 1
         if self.policy == "herding":
-            point = means_of_channels([tensor[None] for tensor in row.tensors], clips)[0].double()
-            self._sums[row.kind] = self._sums[row.kind] - point
+            self._sums[row.kind] = self._sums[row.kind] - _point_of(row, clips)
         if not self._seen[row.kind]:
             del self._seen[row.kind]
             self._sums.pop(row.kind, None)
@@ -272,6 +271,11 @@ class KeptRows:
             points = means_of_channels(tensors, clips)
             kept += [rows[place] for place in herd(points, quota[kind], self._sums[kind] / self._seen[kind])]
         return kept
+
+
+def _point_of(row: Row, clips: bool) -> Tensor:
+    """φ of one face."""
+    return means_of_channels([tensor[None] for tensor in row.tensors], clips)[0].double()
 
 
 def quotas(there: dict[int, int], capacity: int) -> dict[int, int]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...adapters import Adapter
 from ...model import CIAOModel
+from ...online.learning import distillation_loss
 from .learner import Learner
 
 __all__ = ["ElasticWeights", "GradientSettings", "LearningWithoutForgetting", "Naive", "Rehearsal"]
@@ -324,7 +325,5 @@ class LearningWithoutForgetting(Naive):
         old = sorted(self.seen)
         with torch.no_grad():
             before = self.model.read(features=features, adapter_names=[TEACHER])[TEACHER][:, old]
-        now = F.log_softmax(logits[:, old] / self.temperature, dim=1)
-        then = F.log_softmax(before / self.temperature, dim=1)
-        apart = F.kl_div(now, then, log_target=True, reduction="batchmean")
-        return self.settings.strength * self.temperature**2 * apart
+        apart = distillation_loss(logits[:, old], before, self.adapter.config, self.temperature)
+        return self.settings.strength * apart
