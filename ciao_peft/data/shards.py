@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import bisect
-import json
 import os
 import posixpath
+import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ..door import parse_json
-from ..errors import DataError, DataNotFoundError, listed, quoted, shortened
+from ..errors import CIAOError, DataError, DataNotFoundError, listed, quoted, shortened
 from ..urls import SCHEMES
 
 __all__ = ["Shards", "open_shards"]
@@ -135,10 +136,8 @@ class Shards:
         return self.__getitems__([index % len(self)])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        try:
+        with _damage_told(f"Rows {indices[0]} to {indices[-1]} cannot be read"):
             pictures = self._pictures(indices)
-        except OSError as error:
-            raise DataError(f"Rows {indices[0]} to {indices[-1]} cannot be read: {shortened(str(error))}") from error
         if self.labels is None:
             return [{"image": picture} for picture in pictures]
         return [{"image": picture, "label": self.labels[row]} for picture, row in zip(pictures, indices, strict=True)]
@@ -193,27 +192,31 @@ class _TarShards(Shards):
         import tarfile
 
         key, picture, label = None, None, None
-        try:
-            with self._filesystem.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-                for member in tar:
-                    if not member.isreg():
-                        continue
-                    folder, name = posixpath.split(member.name)
-                    stem, _, ending = name.partition(".")
-                    if (folder, stem) != key:
-                        if picture is not None:
-                            yield picture, label
-                        key, picture, label = (folder, stem), None, None
-                    ending = ending.lower()
-                    if ending in _PICTURES:
-                        if member.size > _LARGEST_PICTURE:
-                            raise DataError(f"{quoted(member.name)} in {quoted(path)} is too large for a picture.")
-                        picture = member.offset_data, member.size
-                    elif ending in ("cls", "json") and member.size <= _LARGEST_LABEL:
-                        content = tar.extractfile(member)
-                        label = _label_in(b"" if content is None else content.read(), ending, path, label)
-        except tarfile.TarError as error:
-            raise DataError(f"{quoted(path)} is no tar that can be read: {error}") from error
+        with (
+            _damage_told(f"{quoted(path)} is no tar that can be read"),
+            self._filesystem.open(path, "rb") as file,
+            tarfile.open(fileobj=file, mode="r:") as tar,
+        ):
+            for member in tar:
+                if not member.isreg():
+                    continue
+                folder, name = posixpath.split(member.name)
+                stem, _, ending = name.partition(".")
+                if (folder, stem) != key:
+                    if picture is not None:
+                        yield picture, label
+                    key, picture, label = (folder, stem), None, None
+                ending = ending.lower()
+                if ending in _PICTURES:
+                    if not 0 <= member.size <= _LARGEST_PICTURE:
+                        raise DataError(f"{quoted(member.name)} in {quoted(path)} has no size of a picture.")
+                    picture = member.offset_data, member.size
+                elif ending in ("cls", "json") and member.size <= _LARGEST_LABEL:
+                    content = tar.extractfile(member)
+                    label = _label_in(b"" if content is None else content.read(), ending, path, label)
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes damage for the end
+                raise DataError(f"{quoted(path)} is cut off or damaged behind byte {tar.offset:,}. Copy it again.")
         if picture is not None:
             yield picture, label
 
@@ -231,7 +234,7 @@ class _TarShards(Shards):
 def _label_in(content: bytes, ending: str, path: str, before: Any) -> Any:
     if ending == "cls":
         text = content.decode("ascii", "replace").strip()
-        if not text.lstrip("-").isdecimal() or len(text) > 18:
+        if not re.fullmatch(r"-?[0-9]{1,17}", text):
             raise DataError(f"A '.cls' in {quoted(path)} is no whole number: {quoted(text)}.")
         return int(text)
     values = parse_json(content, path, error=DataError)
@@ -244,7 +247,7 @@ class _ParquetShards(Shards):
         self._firsts, total = [], 0
         labels: list[Any] = []
         for number, path in enumerate(self._paths):
-            with self._opened(path) as file:
+            with _damage_told(f"{quoted(path)} is no Parquet file that can be read"), self._opened(path) as file:
                 names = file.schema_arrow.names
                 column = next((name for name in _COLUMNS if name in names), None)
                 label = next((name for name in _LABELS if name in names), None)
@@ -254,7 +257,9 @@ class _ParquetShards(Shards):
                     raise DataError(f"{quoted(path)} has other columns than {quoted(self._paths[0])}.")
                 if not number:
                     self._column, self._label = column, label
-                    self.label_names = _names_in(file.schema_arrow.metadata, label)
+                    self.label_names = _names_in(file.schema_arrow.metadata, label, path)
+                elif _names_in(file.schema_arrow.metadata, label, path) != self.label_names:
+                    raise DataError(f"{quoted(path)} has other classes than {quoted(self._paths[0])}.")
                 for group in range(file.num_row_groups):
                     self._groups.append((number, group))
                     self._firsts.append(total)
@@ -265,13 +270,9 @@ class _ParquetShards(Shards):
         self._kept: OrderedDict[int, list[Any]] = OrderedDict()
 
     def _opened(self, path: str) -> Any:
-        import pyarrow
         from pyarrow import parquet
 
-        try:
-            return parquet.ParquetFile(self._filesystem.open(path, "rb"))
-        except pyarrow.ArrowException as error:
-            raise DataError(f"{quoted(path)} is no Parquet file that can be read: {shortened(str(error))}") from error
+        return parquet.ParquetFile(self._filesystem.open(path, "rb"))
 
     def __len__(self) -> int:
         return self._total
@@ -285,6 +286,8 @@ class _ParquetShards(Shards):
                 picture = {"bytes": picture, "path": None}
             if not isinstance(picture, Mapping) or not isinstance(picture.get("bytes"), bytes):
                 raise DataError(f"Row {row} has no picture in its column {quoted(self._column)}.")
+            if len(picture["bytes"]) > _LARGEST_PICTURE:
+                raise DataError(f"Row {row} has {len(picture['bytes']):,} bytes, which no picture needs.")
             found.append({"bytes": picture["bytes"], "path": picture.get("path")})
         return found
 
@@ -303,11 +306,22 @@ class _ParquetShards(Shards):
         return self.__dict__ | {"_kept": OrderedDict()}
 
 
-def _names_in(metadata: Mapping[bytes, bytes] | None, label: str | None) -> list[str] | None:
+@contextmanager
+def _damage_told(what: str) -> Iterator[None]:
+    """A `with` block in which whatever a reader raises on damaged files is a `DataError`."""
+    try:
+        yield
+    except CIAOError:
+        raise
+    except Exception as error:
+        raise DataError(f"{what}: {shortened(str(error) or type(error).__name__)}") from error
+
+
+def _names_in(metadata: Mapping[bytes, bytes] | None, label: str | None, path: str) -> list[str] | None:
     """Names of the classes, as `datasets` writes them into a file."""
     try:
-        info = json.loads((metadata or {})[b"huggingface"])
+        info = parse_json((metadata or {})[b"huggingface"], path, error=DataError)
         names = info["info"]["features"][label]["names"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, DataError):
         return None
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None

@@ -13,6 +13,7 @@ from ..data.clip_rows import Clips
 from ..data.labels import label_set
 from ..errors import DataError, listed, quoted
 from ..preprocessing import Preprocessing
+from ..preprocessing.pictures import is_broken_picture
 from .digests import digests_of
 from .shapes import check_dataset, first_sample
 from .stacking import labels_as_tensor, stack_pixels
@@ -20,7 +21,6 @@ from .stacking import labels_as_tensor, stack_pixels
 __all__ = ["ClipSamples", "Samples", "keys_of", "samples_of"]
 
 _LABEL_KEYS = ("labels", "label")
-_BROKEN = (DataError, OSError, ValueError, SyntaxError)  # what a picture raises; SyntaxError is Pillow's for a PNG
 
 
 class Samples:
@@ -150,11 +150,15 @@ class Samples:
             return list(self._undecoded()[[int(index) for index in indices]]["image"])
         try:
             return self._batch(indices, "image")
-        except _BROKEN as error:
+        except Exception as error:
+            if not is_broken_picture(error):
+                raise
             for index in indices:  # which of them, to say its row in the dataset
                 try:
                     self.fit(index, self._batch([index], "image")[0])
-                except _BROKEN as broken:
+                except Exception as broken:
+                    if not is_broken_picture(broken):
+                        raise
                     raise self._named(index, broken) from broken
             raise error
 
@@ -180,7 +184,9 @@ class Samples:
 
                 raw = Image().decode_example({"bytes": raw["bytes"], "path": None})
             return self.preprocessing.fit_all(raw)[0]
-        except _BROKEN as error:
+        except Exception as error:
+            if not is_broken_picture(error):
+                raise
             raise self._named(index, error) from error
 
     def _named(self, index: int, error: Exception) -> DataError:

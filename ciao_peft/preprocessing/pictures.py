@@ -43,6 +43,20 @@ MAX_PICTURE_BYTES = 2**30
 """Of a picture's file."""
 
 
+def is_broken_picture(error: BaseException) -> bool:
+    """Whether an error says of a picture that it cannot be opened: Pillow raises many kinds.
+
+    Example:
+        >>> is_broken_picture(OSError("truncated")), is_broken_picture(KeyboardInterrupt())
+        (True, False)
+    """
+    if isinstance(error, (DataError, OSError, ValueError, SyntaxError)):  # SyntaxError for a damaged PNG
+        return True
+    from PIL.Image import DecompressionBombError
+
+    return isinstance(error, DecompressionBombError)
+
+
 def open_picture(image: Any) -> Image:
     """Opens a picture of any kind as a PIL image, turned upright by its EXIF tag.
 

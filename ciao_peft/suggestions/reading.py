@@ -22,12 +22,12 @@ from ..model import CIAOModel
 from ..prediction import check_preprocessing, is_several
 from ..preprocessing import Preprocessing
 from ..preprocessing.ahead import in_threads
+from ..preprocessing.pictures import is_broken_picture
 from ..progress import hides_bars
 
 __all__ = ["Read", "pictures_below", "read_faces"]
 
 _LONGEST_REASON = 80
-_BROKEN = (DataError, OSError, ValueError, SyntaxError)  # what a picture raises; SyntaxError is Pillow's for a PNG
 
 
 @dataclass(eq=False)
@@ -178,14 +178,18 @@ def _live_batches(model: CIAOModel, faces: Any, found: Read, batch_size: int) ->
         for row in range(source.size):
             try:
                 yield row, source.raw(row)
-            except _BROKEN as error:
+            except Exception as error:
+                if not is_broken_picture(error):
+                    raise
                 yield row, error
 
     def opened(entry: tuple[int, Any]) -> tuple[int, Any]:
         row, raw = entry
         try:
             return row, raw if isinstance(raw, Exception) else source.fit(row, raw)
-        except _BROKEN as error:
+        except Exception as error:
+            if not is_broken_picture(error):
+                raise
             return row, error
 
     def batches() -> _Batches:

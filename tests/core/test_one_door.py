@@ -77,7 +77,6 @@ ALLOWED = {
     ("cli/search.py", "read_text"): "the page that the search has just written",
     ("cli/tune.py", "read_text"): "the table that the tuning has just written",
     ("data/shards.py", "_filesystem.open"): "files of a caller's store, read in parts of bounded size",
-    ("data/shards.py", "json.loads"): "names of classes in the header of a Parquet file",
     ("data/shards.py", "tarfile.open"): "uncompressed; members are read by place and size, in bounds, none is unpacked",
     ("data/whole_video.py", "av.open"): "by its path, if that is a regular file",
     ("data/whole_video.py", "cv2.VideoCapture"): "the same",

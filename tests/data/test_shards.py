@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import random
 import tarfile
 from pathlib import Path
 
@@ -172,3 +173,66 @@ def test_where_nothing_is_that_is_told(source, tmp_path, monkeypatch):
 def test_chains_of_urls_and_other_schemes_are_refused(source):
     with pytest.raises(DataError, match="no URL that is read"):
         open_shards(source)
+
+
+def tar_of(path, *members):
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            add(tar, name, content)
+    return path
+
+
+@pytest.mark.parametrize("size", [512, 1024, 1100])
+def test_a_tar_that_is_cut_off_is_told(size, tmp_path):
+    whole = tar_of(tmp_path / "a.tar", ("0.png", b"one"), ("1.png", b"two"))
+    assert len(open_shards(whole)) == 2
+    whole.write_bytes(whole.read_bytes()[:size])
+    with pytest.raises(DataError, match=r"cut off or damaged|no tar that can be read"):
+        open_shards(whole)
+
+
+def test_a_class_that_is_no_number_is_told(tmp_path):
+    with pytest.raises(DataError, match="is no whole number"):
+        open_shards(tar_of(tmp_path / "a.tar", ("0.png", b"one"), ("0.cls", b"--5")))
+
+
+def test_parquets_with_classes_of_different_names_are_refused(tmp_path):
+    from datasets import ClassLabel
+
+    for name, classes in (("a", ["joy", "sad"]), ("b", ["sad", "joy"])):
+        table().cast_column("label", ClassLabel(names=classes)).to_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(DataError, match="has other classes than"):
+        open_shards(tmp_path)
+
+
+def test_whatever_is_damaged_in_a_parquet_is_told(tmp_path):
+    path = tmp_path / "a.parquet"
+    table().to_parquet(path)
+    whole = path.read_bytes()
+    rng, told = random.Random(0), 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for _ in range(3):
+            damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            shards = open_shards(path)
+            shards.__getitems__(range(len(shards)))
+        except DataError:
+            told += 1
+    assert told > 0
+
+
+def test_a_picture_that_would_fill_memory_is_told_by_its_row(tmp_path):
+    import struct
+    import zlib
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    tar_of(
+        tmp_path / "a.tar", ("0.png", bomb + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT")))
+    )
+    model = CIAOModel(tiny_backbone(), preprocessing=SQUARE)
+    with pytest.raises(DataError, match="The picture in row 0"):
+        cache_features(model, open_shards(tmp_path / "a.tar"))
