@@ -365,6 +365,9 @@ class CIAOConfig(ConfigOfFolder):
                 f"`id2label` must name every index from 0 to {self.num_labels - 1} (`num_labels` is "
                 f"{self.num_labels}); it names {sorted(names)}."
             )
+        for name in names.values():
+            if any("\ud800" <= sign <= "\udfff" for sign in name):
+                raise ConfigError(f"{quoted(name)} of `id2label` is no text: half of a sign is missing.")
         if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
             raise ConfigError(f"`id2label` must give each index a name of its own; {listed(twice)} is there twice.")
         object.__setattr__(self, "id2label", {index: names[index] for index in range(self.num_labels)})

@@ -34,7 +34,7 @@ def new_names(given: Any, config: CIAOConfig, count: int) -> list[str]:
     """
     known = set(config.id2label.values())
     names: list[str] = []
-    for entry in _entries(given, config, count):
+    for entry in _entries(given, config, count) or ():
         parts = [entry] if isinstance(entry, str) else entry if _is_names(entry) else ()
         names += [name for name in parts if name not in known]
     return list(dict.fromkeys(names))
@@ -140,12 +140,15 @@ def _entries(given: Any, config: CIAOConfig, count: int) -> Any:
     """Labels face by face; None where they are no sequence."""
     if isinstance(given, (str, Mapping)) or (is_number(given) and not hasattr(given, "shape")):
         return [given]
+    if getattr(getattr(given, "dtype", None), "kind", "") in ("U", "S", "O"):  # names in an array of NumPy
+        given = given.tolist()
     if isinstance(given, Tensor) or hasattr(given, "__array__"):
         tensor = as_tensor(given)
         one = tensor.ndim == 0 or (count == 1 and tensor.ndim == 1 and len(tensor) == config.num_labels > 1)
         return [given] if one else list(tensor)
-    if not isinstance(given, (list, tuple, set, frozenset)):
-        return None
+    several = count != 1 or config.problem_type != "multi_label_classification"
+    if not isinstance(given, (list, tuple) if several else (list, tuple, set, frozenset)):
+        return None  # a set has no order by which its names would belong to faces
     entries = list(cast("Sequence[Any]", given))
     alone = config.problem_type == "multi_label_classification" and all(isinstance(entry, str) for entry in entries)
     values = config.num_labels > 1 and len(entries) == config.num_labels and all(map(is_number, entries))

@@ -193,6 +193,7 @@ def test_lists_become_tuples():
         ({"target_modules": ("",)}, "`target_modules` must be a non-empty tuple"),
         ({"target_modules": ("a", "a")}, "`target_modules` must be without repetition"),
         ({"id2label": {0: "a", 1: "b"}}, r"`id2label` must name every index from 0 to 2 .* it names \[0, 1\]"),
+        ({"id2label": {0: "a", 1: "\ud800", 2: "b"}}, r"of `id2label` is no text: half of a sign is missing"),
         ({"id2label": {0: "a", 1: "b", 2: "c", 3: "d"}}, r"`id2label` must name every index .* \[0, 1, 2, 3\]"),
         ({"id2label": {"zero": "a"}}, "`id2label` must map indices to names; got {'zero': 'a'}"),
         ({"id2label": ["a", "b", "c"]}, "`id2label` must map indices to names"),

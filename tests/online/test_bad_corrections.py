@@ -188,3 +188,10 @@ def test_pictures_without_a_preprocessing_are_refused():
     assert isinstance(online.model, CIAOModel)
     with pytest.raises(InputError, match="preprocessing"):
         online.update(np.zeros((16, 16, 3), dtype=np.uint8), MOODS[0])
+
+
+def test_names_in_a_set_have_no_order_and_those_in_an_array_do():
+    online = learner()
+    with pytest.raises(InputError, match="one for each"):
+        online.update(PIXELS, {"calm", "bored"})
+    assert online.update(PIXELS, np.array(["calm", "bored"])).faces == 2
