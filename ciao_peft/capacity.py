@@ -29,6 +29,10 @@ _CHECKSUM_BYTES = 4  # of each stored tensor of each row
 _SIDE = 224  # of the JPEG that stands for a face that has yet to be decoded
 
 
+_MOST = 10**15
+_SHORTEST = 1e-6  # days
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rates:
     """What one face costs, in bytes and in seconds of one core.
@@ -59,8 +63,8 @@ class Rates:
         for name, value in asdict(self).items():
             if name == "encoder":
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise ConfigError(f"`{name}` must be a finite number, 0 or more; got {quoted(value)}.")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _MOST:
+                raise ConfigError(f"`{name}` must be a number from 0 to {_MOST:g}; got {quoted(value)}.")
 
     def to_dict(self) -> dict[str, Any]:
         """The rates as plain data, as `from_dict` takes them."""
@@ -158,9 +162,9 @@ def plan_capacity(
         (16384000000000, 278, 44444, 17)
     """
     for name, value in (("faces", faces), ("worlds", worlds), ("views", views), ("epochs", epochs), ("cores", cores)):
-        check_number(name, value, int, 1)
-    if days is not None and (isinstance(days, bool) or not isinstance(days, (int, float)) or not 0 < days < math.inf):
-        raise ConfigError(f"`days` must be a number above 0; got {quoted(days)}.")
+        check_number(name, value, int, 1, _MOST)
+    if days is not None:
+        check_number("days", days, float, _SHORTEST, _MOST)
     store = faces * views * (rates.decode_seconds + rates.trunk_seconds) / 3600
     train = faces * epochs * worlds * rates.step_seconds / 3600
     machines = 1 if days is None else max(1, math.ceil((store + train) / (24 * days * cores)))
@@ -256,7 +260,7 @@ def measure_rates(
         >>> rates.feature_bytes, rates.trunk_seconds > 0
         (32768, True)
     """
-    check_number("faces", faces, int, 4)
+    check_number("faces", faces, int, 4, 10**6)
     check_number("batch_size", batch_size, int, 1)
     config = CIAOConfig(problem_type="single_label_classification", num_labels=2)
     model = get_ciao_model(encoder, config)

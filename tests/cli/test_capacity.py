@@ -95,3 +95,14 @@ def test_a_number_of_faces_that_is_none_is_refused(faces, capsys):
 
 def test_the_table_has_a_row_for_each_plan():
     assert len(capacity_table([plan_capacity(RATES, n) for n in (1, 2, 3)]).splitlines()) == 5
+
+
+def test_numbers_that_no_plan_can_hold_are_refused(tmp_path, capsys):
+    file = tmp_path / "rates.json"
+    file.write_text(json.dumps(RATES.to_dict()))
+    assert main(["plan-capacity", "--rates", str(file), "--faces", "1e15", "--days", "1e-320"]) == 1
+    assert "`days`" in capsys.readouterr().err
+    assert main(["plan-capacity", "--num_probe", "1e15"]) == 1
+    assert "`faces`" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="`trunk_seconds` must be a number from 0 to"):
+        Rates.from_dict({**RATES.to_dict(), "trunk_seconds": 1e308})
