@@ -9,6 +9,7 @@ from .in_stores import load_features
 from .keys import feature_bytes, fingerprint, model_key
 from .layout import FeatureLayout, free_memory, readable_size
 from .naming import check_labels_of
+from .passing import batches_of
 from .processes import Processes, check_launch
 from .samples import ClipSamples, Samples, samples_of
 from .store import key_hash
@@ -21,6 +22,7 @@ __all__ = [
     "FeatureLayout",
     "Processes",
     "Samples",
+    "batches_of",
     "cache_features",
     "check_labels_of",
     "check_launch",

@@ -12,9 +12,8 @@ from torch import Tensor
 from ..adapters import Adapter, Seen, checked_source, read_maps
 from ..config import CIAOConfig
 from ..errors import CorrectionError, InputError, TrainingError, quoted
-from ..features import ClipSamples, FeatureDataset, Samples, check_labels_of, model_key, samples_of
+from ..features import ClipSamples, FeatureDataset, Samples, batches_of, check_labels_of, model_key, samples_of
 from ..features.naming import are_names
-from ..features.passing import batches_of
 from ..model import CIAOModel
 from ..prediction import check_preprocessing, clip_frames, is_folder, is_several
 from .rows import Faces

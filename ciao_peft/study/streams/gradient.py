@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...adapters import Adapter
 from ...model import CIAOModel
-from ...online.learning import distillation_loss
+from ...online import distillation_loss
 from .learner import Learner
 
 __all__ = ["ElasticWeights", "GradientSettings", "LearningWithoutForgetting", "Naive", "Rehearsal"]

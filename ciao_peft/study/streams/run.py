@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError
-from ...features import FeatureDataset
-from ...features.passing import batches_of
+from ...features import FeatureDataset, batches_of
 from ...metrics import average_accuracy, backward_transfer, forgetting, forward_transfer
 from ...model import CIAOModel
 from ...trainer import CIAOTrainer, CIAOTrainingArguments
