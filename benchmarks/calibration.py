@@ -1,0 +1,92 @@
+"""What a temperature is worth: the calibration error before and after `CIAOTrainer.calibrate`.
+
+    python benchmarks/calibration.py --data_dir ../shared/faces --seeds 5
+
+A fifth of the training people, others for each seed, is held out: the adapter learns from the rest, and its temperature
+is fitted to them. The calibration error is that of test faces whose people are not in the training split. Every
+training appends a line to benchmarks/results/calibration.jsonl, so that an interrupted run goes on where it stopped;
+`docs/make_results.py` writes the table of docs/results/method.md from it. Features are those of `encoder_map.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from encoder_map import RECIPE, model_on, rows_of, rows_of_others, stored
+
+from ciao_peft import CIAOConfig, CIAOTrainer, CIAOTrainingArguments, __version__, load_faces
+from ciao_peft.data import labels_of
+from ciao_peft.features import FeatureDataset
+from ciao_peft.presets import PRESETS
+
+RESULTS = Path(__file__).parent / "results" / "calibration.jsonl"
+ENCODERS = ("small-face", "dlib-face-3-aligned")
+METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # settings of the adapter, and of its training
+    "decision layer": ({"inhibition": False, "contrastive_weight": 0.0}, {}),
+    "decision layer + CIAO": ({}, {"mask_learning_rate": 1e-2}),
+    "compact CIAO": (dict(PRESETS["compact"]), {"learning_rate": 3e-3, "mask_learning_rate": 1e-2}),
+}
+HELD_OUT = 0.2  # of the training people
+SCORES = ("accuracy", "balanced_accuracy", "calibration_error")
+
+
+def measure(
+    name: str, method: str, seed: int, labels: dict[str, Any], parts: tuple[FeatureDataset, FeatureDataset], test: Any
+) -> dict[str, Any]:
+    """One adapter, its temperature, and its scores on test faces before and after."""
+    settings, rates = METHODS[method]
+    model = model_on(name, CIAOConfig(**labels, init_seed=seed, **settings))
+    arguments = CIAOTrainingArguments(**RECIPE | rates, seed=seed, report_to="none", disable_tqdm=True)
+    trainer = CIAOTrainer(model, arguments)
+    fit, held_out = parts
+    trainer.train(fit)
+    before = trainer.evaluate(test)
+    temperature = trainer.calibrate(held_out)
+    after = trainer.evaluate(test)
+    return {
+        "temperature": temperature,
+        "before": {score: before[f"eval_{score}"] for score in SCORES},
+        "after": {score: after[f"eval_{score}"] for score in SCORES},
+        "faces": [len(fit), len(held_out), len(test)],
+    }
+
+
+def main(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.num_threads)
+    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    done = {(line["encoder"], line["method"], line["seed"]) for line in lines}
+    faces: Any = load_faces("imagefolder", args.data_dir, label_column="expression")
+    labels = labels_of(faces["train"]).as_config()
+    for name in ENCODERS:
+        folder = Path(args.features_dir) / name
+        training = stored(name, faces["train"], folder / "train", 2, CIAOConfig(**labels, inhibition=False))
+        test = stored(name, faces["test"], folder / "test", 1, CIAOConfig(**labels, inhibition=False))
+        test = test.select(rows_of_others(faces))
+        for seed in range(args.seeds):
+            fit, held_out = (training.select(rows) for rows in rows_of(faces["train"], seed, HELD_OUT))
+            for method in METHODS:
+                if (name, method, seed) in done:
+                    continue
+                found = measure(name, method, seed, labels, (fit, held_out), test)
+                line = {"encoder": name, "method": method, "seed": seed, **found}
+                line |= {"torch": torch.__version__, "ciao": __version__}
+                with RESULTS.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                print(name, method, seed, found, flush=True)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", default="../shared/faces", help="train/ and test/, with metadata.csv")
+    parser.add_argument("--seeds", type=int, default=5, help="trainings of each method (default: %(default)s)")
+    parser.add_argument("--features_dir", default="runs/encoder_map", help="(default: %(default)s)")
+    parser.add_argument("--num_threads", type=int, default=1)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main(parse_args())
