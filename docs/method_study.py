@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from pages import wrapped
-
 from ciao_peft.markdown import markdown_table as table
 from ciao_peft.study.analysis import CIAO, LEVEL, Result, Study, compare, holm
 from ciao_peft.study.report import spread
@@ -184,7 +182,7 @@ def goals(studies: Mapping[str, Study], paper_before: Result | None) -> str:
     lines = []
     for what, *told in asked:
         each = [f"- “{ours}”, {one}" for ours, one in zip(MASKED, told, strict=True)]
-        lines.append("\n".join([f"- {what}:", *(f"  {wrapped(line, '    ')}" for line in each)]))
+        lines.append("\n".join([f"- {what}:", *(f"  {line}" for line in each)]))
     now = faces.results(faces.pairs[0][0], "small-face").get(CIAO)
     if now is not None and paper_before is not None:
         gain = 100 * (now.mean("accuracy") - paper_before.mean("accuracy"))

@@ -14,12 +14,19 @@ WIDTH = 120  # of a line of text
 SCREEN = 110  # of a row of a table
 
 
-def wrapped(text: str, indent: str = "") -> str:
-    """One paragraph in lines of `WIDTH`; no line starts with a sign that would make it an item of a list."""
+def wrapped(text: str, indent: str = "", first: str = "") -> str:
+    """One paragraph in lines of `WIDTH`; no line starts with a sign that would make it an item of a list.
+
+    Args:
+        indent: Of every line but the first.
+        first: Of the first line.
+    """
     bound = " ".join(text.split()).replace(" %", "\0%")
     for sign in ("+", "-", "*", "#"):
         bound = bound.replace(f" {sign} ", f"\0{sign} ")
-    lines = textwrap.fill(bound, WIDTH, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+    lines = textwrap.fill(
+        bound, WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    )
     return lines.replace("\0", " ")
 
 
@@ -30,11 +37,16 @@ def wrap_page(page: str) -> str:
         keep = fenced or block.startswith(("|", "    ", "#", "<!--", "```"))
         fenced ^= block.count("```") % 2 == 1
         if not keep and max(map(len, block.splitlines()), default=0) > WIDTH:
-            items = block.startswith("- ")
-            parts = block.replace("\n- ", "\n\n- ").split("\n\n") if items else [block]
-            block = "\n".join(wrapped(part, "  " * items) for part in parts)
+            parts = re.split(r"\n(?= *- )", block) if block.startswith("- ") else [block]
+            block = "\n".join(_item(part) for part in parts)
         blocks.append(block)
     return "\n\n".join(blocks) + "\n"
+
+
+def _item(text: str) -> str:
+    """An item of a list, nested or not, or a plain paragraph."""
+    before = " " * (len(text) - len(text.lstrip()))
+    return wrapped(text, before + "  ", before) if text.lstrip().startswith("- ") else wrapped(text)
 
 
 def command_block(command: str) -> str:

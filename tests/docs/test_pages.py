@@ -123,6 +123,14 @@ def test_a_paragraph_is_wrapped_and_no_line_of_it_becomes_an_item(script):
         assert not [line for line in lines if line.startswith("+")]
 
 
+def test_a_list_in_a_list_stays_one(script):
+    long = " ".join(["word"] * 40)
+    lines = script("pages").wrap_page(f"- outer {long}:\n  - inner {long}\n  - last\n- outer again").splitlines()
+    assert [line for line in lines if "- " in line[:4]] == [lines[0], lines[2], "  - last", "- outer again"]
+    assert lines[0].startswith("- outer") and lines[1].startswith("  word")
+    assert lines[2].startswith("  - inner") and lines[3].startswith("    word")
+
+
 def test_code_and_tables_are_not_wrapped(script):
     long = " ".join(["word"] * 40)
     page = f"| {long} |\n\n```\n{long}\n\n{long}\n```\n\n    {long}\n"
