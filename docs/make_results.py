@@ -399,7 +399,13 @@ def main() -> None:
     pages = {f"{stem}.md": pair_page(stem, *pair) for stem, pair in pairs().items()}
     pages |= {"setup.md": setup_page(), "attempts.md": attempts_page()}
     if METHOD in every_study():
-        before = studies()["small-face"].results("faces", "small-face").get(CIAO)
+        plans = ("small-face", "paper-encoders")
+        before = {
+            encoder: study.results(task, encoder)
+            for study in map(studies().get, plans)
+            if study
+            for task, encoder in study.pairs
+        }
         pages["method.md"] = method_page(every_study(), before)
     if (found := measured()) is not None:
         pages["streams.md"] = streams_page(found)
