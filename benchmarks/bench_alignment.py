@@ -69,9 +69,10 @@ def of_dlib(faces: list[Image.Image]) -> tuple[dict[str, Callable[[], None]], di
 
 
 def encoders(batch: int) -> dict[str, Callable[[], None]]:
-    """The bundled encoders on a batch, at each depth that is in the package."""
+    """The bundled encoders on a batch, at each depth that is in the package, and the paper's, with random weights."""
     cases = {"small-face": load_encoder("small-face")}
     cases |= {f"dlib-face, levels={levels}": load_encoder("dlib-face", levels=levels) for levels in (1, 2, 3)}
+    cases |= {name: load_encoder(name, pretrained=False) for name in ("prior_knowledge", "vggface2")}
 
     def run(encoder: torch.nn.Module, pixels: torch.Tensor) -> None:
         with torch.inference_mode():

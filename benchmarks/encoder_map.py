@@ -7,7 +7,8 @@
 `dlib-face-2-aligned` is `dlib-face` with `levels=2` on faces aligned by five landmarks. Each encoder reads every face
 once, and its mirror image; trainings read what was stored. With `--held_out`, three tenths of the training people are
 held out, others for each seed, and the test split is not opened. With `--painted`, the four painted worlds take the
-place of the photographs, as in examples/quickstart.py. Every training and probe appends a line to
+place of the photographs, as in examples/quickstart.py. `--encoder prior_knowledge` and `--encoder vggface2` read the
+folders that the commands of docs/encoders.md write. Every training and probe appends a line to
 benchmarks/results/encoder_map.jsonl as soon as it is there, so an interrupted run goes on where it stopped;
 `docs/make_encoder_map.py` writes docs/encoders.md from that file.
 """
@@ -51,6 +52,7 @@ ENCODERS = (
     *("dlib-face-3-aligned", "dlib-face-3", "small-face-aligned", "small-face"),
     *("dlib-face-2-aligned", "dlib-face-2", "dlib-face-1-aligned", "dlib-face-1"),
 )
+TRAINED = {"prior_knowledge": "runs/pk/encoder", "vggface2": "runs/vggface2/encoder"}  # as docs/encoders.md trains them
 RECIPE: dict[str, Any] = {
     "num_train_epochs": 12,
     "per_device_train_batch_size": 128,
@@ -103,6 +105,8 @@ def load_by_name(name: str) -> tuple[torch.nn.Module, Preprocessing]:
     plain = name.removesuffix("-aligned")
     if plain.startswith("dlib-face-"):
         encoder: Any = load_encoder("dlib-face", levels=int(plain[-1]))
+    elif plain in TRAINED:
+        encoder = load_encoder(plain, weights=TRAINED[plain])
     else:
         encoder = load_encoder(plain)
     aligned = {"align": "five-points"} if name.endswith("-aligned") else {}
