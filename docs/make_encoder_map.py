@@ -171,9 +171,9 @@ Photographs in six expressions, {faces[0]:,} to train on and {faces[1]:,} test f
 who are in the training split, too, and take no part in the probes. "Aligned" adds the time of landmarks and chip for a
 picture of 96 pixels; times are those of the section on alignment, on one core. "Expression" and "identity" are the
 linear probes of `benchmarks/encoder_probe.py`, in percent (expression: accuracy / balanced accuracy). A dash was not
-measured. `prior_knowledge` and `vggface2` are trained as said [below](#trained-on-two-cores), where probes of theirs stand
-as well; their weights are not in the package. ImageNet networks are not among these: no package ships their weights,
-timm downloads them.
+measured. `prior_knowledge` and `vggface2` are trained as said [below](#trained-on-two-cores), where probes of theirs
+stand as well; their weights are not in the package. ImageNet networks are not among these: no package was found that
+ships their weights, timm downloads them.
 
 {facts(test)}
 
