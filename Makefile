@@ -5,7 +5,7 @@ WORKERS ?= 2
 SECONDS ?= 600
 KILLS ?= 1000
 
-.PHONY: help quickstart test test-oldest lint format bench fuzz faults docs docs-site clean
+.PHONY: help quickstart test test-oldest test-wheel lint format bench fuzz faults docs docs-site clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/' | column -t -s:
@@ -23,6 +23,11 @@ test-oldest:  ## the tests with the oldest dependencies that pyproject.toml allo
 	$(PYTHON_IN) -m venv build/oldest
 	$(PYTHON_IN) -m uv pip install --python build/oldest/bin/python --resolution lowest-direct --editable '.[dev]'
 	OMP_NUM_THREADS=1 build/oldest/bin/python -m pytest --quiet --numprocesses $(WORKERS) --dist worksteal
+
+test-wheel:  ## the README and the notebooks from a wheel, in a clean environment and another folder
+	@.ci/environment $(VENV)
+	$(PYTHON_IN) -m pip install --quiet uv
+	$(PYTHON_IN) .ci/wheel.py build/wheel
 
 lint:  ## what ruff says of code and format, and the type checker of code and public names
 	@.ci/environment $(VENV) dev

@@ -14,6 +14,7 @@ Example:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,15 +22,23 @@ _LONGEST = 200
 _LONGEST_VALUE = 80
 _LONGEST_MESSAGE = 4000
 _MOST = 50
+_MOST_READ = 100_000
+_URL = re.compile(r"((?<![\w+.:-])[\w+.:-]{2,}:/{1,3})([^\s'\"<>]*)")  # a `Path` leaves one slash
+_URL_IN_QUOTES = re.compile(r"(?<=')([\w+.:-]{2,}:/{1,3})([^']*)(?=')")
+_WHOLE_URL = re.compile(r"(?s)\A([\w+.:-]{2,}:/{1,3})(.*)")  # a password may have spaces and quotes
+_QUERY = re.compile(r"([?#&;][^=?#&;]*(=?))[^?#&;]*")
 
 
 def shortened(text: str, longest: int = _LONGEST) -> str:
-    """A text that fits into a message: its middle is left out where it is longer.
+    """A text that fits into a message: its middle is left out where it is longer, and what is secret in its URLs.
 
     Example:
         >>> shortened("a" * 1000, 11)
         'aaaa...aaaa'
+        >>> shortened("Nothing at https://ann:key@example.org/fer?token=1f.")
+        'Nothing at https://***@example.org/fer?token=***.'
     """
+    text = _URL.sub(_without_secrets, _URL_IN_QUOTES.sub(_without_secrets, _readable(text)))
     side = (longest - 3) // 2
     return text if len(text) <= longest else f"{text[:side]}...{text[-side:]}"
 
@@ -41,6 +50,8 @@ def quoted(value: object, longest: int = _LONGEST_VALUE) -> str:
         >>> quoted([0] * 1000, 20)
         '[0, 0, 0...0, 0, 0]'
     """
+    if isinstance(value, str):
+        value = _WHOLE_URL.sub(_without_secrets, _readable(value))
     return shortened(repr(value), longest)
 
 
@@ -62,11 +73,26 @@ def listed(names: Iterable[object]) -> str:
     return f"{shown} and {len(ordered) - _MOST:,} more" if len(ordered) > _MOST else shown or "none"
 
 
+def _readable(text: str) -> str:
+    return text if len(text) <= _MOST_READ else text[: _MOST_READ // 2] + text[-_MOST_READ // 2 :]
+
+
+def _without_secrets(url: re.Match[str]) -> str:
+    """A URL without name and password, and without the values of its query, one of which may be a key."""
+    start, rest = url.groups()
+    plain = rest.rstrip(".,:;)")  # of the sentence
+    before, at, after = plain.rpartition("@")
+    container = start.rstrip("/").lower().endswith(("az:", "abfs:", "abfss:")) and ":" not in before
+    there = f"***@{after}" if at and not container and (":" in before or "/" not in before) else plain
+    return start + _QUERY.sub(lambda part: f"{part[1] if part[2] else part[1][0]}***", there) + rest[len(plain) :]
+
+
 class CIAOError(Exception):
     """Base of every error raised on purpose by this library.
 
     Catch it to handle whatever this library refuses; errors of other libraries and mistakes in code pass through. No
-    message is longer than 4,000 characters, whatever a file holds: its middle is left out.
+    message is longer than 4,000 characters, whatever a file holds: its middle is left out. None repeats what is secret
+    in a URL: name and password, and the values of a query.
 
     Example:
         >>> issubclass(ConfigError, CIAOError), issubclass(ConfigError, ValueError)

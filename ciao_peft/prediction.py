@@ -19,7 +19,7 @@ from .errors import ConfigError, DataError, DataNotFoundError, InputError
 from .preprocessing import Preprocessing
 from .preprocessing.ahead import in_threads
 from .probabilities import Prior, probabilities
-from .progress import hides_bars
+from .progress import long_work
 
 if TYPE_CHECKING:
     import numpy as np
@@ -247,7 +247,6 @@ def read_pictures(
     check_number("batch_size", batch_size, int, 1, error=InputError)
     if len(pictures) == 1:
         return batch_answers(read, join([fit(pictures[0])]), configs, prior)
-    from tqdm.auto import tqdm
 
     def fitted(numbered: tuple[int, Any]) -> Fitted:
         index, picture = numbered
@@ -256,10 +255,9 @@ def read_pictures(
         except DataError as error:
             raise type(error)(f"Picture {index} of {len(pictures)}: {error}") from error
 
-    quiet = hides_bars(disable_tqdm)
     answers = []
     numbered = ((index, pictures[index]) for index in range(len(pictures)))
-    with tqdm(total=len(pictures), unit="picture", disable=quiet) as progress:
+    with long_work(len(pictures), "predict", "picture", disable_tqdm) as progress:
         made = in_threads(fitted, numbered, ahead=2 * batch_size)
         while batch := list(islice(made, min(batch_size, len(pictures)))):
             answers += batch_answers(read, join(batch), configs, prior)

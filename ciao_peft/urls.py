@@ -27,8 +27,9 @@ SCHEMES = tuple(_PACKAGES)
 _LONGEST = 1024
 _LOOKS_LIKE_ONE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(?:://|::)")
 _PART = re.compile(r"[\w .=+,@~()!&'$-]+")  # not %, ?, # or * and [], which mean something to a server or to fsspec
-_HOST = re.compile(r"[\w.-]+(?::\d{1,5})?", re.ASCII)
-_HOST_OF_AZURE = re.compile(r"[\w.-]+(?:@[\w.-]+)?", re.ASCII)
+_NAME = r"\w[\w-]*(?:\.\w[\w-]*)*"  # no '..', no '.' at an end, no '-' before a name
+_HOST = re.compile(rf"{_NAME}(?::\d{{1,5}})?", re.ASCII)
+_HOST_OF_AZURE = re.compile(rf"{_NAME}(?:@{_NAME})?", re.ASCII)
 
 
 @dataclass(frozen=True)

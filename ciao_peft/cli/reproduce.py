@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, StudyError
+from ..progress import long_work
 from .engines import add_engine, engine_of
 
 if TYPE_CHECKING:
@@ -171,9 +171,7 @@ def _list() -> None:
 
 
 def _bar(total: int, quiet: bool) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, unit="training", disable=True if quiet else not sys.stderr.isatty())
+    return long_work(total, "reproduce", "training", disable_tqdm=True if quiet else None)
 
 
 def _say(line: str) -> None:

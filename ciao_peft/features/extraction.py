@@ -19,7 +19,7 @@ from ..engine import RayEngine, engine_from, ray_running
 from ..errors import CIAOError, ConfigError, FeatureCacheError
 from ..model import CIAOModel
 from ..preprocessing import Preprocessing
-from ..progress import hides_bars
+from ..progress import hides_bars, long_work
 from ..remote import is_url
 from ..saving.files import local_path
 from ..surroundings import as_tensor, outside_inference
@@ -361,12 +361,12 @@ def _progress_bars(layout: FeatureLayout, where: str, processes: Processes | Non
     """Prints the size of the features and returns a function that opens a progress bar over a number of rows."""
     from tqdm.auto import tqdm
 
-    quiet = hides_bars(disable_tqdm)
-    quiet = quiet or (processes is not None and not processes.is_main)
-    if not quiet:
+    if processes is not None and not processes.is_main:
+        disable_tqdm = True
+    if not hides_bars(disable_tqdm):
         size = readable_size(layout.row_bytes() * layout.num_rows)
         tqdm.write(f"Storing features {where}: {layout.num_rows} rows of {readable_size(layout.row_bytes())}, {size}.")
-    return lambda total: tqdm(total=total, desc="features", unit="row", disable=quiet, leave=False)
+    return lambda total: long_work(total, "features", "row", disable_tqdm, leave=False)
 
 
 def _say_that_it_waits(folder: Path, disable_tqdm: bool | None) -> None:

@@ -61,7 +61,7 @@ def train_here(plan: Plan, folder: Path, num_threads: int | None, *, bar: Any, s
     """
     set_num_threads(num_threads)
     worklist = Worklist(plan, folder, say)
-    with bar(worklist.look().total) as shown:
+    with started(bar, worklist.look()) as shown:
         return worklist.work(lambda progress, doing: show(shown, progress, doing))
 
 
@@ -74,6 +74,7 @@ def train_in_processes(
     bar: Any,
     say: Callable[[str], None],
     worklist_class: type[Worklist] = Worklist,
+    watching: Worklist | None = None,
 ) -> Progress:
     """Trains what a plan asks for in new processes, and watches them.
 
@@ -83,11 +84,12 @@ def train_in_processes(
         plan, folder, num_threads, bar, say: As for `train_here`.
         num_processes: How many.
         worklist_class: What each of them works off.
+        watching: The worklist by which this process watches; one of `worklist_class` when left out.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C, when every process has ended the update that it was making.
     """
-    worklist = worklist_class(plan, folder, say)
+    worklist = worklist_class(plan, folder, say) if watching is None else watching
     context = multiprocessing.get_context("spawn")
     stopped, stop = context.Pipe(duplex=False)  # closed with this process, however that ends, or before
     # A pool each: the death of a process breaks its pool, and with it all that a pool has.
@@ -95,7 +97,7 @@ def train_in_processes(
     pools = [ProcessPoolExecutor(1, **settings) for _ in range(num_processes)]
     answers: list[Future[tuple[Progress, list[str]]]] = []
     try:
-        with bar(worklist.look().total) as shown:
+        with started(bar, worklist.look()) as shown:
             for pool in pools:
                 answers.append(pool.submit(_work, plan, folder, num_threads, worklist_class))
                 pool.shutdown(wait=False)  # its process ends with its work
@@ -134,7 +136,7 @@ def train_on_ray(
         LaunchError: Ray cannot be reached, or was lost.
     """
     worklist = RayWorklist(plan, folder, engine, num_threads, say)
-    with bar(worklist.look().total) as shown:
+    with started(bar, worklist.look()) as shown:
         return worklist.work(lambda progress, doing: show(shown, progress, doing))
 
 
@@ -208,6 +210,18 @@ def set_num_threads(count: int | None) -> None:
 
     if count is not None:
         torch.set_num_threads(count)
+
+
+def started(bar: Callable[[int], Any], progress: Progress) -> Any:
+    """A bar that knows what was done before, so that it tells how long the rest takes.
+
+    Args:
+        bar: From a total to a progress bar, as `tqdm` makes it.
+        progress: How far a study is at its start.
+    """
+    shown = bar(progress.total)
+    shown.initial = shown.n = progress.done
+    return shown
 
 
 def show(bar: Any, progress: Progress, doing: str) -> None:

@@ -100,6 +100,8 @@ class Worklist:
     folder: Path
     say: Callable[[str], None]
     progress: Progress
+    disable_tqdm: bool | None = True
+    """Of the passes that store features, as for `cache_features`."""
 
     def __init__(self, plan: Plan, folder: Path, say: Callable[[str], None] = print):
         self.plan, self.folder, self.say = plan, folder, say
@@ -343,7 +345,7 @@ class Worklist:
                 self._encoders[encoder.name],
                 self.folder / "features",
                 self.plan.feature_dtype,
-                disable_tqdm=True,
+                disable_tqdm=self.disable_tqdm,
             )
         return self._materials[pair]
 

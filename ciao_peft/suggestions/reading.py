@@ -23,7 +23,7 @@ from ..prediction import check_preprocessing, is_several
 from ..preprocessing import Preprocessing
 from ..preprocessing.ahead import in_threads
 from ..preprocessing.pictures import is_broken_picture
-from ..progress import hides_bars
+from ..progress import long_work
 
 __all__ = ["Read", "pictures_below", "read_faces"]
 
@@ -116,9 +116,7 @@ def read_faces(
             batches, total = _stored_batches(model, faces, batch_size), len(faces)
         else:
             batches, total = _live_batches(model, faces, found, batch_size)
-        from tqdm.auto import tqdm
-
-        with tqdm(total=total, unit="face", disable=hides_bars(disable_tqdm)) as progress:
+        with long_work(total, "suggest", "face", disable_tqdm) as progress:
             for rows, pixels, features in batches:
                 parts.append(_known_of(model, adapter, pixels, features))
                 found.rows += rows

@@ -14,6 +14,8 @@
 # The paper compares networks without and with CIAO, on several tasks and two encoders. This notebook shows a row of its
 # Table I, trains the same comparison on another task, and writes the table and the report of it. The task is small and
 # painted, with one epoch and two seeds, so that it takes half a minute; its numbers say nothing of real faces.
+#
+# It needs what reports need: `pip install 'ciao_peft[study]'`.
 
 # %%
 import tempfile

@@ -67,6 +67,15 @@ def test_a_url_is_what_was_written(url):
         ("https://example.org/fer#part", "no plain path"),
         ("https://ann:secret@example.org/fer", "without name and password"),
         ("https://exa mple.org/fer", "must begin with a host"),
+        ("https://../fer", "must begin with a host"),
+        ("https://example..org/fer", "must begin with a host"),
+        ("https://.example.org/fer", "must begin with a host"),
+        ("https://-/fer", "must begin with a host"),
+        ("https://..:80/fer", "must begin with a host"),
+        ("s3://../fer", "must begin with a bucket"),
+        ("gs://./fer", "must begin with a bucket"),
+        ("az://../fer", "must begin with a bucket"),
+        ("abfs://container@../fer", "name and password"),
         ("s3://bucket/" + "a" * 2000, "at most 1024"),
     ],
 )
@@ -93,6 +102,7 @@ def test_any_text_is_a_plain_folder_or_refused(text, start):
         return
     parts = str(url).partition("://")[2].split("/")
     assert all(part and part.strip(". ") for part in parts)
+    assert url.scheme == "memory" or all(name[:1].isalnum() or name[:1] == "_" for name in parts[0].split("."))
     assert not set("%?#*[]\\\n\0") & set(str(url))
     assert parse_url(str(url)) == url
 

@@ -184,6 +184,13 @@ def method_from_file(path: str | os.PathLike[str]) -> Method:
         ...     method_from_file(path).config
         {'temperature': 1.0}
     """
+    if os.path.isdir(path) or not os.path.lexists(path):
+        best = os.path.join(path, "best.json")
+        here = f"; name the file in it: {quoted(best)}" if os.path.isfile(best) else ""
+        raise ConfigError(
+            f"{quoted(os.fspath(path))} is {'a folder' if os.path.isdir(path) else 'missing'}, not the JSON file of a "
+            f"method{here or '. `ciao tune` and `ciao search` write one, best.json, into their `--output_dir`'}."
+        )
     values = read_json(path, error=ConfigError)
     keys = [part.name for part in dataclasses.fields(Method)]
     values = checked_keys(f"the method in {str(path)!r}", values, [*keys, "rival", "search"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...engine import RayEngine, RayTasks, ray_running
 from ...errors import DivergenceError
+from ...progress import long_work
 from ..plan import Method
 from .objective import Objective
 from .space import SearchSpace, method_with
@@ -19,7 +20,12 @@ __all__ = ["work_on_ray"]
 
 
 def work_on_ray(
-    study: SharedStudy, space: SearchSpace, objective: Objective, total: int, quiet: bool, engine: RayEngine
+    study: SharedStudy,
+    space: SearchSpace,
+    objective: Objective,
+    total: int,
+    disable_tqdm: bool | None,
+    engine: RayEngine,
 ) -> None:
     """Keeps every worker at a trial, until as many are done or at work in other processes.
 
@@ -28,19 +34,17 @@ def work_on_ray(
         space: Where to look.
         objective: What a trial is scored on; each worker makes its own from the same task and encoder.
         total: How many trials, over all processes.
-        quiet: Whether to show no bar.
+        disable_tqdm: As for `search`.
         engine: Says where Ray runs, and how many trials are made at once.
 
     Raises:
         Exception: what a trial raised; the trials at work count as never begun.
         LaunchError: Ray cannot be reached, or workers were lost again and again.
     """
-    from tqdm.auto import tqdm
-
     distributions, content = space.distributions(objective.method), pickle.dumps(objective.parts())
     with (
         ray_running(engine),
-        tqdm(total=total, initial=len(study.done()), desc="search", unit="trial", disable=quiet) as bar,
+        long_work(total, "search", "trial", disable_tqdm, initial=len(study.done())) as bar,
     ):
         tasks, at_work = RayTasks(engine, _score_there), {}
         try:

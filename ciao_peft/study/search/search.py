@@ -13,7 +13,7 @@ from ...checking import check_number
 from ...engine import RayEngine, engine_from
 from ...errors import ConfigError, DivergenceError, MissingExtraError, TrainingError
 from ...markdown import markdown_table
-from ...progress import hides_bars
+from ...progress import long_work
 from ...saving import local_path, write_file
 from ...trainer import trains_at_once
 from ..plan import Encoder, Method, Task
@@ -97,21 +97,18 @@ def search_settings(
     objective = Objective(task, encoder, method, folder / "features", **rest)
     settings = objective.settings() | {"space": dataclasses.asdict(space), "pruner": pruner}
     study = SharedStudy(folder, settings, seed, pruner)
-    quiet = hides_bars(disable_tqdm)
     with study.counted_as_alive():
         if chosen is None:
-            _work(study, space, objective, trials, quiet)
+            _work(study, space, objective, trials, disable_tqdm)
         else:
-            work_on_ray(study, space, objective, trials, quiet, chosen)
+            work_on_ray(study, space, objective, trials, disable_tqdm, chosen)
     return _write_result(study, space, objective)
 
 
-def _work(study: SharedStudy, space: SearchSpace, objective: Objective, total: int, quiet: bool) -> None:
+def _work(study: SharedStudy, space: SearchSpace, objective: Objective, total: int, disable_tqdm: bool | None) -> None:
     """Trial after trial, until as many are done or at work in other processes."""
-    from tqdm.auto import tqdm
-
     distributions = space.distributions(objective.method)
-    with tqdm(total=total, initial=len(study.done()), desc="search", unit="trial", disable=quiet) as bar:
+    with long_work(total, "search", "trial", disable_tqdm, initial=len(study.done())) as bar:
         while trials := study.ask_several(distributions, total, trains_at_once()):
             methods = [method_with(objective.method, trial.params) for trial in trials]
             reports = [_report_of(trial) for trial in trials]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...data import hold_out, stratified_folds
-from ...errors import DataError
+from ...errors import DataError, quoted
 from ..data import FoldFaces, LoadedTask
 
 
@@ -53,6 +53,36 @@ def dealt(loaded: LoadedTask, num_parts: int) -> DealtTask:
     task = DealtTask(**values, num_parts=num_parts)
     assert task.parts  # dealt at once, so that what cannot be is told before anything is stored
     return task
+
+
+def check_choice(loaded: LoadedTask) -> None:
+    """Refuses a training split on which all candidates would do alike.
+
+    Args:
+        loaded: With a training split.
+
+    Raises:
+        DataError: all labels are the same, or fewer than two classes have two pictures.
+    """
+    from datasets import ClassLabel
+
+    faces = loaded.folds[0].train
+    labels = np.asarray(faces["label"])
+    name = quoted(loaded.task.name)
+    if len(labels) and (labels == labels[0]).all():
+        one = loaded.labels.names[int(labels[0])] if labels.ndim == 1 and labels.dtype.kind == "i" else labels[0]
+        raise DataError(
+            f"All {len(labels)} pictures of the training split of {name} have the label {quoted(str(one))}: there is "
+            "nothing to tell apart. Give a folder or a column with two classes or more."
+        )
+    if isinstance((faces.features or {}).get("label"), ClassLabel):
+        counts = Counter(labels.tolist())
+        enough = [loaded.labels.names[label] for label, count in counts.items() if count > 1]
+        if len(enough) < 2:
+            raise DataError(
+                f"{len(enough)} of the {len(counts)} classes of {name} have two training pictures or more, and two "
+                "have to: a class is trained on in some parts and scored in another. Add pictures, or join classes."
+            )
 
 
 FEW_GROUPS = 10

@@ -84,10 +84,12 @@ class Halving(Worklist):
     Attributes:
         rung: At which this is, from 0.
         epochs: Of every rung.
+        told: Called with each record that is new, when `progress` has it.
     """
 
     rung: int
     epochs: tuple[float, ...]
+    told: Callable[[Record], None] | None = None
 
     def __init__(self, plan: Plan, folder: Path, say: Callable[[str], None] = print):
         super().__init__(plan, folder, say)
@@ -194,7 +196,8 @@ class Halving(Worklist):
 
     def look(self) -> Progress:
         """Reads what was added to the records. Loads no data: records are told apart by what the plan says of them."""
-        for record in self._results.update():
+        new = self._results.update()
+        for record in new:
             self._by_key[record.key] = record
             if record.metric == self.task.metric:
                 self._by_name[record.method, record.seed, record.epochs] = record
@@ -207,6 +210,9 @@ class Halving(Worklist):
             for part in range(self.plan.search_seeds)
         )
         self.progress.total = self.plan.search_seeds * sum(self._sizes())
+        if self.told is not None:
+            for record in new:
+                self.told(record)
         return self.progress
 
     def _is_done(self) -> bool:

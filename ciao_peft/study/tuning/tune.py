@@ -6,20 +6,22 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...checking import check_number
 from ...errors import ConfigError
-from ...progress import hides_bars
+from ...progress import place_to_speak, span
 from ...saving import local_path, write_file
 from ..plan import Encoder, Method, Plan, Task
 from .choice import Tried, TuneResult, choose, table_of, verdict_of
 
 if TYPE_CHECKING:
     from ..data import LoadedTask
+    from ..records import Record
     from .halving import Halving
 
 BEST_FILE = "best.json"
@@ -81,11 +83,12 @@ def tune(
         feature_dtype: In which features are stored, as for `cache_features`; the encoder's own when left out.
         num_processes: Processes that share the work on this machine.
         num_threads: Of torch, in each; the cores shared out when left out.
-        disable_tqdm: No progress bar; when left out, none unless a terminal is there to show it.
+        disable_tqdm: Says nothing; when left out, a bar moves in a terminal, and a log gets a line for each training.
 
     Raises:
         ConfigError: a value out of range; or a metric that does not fit the labels.
-        DataNotFoundError, DataError: the task's training split cannot be read, or has too few people.
+        DataNotFoundError, DataError: the task's training split cannot be read, has too few people, the same label
+            everywhere, or fewer than two classes with two pictures.
         TrainingError: no candidate has a score.
 
     Example:
@@ -99,6 +102,7 @@ def tune(
         (['gain', 'last convolution, head of gain', 'no mask, head of gain'], True)
     """
     from .candidates import SMALL_WORLD, make_candidates, recipe_for, settings_of_recipe, with_baselines
+    from .folds import check_choice
     from .halving import Halving
 
     check_number("num_processes", num_processes, int, 1)
@@ -110,6 +114,7 @@ def tune(
         raise ConfigError("`train_fraction` of a task is for its table; `tune` deals the whole training split.")
     encoder = encoder if isinstance(encoder, Encoder) else Encoder(name=encoder)
     loaded = _loaded(task if metric is None else replace(task, metric=metric))
+    check_choice(loaded)
     task, num_pictures = loaded.task, len(loaded.folds[0].train)
     recipe = recipe_for(num_pictures) if recipe is None else recipe
     folds = (3 if num_pictures < SMALL_WORLD else 2) if folds is None else folds
@@ -134,7 +139,7 @@ def tune(
     folder = local_path(output_dir)
     halving = Halving(plan, folder / TRIALS, _say)
     halving.load(loaded)
-    _work(halving, plan, num_processes, num_threads, quiet=hides_bars(disable_tqdm))
+    _work(halving, plan, num_processes, num_threads, disable_tqdm)
     return _result(halving, plan, recipe, folder)
 
 
@@ -154,23 +159,57 @@ def _loaded(task: Task) -> LoadedTask:
     return replace(loaded, task=replace(task, metric=loaded.metric, config={**settings, **task.config}))
 
 
-def _work(halving: Halving, plan: Plan, num_processes: int, num_threads: int | None, *, quiet: bool) -> None:
+def _work(halving: Halving, plan: Plan, num_processes: int, num_threads: int | None, disable_tqdm: bool | None) -> None:
     from tqdm.auto import tqdm
 
-    from ..runner import set_num_threads, show, train_in_processes, usable_cores
+    from ..runner import set_num_threads, show, started, train_in_processes, usable_cores
     from .halving import Halving
 
-    def bar(total: int) -> Any:
-        return tqdm(total=total, unit="training", desc="tune", disable=quiet)
+    place = place_to_speak(disable_tqdm)
 
+    def bar(total: int) -> Any:
+        return tqdm(total=total, unit="training", desc="tune", disable=place in ("log", "nowhere"))
+
+    if place == "log":
+        _say(_beginning(halving))
+        halving.told = _teller(halving)
     if num_processes > 1:
         threads = max(1, usable_cores() // num_processes) if num_threads is None else num_threads
-        train_in_processes(
-            plan, halving.folder, threads, num_processes, bar=bar, say=halving.say, worklist_class=Halving
-        )
+        watching = Halving(plan, halving.folder, halving.say)
+        watching.look()
+        watching.told, halving.told = halving.told and _teller(watching), None
+        these: dict[str, Any] = {"worklist_class": Halving, "watching": watching}
+        train_in_processes(plan, halving.folder, threads, num_processes, bar=bar, say=halving.say, **these)
+        halving.look()
     set_num_threads(num_threads)
-    with bar(halving.look().total) as moving:
+    halving.disable_tqdm = disable_tqdm
+    with started(bar, halving.look()) as moving:
         halving.work(lambda progress, doing: show(moving, progress, doing))
+
+
+def _beginning(halving: Halving) -> str:
+    progress, parts = halving.look(), halving.plan.search_seeds
+    rungs = ", ".join(f"{epochs:g}" for epochs in halving.epochs)
+    before = f"; {progress.done} are there from before" if progress.done else ""
+    return (
+        f"tune: {len(halving.plan.methods)} candidates, {parts} parts, rungs of {rungs} epochs: {progress.total} "
+        f"trainings{before}. The features are stored first; then a line for each training that ends."
+    )
+
+
+def _teller(halving: Halving) -> Callable[[Record], None]:
+    """Says in a log what came of a training."""
+    began = time.monotonic()
+
+    def tell(record: Record) -> None:
+        progress, parts = halving.progress, halving.plan.search_seeds
+        came = "diverged" if record.error is not None else f"{record.metric} {record.score:.3f}"
+        _say(
+            f"tune: {progress.done} of {progress.total} after {span(time.monotonic() - began)}: {record.method}, "
+            f"epochs {record.epochs:g}, part {record.seed + 1} of {parts}: {came}"
+        )
+
+    return tell
 
 
 def _result(halving: Halving, plan: Plan, recipe: str, folder: Path) -> TuneResult:
