@@ -99,10 +99,12 @@ def on_page_content(html: str, page: Any, files: Any, **_: Any) -> str:
 
 
 def drawn(formula: re.Match[str]) -> str:
-    """A formula in LaTeX as MathML."""
+    """A formula in LaTeX as MathML; one on lines of its own scrolls where it is wider than a phone."""
     from latex2mathml.converter import convert
 
-    return convert(unescape(formula[2]), display="block" if formula[1] == "[" else "inline")
+    if formula[1] == "[":
+        return f'<div class="formula">{convert(unescape(formula[2]), display="block")}</div>'
+    return convert(unescape(formula[2]), display="inline")
 
 
 def on_post_build(config: Any) -> None:

@@ -29,7 +29,7 @@ looks = {"glad": Expression(mouth_curve=1.0, mouth_open=0.4), "cross": Expressio
 rows = []
 for name, look in looks.items():
     for number in range(24):
-        face = Image.fromarray(paint_face(expression=look, seed=number, size=64))
+        face = paint_face(expression=look, seed=number, size=64)
         path = Path("faces", "train" if number < 20 else "test", name, f"{number}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         face.save(path)
@@ -41,7 +41,7 @@ with open("labels.csv", "w", newline="") as file:
     table = csv.DictWriter(file, ["image", "emotion", "subject"])
     table.writeheader()
     table.writerows(rows)
-Image.fromarray(paint_face(size=200)).save("face.jpg")
+paint_face(size=200).save("face.jpg")
 scene = np.full((220, 440, 3), 128, np.uint8)
 for place, look in enumerate(looks.values()):
     scene[20:200, 20 + 200 * place : 200 + 200 * place] = paint_face(expression=look, seed=place, size=180)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
-from .errors import CIAOError, ConfigError, listed, shortened
+from .errors import CIAOError, ConfigError, InputError, listed, shortened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +18,7 @@ __all__ = [
     "check_flag",
     "check_known",
     "check_number",
+    "check_plain",
     "checked_keys",
     "closest",
     "is_number",
@@ -258,6 +259,38 @@ def all_finite(tensor: Tensor) -> bool:
     # One pass over memory, and no copy: a sum is finite only if all are, unless it overflows.
     total = tensor.detach().sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
     return bool(total.isfinite()) or bool(tensor.isfinite().all())
+
+
+def check_plain(name: str, tensor: Tensor, *, has_values: bool = False) -> None:
+    """Refuses tensors that hold their values in another way than an array does: sparse, nested or quantized ones.
+
+    Args:
+        name: Of the argument, for the message.
+        tensor: Any tensor. While `torch.compile` traces, it is taken for a plain one.
+        has_values: Refuse tensors of the meta device as well, which have none.
+
+    Raises:
+        InputError: it is none.
+
+    Example:
+        >>> import torch
+        >>> check_plain("labels", torch.eye(2).to_sparse())
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.InputError: `labels` must be a plain tensor; got a sparse one. Try `.to_dense()`.
+    """
+    import torch
+
+    if torch.compiler.is_compiling():
+        return
+    if tensor.is_nested:
+        raise InputError(f"`{name}` must be a plain tensor; got a nested one. Pad its rows to one size.")
+    if tensor.layout is not torch.strided:
+        raise InputError(f"`{name}` must be a plain tensor; got a sparse one. Try `.to_dense()`.")
+    if tensor.is_quantized:
+        raise InputError(f"`{name}` must be a plain tensor; got a quantized one. Try `.dequantize()`.")
+    if has_values and tensor.device.type == "meta":
+        raise InputError(f"`{name}` must hold values; got a tensor of the meta device, which has none.")
 
 
 def values_at_hand(tensor: Tensor) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ._shapes import Bool, Float, Int, Num
-from .checking import values_at_hand
+from .checking import check_plain, values_at_hand
 from .config import CIAOConfig
 from .errors import InputError
 
@@ -141,6 +141,7 @@ def check_labels(labels: Tensor, config: CIAOConfig, batch_size: int | None = No
     """
     if not isinstance(labels, Tensor):
         raise InputError(f"`labels` must be a tensor; got {type(labels).__name__}. Try `torch.as_tensor(labels)`.")
+    check_plain("labels", labels)
     count = config.num_labels
     single = config.problem_type == "single_label_classification"
     if config.problem_type == "regression" and labels.ndim == 1 and count == 1:

@@ -8,7 +8,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from ..checking import all_finite, values_at_hand
+from ..checking import all_finite, check_plain, values_at_hand
 from ..errors import InputError
 
 __all__ = ["check_features", "check_pixels", "frames_of_clips"]
@@ -54,6 +54,7 @@ pictures need three equal channels: `.expand(-1, 3, -1, -1)`.
     if not isinstance(pixel_values, Tensor):
         kind = type(pixel_values).__name__
         raise InputError(f"`pixel_values` must be a tensor; got {kind}. `model.predict` takes files and images.")
+    check_plain("pixel_values", pixel_values)
     # `shape[0]`, and never `len`, in all that `torch.export` goes through: a length is one number for good.
     if tuple(pixel_values.shape[1:]) != tuple(input_size) or pixel_values.shape[0] == 0:
         gray = pixel_values.ndim == 4 and pixel_values.shape[1] == 1 and channels == 3
@@ -143,6 +144,8 @@ def check_features(
     expected = ", ".join(f"(B, {', '.join(map(str, shape))})" for shape in shapes)
     if not all(isinstance(f, Tensor) and f.is_floating_point() for f in features):
         raise InputError(f"`features` are the floating-point tensors that `extract_features` returns: {expected}.")
+    for f in features:
+        check_plain("features", f)
     got = [tuple(f.shape) for f in features]
     # No set, and no `in` over rows: while a model is exported, the number of rows is a symbol without a value.
     one_batch = all(shape and shape[0] == got[0][0] != 0 for shape in got)

@@ -9,11 +9,14 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..door import parse_json
 from ..errors import CIAOError, DataError, DataNotFoundError, listed, quoted, shortened
 from ..urls import SCHEMES
+
+if TYPE_CHECKING:
+    import tarfile
 
 __all__ = ["Shards", "open_shards"]
 
@@ -23,6 +26,9 @@ _COLUMNS = ("image", "jpg", "png", "jpeg", "webp")
 _LABELS = ("label", "labels")
 _LARGEST_PICTURE = 2**28
 _LARGEST_LABEL = 2**20
+_LARGEST_GROUP = 2**31  # bytes of a column in a row group of Parquet, which is read at once
+_MOST_ROWS = 10**8  # of a Parquet file
+_ROWS_AT_ONCE = 1024
 _GROUPS_KEPT = 2  # row groups of Parquet that stay in memory
 
 
@@ -191,34 +197,30 @@ class _TarShards(Shards):
     def _samples(self, path: str) -> Iterable[tuple[tuple[int, int], Any]]:
         import tarfile
 
-        key, picture, label = None, None, None
+        sample, keys = _Sample(path), set[str]()
         with (
             _damage_told(f"{quoted(path)} is no tar that can be read"),
             self._filesystem.open(path, "rb") as file,
             tarfile.open(fileobj=file, mode="r:") as tar,
         ):
             for member in tar:
-                if not member.isreg():
+                key, ending = _sample_and_ending(member.name)
+                if member.isdir() or not key:  # other programs' notes, such as `._face.png`
                     continue
-                folder, name = posixpath.split(member.name)
-                stem, _, ending = name.partition(".")
-                if (folder, stem) != key:
-                    if picture is not None:
-                        yield picture, label
-                    key, picture, label = (folder, stem), None, None
-                ending = ending.lower()
-                if ending in _PICTURES:
-                    if not 0 <= member.size <= _LARGEST_PICTURE:
-                        raise DataError(f"{quoted(member.name)} in {quoted(path)} has no size of a picture.")
-                    picture = member.offset_data, member.size
-                elif ending in ("cls", "json") and member.size <= _LARGEST_LABEL:
-                    content = tar.extractfile(member)
-                    label = _label_in(b"" if content is None else content.read(), ending, path, label)
+                if key != sample.key:
+                    yield from sample.checked()
+                    if key in keys:
+                        raise DataError(
+                            f"{quoted(path)} has files of the sample {quoted(key)} in two places, and those of one "
+                            "sample must follow one another. Pack it again in the order of names."
+                        )
+                    keys.add(key)
+                    sample = _Sample(path, key)
+                sample.add(tar, member, ending)
             file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes damage for the end
+            if len(end := file.read(512)) < 512 or any(end):  # `tarfile` takes what is damaged for the end
                 raise DataError(f"{quoted(path)} is cut off or damaged behind byte {tar.offset:,}. Copy it again.")
-        if picture is not None:
-            yield picture, label
+        yield from sample.checked()
 
     def __len__(self) -> int:
         return len(self._members)
@@ -231,14 +233,70 @@ class _TarShards(Shards):
         return found
 
 
-def _label_in(content: bytes, ending: str, path: str, before: Any) -> Any:
+def _sample_and_ending(name: str) -> tuple[str, str]:
+    """What WebDataset takes for the name of a sample, and for what the file is of it; no name where it is none's."""
+    folder, file = posixpath.split(name)
+    stem, _, ending = file.partition(".")
+    return (posixpath.join(folder, stem), ending.lower()) if stem and ending else ("", "")
+
+
+class _Sample:
+    """Files of a tar that belong together: one picture, and at most one label.
+
+    Args:
+        path: Of the tar.
+        key: Name of the sample.
+    """
+
+    def __init__(self, path: str, key: str = ""):
+        self._path, self.key = path, key
+        self._picture: tuple[str, int, int] | None = None  # name, place and size
+        self._label: tuple[str, Any] | None = None  # name of its file, and what that says
+
+    def add(self, tar: tarfile.TarFile, member: tarfile.TarInfo, ending: str) -> None:
+        """Takes a file for what its ending says; others are left alone."""
+        if ending not in (*_PICTURES, "cls", "json"):
+            return
+        name = f"{quoted(member.name)} in {quoted(self._path)}"
+        if not member.isreg() or member.issparse():
+            raise DataError(f"{name} is a link or the like. Pack the files themselves (`tar --dereference`).")
+        if ending in _PICTURES:
+            if self._picture is not None:
+                raise DataError(f"{name} is a second picture of one sample, beside {quoted(self._picture[0])}.")
+            if not 0 <= member.size <= _LARGEST_PICTURE:
+                raise DataError(f"{name} has no size of a picture.")
+            self._picture = member.name, member.offset_data, member.size
+            return
+        if not 0 <= member.size <= _LARGEST_LABEL:
+            raise DataError(f"{name} has {member.size:,} bytes, which no label needs.")
+        content = tar.extractfile(member)
+        label = _label_in(b"" if content is None else content.read(), ending, self._path)
+        if label is None:
+            return
+        if self._label is not None and self._label[1] != label:
+            before, said = self._label
+            raise DataError(f"{name} says {quoted(label)}, and {quoted(before)} of the same sample {quoted(said)}.")
+        self._label = member.name, label
+
+    def checked(self) -> Iterator[tuple[tuple[int, int], Any]]:
+        """Place and size of the picture and its label, where there is a picture."""
+        if self._picture is not None:
+            yield self._picture[1:], None if self._label is None else self._label[1]
+        elif self._label is not None:
+            raise DataError(
+                f"{quoted(self._label[0])} in {quoted(self._path)} is the label of no picture. Give the files of a "
+                f"sample one name up to the first dot, and one of the endings {listed(_PICTURES)} to its picture."
+            )
+
+
+def _label_in(content: bytes, ending: str, path: str) -> Any:
     if ending == "cls":
         text = content.decode("ascii", "replace").strip()
         if not re.fullmatch(r"-?[0-9]{1,17}", text):
             raise DataError(f"A '.cls' in {quoted(path)} is no whole number: {quoted(text)}.")
         return int(text)
     values = parse_json(content, path, error=DataError)
-    return values.get("label", before) if isinstance(values, Mapping) else before
+    return values.get("label") if isinstance(values, Mapping) else None
 
 
 class _ParquetShards(Shards):
@@ -260,12 +318,15 @@ class _ParquetShards(Shards):
                     self.label_names = _names_in(file.schema_arrow.metadata, label, path)
                 elif _names_in(file.schema_arrow.metadata, label, path) != self.label_names:
                     raise DataError(f"{quoted(path)} has other classes than {quoted(self._paths[0])}.")
+                if (rows := file.metadata.num_rows) > _MOST_ROWS:
+                    raise DataError(f"{quoted(path)} says that it has {rows:,} rows; at most {_MOST_ROWS:,} are read.")
                 for group in range(file.num_row_groups):
                     self._groups.append((number, group))
                     self._firsts.append(total)
                     total += file.metadata.row_group(group).num_rows
-                if label is not None:
-                    labels += file.read([label])[label].to_pylist()
+                    _refuse_large(file, group, column, path)
+                    if label is not None:
+                        labels += _values(file, group, label, path)
         self._total, self.labels = total, labels if self._label is not None else None
         self._kept: OrderedDict[int, list[Any]] = OrderedDict()
 
@@ -296,7 +357,7 @@ class _ParquetShards(Shards):
         if place not in self._kept:
             number, group = self._groups[place]
             with self._opened(self._paths[number]) as file:
-                self._kept[place] = file.read_row_group(group, [self._column])[self._column].to_pylist()
+                self._kept[place] = _values(file, group, self._column, self._paths[number])
             while len(self._kept) > _GROUPS_KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(place)
@@ -304,6 +365,37 @@ class _ParquetShards(Shards):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_kept": OrderedDict()}
+
+
+def _values(file: Any, group: int, column: str, path: str) -> list[Any]:
+    """A column of a row group; never more at a time than may be read, whatever the file says of itself."""
+    size, read, values = _refuse_large(file, group, column, path), 0, []
+    # A value may stand once and be meant in every row: no batch is larger than its rows times all of the group.
+    rows_at_once = min(max(_LARGEST_GROUP // max(size, 1), 1), _ROWS_AT_ONCE)
+    for batch in file.iter_batches(rows_at_once, row_groups=[group], columns=[column]):
+        if (read := read + batch.nbytes) > _LARGEST_GROUP:
+            raise _too_large(group, column, path, f"more than {_LARGEST_GROUP:,}")
+        values += batch[column].to_pylist()
+    if len(values) != (rows := file.metadata.row_group(group).num_rows):
+        raise DataError(f"Row group {group} of {quoted(path)} is damaged: it has {len(values):,} of its {rows:,} rows.")
+    return values
+
+
+def _refuse_large(file: Any, group: int, column: str, path: str) -> int:
+    """The bytes that a column of a row group has, unpacked, as the file says."""
+    about = file.metadata.row_group(group)
+    parts = [about.column(number) for number in range(about.num_columns)]
+    size = sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] == column)
+    if not 0 <= size <= _LARGEST_GROUP:
+        raise _too_large(group, column, path, f"{size:,}")
+    return size
+
+
+def _too_large(group: int, column: str, path: str, size: str) -> DataError:
+    return DataError(
+        f"Row group {group} of {quoted(path)} has {size} bytes in its column {quoted(column)}; at most "
+        f"{_LARGEST_GROUP:,} are read at once. Write the file again with fewer rows in a group (`row_group_size=1000`)."
+    )
 
 
 @contextmanager

@@ -179,9 +179,11 @@ def _read_url(
 ) -> tuple[T, Snapshot]:
     url = parse_url(f"{source.rstrip('/')}/{prefix}" if prefix else source)
 
+    fetched: list[Path] = []
+
     def attempt(**how: bool) -> tuple[T, Snapshot]:
-        folder = fetch(url, files, **how, **stores)
-        return read(folder), Snapshot(folder, str(url))
+        fetched.append(fetch(url, files, **how, **stores))
+        return read(fetched[-1]), Snapshot(fetched[-1], str(url))
 
     try:
         return attempt(local_files_only=local_files_only, force_download=force_download)
@@ -192,9 +194,8 @@ def _read_url(
     try:
         return attempt(force_download=True)
     except AdapterFileError:
-        before = fetch(url, files, **stores)
         time.sleep(_SECONDS_OF_SAVING)  # somebody may be saving it: the config comes last
-        if fetch(url, files, **stores) == before:
+        if fetch(url, files, **stores) == fetched[-1]:
             raise
     return attempt()
 

@@ -8,15 +8,17 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor
 
-from ..checking import closest, is_number
+from ..checking import check_plain, closest, is_number
 from ..config import CIAOConfig
-from ..errors import ContradictionError, CorrectionError, InputError, UnknownLabelError, listed, quoted
+from ..errors import ContradictionError, CorrectionError, InputError, UnknownLabelError, listed, quoted, shortened
 from ..labels import check_labels
 from ..surroundings import as_tensor
 from .reading import as_rows
 from .rows import same_faces
 
-__all__ = ["distinct", "label_rows", "new_names"]
+__all__ = ["check_values", "distinct", "label_rows", "new_names"]
+
+_LARGEST = torch.finfo(torch.float32).max
 
 
 def new_names(given: Any, config: CIAOConfig, count: int) -> list[str]:
@@ -80,18 +82,59 @@ def label_rows(given: Any, config: CIAOConfig, count: int) -> Tensor:
 
 
 def _from_numbers(given: Any, config: CIAOConfig, count: int) -> Tensor:
-    try:
-        tensor = as_tensor(given)
-        if count == 1 and (tensor.ndim == 0 or (tensor.ndim == 1 and len(tensor) == config.num_labels > 1)):
-            tensor = tensor[None]
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"`labels` are no labels of {config.problem_type}: {quoted(given)} ({error}).") from None
+    tensor = _numbers(given, config)
+    if count == 1 and (tensor.ndim == 0 or (tensor.ndim == 1 and len(tensor) == config.num_labels > 1)):
+        tensor = tensor[None]
     if tensor.ndim == 1 and not tensor.is_floating_point() and config.problem_type == "single_label_classification":
         ids = tensor.tolist()
         for number in ids:
             if not 0 <= int(number) < config.num_labels:
                 _unknown(number, config)
     return as_rows(check_labels(tensor, config, count), config)
+
+
+def _numbers(given: Any, config: CIAOConfig) -> Tensor:
+    """Numbers as a tensor that has values."""
+    try:
+        tensor = as_tensor(given)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        why = shortened(str(error).splitlines()[0] if str(error) else type(error).__name__, 80)
+        raise InputError(f"`labels` are no labels of {config.problem_type}: {quoted(given)} ({why}).") from None
+    check_plain("labels", tensor, has_values=True)
+    return tensor
+
+
+def check_values(rows: Tensor, config: CIAOConfig, known: Tensor) -> None:
+    """Refuses regressed values that the adapter cannot have learned: one of them would tear all weights along.
+
+    Args:
+        rows: `(B, V)`, as `label_rows` gives them.
+        config: Of the adapter: gives `label_range`. Labels of other problems are checked by `label_rows`.
+        known: Labels of the memory, `(N, V)`, which widen the range where they lie beyond it.
+
+    Raises:
+        InputError: a value lies outside.
+
+    Example:
+        >>> config = CIAOConfig(problem_type="regression", num_labels=1, id2label={0: "arousal"})
+        >>> check_values(torch.tensor([[1e38]]), config, torch.empty(0, 1))
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.InputError: 'arousal' of correction 0 is 1e+38; values here run from -1 to 1 (`label_range`).
+    """
+    if config.problem_type != "regression":
+        return
+    low, high = config.label_range
+    if known.numel():
+        low, high = min(low, float(known.min())), max(high, float(known.max()))
+    outside = ((rows < low) | (rows > high)).nonzero()
+    if len(outside):
+        row, column = outside[0].tolist()
+        name, value = config.id2label[column], rows[row, column].item()
+        raise InputError(
+            f"{quoted(name)} of correction {row} is {value:g}; values here run from {low:g} to {high:g} "
+            "(`label_range`)."
+        )
 
 
 def _row(entry: Any, config: CIAOConfig) -> Tensor:
@@ -103,8 +146,10 @@ def _row(entry: Any, config: CIAOConfig) -> Tensor:
         for name, value in values.items():
             if name not in places:
                 _unknown(name, config)
-            if not is_number(value):
-                raise InputError(f"The label {quoted(name)} has {quoted(value)}, which is no finite number.")
+            if not is_number(value, float, -_LARGEST, _LARGEST):
+                raise InputError(
+                    f"The label {quoted(name)} has {quoted(value)}, which is no number that float32 holds."
+                )
             row[places[name]] = float(value)
         if kind == "regression" and len(values) < config.num_labels:
             raise InputError(f"A correction gives all values, {listed(places)}; got {listed(values)}.")
@@ -143,7 +188,7 @@ def _entries(given: Any, config: CIAOConfig, count: int) -> Any:
     if getattr(getattr(given, "dtype", None), "kind", "") in ("U", "S", "O"):  # names in an array of NumPy
         given = given.tolist()
     if isinstance(given, Tensor) or hasattr(given, "__array__"):
-        tensor = as_tensor(given)
+        tensor = _numbers(given, config)
         one = tensor.ndim == 0 or (count == 1 and tensor.ndim == 1 and len(tensor) == config.num_labels > 1)
         return [given] if one else list(tensor)
     several = count != 1 or config.problem_type != "multi_label_classification"

@@ -16,6 +16,7 @@ from ..config import CIAOConfig
 from ..errors import AdapterFileError, ConfigError, MemoryMismatchError, listed
 from ..features import readable_size
 from ..model import CIAOModel
+from ..saving.files import checked_path
 from .kept import KeptRows, Policy, Row, bytes_of_face
 from .memory_file import read_memory, write_memory
 from .reading import Reader
@@ -89,6 +90,13 @@ class FeatureMemory(KeptRows):
         check_number("seed", seed, int, 0, 2**63 - 1)
         super().__init__(int(max_bytes), policy, float(held_share), int(seed))
         self.dtype = dtype
+
+    def __repr__(self) -> str:
+        classes = f"{len(self.counts)} class{'' if len(self.counts) == 1 else 'es'}"
+        faces = f"{len(self)} face{'' if len(self) == 1 else 's'}"
+        held = f", {self.num_held} held apart" if self.num_held else ""
+        room = f"{readable_size(self.nbytes)} of {readable_size(self.max_bytes)}"
+        return f"FeatureMemory({self.policy!r}: {faces} of {classes}{held}, {room})"
 
     # -- what there is -----------------------------------------------------------------------------------------------
 
@@ -290,13 +298,17 @@ class FeatureMemory(KeptRows):
             AdapterFileError: it is missing, damaged, or no memory.
             MemoryMismatchError: another encoder, preprocessing or cut made its features.
         """
+        path = checked_path(path)
         tensors, record = read_memory(path)
         try:
             memory = cls.from_tensors(tensors, record)
         except ConfigError as error:
             raise AdapterFileError(f"'{os.fspath(path)}' holds what no memory has: {error}") from error
         if model is not None:
-            memory.check_belongs_to(Reader(model, None).key())
+            reader = Reader(model, None)
+            memory.check_belongs_to(reader.key())
+            if len(memory):
+                reader.check_stored(memory.faces_of(memory.state().rows[:1]))
         return memory
 
     @classmethod

@@ -10,18 +10,20 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ..checking import is_number
+from ..checking import all_finite, is_number
 from ..door import check_types, parse_json, read_file
 from ..errors import AdapterFileError, FeatureCacheError, listed, quoted
 from ..features.stored_depths import depths_of
 from ..saving import parse_tensors, refusals_told, write_file
 from ..saving.digest import DIGEST, digest_of_folder, sha256_of
+from ..saving.files import checked_path
 from ..saving.safetensors_file import MAX_HEADER_BYTES
 
 __all__ = ["pack", "read_memory", "unpack", "write_memory"]
 
 FORMAT_VERSION = 1
 MAX_MEMORY_BYTES = 16 * 2**30
+MAX_COUNT = 2**53  # of faces and updates; nobody comes near it
 _ENTRY = "ciao_memory"
 _SETTINGS = {
     "max_bytes": int,
@@ -106,6 +108,7 @@ def write_memory(path: str | os.PathLike[str], tensors: dict[str, Tensor], recor
     Raises:
         AdapterFileError: the disk refuses; what was there stays.
     """
+    path = checked_path(path)
     with refusals_told(AdapterFileError, path, "Make room, or give another path; what was there is unchanged."):
         return write_file(path, pack(tensors, record))
 
@@ -119,6 +122,7 @@ def read_memory(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[s
     Raises:
         AdapterFileError: it is missing, damaged, or no memory.
     """
+    path = checked_path(path)
     tensors, record = unpack(read_file(path, MAX_MEMORY_BYTES, error=AdapterFileError), path)
     check_memory(tensors, record, path)
     return tensors, record
@@ -152,7 +156,10 @@ def check_memory(tensors: dict[str, Tensor], record: dict[str, Any], path: str |
         except FeatureCacheError as error:
             refuse(f"has a key that is none: {error}")
     seen = record["seen"]
-    if not all(key.isascii() and key.isdigit() and is_number(count, int, 1) for key, count in seen.items()):
+    if not all(
+        key.isascii() and key.isdigit() and len(key) < 20 and is_number(count, int, 1, MAX_COUNT)
+        for key, count in seen.items()
+    ):
         refuse("counts faces by classes that are none")
     names = sorted(name for name in tensors if name.startswith("features."))
     sums = {name for name in tensors if name.startswith("sums.")}
@@ -169,11 +176,17 @@ def check_memory(tensors: dict[str, Tensor], record: dict[str, Any], path: str |
         refuse(f"holds {listed(tensors)} where {listed(expected)} were expected")
     count = len(tensors["labels"]) if tensors["labels"].ndim == 2 else -1
     dtypes = {"labels": torch.float32, "classes": torch.int64, "held": torch.uint8}
+    least = 1 if record["key"].get("frames") is None else 2
     dtype = {"float16": torch.float16, "float32": torch.float32}.get(record["settings"]["dtype"])
     fits = all(tensors[name].ndim >= 1 and len(tensors[name]) == count for name in expected - sums)
     fits = fits and all(tensors[name].dtype == kind for name, kind in dtypes.items())
-    fits = fits and all(tensors[name].dtype == dtype and tensors[name].ndim > 1 for name in names)
+    fits = fits and all(tensors[name].dtype == dtype and tensors[name].ndim > least for name in names)
     if not fits or any(str(kind) not in seen for kind in tensors["classes"].tolist()):
         refuse("has tensors that do not fit together")
     if math.prod(tensors["labels"].shape) == 0:
         refuse("has faces without labels")
+    if not all(map(all_finite, tensors.values())):
+        refuse("holds NaN or infinite values")
+    channels = sum(tensors[name][0].shape[1 if record["key"].get("frames") else 0] for name in names) if sums else 0
+    if any(len(tensors[name]) != channels for name in sums):
+        refuse("has sums of another length than its features")

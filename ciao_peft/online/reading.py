@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..adapters import Adapter, Seen, checked_source, read_maps
+from ..checking import check_plain
 from ..config import CIAOConfig
-from ..errors import CorrectionError, InputError, TrainingError, quoted
+from ..errors import CorrectionError, InputError, MemoryMismatchError, TrainingError, listed, quoted
 from ..features import ClipSamples, FeatureDataset, Samples, batches_of, check_labels_of, model_key, samples_of
 from ..features.naming import are_names
 from ..model import CIAOModel
@@ -109,6 +110,7 @@ class Reader:
             InputError, DataError: it cannot be read, has another shape, or holds NaN.
             FeatureCacheError: stored features of another model.
         """
+        _check_tensors(given)
         with self._model.reading_with(self.name):
             if isinstance(given, Mapping) and "features" in given:
                 return self._features(given["features"]), given.get("labels", given.get("label"))
@@ -201,10 +203,10 @@ class Reader:
 
     def _features(self, given: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Stored features, checked, without u; rows of one face get their first dimension back."""
-        opened, depths, frames = self._model.opened, self._model.depths, self.config.frames
+        opened, depths, frames, shapes = self._model.opened, self._model.depths, self.config.frames, self._shapes()
+        if not isinstance(given, (Tensor, list, tuple)):
+            raise InputError(f"`features` are tensors, as `extract_features` gives them; got {quoted(given)}.")
         tensors = [given] if isinstance(given, Tensor) else list(given)
-        shapes = [*map(tuple, opened.feature_shapes), *((size,) for size in opened.depth_sizes(depths))]
-        shapes = shapes if frames is None else [(frames, *shape) for shape in shapes]
         if tensors and all(isinstance(part, Tensor) for part in tensors) and tuple(tensors[0].shape) == shapes[0]:
             tensors = [part[None] for part in tensors]
         tensors = [
@@ -215,6 +217,33 @@ class Reader:
         crossing = (source["features"] or [])[: len(opened.feature_shapes)]
         checked = [*crossing, *(source["depths"][depth] for depth in depths)]
         return tuple(part if frames is None else part.unflatten(0, (-1, frames)) for part in checked)
+
+    def _shapes(self) -> list[tuple[int, ...]]:
+        """Of the features of one face."""
+        opened, frames = self._model.opened, self.config.frames
+        shapes = [*map(tuple, opened.feature_shapes), *((size,) for size in opened.depth_sizes(self._model.depths))]
+        return shapes if frames is None else [(frames, *shape) for shape in shapes]
+
+    def check_stored(self, stored: Faces) -> None:
+        """Refuses stored faces whose features or labels are not as many as this adapter has.
+
+        Args:
+            stored: One or more.
+
+        Raises:
+            MemoryMismatchError: says what differs.
+        """
+        with self._model.reading_with(self.name):
+            expected = self._shapes()
+        shapes, width, own = [tuple(t.shape[1:]) for t in stored.tensors], stored.labels.shape[1], self.config
+        if shapes != expected:
+            raise MemoryMismatchError(f"Stored features of a face are {expected} here; these are {quoted(shapes)}.")
+        grows = own.problem_type != "regression"  # classes and labels may have come since
+        if width > own.num_labels or (width < own.num_labels and not grows):
+            raise MemoryMismatchError(
+                f"Stored faces have {width} labels, and the adapter {quoted(self.name)} has {own.num_labels}: "
+                f"{listed(own.id2label.values())}. Make a memory for this adapter: `FeatureMemory.from_dataset`."
+            )
 
     # -- from features to answers ------------------------------------------------------------------------------------
 
@@ -304,6 +333,18 @@ def as_rows(labels: Tensor, config: CIAOConfig) -> Tensor:
     if labels.ndim == 1:
         return torch.nn.functional.one_hot(labels, config.num_labels).float()
     return labels.float()
+
+
+def _check_tensors(given: Any) -> None:
+    """Refuses tensors without values, and those that hold them in another way than an array does."""
+    named: dict[str, Any] = {"faces": given}
+    if isinstance(given, Mapping):
+        named = {name: given[name] for name in ("features", "pixel_values") if name in given}
+    for name, values in named.items():
+        parts = values if isinstance(values, (list, tuple)) else [values]
+        for part in parts:
+            if isinstance(part, Tensor):
+                check_plain(name, part, has_values=True)
 
 
 def _is_dataset(given: Any) -> bool:

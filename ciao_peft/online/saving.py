@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from dataclasses import asdict
@@ -11,17 +12,18 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ..checking import is_number
+from ..checking import all_finite, is_number
 from ..door import check_types, read_file, read_json
 from ..errors import AdapterFileError, CIAOError, ConfigError, listed
 from ..hub.adapters import save_with_card
 from ..model import CIAOModel
-from ..saving import CONFIG_FILE, MAX_JSON_BYTES, local_path, move_into_place, refusals_told
+from ..saving import CONFIG_FILE, MAX_JSON_BYTES, move_into_place, refusals_told
 from ..saving.digest import DIGEST, check_digest, sha256_of, with_digest
+from ..saving.files import checked_path
 from .arguments import OnlineArguments
 from .drift import PageHinkley
 from .memory import FeatureMemory
-from .memory_file import MAX_MEMORY_BYTES, check_memory, pack, unpack
+from .memory_file import MAX_COUNT, MAX_MEMORY_BYTES, check_memory, pack, unpack
 from .rows import Faces
 from .update import Version
 
@@ -90,9 +92,13 @@ def save_online(folder: str | os.PathLike[str], model: CIAOModel, saved: SavedOn
     Raises:
         AdapterFileError: something else lies there, or the disk refuses; what was there stays.
     """
-    folder = local_path(folder)
-    target = folder.resolve()
-    there = {entry.name for entry in target.iterdir()} if target.is_dir() else set()
+    folder = checked_path(folder)
+    with refusals_told(AdapterFileError, folder, "Give another folder."):
+        try:
+            target = folder.resolve()
+        except RuntimeError as error:  # so says Python of links that lead to each other
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder)) from error
+        there = {entry.name for entry in target.iterdir()} if target.is_dir() else set()
     if (target.exists() and not target.is_dir()) or (there and (STATE_FILE not in there or there - _OURS)):
         other = listed(there - _OURS) if there else "a file"
         raise AdapterFileError(
@@ -105,7 +111,9 @@ def save_online(folder: str | os.PathLike[str], model: CIAOModel, saved: SavedOn
         try:
             record = {"online_version": saved.versions[-1].number}
             adapter = model.saved_adapter(saved.name, training=record)
-            save_with_card(aside / ADAPTER_FOLDER, adapter, name=str(folder / ADAPTER_FOLDER))
+            save_with_card(
+                aside / ADAPTER_FOLDER, adapter, name=os.fsencode(folder / ADAPTER_FOLDER).decode(errors="replace")
+            )
             contents = {MEMORY_FILE: pack(*saved.memory.to_tensors())}
             if saved.guard is not None:
                 tensors = {f"features.{index}": tensor for index, tensor in enumerate(saved.guard.tensors)}
@@ -141,7 +149,7 @@ def load_online(folder: str | os.PathLike[str]) -> SavedOnline:
     Raises:
         AdapterFileError: a file is missing, damaged or of another save, or of a newer version.
     """
-    folder = local_path(folder)
+    folder = checked_path(folder)
     path = folder / STATE_FILE
 
     def refuse(what: str) -> NoReturn:
@@ -164,7 +172,10 @@ def load_online(folder: str | os.PathLike[str]) -> SavedOnline:
     check_memory(tensors, record, folder / MEMORY_FILE)
     versions = state["versions"]
     if not versions or not all(
-        isinstance(entry, list) and len(entry) == 2 and is_number(entry[0], int, 0) and isinstance(entry[1], str)
+        isinstance(entry, list)
+        and len(entry) == 2
+        and is_number(entry[0], int, 0, MAX_COUNT)
+        and isinstance(entry[1], str)
         for entry in versions
     ):
         refuse("has versions that are none.")
@@ -174,15 +185,17 @@ def load_online(folder: str | os.PathLike[str]) -> SavedOnline:
     except (CIAOError, TypeError) as error:
         refuse(f"holds what no version of this library wrote: {error}")
     counters = state["next_version"], state["updates"]
-    if not all(is_number(number, int, 0) for number in counters):
-        refuse("counts below zero.")
+    if not all(is_number(number, int, 0, MAX_COUNT) for number in counters) or versions[-1][0] >= counters[0]:
+        refuse("has counts that are none.")
+    if not is_number(state["lost"], float, 0, MAX_COUNT):
+        refuse("has lost points that are none.")
     guard = None if GUARD_FILE not in content else _guard(content[GUARD_FILE], folder / GUARD_FILE)
     named = [Version(number, what) for number, what in versions]
     return SavedOnline(state["adapter_name"], args, memory, guard, named, counters, drift, float(state["lost"]))
 
 
 def _drift(values: dict[str, Any]) -> PageHinkley:
-    if not all(is_number(value) for value in values.values()):
+    if not all(is_number(value, float, -MAX_COUNT, MAX_COUNT) for value in values.values()):
         raise ConfigError("its test of the stream is none")
     return PageHinkley(**values)
 
@@ -193,6 +206,7 @@ def _guard(content: bytes, path: Path) -> Faces:
     names = [f"features.{index}" for index in range(count)]
     labels: Tensor = tensors.get("labels", torch.empty(0, device="cpu"))
     whole = record == {"kind": "guard"} and {*tensors} == {*names, "labels"} and labels.ndim == 2
+    whole = whole and all(tensor.is_floating_point() and all_finite(tensor) for tensor in tensors.values())
     if not whole or not count or any(len(tensors[name]) != len(labels) for name in names):
         raise AdapterFileError(f"'{path}' is no guard of an online training.")
     return Faces(tuple(tensors[name] for name in names), labels)

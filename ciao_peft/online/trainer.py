@@ -25,7 +25,7 @@ from .drift import PageHinkley
 from .growing import config_with, grow_head, imprint
 from .guard import GuardScore, score
 from .kept import Row
-from .labelling import distinct, label_rows, new_names
+from .labelling import check_values, distinct, label_rows, new_names
 from .learning import Drawn, is_right, learn, losses_of
 from .memory import FeatureMemory
 from .reading import Reader, check_model
@@ -70,7 +70,7 @@ class OnlineTrainer(VersionedAdapter):
         AdapterNotFoundError, NoActiveAdapterError: there is no such adapter.
         TrainingError: the adapter owns its whole encoder; or an argument is of another type.
         UntraceableBackboneError: the backbone could not be cut, so that there are no features.
-        MemoryMismatchError: the memory is of another encoder, cut or preprocessing.
+        MemoryMismatchError: the memory is of another encoder, cut or preprocessing, or of more labels.
 
     Shapes:
         Pixels are `(B, C, H, W)`; features as `extract_features` gives them, `(B, ...)` each.
@@ -109,6 +109,8 @@ class OnlineTrainer(VersionedAdapter):
             raise TrainingError(f"`memory` must be a FeatureMemory; got {type(memory).__name__}.")
         reader, memory = Reader(model, adapter_name), FeatureMemory() if memory is None else memory
         memory.check_belongs_to(reader.key())
+        if len(memory):
+            reader.check_stored(memory.faces_of(memory.state().rows[:1]))
         self.model, self.args = model, OnlineArguments() if args is None else args
         super().__init__(reader, memory, self.args.keep_versions)
         self._updates = 0
@@ -120,9 +122,17 @@ class OnlineTrainer(VersionedAdapter):
             with outside_inference(gradients=False):
                 self._guard = self._with_u(self._read_guard(guard))
 
+    def __repr__(self) -> str:
+        count = self._reader.config.num_labels
+        updates = f"{self._updates} update{'' if self._updates == 1 else 's'}"
+        return (
+            f"OnlineTrainer({self.adapter_name!r}: {count} labels, version {self.version}, {updates}; {self.memory!r})"
+        )
+
     def _read_guard(self, guard: Any) -> Faces:
         if isinstance(guard, Faces):
             tensors, _ = self._reader.read({"features": guard.tensors})
+            self._reader.check_stored(Faces(tensors, guard.labels))
             return Faces(tensors, guard.labels)
         if isinstance(guard, tuple) and len(guard) == 2:
             tensors, _ = self._reader.read(guard[0], with_labels=False)
@@ -167,6 +177,7 @@ class OnlineTrainer(VersionedAdapter):
             added = new_names(labels, adapter.config, count) if add_class and labels is not None else []
             config = config_with(adapter.config, added) if added else adapter.config
             rows = label_rows(labels, config, count)
+            check_values(rows, config, self.memory.labels)
             sketches = sketches_of(tensors)
             kept = distinct(sketches, rows, list(config.id2label.values()))
             corrections = Faces(tensors, rows).rows(kept)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..door import open_file, parse_json
-from ..errors import AdapterConfigError, AdapterFileError, CIAOError, FileReadError, listed, shortened
+from ..errors import AdapterConfigError, AdapterFileError, CIAOError, FileReadError, listed, quoted, shortened
+from ..urls import is_url
 from .aside import (
     being_saved,
     clear_leftovers,
@@ -29,6 +30,7 @@ from .safetensors_file import kind_of, pickled_instead
 
 __all__ = [
     "MAX_JSON_BYTES",
+    "checked_path",
     "local_path",
     "move_into_place",
     "read_json",
@@ -59,6 +61,36 @@ def local_path(path: str | os.PathLike[str]) -> Path:
         (True, 'runs/~')
     """
     return Path(os.path.expanduser(path))
+
+
+def checked_path(path: Any, kind: type[CIAOError] = AdapterFileError) -> Path:
+    """The path that a user means, where it can be one on this disk.
+
+    Args:
+        path: Anything.
+        kind: What is raised where it can be none.
+
+    Raises:
+        CIAOError: of that kind: no text and no path, an empty one, one with a null character, or a URL.
+
+    Example:
+        >>> checked_path("")
+        Traceback (most recent call last):
+        ...
+        ciao_peft.errors.AdapterFileError: A path on this disk was expected; got '', which is empty.
+    """
+    text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
+    if not isinstance(text, str):
+        what = f"which is {type(path).__name__}"
+    elif not text:
+        what = "which is empty"
+    elif "\0" in text:
+        what = "which has a null character"
+    elif is_url(text):
+        what = "which is a URL"
+    else:
+        return local_path(text)
+    raise kind(f"A path on this disk was expected; got {quoted(text)}, {what}.")
 
 
 @contextlib.contextmanager

@@ -80,7 +80,8 @@ def read_weights(path: Path, num_bytes: int, sha256: str) -> Tensor:
 
 
 def _mapped(path: Path, size: int) -> Tensor:
-    if size == 0 or os.name == "nt":  # Windows lets nobody replace a file that is mapped
+    # Windows lets nobody replace a file that is mapped, and torch finds none whose name is no text in UTF-8.
+    if size == 0 or os.name == "nt" or os.fsencode(path).decode(errors="ignore") != str(path):
         return torch.tensor(bytearray(path.read_bytes()), dtype=torch.uint8, device="cpu")
     try:
         # Not Python's mmap, which keeps a file descriptor for each adapter that is held.

@@ -132,7 +132,7 @@ def choose(candidates: Candidates, count: int, strategy: str, *, near: float = 1
         [2, 1]
     """
     check_number("count", count, int, 1)
-    check_number("seed", seed, int, 0)
+    check_number("seed", seed, int, 0, 2**63 - 1)
     check_number("near", near, float, 0, 1)
     check_choice("strategy", strategy, STRATEGIES)
     if strategy in NEEDS_ANSWERS and candidates.probabilities is None:

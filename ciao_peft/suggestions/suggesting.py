@@ -149,6 +149,7 @@ def suggest(
     """
     check_number("count", count, int, 1)
     check_number("batch_size", batch_size, int, 1)
+    check_number("seed", seed, int, 0, 2**63 - 1)
     if not isinstance(model, CIAOModel):
         wrapped = CIAOModel(model).eval()
         try:

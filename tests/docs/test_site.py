@@ -71,6 +71,16 @@ def test_examples_with_a_prompt_are_shown_as_a_session(site):
     assert shown == "```pycon\n>>> 1\n1\n```\n\n```python\nx = 1\n```\n"
 
 
+def test_a_formula_on_its_own_lines_scrolls_where_it_is_wide(site):
+    pytest.importorskip("latex2mathml", reason="comes with the extra docs")
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="method.md"))
+    shown = site("site_pages").on_page_content(
+        r'<div class="arithmatex">\[a &lt; b\]</div> and <span class="arithmatex">\(c\)</span>', page, files=None
+    )
+    assert shown.startswith('<div class="formula"><math') and shown.count('class="formula"') == 1
+    assert "arithmatex" not in shown and ".formula" in (REPOSITORY / "docs" / "site.css").read_text(encoding="utf-8")
+
+
 def test_dead_links_are_found(site, tmp_path):
     dead_links = site("site_links").dead_links
     (tmp_path / "a").mkdir()
