@@ -10,7 +10,8 @@ is there, so an interrupted run goes on where it stopped.
 
 - `by hand`: ten steps of Adam on the twelve, nothing else;
 - `at once`: one update with all twelve;
-- `one by one`: twelve updates; `one by one, guarded` may lose 2 points on the guard in all.
+- `one by one`: twelve updates; `one by one, guarded` may lose 2 points on the guard in all, and `one by one, apart`
+  starts each update where the one before has ended (`together=0`).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ METHODS: dict[str, tuple[OnlineArguments, bool, bool]] = {  # settings, one by o
     "by hand": (OnlineArguments(**KEEP, **BY_HAND, allow_one_class=True), False, False),
     "at once": (OnlineArguments(**KEEP), False, False),
     "one by one": (OnlineArguments(**KEEP), True, False),
+    "one by one, apart": (OnlineArguments(**KEEP, together=0), True, False),
     "one by one, guarded": (OnlineArguments(max_forgetting=2), True, True),
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from corrections_tables import corrections
 from pages import wrapped
 from settings_tables import spread
 
@@ -181,6 +182,7 @@ the faces as they come.
 {items}
 
 {chr(10).join(parts)}
+{corrections()}
 ## What the measures are
 
 R(i, j) is the accuracy on the test of experience j after experience i (`ciao_peft.metrics.average_accuracy` and its

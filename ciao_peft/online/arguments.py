@@ -34,6 +34,9 @@ class OnlineArguments:
         learning_rate: Of the head, above 0.
         mask_learning_rate: Of the mask and of the adapter's own copies of the encoder, 0 or more; 0 leaves them as
             they are.
+        together: So many corrections are learned together, 0 or more: an update starts over from the adapter before the
+            first of them and learns all of them at once, for one after the other they would pull it far away. Once
+            there are as many, the next update begins anew. 0 or 1: each update starts where the last one ended.
         rehearsal: Stored faces rehearsed in each step, 0 or more. For N corrections, N + 1 times as many are drawn, and
             come again after that.
         rehearsal_balance: 0 rehearses classes as frequently as they came by, 1 as frequently as the memory holds them.
@@ -72,6 +75,7 @@ class OnlineArguments:
     learning_rate: float = 1e-3
     mask_learning_rate: float = 1e-3
     mask_steps: int = 1
+    together: int = 16
     rehearsal: int = 32
     rehearsal_balance: float = 0.0
     rehearsal_weight: float = 1.0
@@ -92,6 +96,7 @@ class OnlineArguments:
         check_number("max_steps", self.max_steps, int, 1, 1000)
         check_number("min_steps", self.min_steps, int, 0, 1000)
         check_number("mask_steps", self.mask_steps, int, 0, 1000)
+        check_number("together", self.together, int, 0, 1000)
         check_number("rehearsal_balance", self.rehearsal_balance, float, 0, 1)
         check_number("rehearsal", self.rehearsal, int, 0, 100_000)
         check_number("min_guard", self.min_guard, int, 1, 10_000_000)

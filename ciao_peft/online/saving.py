@@ -24,18 +24,20 @@ from .arguments import OnlineArguments
 from .drift import PageHinkley
 from .memory import FeatureMemory
 from .memory_file import MAX_COUNT, MAX_MEMORY_BYTES, check_memory, pack, unpack
+from .recent import Recent
 from .rows import Faces
 from .update import Version
 
-__all__ = ["ADAPTER_FOLDER", "STATE_FILE", "SavedOnline", "load_online", "save_online"]
+__all__ = ["ADAPTER_FOLDER", "RECENT_FILE", "STATE_FILE", "SavedOnline", "load_online", "save_online"]
 
 STATE_FILE = "online.json"
 ADAPTER_FOLDER = "adapter"
 MEMORY_FILE = "memory.safetensors"
 GUARD_FILE = "guard.safetensors"
+RECENT_FILE = "recent.safetensors"
 FORMAT_VERSION = 1
 
-_OURS = {STATE_FILE, ADAPTER_FOLDER, MEMORY_FILE, GUARD_FILE}
+_OURS = {STATE_FILE, ADAPTER_FOLDER, MEMORY_FILE, GUARD_FILE, RECENT_FILE}
 _TYPES = {
     "format_version": int,
     "adapter_name": str,
@@ -61,6 +63,7 @@ class SavedOnline:
         counters: `next_version` and `updates`.
         drift: The test of the stream, as it stood.
         lost: Points that the guard has lost in all.
+        recent: Corrections that the next update learns once more; None where it begins anew.
     """
 
     def __init__(
@@ -73,9 +76,10 @@ class SavedOnline:
         counters: tuple[int, int],
         drift: PageHinkley,
         lost: float,
+        recent: Recent | None = None,
     ):
         self.name, self.args, self.memory, self.guard = name, args, memory, guard
-        self.versions, self.counters, self.drift, self.lost = versions, counters, drift, lost
+        self.versions, self.counters, self.drift, self.lost, self.recent = versions, counters, drift, lost, recent
 
 
 def save_online(folder: str | os.PathLike[str], model: CIAOModel, saved: SavedOnline) -> Path:
@@ -116,8 +120,10 @@ def save_online(folder: str | os.PathLike[str], model: CIAOModel, saved: SavedOn
             )
             contents = {MEMORY_FILE: pack(*saved.memory.to_tensors())}
             if saved.guard is not None:
-                tensors = {f"features.{index}": tensor for index, tensor in enumerate(saved.guard.tensors)}
-                contents[GUARD_FILE] = pack(tensors | {"labels": saved.guard.labels}, {"kind": "guard"})
+                contents[GUARD_FILE] = pack(_tensors_of(saved.guard), {"kind": "guard"})
+            if saved.recent is not None:
+                before = {f"adapter.{key}": tensor for key, tensor in saved.recent.tensors.items()}
+                contents[RECENT_FILE] = pack(_tensors_of(saved.recent.faces) | before, {"kind": "recent"})
             files = {ADAPTER_FOLDER: sha256_of((aside / ADAPTER_FOLDER / CONFIG_FILE).read_bytes())}
             for name, content in contents.items():
                 (aside / name).write_bytes(content)
@@ -163,8 +169,9 @@ def load_online(folder: str | os.PathLike[str]) -> SavedOnline:
     if more := {*state} - {*_TYPES}:
         refuse(f"has unknown entries {listed(more)}; none is ignored.")
     content = {MEMORY_FILE: read_file(folder / MEMORY_FILE, MAX_MEMORY_BYTES, error=AdapterFileError)}
-    if os.path.lexists(folder / GUARD_FILE):
-        content[GUARD_FILE] = read_file(folder / GUARD_FILE, MAX_MEMORY_BYTES, error=AdapterFileError)
+    for name in (GUARD_FILE, RECENT_FILE):
+        if os.path.lexists(folder / name):
+            content[name] = read_file(folder / name, MAX_MEMORY_BYTES, error=AdapterFileError)
     files = {name: sha256_of(each) for name, each in content.items()}
     config = read_file(folder / ADAPTER_FOLDER / CONFIG_FILE, MAX_JSON_BYTES, error=AdapterFileError)
     check_digest(state, {**files, ADAPTER_FOLDER: sha256_of(config)}, path, version=FORMAT_VERSION)
@@ -189,9 +196,17 @@ def load_online(folder: str | os.PathLike[str]) -> SavedOnline:
         refuse("has counts that are none.")
     if not is_number(state["lost"], float, 0, MAX_COUNT):
         refuse("has lost points that are none.")
-    guard = None if GUARD_FILE not in content else _guard(content[GUARD_FILE], folder / GUARD_FILE)
+    guard = None if GUARD_FILE not in content else _faces(content[GUARD_FILE], folder / GUARD_FILE, "guard")[0]
+    recent = None
+    if RECENT_FILE in content:
+        faces, before = _faces(content[RECENT_FILE], folder / RECENT_FILE, "recent")
+        recent = Recent(before, faces)
     named = [Version(number, what) for number, what in versions]
-    return SavedOnline(state["adapter_name"], args, memory, guard, named, counters, drift, float(state["lost"]))
+    return SavedOnline(state["adapter_name"], args, memory, guard, named, counters, drift, float(state["lost"]), recent)
+
+
+def _tensors_of(faces: Faces) -> dict[str, Tensor]:
+    return {f"features.{index}": tensor for index, tensor in enumerate(faces.tensors)} | {"labels": faces.labels}
 
 
 def _drift(values: dict[str, Any]) -> PageHinkley:
@@ -200,13 +215,18 @@ def _drift(values: dict[str, Any]) -> PageHinkley:
     return PageHinkley(**values)
 
 
-def _guard(content: bytes, path: Path) -> Faces:
+def _faces(content: bytes, path: Path, kind: str) -> tuple[Faces, dict[str, Tensor]]:
+    """Faces that were saved, and the adapter's tensors that lie in the same file."""
     tensors, record = unpack(content, path)
-    count = len(tensors) - 1
+    before = {name.removeprefix("adapter."): t for name, t in tensors.items() if name.startswith("adapter.")}
+    count = len(tensors) - len(before) - 1
     names = [f"features.{index}" for index in range(count)]
     labels: Tensor = tensors.get("labels", torch.empty(0, device="cpu"))
-    whole = record == {"kind": "guard"} and {*tensors} == {*names, "labels"} and labels.ndim == 2
-    whole = whole and all(tensor.is_floating_point() and all_finite(tensor) for tensor in tensors.values())
-    if not whole or not count or any(len(tensors[name]) != len(labels) for name in names):
-        raise AdapterFileError(f"'{path}' is no guard of an online training.")
-    return Faces(tuple(tensors[name] for name in names), labels)
+    known = {*names, "labels", *(f"adapter.{name}" for name in before)}
+    whole = record == {"kind": kind} and {*tensors} == known and labels.ndim == 2 and bool(before) == (kind == "recent")
+    whole = whole and all(
+        tensors[name].is_floating_point() and all_finite(tensors[name]) for name in [*names, "labels"]
+    )
+    if not whole or not len(labels) or not count or any(tensors[name].shape[:1] != labels.shape[:1] for name in names):
+        raise AdapterFileError(f"'{path}' is no file of an online training that holds its {kind} faces.")
+    return Faces(tuple(tensors[name] for name in names), labels), before

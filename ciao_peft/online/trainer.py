@@ -22,15 +22,16 @@ from ..surroundings import outside_inference
 from ..trainer.seeds import seed_of
 from .arguments import OnlineArguments
 from .drift import PageHinkley
-from .growing import config_with, grow_head, imprint
+from .growing import config_with, grow_head, imprint, put_state
 from .guard import GuardScore, score
 from .kept import Row
 from .labelling import check_values, distinct, label_rows, new_names
 from .learning import Drawn, is_right, learn, losses_of
 from .memory import FeatureMemory
 from .reading import Reader, check_model
+from .recent import Recent, together_with
 from .rows import Faces, classes_of, sketches_of
-from .saving import ADAPTER_FOLDER, SavedOnline, load_online, save_online
+from .saving import ADAPTER_FOLDER, RECENT_FILE, SavedOnline, load_online, save_online
 from .update import OnlineUpdate
 from .versions import VersionedAdapter
 
@@ -46,10 +47,12 @@ class OnlineTrainer(VersionedAdapter):
     $$L = L_{dm}(\mathrm{corrections}) + \lambda_r L_{dm}(\mathrm{rehearsed}) + \lambda_d L_{KD}(\mathrm{rehearsed})
           + \frac{\lambda_p}{2} \lVert \theta - \theta_0 \rVert^2$$
 
-    If the guard loses more than `max_forgetting` points by it, the copy is thrown away; otherwise it takes the place
-    of the adapter. An error, an interrupt and an update that is not kept leave adapter and memory as they were, to the
-    bit. The backbone and other adapters are never touched, and modes and `requires_grad` stay. Nothing depends on the
-    clock: the same corrections give the same bits, also after `save` and `from_pretrained`.
+    If the guard loses more than `max_forgetting` points by it, the copy is thrown away; otherwise it takes the place of
+    the adapter. The last corrections are learned together, from the adapter before the first of them (`together`): one
+    after the other, each update would be held near an adapter that the one before had pulled away. An error, an
+    interrupt and an update that is not kept leave adapter and memory as they were, to the bit. The backbone and other
+    adapters are never touched, and modes and `requires_grad` stay. Nothing depends on the clock: the same corrections
+    give the same bits, also after `save` and `from_pretrained`.
 
     Args:
         model: Holds the adapter.
@@ -195,20 +198,25 @@ class OnlineTrainer(VersionedAdapter):
     def _learn(
         self, adapter: Adapter, work: Adapter, corrections: Faces, added: list[str], started: float
     ) -> OnlineUpdate:
-        config, known = work.config, self.memory.find(corrections.tensors)
-        leave_out = [place for place in known if place >= 0]
+        recent = None if added or self.args.together < 2 else self._recent
+        learned, config = together_with(recent, corrections), work.config
+        leave_out = [place for place in self.memory.find(learned.tensors) if place >= 0]
         self._updates += 1
-        drawn = self._drawn(adapter, leave_out, len(corrections), config.num_labels)
-        self._refuse_one_class(corrections, drawn, config)
-        seen = self._with_u(corrections)
+        seen, now = self._with_u(corrections), self._left[1]
         with torch.no_grad():
             before = self._reader.logits(work, seen.tensors).cpu()
         losses = losses_of(before, corrections.labels, config)
+        teacher, all_seen = adapter, seen
+        if recent is not None and not bool(is_right(before, corrections.labels, config, self.args.margin).all()):
+            put_state(work, recent.tensors, config)
+            teacher, all_seen = copy.deepcopy(work), self._with_u(learned)
+        drawn = self._drawn(teacher, leave_out, len(corrections), config.num_labels)
+        self._refuse_one_class(all_seen, drawn, config)
         guard = self._guard_of(leave_out)
         guarded = None if guard is None else self._score_before(adapter, guard)
         if added:
             self._imprint(work, seen, drawn, len(config.id2label) - len(added))
-        steps = learn(work, lambda tensors: self._reader.look(work, tensors), seen, drawn, self.args)
+        steps = learn(work, lambda tensors: self._reader.look(work, tensors), all_seen, drawn, self.args)
         with torch.no_grad():
             after = self._reader.logits(work, seen.tensors).cpu()
         there = None if guard is None else self._score(work, guard[1])
@@ -218,7 +226,10 @@ class OnlineTrainer(VersionedAdapter):
         keeps = lost is None or lost <= 0 or in_all <= self.args.max_forgetting + 1e-9
         drift = self._watch(losses)
         if keeps:
-            self._commit(work, corrections, f"{_faces(len(corrections))} corrected", lost or 0.0)
+            again = None
+            if not added and len(learned) < self.args.together:
+                again = Recent(now if recent is None else recent.tensors, learned)
+            self._commit(work, corrections, f"{_faces(len(corrections))} corrected", lost or 0.0, again)
             if guard is not None and there is not None:
                 self._scored = (self.version, guard[0]), there
         return OnlineUpdate(
@@ -267,7 +278,8 @@ class OnlineTrainer(VersionedAdapter):
             if guard is not None:
                 guard = Faces(guard.tensors[: self._reader.num_tensors], guard.labels)
             counters, watched = (self._next, self._updates), (self._drift, self._lost)
-            saved = SavedOnline(self.adapter_name, self.args, self.memory, guard, self.versions, counters, *watched)
+            named = self.adapter_name, self.args, self.memory, guard, self.versions
+            saved = SavedOnline(*named, counters, *watched, self._recent)
             return save_online(folder, self.model, saved)
 
     @classmethod
@@ -301,6 +313,9 @@ class OnlineTrainer(VersionedAdapter):
         try:
             own = saved.guard if guard is None else guard
             trainer = cls(model, name, memory=saved.memory, guard=own, args=saved.args if args is None else args)
+            if saved.recent is not None:
+                saved.recent.check(trainer._bits(), os.fspath(local_path(folder) / RECENT_FILE))
+                trainer._reader.check_stored(saved.recent.faces)
         except BaseException:
             model.delete_adapter(name)
             raise
@@ -309,6 +324,7 @@ class OnlineTrainer(VersionedAdapter):
         trainer._versions, (trainer._next, trainer._updates) = saved.versions, saved.counters
         limits = {"threshold": trainer.args.drift_threshold, "tolerance": trainer.args.drift_tolerance}
         trainer._drift, trainer._lost = dataclasses.replace(saved.drift, **limits), saved.lost
+        trainer._recent = saved.recent
         return trainer
 
     # -- the parts of an update --------------------------------------------------------------------------------------

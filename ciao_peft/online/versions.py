@@ -18,6 +18,7 @@ from .growing import grow_head, put_state
 from .kept import MemoryState
 from .memory import FeatureMemory
 from .reading import Reader
+from .recent import Recent
 from .rows import Faces
 from .update import Version
 
@@ -33,6 +34,7 @@ class _State:
     memory: MemoryState
     versions: tuple[Version, ...]
     lost: float
+    recent: Recent | None
 
 
 class VersionedAdapter:
@@ -55,6 +57,7 @@ class VersionedAdapter:
         self._next = 1
         self._lost = 0.0  # points that the guard lost since the first version
         self._earlier: list[_State] = []
+        self._recent: Recent | None = None  # corrections that the next update learns once more
         self._left = reader.adapter, self._bits()  # the adapter as the last call left it
 
     @property
@@ -113,7 +116,7 @@ class VersionedAdapter:
 
     def _state(self) -> _State:
         memory, versions = self.memory.state(), tuple(self._versions)
-        return _State(self._left[1], self._reader.config, memory, versions, self._lost)
+        return _State(self._left[1], self._reader.config, memory, versions, self._lost, self._recent)
 
     @contextmanager
     def _learning(self, may_forget: bool = True) -> Iterator[Adapter]:
@@ -135,12 +138,14 @@ class VersionedAdapter:
                 f"The adapter {quoted(self.adapter_name)} was changed elsewhere since version {self.version}; undoing "
                 "would take that back as well. Load the adapter that you want."
             )
-        self._left, self._lost = (adapter, self._bits()), 0.0
+        self._left, self._lost, self._recent = (adapter, self._bits()), 0.0, None
         self._earlier.clear()
         self._versions.append(Version(self._next, "changed elsewhere"))
         self._next += 1
 
-    def _commit(self, work: Adapter, corrections: Faces | None, what: str, lost: float) -> None:
+    def _commit(
+        self, work: Adapter, corrections: Faces | None, what: str, lost: float, recent: Recent | None = None
+    ) -> None:
         """Puts a copy in the place of the adapter, and the corrections into the memory: both or neither."""
         adapter, before = self._reader.adapter, self._state()
         try:
@@ -156,12 +161,12 @@ class VersionedAdapter:
         self._earlier = [*self._earlier, before][-self._keep :] if self._keep else []
         self._versions = [*self._versions, Version(self._next, what)]
         self._next += 1
-        self._lost = max(self._lost + lost, 0.0)
+        self._lost, self._recent = max(self._lost + lost, 0.0), recent
 
     def _put(self, adapter: Adapter, state: _State) -> None:
         put_state(adapter, state.tensors, state.config)
         self.memory.restore(state.memory)
-        self._left = adapter, state.tensors
+        self._left, self._recent = (adapter, state.tensors), state.recent
 
 
 def _equal(now: Tensor, before: Tensor) -> bool:
