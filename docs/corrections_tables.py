@@ -42,8 +42,8 @@ def corrections() -> str:
             reached = "met" if right >= 10 and lost <= 2 else "not met"
             verdicts.append(f"{method}: **{reached}** on average")
     text = wrapped(
-        "`python benchmarks/online_corrections.py`: twelve faces of one class that the adapter `ciao/everyday-six` reads "
-        "wrongly are corrected; faces of other people than those are measured before and after. The goal was at least "
+        "`python benchmarks/online_corrections.py`: twelve faces of one class that the adapter `ciao/everyday-six` "
+        "reads wrongly are corrected; faces of other people than those are measured before and after. The goal was at least "
         f"10 of the 12 right and at most 2 points lost on the others ({'; '.join(verdicts)}). How many corrections are "
         "learned together was chosen on people of the training split who were held out."
     )
