@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["RANDOM_STATE", "CopiedLock", "as_tensor", "outside_inference", "random_state_kept"]
+__all__ = ["RANDOM_STATE", "CopiedLock", "as_tensor", "outside_inference", "random_state_kept", "set_num_threads"]
 
 RANDOM_STATE = threading.RLock()
 """Held while numbers are drawn from the generators of the process, so that no other thread of ours moves them."""
@@ -109,3 +109,16 @@ class CopiedLock:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CopiedLock, ()
+
+
+def set_num_threads(count: int | None) -> None:
+    """Sets how many threads torch computes with.
+
+    Args:
+        count: How many; as many as it takes by itself when left out.
+
+    Example:
+        >>> set_num_threads(torch.get_num_threads())
+    """
+    if count is not None:
+        torch.set_num_threads(count)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from dataclasses import dataclass
 
-from .errors import RemoteURLError, listed, quoted
+from .errors import MissingExtraError, RemoteURLError, listed, quoted
 
-__all__ = ["SCHEMES", "FolderURL", "is_url", "parse_url"]
+__all__ = ["SCHEMES", "FolderURL", "is_url", "parse_url", "require_package"]
 
 _PACKAGES = {
     "s3": "s3fs",
@@ -20,6 +21,9 @@ _PACKAGES = {
     "memory": None,
 }
 """The schemes that are read, and the package that each needs beside fsspec."""
+
+_EXTRAS = {"s3fs": "stores", "aiohttp": "stores", "gcsfs": "gcs", "adlfs": "azure"}
+"""The extra of this library that brings each package."""
 
 SCHEMES = tuple(_PACKAGES)
 """The schemes of URLs that are followed."""
@@ -56,11 +60,6 @@ class FolderURL:
     def name(self) -> str:
         """The last part of the path."""
         return self.path.rpartition("/")[2]
-
-    @property
-    def package(self) -> str | None:
-        """The package that this scheme needs beside fsspec, if any."""
-        return _PACKAGES[self.scheme]
 
     @property
     def is_web(self) -> bool:
@@ -140,6 +139,23 @@ followed. ...
             "not read in it."
         )
     return FolderURL(scheme, "/".join(parts if scheme == "memory" else [host, *parts]))
+
+
+def require_package(scheme: str) -> None:
+    """Does nothing where the package is installed that reads URLs of a scheme, or none is needed.
+
+    Args:
+        scheme: One of `SCHEMES`, or `"file"`.
+
+    Raises:
+        MissingExtraError: it is not; names the package and the extra that brings it.
+
+    Example:
+        >>> require_package("memory")
+    """
+    package = _PACKAGES.get(scheme)
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise MissingExtraError(package, f"A URL of {scheme}", _EXTRAS[package])
 
 
 def is_web(scheme: str) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError
 from .arguments import LateParser
 from .dataset import add_dataset_flags, dataset_label, settings_of_faces
+from .engines import add_engine, engine_of
 from .flags import add_flag
 from .reproduce import at_least_one
 
@@ -71,12 +72,16 @@ def _add_flags(parser: LateParser) -> None:
     add_flag(how, "feature_dtype", choices=["float32", "bfloat16", "float16"], help="of stored features")
     add_flag(how, "num_processes", type=at_least_one, default=1, metavar="N", help="that share the work (default: 1)")
     add_flag(how, "num_threads", type=at_least_one, metavar="N", help="of each (default: the cores shared out)")
+    add_engine(how)
     how.add_argument("--bf16", action="store_true", help="mixed precision")
 
 
 def _tune(options: argparse.Namespace) -> None:
     from ..study import Encoder, method_from_file, tune
 
+    engine = engine_of(options, "A tuning")
+    if engine is not None and options.num_processes > 1:
+        raise ConfigError("`--engine ray` shares the work out itself; start one process, without `--num_processes`.")
     _place_data(options)
     task, encoder = (
         _task(options),
@@ -105,6 +110,7 @@ def _tune(options: argparse.Namespace) -> None:
             feature_dtype=options.feature_dtype,
             num_processes=options.num_processes,
             num_threads=options.num_threads,
+            engine=engine,
         )
     except KeyboardInterrupt:
         print(f"Stopped. What is done is kept in {options.output_dir}; the same command goes on.")

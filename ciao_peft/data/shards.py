@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..door import parse_json
 from ..errors import CIAOError, DataError, DataNotFoundError, listed, quoted, shortened
-from ..urls import SCHEMES
+from ..urls import SCHEMES, require_package
 
 if TYPE_CHECKING:
     import tarfile
@@ -50,6 +50,7 @@ def open_shards(source: str | os.PathLike[str] | Sequence[str], **storage_option
     Raises:
         DataNotFoundError: nothing is there.
         DataError: the files are of no known kind, or of several; or one of them is damaged.
+        MissingExtraError: the package for the store is not installed.
 
     Example:
         >>> import tempfile
@@ -74,6 +75,8 @@ def open_shards(source: str | os.PathLike[str] | Sequence[str], **storage_option
                 f"{quoted(one)} is no URL that is read. Give a path, or a URL that begins with "
                 f"{listed(f'{name}://' for name in _SCHEMES)} and names one store."
             )
+        if is_url:
+            require_package(scheme)
     files: list[str] = []
     try:
         filesystem = fsspec.core.url_to_fs(os.fspath(sources[0]), **storage_options)[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import Any, TypeVar
 from ..errors import (
     CIAOError,
     ConfigError,
-    MissingExtraError,
     RemoteAccessError,
     RemoteConflictError,
     RemoteError,
@@ -23,7 +21,7 @@ from ..errors import (
     RemoteURLError,
     shortened,
 )
-from ..urls import FolderURL
+from ..urls import FolderURL, require_package
 from .patience import TIMEOUT_VARIABLE, TooLate, patiently, seconds_to_wait, within
 
 __all__ = ["FoundFile", "Store"]
@@ -61,7 +59,7 @@ class Store:
             `s3`. What is left out comes from the environment and from fsspec's own config.
 
     Raises:
-        MissingExtraError, RemoteURLError: the package for the scheme is not installed.
+        MissingExtraError: the package for the scheme is not installed.
         ConfigError: `storage_options` are no dict with names of settings.
 
     Example:
@@ -81,10 +79,7 @@ class Store:
             raise ConfigError(
                 f"`storage_options` must be a dict of fsspec's settings by name; got {type(storage_options).__name__}."
             )
-        if url.package is not None and importlib.util.find_spec(url.package) is None:
-            if url.package in ("s3fs", "aiohttp"):
-                raise MissingExtraError(url.package, f"A URL of {url.scheme}", "stores")
-            raise RemoteURLError(f"A URL of {url.scheme} needs {url.package}: pip install {url.package}.")
+        require_package(url.scheme)
         with self._errors(str(url)):
             self._fs = _file_system(url.scheme, dict(storage_options or {}))
 

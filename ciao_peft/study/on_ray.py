@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from ..engine import RayEngine, RayTasks, ray_running, sendable
+from ..surroundings import set_num_threads
 from .plan import Plan, Run
 from .records import Record
 from .worklist import SECONDS_BETWEEN_LOOKS, Progress, Worklist, described
@@ -37,22 +38,28 @@ class RayWorklist(Worklist):
     Args:
         plan: What to train.
         folder: As for `Worklist`.
+        say: Called with every line for people.
         engine: Says where Ray runs, and how many trainings are made at once.
         num_threads: Of each worker; as Ray has it, one for each core it gives, when left out.
-        say: Called with every line for people.
+
+    Attributes:
+        of_workers: The worklist that a worker makes of the same plan.
     """
+
+    of_workers: type[Worklist] = Worklist
 
     def __init__(
         self,
         plan: Plan,
         folder: Path,
+        say: Callable[[str], None] = print,
+        *,
         engine: RayEngine,
         num_threads: int | None = None,
-        say: Callable[[str], None] = print,
     ):
         super().__init__(plan, folder, say)
         self._engine, self._num_threads = engine, num_threads
-        self._content = pickle.dumps(plan)
+        self._content = pickle.dumps((self.of_workers, plan))
 
     def work(self, on_progress: Callable[[Progress, str], None] = lambda progress, doing: None) -> Progress:
         """Does what `Worklist.work` does, with the workers of Ray.
@@ -108,7 +115,7 @@ class RayWorklist(Worklist):
             if open_runs:
                 own = [self._training(run).key for run in open_runs]
                 on_progress(self.progress, described(open_runs[0]))
-                tasks.start(own[0], self._content, str(self.folder), self._num_threads, open_runs, own)
+                tasks.start(own[0], self._content, str(self.folder), self._num_threads, open_runs, own, self.rung)
                 at_work[own[0]] = _AtWork(open_runs, own, claims.pop_all())
         return len(free) == len(runs)
 
@@ -122,18 +129,18 @@ class RayWorklist(Worklist):
 
 
 def _train_there(
-    content: bytes, folder: str, num_threads: int | None, runs: list[Run], keys: list[str]
+    content: bytes, folder: str, num_threads: int | None, runs: list[Run], keys: list[str], rung: int
 ) -> list[Record | Exception]:
     """What a worker does: the records of some trainings, or why there are none."""
-    if num_threads is not None:
-        import torch
-
-        torch.set_num_threads(num_threads)
-    outcomes = _worklist_of(content, folder).trained(runs, keys)
+    set_num_threads(num_threads)
+    worklist = _worklist_of(content, folder)
+    worklist.rung = rung
+    outcomes = worklist.trained(runs, keys)
     return [sendable(outcome) if isinstance(outcome, Exception) else outcome for outcome in outcomes]
 
 
 @cache
 def _worklist_of(content: bytes, folder: str) -> Worklist:
     """Keeps what a worker has loaded for its next training."""
-    return Worklist(pickle.loads(content), Path(folder), lambda line: None)
+    kind, plan = pickle.loads(content)
+    return kind(plan, Path(folder), lambda line: None)

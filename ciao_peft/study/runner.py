@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine import RayEngine
+from ..surroundings import set_num_threads
 from .on_ray import RayWorklist
 from .plan import Plan
 from .worklist import SECONDS_BETWEEN_LOOKS, Progress, Worklist, reason_of
@@ -135,7 +136,7 @@ def train_on_ray(
         KeyboardInterrupt: on Ctrl-C, when the workers were told to stop.
         LaunchError: Ray cannot be reached, or was lost.
     """
-    worklist = RayWorklist(plan, folder, engine, num_threads, say)
+    worklist = RayWorklist(plan, folder, say, engine=engine, num_threads=num_threads)
     with started(bar, worklist.look()) as shown:
         return worklist.work(lambda progress, doing: show(shown, progress, doing))
 
@@ -194,22 +195,6 @@ def _work(
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             sys.stdout.flush()
     return worklist.progress, lines
-
-
-def set_num_threads(count: int | None) -> None:
-    """Sets how many threads torch computes with.
-
-    Args:
-        count: How many; as many as it takes by itself when left out.
-
-    Example:
-        >>> import torch
-        >>> set_num_threads(torch.get_num_threads())
-    """
-    import torch
-
-    if count is not None:
-        torch.set_num_threads(count)
 
 
 def started(bar: Callable[[int], Any], progress: Progress) -> Any:

@@ -87,6 +87,9 @@ class Worklist:
         folder: For `results.jsonl`, stored features and claims.
         say: Called with every line for people.
 
+    Attributes:
+        rung: At which a search is that goes from rung to rung; 0 for all else.
+
     Example:
         >>> import tempfile
         >>> from ciao_peft.study import plan_from_flags
@@ -102,6 +105,7 @@ class Worklist:
     progress: Progress
     disable_tqdm: bool | None = True
     """Of the passes that store features, as for `cache_features`."""
+    rung: int = 0
 
     def __init__(self, plan: Plan, folder: Path, say: Callable[[str], None] = print):
         self.plan, self.folder, self.say = plan, folder, say

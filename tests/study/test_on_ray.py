@@ -12,13 +12,14 @@ import pytest
 from ciao_peft.cli import main
 from ciao_peft.engine import RayEngine, RayTasks
 from ciao_peft.errors import ConfigError, DataNotFoundError, MissingExtraError
-from ciao_peft.study import read_records, write_plan
+from ciao_peft.study import read_records, tune, write_plan
 from ciao_peft.study.on_ray import RayWorklist
 from ciao_peft.study.search import search_settings
 from ciao_peft.study.worklist import Worklist
 from helpers.ray_here import Machines, machines, needs_ray
 from helpers.searches import SMALL, TASK, search
 from helpers.studies import plan_of, tiny_encoder
+from helpers.tuning import LEARNING, STUCK, folder_of, told, tuned
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_a_study_of_which_a_machine_is_lost_has_the_results_of_one_process(two, 
 
     monkeypatch.setattr(RayTasks, "first_done", losing)
     shown = []
-    shared = RayWorklist(plan, tmp_path / "shared", RayEngine(workers=2), say=shown.append)
+    shared = RayWorklist(plan, tmp_path / "shared", shown.append, engine=RayEngine(workers=2))
     try:
         progress = shared.work()
     finally:
@@ -55,6 +56,35 @@ def test_a_study_of_which_a_machine_is_lost_has_the_results_of_one_process(two, 
     records = read_records(tmp_path / "shared")
     assert Counter(record.key for record in records).most_common(1)[0][1] == 1
     assert outcome(records) == outcome(read_records(tmp_path / "alone"))
+
+
+@needs_ray
+def test_a_tuning_of_which_a_machine_is_lost_has_the_result_of_one_process(two, tmp_path, monkeypatch):
+    task, encoder = folder_of(tmp_path / "faces", ["blue", "green", "red"] * 8), tiny_encoder(tmp_path / "encoder")
+    settings = {"candidates": [STUCK, LEARNING], "epochs": 2}
+    alone = tuned(tmp_path / "alone", task, encoder, **settings)
+    taken, first_done = [], RayTasks.first_done
+
+    def losing(tasks):
+        taken.append(len(tasks))
+        if len(taken) == 3:
+            two.lose_one()
+        return first_done(tasks)
+
+    monkeypatch.setattr(RayTasks, "first_done", losing)
+    try:
+        shared = tuned(tmp_path / "shared", task, encoder, engine=RayEngine(workers=2), **settings)
+    finally:
+        two.add_one()
+    assert max(taken) == 2
+    assert {tried.epochs for tried in shared.tried} == {1, 2}  # both rungs
+    assert sorted(told(shared)) == sorted(told(alone))
+    assert (shared.chosen.name, shared.verdict) == (alone.chosen.name, alone.verdict)
+    records = [read_records(result.folder / "trials") for result in (shared, alone)]
+    assert outcome(records[0]) == outcome(records[1])
+    assert len(records[0]) == len(records[1]) == 14
+    monkeypatch.setattr(RayTasks, "start", None)
+    assert told(tuned(tmp_path / "shared", task, encoder, engine="ray", **settings)) == told(shared)
 
 
 @needs_ray
@@ -115,6 +145,8 @@ def test_without_ray_the_commands_name_the_extra(tmp_path, monkeypatch, capsys):
     assert main(["reproduce", "--tasks", "painted_faces", "--output_dir", str(tmp_path), "--engine", "ray"]) != 0
     assert "A study with `engine='ray'` needs ray: pip install 'ciao_peft[distributed]'." in capsys.readouterr().err
     assert not (tmp_path / "plan.yaml").exists()
+    with pytest.raises(MissingExtraError, match=r"A tuning with `engine='ray'` needs ray"):
+        tune(TASK, "small-face", tmp_path, engine="ray")
 
 
 @pytest.mark.parametrize(
@@ -127,5 +159,14 @@ def test_without_ray_the_commands_name_the_extra(tmp_path, monkeypatch, capsys):
 def test_flags_that_do_not_go_together_are_refused(flags, message, tmp_path, capsys):
     if "ray" in flags and importlib.util.find_spec("ray") is None:
         pytest.skip("Ray is not installed")
-    assert main(["reproduce", "--tasks", "painted_faces", "--output_dir", str(tmp_path), *flags]) != 0
-    assert message in capsys.readouterr().err
+    for command in (["reproduce", "--tasks", "painted_faces"], ["tune", "--dataset", "painted_faces"]):
+        assert main([*command, "--output_dir", str(tmp_path), *flags]) != 0
+        assert message in capsys.readouterr().err
+
+
+def test_a_tuning_is_not_shared_out_twice(tmp_path):
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
+    with pytest.raises(ConfigError, match=r"leave out `num_processes=2`"):
+        tune(TASK, "small-face", tmp_path, num_processes=2, engine="ray")
+    assert not list(tmp_path.iterdir())

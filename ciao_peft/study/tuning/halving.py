@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ...errors import CIAOError
 from ..data import LoadedTask, load_training_split
@@ -80,6 +81,7 @@ class Halving(Worklist):
             many parts are held out in turn, and `search_fraction` into how many the training split is dealt.
         folder: For the records, stored features and claims.
         say: Called with every line for people.
+        **engine: Of the worklist that hands the trainings to others, where one of this kind does.
 
     Attributes:
         rung: At which this is, from 0.
@@ -87,12 +89,11 @@ class Halving(Worklist):
         told: Called with each record that is new, when `progress` has it.
     """
 
-    rung: int
     epochs: tuple[float, ...]
     told: Callable[[Record], None] | None = None
 
-    def __init__(self, plan: Plan, folder: Path, say: Callable[[str], None] = print):
-        super().__init__(plan, folder, say)
+    def __init__(self, plan: Plan, folder: Path, say: Callable[[str], None] = print, **engine: Any):
+        super().__init__(plan, folder, say, **engine)
         self._candidates, self.epochs = plan.methods, epochs_of_rungs(plan.epochs)
         self._entered: list[tuple[Method, ...]] = []
         self._working = False

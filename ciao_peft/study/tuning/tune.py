@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...checking import check_number
+from ...engine import RayEngine, engine_from
 from ...errors import ConfigError
 from ...progress import place_to_speak, span
 from ...saving import local_path, write_file
+from ...surroundings import set_num_threads
 from ..plan import Encoder, Method, Plan, Task
 from .choice import Tried, TuneResult, choose, table_of, verdict_of
 
@@ -49,6 +51,7 @@ def tune(
     feature_dtype: str | None = None,
     num_processes: int = 1,
     num_threads: int | None = None,
+    engine: str | RayEngine | None = None,
     disable_tqdm: bool | None = None,
 ) -> TuneResult:
     """Finds out which form of the mask, head and loss suit a task, on people held out of its training split.
@@ -83,10 +86,12 @@ def tune(
         feature_dtype: In which features are stored, as for `cache_features`; the encoder's own when left out.
         num_processes: Processes that share the work on this machine.
         num_threads: Of torch, in each; the cores shared out when left out.
+        engine: Who trains: this process when left out, `"ray"` or a `RayEngine` for the workers of Ray.
         disable_tqdm: Says nothing; when left out, a bar moves in a terminal, and a log gets a line for each training.
 
     Raises:
-        ConfigError: a value out of range; or a metric that does not fit the labels.
+        ConfigError: a value out of range; a metric that does not fit the labels; or an engine and several processes.
+        MissingExtraError: the engine is not installed.
         DataNotFoundError, DataError: the task's training split cannot be read, has too few people, the same label
             everywhere, or fewer than two classes with two pictures.
         TrainingError: no candidate has a score.
@@ -105,7 +110,10 @@ def tune(
     from .folds import check_choice
     from .halving import Halving
 
+    chosen = engine_from(engine, "A tuning")
     check_number("num_processes", num_processes, int, 1)
+    if chosen is not None and num_processes > 1:
+        raise ConfigError(f"`engine` shares the work out itself; leave out `num_processes={num_processes}`.")
     if folds is not None:
         check_number("folds", folds, int, 2, 100)
     if depths is not None:
@@ -137,7 +145,12 @@ def tune(
         feature_dtype=feature_dtype,
     )
     folder = local_path(output_dir)
-    halving = Halving(plan, folder / TRIALS, _say)
+    if chosen is None:
+        halving = Halving(plan, folder / TRIALS, _say)
+    else:
+        from .on_ray import RayHalving
+
+        halving = RayHalving(plan, folder / TRIALS, _say, engine=chosen, num_threads=num_threads)
     halving.load(loaded)
     _work(halving, plan, num_processes, num_threads, disable_tqdm)
     return _result(halving, plan, recipe, folder)
@@ -162,7 +175,7 @@ def _loaded(task: Task) -> LoadedTask:
 def _work(halving: Halving, plan: Plan, num_processes: int, num_threads: int | None, disable_tqdm: bool | None) -> None:
     from tqdm.auto import tqdm
 
-    from ..runner import set_num_threads, show, started, train_in_processes, usable_cores
+    from ..runner import show, started, train_in_processes, usable_cores
     from .halving import Halving
 
     place = place_to_speak(disable_tqdm)
