@@ -41,11 +41,12 @@ def corrections() -> str:
             right, lost = found[method]["right"][0], found[method]["lost"][0]
             reached = "met" if right >= 10 and lost <= 2 else "not met"
             verdicts.append(f"{method}: **{reached}** on average")
+    verdict = "; ".join(verdicts)
     text = wrapped(
         "`python benchmarks/online_corrections.py`: twelve faces of one class that the adapter `ciao/everyday-six` "
-        "reads wrongly are corrected; faces of other people than those are measured before and after. The goal was at "
-        f"least 10 of the 12 right and at most 2 points lost on the others ({'; '.join(verdicts)}). How many corrections are "
-        "learned together was chosen on people of the training split who were held out."
+        "reads wrongly are corrected; faces of other people are measured before and after. The goal was at least 10 "
+        f"of the 12 right and at most 2 points lost on the others ({verdict}). How many corrections are learned "
+        "together was chosen on people of the training split who were held out."
     )
     header = ["how", "right of 12", "points lost on the others", "runs in which the goal was met"]
     return (

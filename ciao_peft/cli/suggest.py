@@ -71,13 +71,15 @@ def _add_flags(parser: LateParser) -> None:
 def _suggest(options: argparse.Namespace) -> None:
     from ..suggestions import labelled_rows, save_suggestions, suggest
     from ..suggestions.reading import pictures_below
+    from ..suggestions.unlabelled import still_to_label, told
 
     data, output = Path(os.path.normpath(Path(options.data).expanduser())), Path(options.output_dir).expanduser()
     if output.resolve().is_relative_to(data.resolve()):
         raise ConfigError(f"`--output_dir` {quoted(str(output))} lies among the faces; name a folder outside of them.")
-    paths = pictures_below(data)
+    every = pictures_below(data)
     model, name = _model(options)
     columns = _label_columns(options, model, name)
+    paths, passed_over = still_to_label(data, every, columns if options.label_column else None)
     earlier = None
     if options.labelled:
         earlier = labelled_rows(options.labelled, columns, image_column=options.image_column)
@@ -85,12 +87,22 @@ def _suggest(options: argparse.Namespace) -> None:
             print(f"ciao: left out of {options.labelled}: {earlier.left_out}", file=sys.stderr)
     rows = () if earlier is None else earlier.rows
     known = [os.path.normpath(data / row["file_name"]) for row in rows]
+    if away := [row["file_name"] for row, path in zip(rows, known, strict=True) if not _lies_in(path, data)]:
+        raise DataError(
+            f"{quoted(options.labelled)} names {len(away)} files outside of {quoted(str(data))}, {quoted(away[0])} "
+            "first; labelled faces are those of the folder."
+        )
     if missing := [row["file_name"] for row, path in zip(rows, known, strict=True) if not os.path.isfile(path)]:
         raise DataError(
             f"{quoted(options.labelled)} names {len(missing)} files that are not in {quoted(str(data))}, "
             f"{quoted(missing[0])} first."
         )
     left = sorted({os.path.normpath(path) for path in paths} - set(known))
+    if not left and passed_over:
+        raise DataError(
+            f"None of {len(every)} faces of {quoted(str(data))} is to be labelled: {told(passed_over)}. Where another "
+            "column holds the labels, name it: `--label_column`."
+        )
     if not left:
         raise DataError(f"All {len(paths)} faces of {quoted(str(data))} have labels in {quoted(options.labelled)}.")
     settings: dict[str, Any] = {"strategy": options.strategy, "near": options.near, "seed": options.seed}
@@ -103,6 +115,7 @@ def _suggest(options: argparse.Namespace) -> None:
         found,
         chosen=tuple(dataclasses.replace(one, file_name=inside(one.file_name)) for one in found),
         unreadable=tuple((inside(path), why) for path, why in found.unreadable),
+        passed_over=tuple(passed_over.items()),
     )
     pictures = data if find_spec("matplotlib") else None
     table = save_suggestions(found, output, pictures=pictures, label_columns=columns, labelled=rows)
@@ -115,6 +128,11 @@ def _suggest(options: argparse.Namespace) -> None:
         f"Fill in {', '.join(columns)}, then: ciao train --csv {table} --data_dir {data}{label} --test_fraction 0.2 "
         "--min_images_per_class 0"
     )
+
+
+def _lies_in(path: str, folder: Path) -> bool:
+    """Whether a path, its dots already gone, stays in a folder; a link in it may lead where it likes."""
+    return os.path.abspath(path).startswith(os.path.join(os.path.abspath(folder), ""))
 
 
 def _model(options: argparse.Namespace) -> tuple[CIAOModel, str | None]:

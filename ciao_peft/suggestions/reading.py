@@ -24,6 +24,7 @@ from ..preprocessing import Preprocessing
 from ..preprocessing.ahead import in_threads
 from ..preprocessing.pictures import is_broken_picture
 from ..progress import long_work
+from .unlabelled import still_to_label, told
 
 __all__ = ["Read", "pictures_below", "read_faces"]
 
@@ -41,6 +42,7 @@ class Read:
         hidden: What the last layer of the adapter's head reads, `(N, H)`; None without an adapter.
         files: By number, the name of each face's file, where there is one.
         unreadable: Names or numbers of pictures that could not be read, each with the reason.
+        passed_over: Why faces of a folder were not looked at, with how many.
     """
 
     rows: list[int] = field(default_factory=list)
@@ -49,6 +51,7 @@ class Read:
     hidden: Tensor | None = None
     files: dict[int, str] = field(default_factory=dict)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+    passed_over: dict[str, int] = field(default_factory=dict)
 
 
 def pictures_below(folder: str | os.PathLike[str]) -> list[Path]:
@@ -222,7 +225,10 @@ def _source(model: CIAOModel, faces: Any, found: Read) -> _Source:
     preprocessing = model.preprocessing
     pictures: Sequence[Any]
     if isinstance(faces, (str, os.PathLike)):
-        pictures = pictures_below(faces)
+        every = pictures_below(faces)
+        pictures, found.passed_over = still_to_label(faces, every)
+        if not pictures:
+            raise DataError(f"None of {len(every)} faces is to be labelled: {told(found.passed_over)}.")
         named = {row: path.relative_to(faces).as_posix() for row, path in enumerate(pictures)}
     elif isinstance(faces, Mapping):
         raise InputError(f"These are several splits ({', '.join(map(str, faces))}); give the one to choose from.")

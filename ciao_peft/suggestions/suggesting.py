@@ -16,6 +16,7 @@ from ..model import CIAOModel
 from ..prediction import label_values, named_answers
 from .reading import Read, read_faces
 from .strategies import Candidates, choose
+from .unlabelled import labels_beside, rows_without_labels, told
 
 __all__ = ["DEFAULT", "NEAR", "Suggestion", "Suggestions", "suggest"]
 
@@ -55,6 +56,7 @@ class Suggestions:
         near: How many of them were passed over because they nearly equal a chosen or a labelled one.
         unreadable: Names or numbers of pictures that cannot be read, each with the reason.
         problem_type: What kind of answers the adapter gives; None without one.
+        passed_over: Why other faces were not looked at, with how many.
 
     Example:
         >>> print(Suggestions((Suggestion(4, "a.png", 0.9, None),), "margin", 7, 2, (("b.png", "empty file"),)))
@@ -68,6 +70,7 @@ class Suggestions:
     near: int
     unreadable: tuple[tuple[str, str], ...]
     problem_type: str | None = None
+    passed_over: tuple[tuple[str, int], ...] = ()
 
     @property
     def indices(self) -> list[int]:
@@ -84,6 +87,8 @@ class Suggestions:
         said = [f"{len(self.chosen)} of {self.looked_at:,} faces, chosen by {self.strategy!r}"]
         if self.near:
             said.append(f"{self.near:,} passed over, which nearly equal another one")
+        if self.passed_over:
+            said.append(told(dict(self.passed_over)))
         if self.unreadable:
             few = ", ".join(f"{name} ({why})" for name, why in self.unreadable[:3])
             more = " ..." if len(self.unreadable) > 3 else ""
@@ -112,7 +117,10 @@ def suggest(
     Args:
         model: A model in eval mode, or a bare encoder before there is any adapter.
         faces: Faces without labels: a folder, with the folders in it; a list of pictures as `model.predict` takes them;
-            a dataset of `image` or `pixel_values`; or what `cache_features` stored.
+            a dataset of `image` or `pixel_values`; or what `cache_features` stored. Of a folder, faces of `test/` and
+            `validation/` are left out, as are those with a label in a `metadata.csv` there, or in the folders of
+            classes of `train/`; of a dataset in which some faces have no label (None, NaN or below 0), those that have
+            one.
         count: How many to suggest, 1 or more.
         strategy: One of `ciao_peft.suggestions.STRATEGIES`, as `ciao_peft.suggestions.choose` explains them.
             `"random"`, the default, passes over near-duplicates as well; on real faces with up to 320 labels, no other
@@ -166,7 +174,14 @@ def suggest(
         )
     answers = config is not None and config.problem_type != "regression"
     quiet: dict[str, Any] = {"batch_size": batch_size, "disable_tqdm": disable_tqdm}
+    labels = labels_beside(faces)
+    rows = rows_without_labels(labels)
+    if rows is not None:
+        faces = faces.select(rows) if hasattr(faces, "select") else [faces[row] for row in rows]
     read = read_faces(model, faces, name, **quiet)
+    if rows is not None:
+        _number_anew(read, rows)
+        read.passed_over["have a label"] = len(labels) - len(rows)
     known = None
     if labelled is not None and (not hasattr(labelled, "__len__") or len(labelled)):
         try:
@@ -187,7 +202,16 @@ def suggest(
         chosen.near,
         tuple(read.unreadable),
         None if config is None else config.problem_type,
+        tuple(read.passed_over.items()),
     )
+
+
+def _number_anew(read: Read, rows: list[int]) -> None:
+    """Gives faces the numbers that they have among all."""
+    again = {f"number {place}": f"number {row}" for place, row in enumerate(rows)}
+    read.rows = [rows[place] for place in read.rows]
+    read.files = {rows[place]: name for place, name in read.files.items()}
+    read.unreadable = [(again.get(name, name), why) for name, why in read.unreadable]
 
 
 def _candidates(read: Read, config: CIAOConfig | None, known: torch.Tensor | None) -> Candidates:

@@ -36,7 +36,7 @@ from .data_doors import DATA_DOORS
 from .door import Door
 from .doors import MODEL_DOORS
 from .mutations import copy_folder, endless_device
-from .watch import NOTES, place_in_dump
+from .watch import NOTES, place_in_dump, work_of
 from .worker import DUMP, Opener, detail_of, keep, work
 
 DOORS: dict[str, type[Door]] = {door.name: door for door in (*MODEL_DOORS, *DATA_DOORS)}
@@ -102,8 +102,13 @@ class Campaign:
         os.close(theirs)
         pending, current, steps, ended = b"", first, [], False
         allowed, opening = _START, False
+        began = last = 0.0  # what it had of the processor
         while True:
             if not select.select([ours], [], [], allowed)[0]:
+                now, waits = work_of(process)
+                if now - began < allowed and (now > last or not waits):
+                    last = now  # it is at work, and others have the machine
+                    continue
                 if not opening:
                     break
                 os.kill(process, signal.SIGUSR1)  # it writes down where it is
@@ -117,10 +122,12 @@ class Campaign:
                 said = json.loads(line)
                 if "opens" in said:
                     current, steps, allowed = said["opens"], said["steps"], times * self.door.limit
-                    opening = True
+                    opening, began = True, work_of(process)[0]
+                    last = began
                 elif "done" in said:
                     self._note(said, steps)
                     current, allowed, opening = said["done"] + 1, _START, False
+                    began = last = work_of(process)[0]
                 elif "broken" in said:
                     raise RuntimeError(f"the campaign itself broke at input {current}:\n{said['broken']}")
                 ended |= "end" in said

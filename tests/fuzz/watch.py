@@ -162,6 +162,24 @@ def limit_memory(more: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size + more, size + more))
 
 
+# -- time --------------------------------------------------------------------------------------------------------------
+
+
+def work_of(process: int) -> tuple[float, bool]:
+    """Seconds of the processor that another process has had, and whether it waits for something else than its turn.
+
+    Where the system does not say, it had none and waits.
+
+    Args:
+        process: Its number.
+    """
+    try:
+        values = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0, True
+    return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK"), values[0] not in "RD"
+
+
 # -- where it happened -------------------------------------------------------------------------------------------------
 
 
