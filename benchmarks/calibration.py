@@ -37,7 +37,7 @@ SCORES = ("accuracy", "balanced_accuracy", "calibration_error")
 def measure(
     name: str, method: str, seed: int, labels: dict[str, Any], parts: tuple[FeatureDataset, FeatureDataset], test: Any
 ) -> dict[str, Any]:
-    """One adapter, its temperature, and its scores on test faces before and after."""
+    """One adapter, its temperature, and its scores: on test faces before and after, and where it was fitted."""
     settings, rates = METHODS[method]
     model = model_on(name, CIAOConfig(**labels, init_seed=seed, **settings))
     arguments = CIAOTrainingArguments(**RECIPE | rates, seed=seed, report_to="none", disable_tqdm=True)
@@ -46,9 +46,10 @@ def measure(
     trainer.train(fit)
     before = trainer.evaluate(test)
     temperature = trainer.calibrate(held_out)
-    after = trainer.evaluate(test)
+    after, there = trainer.evaluate(test), trainer.evaluate(held_out)
     return {
         "temperature": temperature,
+        "held_out": {score: there[f"eval_{score}"] for score in SCORES},
         "before": {score: before[f"eval_{score}"] for score in SCORES},
         "after": {score: after[f"eval_{score}"] for score in SCORES},
         "faces": [len(fit), len(held_out), len(test)],
