@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import types
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -287,7 +289,7 @@ def test_tensorboards_folder_is_not_doubled(output_dir, expected, tmp_path):
 
 
 def test_trackio_is_told(tmp_path):
-    """Through Accelerate's own tracker, with a stand-in for the package, which asks for an older Pillow than ours."""
+    """Through Accelerate's own tracker, with a stand-in for the package, which need not be there."""
     (tmp_path / "trackio").mkdir()
     (tmp_path / "trackio" / "__init__.py").write_text(
         "import json, pathlib\n"
@@ -316,6 +318,25 @@ def test_trackio_is_told(tmp_path):
     told = json.loads(ran.stdout.splitlines()[-1])
     assert told[0] == ["init", "default"] and told[1][0] == "config" and told[-1][0] == "finish"
     assert any("eval_accuracy" in values for kind, values in told if kind == "log")
+
+
+def test_trackio_itself_keeps_what_a_training_logs(tmp_path):
+    pytest.importorskip("trackio", reason="comes with `pip install trackio`")
+    code = (
+        "import sys\nfrom helpers.training import faces, make_trainer\n"
+        "make_trainer(output_dir=sys.argv[1], report_to='trackio').train(faces(), faces(6))"
+    )
+    here = environment() | {"TRACKIO_DIR": str(tmp_path / "kept"), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], env=here, capture_output=True, check=True)
+    with closing(sqlite3.connect(tmp_path / "kept" / "default.db")) as kept:
+        logged = [json.loads(values) for (values,) in kept.execute("SELECT metrics FROM metrics ORDER BY id")]
+        ((settings,),) = kept.execute("SELECT config FROM configs")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "trainer_log.jsonl").read_text().splitlines()]
+    assert [entry["eval_accuracy"] for entry in logged if "eval_accuracy" in entry] == [
+        line["eval_accuracy"] for line in lines if "eval_accuracy" in line
+    ]
+    assert [entry["loss"] for entry in logged if "loss" in entry] == [line["loss"] for line in lines if "loss" in line]
+    assert json.loads(settings)["adapter.num_labels"] == 3
 
 
 def test_a_tracker_that_is_missing_is_told(tmp_path):
