@@ -38,12 +38,20 @@ KNOWN = 1000  # faces of other people that an adapter knows before a stream, at 
 CHOICE = 100  # the seed of the choices
 GRID = 2  # squares of the last map, in each direction, that are averaged for what counts
 RATES = ({"learning_rate": 1e-3}, {"learning_rate": 3e-3})
+EVENLY = {
+    "max_forgetting": 100.0,
+    "distillation_weight": 0.0,
+    "min_steps": 20,
+    "rehearsal": 64,
+    "rehearsal_balance": 1.0,
+}
 # As the defaults are, but that whatever arrives is learned, also where it is of one class; and without what guards
 # an adapter that is in use: every update is kept, ends as soon as it can, and may move further from what was answered.
-# Faces come ten together here, and each update starts where the last one has ended.
+# Faces come ten together here, and each update starts where the last one has ended. The third rehearses longer, all
+# classes alike, and holds no answer where it was: for an adapter that knows nothing before the stream.
 ONLINE = tuple(
     OnlineArguments(allow_one_class=True, together=0, **more).to_dict()
-    for more in ({}, {"max_forgetting": 100.0, "distillation_weight": 1.0, "min_steps": 0})
+    for more in ({}, {"max_forgetting": 100.0, "distillation_weight": 1.0, "min_steps": 0}, EVENLY)
 )
 STEPS = {"steps": 3, "replayed": 16}
 # What is tried of each method on training people. EWC and LwF take the rate that was chosen for naive training.

@@ -241,10 +241,12 @@ def _choices(found: Measured) -> str:
             own = [name for name in named if len({str(one["settings"].get(name)) for one in tried}) > 1]
             chosen = ", ".join(f"{name} {best['settings'].get(name, 'default')}" for name in own)
             if method.startswith("online"):
-                chosen = "defaults" if best is tried[0] else "unguarded"
+                evenly = best["settings"].get("distillation_weight") == 0
+                chosen = "evenly" if evenly else "defaults" if best is tried[0] else "unguarded"
             rows.append([stream, faces, method, chosen or "–", " / ".join(f"{100 * score:.1f}" for score in scores)])
     note = wrapped(
         "Accuracy in percent of everything that was tried; where others are never met, its mean with that on others. "
-        "“Unguarded” keeps every update of `OnlineTrainer` (`benchmarks/streams.py` has its settings)."
+        "“Unguarded” keeps every update of `OnlineTrainer`; “evenly” rehearses longer as well, all classes alike, and "
+        "without distillation (`benchmarks/streams.py` has the settings)."
     )
     return f"{table(['stream', 'faces', 'method', 'chosen', 'accuracy'], rows)}\n\n{note}"

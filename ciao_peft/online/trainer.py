@@ -209,7 +209,7 @@ class OnlineTrainer(VersionedAdapter):
         teacher, all_seen = adapter, seen
         if recent is not None and not bool(is_right(before, corrections.labels, config, self.args.margin).all()):
             put_state(work, recent.tensors, config)
-            teacher, all_seen = copy.deepcopy(work), self._with_u(learned)
+            teacher, all_seen = work, self._with_u(learned)  # it answers before it learns
         drawn = self._drawn(teacher, leave_out, len(corrections), config.num_labels)
         self._refuse_one_class(all_seen, drawn, config)
         guard = self._guard_of(leave_out)

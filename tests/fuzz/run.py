@@ -102,12 +102,12 @@ class Campaign:
         os.close(theirs)
         pending, current, steps, ended = b"", first, [], False
         allowed, opening = _START, False
-        began = last = 0.0  # what it had of the processor
+        began = before = 0.0  # what it had of the processor
         while True:
             if not select.select([ours], [], [], allowed)[0]:
                 now, waits = work_of(process)
-                if now - began < allowed and (now > last or not waits):
-                    last = now  # it is at work, and others have the machine
+                if now - began < allowed and (now > before or not waits):
+                    before = now  # it is at work, and others have the machine
                     continue
                 if not opening:
                     break
@@ -123,11 +123,11 @@ class Campaign:
                 if "opens" in said:
                     current, steps, allowed = said["opens"], said["steps"], times * self.door.limit
                     opening, began = True, work_of(process)[0]
-                    last = began
+                    before = began
                 elif "done" in said:
                     self._note(said, steps)
                     current, allowed, opening = said["done"] + 1, _START, False
-                    began = last = work_of(process)[0]
+                    began = before = work_of(process)[0]
                 elif "broken" in said:
                     raise RuntimeError(f"the campaign itself broke at input {current}:\n{said['broken']}")
                 ended |= "end" in said

@@ -58,16 +58,15 @@ def test_naive_training_on_one_class_forgets_the_others():
 
 def test_rehearsal_keeps_within_its_bound_and_each_that_came_as_likely():
     learner = learner_of(Rehearsal, steps=1, replayed=4)
-    size = sum(2 * tensor[0].numel() for tensor in some(learner, 1)) + 8
+    size = sum(2 * tensor[0].numel() for tensor in some(learner, 1)) + 12 + 73
+    room, features = 5 * size + size - 1, some(learner, 20)
     kept = torch.zeros(20)
     for seed in range(60):
-        learner = learner_of(Rehearsal, memory_bytes=5 * size + size - 1, seed=seed, steps=1)
-        features = [tensor[:1].expand(20, *tensor.shape[1:]) for tensor in some(learner, 1)]
-        learner.begin([tensor[:8] for tensor in features], torch.arange(8))
-        learner._keep([tensor[8:] for tensor in features], torch.arange(8, 20))
-        assert len(learner.kept) == 5 and learner.memory_bytes == 5 * size
-        for _, label in learner.kept:
-            kept[label] += 1
+        learner = learner_of(Rehearsal, memory_bytes=room, seed=seed, steps=1)
+        learner.begin([tensor[:8] for tensor in features], torch.arange(8) % 3)
+        learner._keep([tensor[8:] for tensor in features], torch.arange(8, 20) % 3)
+        assert len(learner.memory) == 5 and learner.memory_bytes == 5 * size + 3 * 8 <= room
+        kept += torch.tensor([place >= 0 for place in learner.memory.find(features)])
     share = kept / 60  # each of 20 in a quarter of the draws; a standard deviation of 0.056
     assert (share - 0.25).abs().max() < 0.2 and abs(share[:10].mean() - 0.25) < 0.05
 

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...adapters import Adapter
+from ...features import model_key
 from ...model import CIAOModel
-from ...online import distillation_loss
+from ...online import Faces, FeatureMemory, distillation_loss
 from .learner import Learner
 
 __all__ = ["ElasticWeights", "GradientSettings", "LearningWithoutForgetting", "Naive", "Rehearsal"]
@@ -121,7 +122,10 @@ class Rehearsal(Naive):
     """Experience replay (Chaudhry et al. 2019): a reservoir of all that came is replayed beside each batch.
 
     Args:
-        model, adapter_name, settings: As for `Naive`. Features are kept in float16.
+        model, adapter_name, settings: As for `Naive`.
+
+    Attributes:
+        memory: A reservoir of features in float16, with nothing held apart.
 
     Shapes:
         As for `Learner`: features `(B, ...)` each, labels `(B,)`.
@@ -132,16 +136,18 @@ class Rehearsal(Naive):
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU())
         >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=3, hidden_sizes=())
         >>> model = get_ciao_model(net, config, input_size=(3, 8, 8))
-        >>> learner = Rehearsal(model, "default", GradientSettings(memory_bytes=2 * (2 * 8 * 6 * 6 + 8)))
+        >>> learner = Rehearsal(model, "default", GradientSettings(memory_bytes=1500))
         >>> learner.observe((torch.rand(5, 8, 6, 6),), torch.arange(5) % 3)
-        >>> len(learner.kept), learner.memory_bytes
-        (2, 1168)
+        >>> len(learner.memory), learner.memory_bytes  # 2 * (2 * 8 * 6 * 6 + 12 + 73) + 3 * 8
+        (2, 1346)
     """
+
+    memory: FeatureMemory
 
     def __init__(self, model: CIAOModel, adapter_name: str, settings: GradientSettings):
         super().__init__(model, adapter_name, settings)
-        self.kept: list[tuple[tuple[Tensor, ...], int]] = []
-        self.met = 0
+        self.memory = FeatureMemory(settings.memory_bytes, policy="reservoir", held_share=0.0, seed=settings.seed)
+        self._key = model_key(model)
 
     def begin(self, features: Sequence[Tensor], labels: Tensor) -> None:
         """Keeps some of what the adapter was trained on.
@@ -166,25 +172,18 @@ class Rehearsal(Naive):
         Args:
             features, labels: What arrived.
         """
-        if not self.kept:
+        count = min(self.settings.replayed, len(self.memory))
+        if not count:
             return features, labels
-        drawn = torch.randperm(len(self.kept), generator=self.chance)[: self.settings.replayed].tolist()
-        old = zip(*(self.kept[place][0] for place in drawn), strict=True)
-        rows = [torch.cat([new, torch.stack(kept).float()]) for new, kept in zip(features, old, strict=True)]
-        return rows, torch.cat([labels, torch.tensor([self.kept[place][1] for place in drawn])])
+        old = self.memory.draw(count, self.chance)
+        rows = [torch.cat([new, kept.float()]) for new, kept in zip(features, old.tensors, strict=True)]
+        return rows, torch.cat([labels, old.labels.argmax(dim=1)])
 
     def _keep(self, features: Sequence[Tensor], labels: Tensor) -> None:
-        for number, label in enumerate(labels.tolist()):
-            row = tuple(tensor[number].half().clone() for tensor in features)
-            size = sum(2 * tensor.numel() for tensor in row) + 8
-            self.met += 1
-            if (len(self.kept) + 1) * size <= self.settings.memory_bytes:
-                self.kept.append((row, label))
-                self.memory_bytes = len(self.kept) * size
-                continue
-            place = int(torch.randint(self.met, (), generator=self.chance))
-            if place < len(self.kept):
-                self.kept[place] = (row, label)
+        config = self.adapter.config
+        rows = F.one_hot(labels, config.num_labels).float()
+        self.memory.add(Faces(tuple(features), rows), config, self._key)
+        self.memory_bytes = self.memory.nbytes
 
 
 class ElasticWeights(Naive):
