@@ -24,9 +24,13 @@ _LONGEST_MESSAGE = 4000
 _MOST = 50
 _MOST_READ = 100_000
 _URL = re.compile(r"((?<![\w+.:-])[\w+.:-]{2,}:/{1,3})([^\s'\"<>]*)")  # a `Path` leaves one slash
-_URL_IN_QUOTES = re.compile(r"(?<=')([\w+.:-]{2,}:/{1,3})([^']*)(?=')")
+_QUOTED = (  # as Python writes a text: what has a quote in it stands in the other ones, or has a backslash before it
+    re.compile(r"(?<=')([\w+.:-]{2,}:/{1,3})((?:[^'\\]|\\.)*)(?=')", re.DOTALL),
+    re.compile(r'(?<=")([\w+.:-]{2,}:/{1,3})((?:[^"\\]|\\.)*)(?=")', re.DOTALL),
+)
 _WHOLE_URL = re.compile(r"(?s)\A([\w+.:-]{2,}:/{1,3})(.*)")  # a password may have spaces and quotes
 _QUERY = re.compile(r"([?#&;][^=?#&;]*(=?))[^?#&;]*")
+_SECTION = re.compile(r"#(?:[a-z]{1,20}|[0-9]{1,4})(?:[._-](?:[a-z]{1,20}|[0-9]{1,4}))*")  # of a page: plain words
 
 
 def shortened(text: str, longest: int = _LONGEST) -> str:
@@ -38,7 +42,9 @@ def shortened(text: str, longest: int = _LONGEST) -> str:
         >>> shortened("Nothing at https://ann:key@example.org/fer?token=1f.")
         'Nothing at https://***@example.org/fer?token=***.'
     """
-    text = _URL.sub(_without_secrets, _URL_IN_QUOTES.sub(_without_secrets, _readable(text)))
+    text = _readable(text)
+    for pattern in (*_QUOTED, _URL):
+        text = pattern.sub(_without_secrets, text)
     side = (longest - 3) // 2
     return text if len(text) <= longest else f"{text[:side]}...{text[-side:]}"
 
@@ -84,7 +90,13 @@ def _without_secrets(url: re.Match[str]) -> str:
     before, at, after = plain.rpartition("@")
     container = start.rstrip("/").lower().endswith(("az:", "abfs:", "abfss:")) and ":" not in before
     there = f"***@{after}" if at and not container and (":" in before or "/" not in before) else plain
-    return start + _QUERY.sub(lambda part: f"{part[1] if part[2] else part[1][0]}***", there) + rest[len(plain) :]
+    return start + _QUERY.sub(_without_value, there) + rest[len(plain) :]
+
+
+def _without_value(part: re.Match[str]) -> str:
+    if _SECTION.fullmatch(part[0]):
+        return part[0]
+    return f"{part[1] if part[2] else part[1][0]}***"
 
 
 class CIAOError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import operator
 import os
 import posixpath
 import re
@@ -26,6 +27,7 @@ _COLUMNS = ("image", "jpg", "png", "jpeg", "webp")
 _LABELS = ("label", "labels")
 _LARGEST_PICTURE = 2**28
 _LARGEST_LABEL = 2**20
+_LARGEST_END = 2**20  # bytes behind the last file of a tar that are looked at; `tar` fills up to 10,240
 _LARGEST_GROUP = 2**31  # bytes of a column in a row group of Parquet, which is read at once
 _MOST_ROWS = 10**8  # of a Parquet file
 _ROWS_AT_ONCE = 1024
@@ -140,16 +142,23 @@ class Shards:
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"There are {len(self)} rows; got the index {index}.")
-        return self.__getitems__([index % len(self)])[0]
+        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        with _damage_told(f"Rows {indices[0]} to {indices[-1]} cannot be read"):
-            pictures = self._pictures(indices)
+        rows = [self._row(index) for index in indices]
+        if not rows:
+            return []
+        with _damage_told(f"Rows {rows[0]} to {rows[-1]} cannot be read"):
+            pictures = self._pictures(rows)
         if self.labels is None:
             return [{"image": picture} for picture in pictures]
-        return [{"image": picture, "label": self.labels[row]} for picture, row in zip(pictures, indices, strict=True)]
+        return [{"image": picture, "label": self.labels[row]} for picture, row in zip(pictures, rows, strict=True)]
+
+    def _row(self, index: int) -> int:
+        """The number of a row that may be counted from the end."""
+        if not -len(self) <= (number := operator.index(index)) < len(self):
+            raise IndexError(f"There are {len(self)} rows; got the index {index}.")
+        return number % len(self)
 
     def _part(self, path: str, start: int, size: int) -> bytes:
         return self._filesystem.cat_file(path, start=start, end=start + size)
@@ -223,6 +232,11 @@ class _TarShards(Shards):
             file.seek(tar.offset)
             if len(end := file.read(512)) < 512 or any(end):  # `tarfile` takes what is damaged for the end
                 raise DataError(f"{quoted(path)} is cut off or damaged behind byte {tar.offset:,}. Copy it again.")
+            if any(file.read(_LARGEST_END)):
+                raise DataError(
+                    f"{quoted(path)} goes on behind its end at byte {tar.offset:,}, as tars do that were put together "
+                    "with `cat`. Give them as several files, or join them with `tar --concatenate`."
+                )
         yield from sample.checked()
 
     def __len__(self) -> int:

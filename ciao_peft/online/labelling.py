@@ -85,7 +85,8 @@ def _from_numbers(given: Any, config: CIAOConfig, count: int) -> Tensor:
     tensor = _numbers(given, config)
     if count == 1 and (tensor.ndim == 0 or (tensor.ndim == 1 and len(tensor) == config.num_labels > 1)):
         tensor = tensor[None]
-    if tensor.ndim == 1 and not tensor.is_floating_point() and config.problem_type == "single_label_classification":
+    whole = not tensor.is_floating_point() and not tensor.is_complex()
+    if tensor.ndim == 1 and whole and config.problem_type == "single_label_classification":
         ids = tensor.tolist()
         for number in ids:
             if not 0 <= int(number) < config.num_labels:
@@ -192,7 +193,9 @@ def _entries(given: Any, config: CIAOConfig, count: int) -> Any:
         one = tensor.ndim == 0 or (count == 1 and tensor.ndim == 1 and len(tensor) == config.num_labels > 1)
         return [given] if one else list(tensor)
     several = count != 1 or config.problem_type != "multi_label_classification"
-    if not isinstance(given, (list, tuple) if several else (list, tuple, set, frozenset)):
+    if isinstance(given, Sequence) and not isinstance(given, (bytes, bytearray)):  # such as a column of `datasets`
+        given = list(cast("Sequence[Any]", given))
+    if not isinstance(given, list if several else (list, set, frozenset)):
         return None  # a set has no order by which its names would belong to faces
     entries = list(cast("Sequence[Any]", given))
     alone = config.problem_type == "multi_label_classification" and all(isinstance(entry, str) for entry in entries)

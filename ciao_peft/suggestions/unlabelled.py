@@ -12,7 +12,7 @@ import torch
 
 __all__ = ["labels_beside", "rows_without_labels", "still_to_label", "told"]
 
-_NO_LABEL = {"identity", "subject", "person", "license", "source"}  # columns that say something else of a face
+_NO_LABEL = {"identity", "subject", "person", "license", "source", "split"}  # columns that say something else of a face
 
 
 def still_to_label(
@@ -78,12 +78,16 @@ def _labelled_in(table: Path, label_columns: Sequence[str] | None) -> list[str]:
     from ..data.rows import as_text
     from ..data.tables import read_table
 
+    def text_of(record: Mapping[str, Any], name: str) -> str:
+        value = record.get(name)
+        return "" if value != value else as_text(value)  # NaN: so JSON has what was no value in a table
+
     read = read_table(table, LeftOut(), IMAGE_COLUMNS)
     own = image_column_of(read, table)
     others = [name for name in read.columns if name != own and name.lower() not in _NO_LABEL]
     columns = others if label_columns is None else [name for name in label_columns if name in read.columns]
     every = any if label_columns is None else all
-    named = ((as_text(record.get(own)), [as_text(record.get(name)) for name in columns]) for record in read.records)
+    named = ((as_text(record.get(own)), [text_of(record, name) for name in columns]) for record in read.records)
     return [name for name, texts in named if name and texts and every(texts)]
 
 

@@ -35,7 +35,9 @@ URLS = [
     "https://example.org/fer#access_token=SECRET",
     "https://example.org:80/fer?mail=ann@example.org&sig=SECRET",
     "s3://ann:SEC RET SECRET@bucket/fer",
+    "https://example.org/fer#SECRETfa1",
 ]
+QUOTES = ["https://ann:it's-SECRET@h/x", 'https://ann:"SECRET@h/x', "https://h/x?sig='SECRET", "s3://a:'\\\"SECRET@b/x"]
 
 DOORS = {
     "parse_url": parse_url,
@@ -75,9 +77,18 @@ def test_every_way_into_a_message_leaves_the_secret_out(url):
         assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
+@pytest.mark.parametrize("url", QUOTES)
+def test_a_secret_with_quotes_is_left_out_of_whatever_holds_its_url(url):
+    holders = [url, [url], (url, 1), {"data_dir": url}, url.encode(), Path(url), OSError(2, "nothing", url)]
+    for text in [*map(quoted, holders), *map(repr, holders), listed([url]), shortened(f"At {url!r}: {url!r}.")]:
+        assert "SECRET" not in str(DataError(f"There is nothing at {text}. Look elsewhere."))
+
+
 @pytest.mark.parametrize(
     "url",
     [
+        "https://example.org/docs/install#offline-mode",
+        "https://example.org/docs/page#section-2.1",
         "s3://bucket/photos@2x/face.png",
         "az://container@account/fer",
         "memory://fer",

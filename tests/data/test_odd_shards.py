@@ -151,3 +151,24 @@ def test_a_file_that_says_it_has_too_many_rows_is_refused(tmp_path, monkeypatch)
     monkeypatch.setattr(shards, "_MOST_ROWS", 9)
     with pytest.raises(DataError, match="says that it has 10 rows; at most 9 are read"):
         open_shards(parquet_of(tmp_path, [b"p"] * 10))
+
+
+def test_a_tar_with_another_one_behind_its_end_is_told(tmp_path):
+    path = tar_of(tmp_path, ("a.png", b"p"), ("a.cls", b"1"))
+    path.write_bytes(2 * path.read_bytes())
+    with pytest.raises(DataError, match=r"goes on behind its end .*tar --concatenate"):
+        open_shards(path)
+
+
+def test_rows_are_counted_from_the_end_one_by_one_and_together(tmp_path):
+    rows = open_shards(parquet_of(tmp_path, [b"0", b"1", b"2", b"3", b"4", b"5"], list(range(6)), row_group_size=2))
+    for index in (-1, -6, 5):
+        assert rows.__getitems__([index]) == [rows[index]]
+        assert rows[index]["image"]["bytes"] == str(rows[index]["label"]).encode()
+    assert rows.__getitems__([]) == []
+    for index in (6, -7):
+        with pytest.raises(IndexError):
+            rows.__getitems__([index])
+    for index in ("a", 1.0, slice(0, 1)):
+        with pytest.raises(TypeError):
+            rows[index]

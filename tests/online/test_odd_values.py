@@ -252,3 +252,20 @@ def test_none_of_these_tests_passes_by_chance():
     online = learner()
     assert online.update(pixels_of(some_faces(2)), ["angry", "bored"]).faces == 2
     assert issubclass(MemoryMismatchError, CIAOError)
+
+
+def test_complex_class_ids_are_refused_whatever_holds_them():
+    online = OnlineTrainer(make_model(**WORLDS["classes"]).eval())
+    before = state_of(online)
+    for labels in ([1j, 0], np.array([1j, 0]), torch.tensor([1j, 0])):
+        with pytest.raises(InputError):
+            online.update(PIXELS, labels)
+    assert_same_state(state_of(online), before)
+
+
+@pytest.mark.parametrize("values", [["b", "a"], [1, 0]])
+def test_a_column_of_a_dataset_gives_labels(values):
+    datasets = pytest.importorskip("datasets")
+    online = OnlineTrainer(make_model(**WORLDS["classes"]).eval())
+    online.update(PIXELS, datasets.Dataset.from_dict({"label": values})["label"])
+    assert online.memory.labels.tolist() == [[0, 1], [1, 0]]

@@ -104,6 +104,19 @@ def test_what_a_missing_label_is():
     assert rows_without_labels([-0.5, 0.5]) is None and labels_beside([1, 2]) is None
 
 
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        ("metadata.csv", "file_name,label,split\na.png,,train\nb.png,glad,train\n"),
+        ("metadata.jsonl", '{"file_name": "a.png", "label": NaN}\n{"file_name": "b.png", "label": 0}\n'),
+    ],
+)
+def test_neither_the_name_of_a_split_nor_nan_is_a_label(table, text, tmp_path):
+    (tmp_path / table).write_text(text)
+    left, _ = still_to_label(tmp_path, [tmp_path / "a.png", tmp_path / "b.png"])
+    assert [path.name for path in left] == ["a.png"]
+
+
 def test_the_command_asks_about_none_of_them_and_takes_no_path_that_leaves(folder, tmp_path, capsys):
     out = tmp_path / "ask"
     assert main(["suggest", str(folder), "--num", "20", "--near", "1", "--output_dir", str(out)]) == 0
