@@ -222,8 +222,9 @@ mask is in [results.md](results.md#four-painted-worlds).
 | faces without clear eyes and noses | try both, aligned and not | not measured here; wrong landmarks turn a face |
 
 On `dlib-face`, low ranks with `inhibition_form="gain"` reach what a full copy of the convolution reaches, with a
-fraction of the numbers: `inhibition_rank=16, excitation_rank=16`, and with few labels, or where adapters have to be
-small, `spatial_maps=8, hidden_sizes=()`."""
+fraction of the numbers: `inhibition_rank=16, excitation_rank=16`; where adapters have to be small or rare classes
+count, also `spatial_maps=8, hidden_sizes=()`. With few labels the default is ahead of that head
+([one recipe for everybody](results/method.md#few-people-with-labels))."""
 
 
 def read(held: list[Line]) -> str:

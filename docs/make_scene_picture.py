@@ -1,10 +1,12 @@
 """Draws docs/scene.png: painted faces of a scene, read in two worlds by adapters of the package.
 
 python docs/make_scene_picture.py
+python docs/make_scene_picture.py --plain faces.png  # the scene alone, to read it yourself
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,12 @@ def scene() -> Image.Image:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plain", metavar="FILE", help="write the scene alone, unread, to this file")
+    plain = parser.parse_args().plain
+    if plain:
+        scene().save(plain)
+        return
     model = CIAOModel.from_pretrained(load_encoder("dlib-face"), WORLDS[0])
     for world in WORLDS[1:]:
         model.load_adapter(world)
