@@ -54,7 +54,8 @@ def gaps(results: Mapping[str, Result], ours: str, others: list[str], metric: st
 def worst_gap(results: Mapping[str, Result], ours: str, metric: str, *, any_size: bool = False) -> Gap | None:
     """Against the best of those without CIAO, by default of those that train no more numbers."""
     most = (results[ours].trained or 0) * 1.01
-    others = [n for n, one in results.items() if n not in MASKED and (any_size or (one.trained or most + 1) <= most)]
+    rivals = {name: one for name, one in results.items() if not name.endswith("CIAO")}
+    others = [name for name, one in rivals.items() if any_size or (one.trained or most + 1) <= most]
     return min(gaps(results, ours, others, metric), key=lambda gap: gap.points, default=None)
 
 
@@ -104,20 +105,19 @@ def wide_table(study: Study) -> str:
 
 
 def before_and_now(study: Study, before: Before) -> str:
-    """The paper's networks by the recipe before and by this one, and the compact adapters."""
-    found = {encoder: study.results(task, encoder) for task, encoder in study.pairs}
-    names = [name for name in NETWORKS if any(name in one for one in [*before.values(), *found.values()])]
-    names += [name for name in dict.fromkeys(n for one in found.values() for n in one) if name not in names]
-    encoders = [encoder for encoder in found if encoder in before] + [one for one in found if one not in before]
-    header, rows = ["what trains"], [[name] for name in names]
-    for encoder in encoders:
-        for said_, results in (("before", before.get(encoder)), ("now", found[encoder])):
-            if results is not None:
-                header.append(f"{encoder}, {said_}")
-                for row in rows:
-                    one = results.get(row[0])
-                    row.append(NOT_YET if one is None else f"{spread(one.summary('accuracy'), 'accuracy')}")
-    return table(header, rows)
+    """The paper's networks by the recipe before and by this one, and the compact adapters: a table for each encoder."""
+    parts = []
+    for task, encoder in study.pairs:
+        now, then = study.results(task, encoder), before.get(encoder, {})
+        names = [name for name in NETWORKS if name in now or name in then]
+        names += [name for name in now if name not in names]
+        cells = [[one.get(name) for one in (then, now)] for name in names]
+        rows = [
+            [name, *(NOT_YET if one is None else spread(one.summary("accuracy"), "accuracy") for one in row)]
+            for name, row in zip(names, cells, strict=True)
+        ]
+        parts.append(f"**{encoder}**\n\n{table(['what trains', 'before', 'now'], rows)}")
+    return "\n\n".join(parts)
 
 
 def calibrated() -> str:
@@ -154,8 +154,8 @@ def calibrated() -> str:
 `CIAOTrainer.calibrate` fits one number, the temperature, to people who are held out: here a fifth of the training
 people, so that fewer are left to learn from than above. “Error” is the calibration error on test faces before,
 “calibrated” after; “held-out people” after, on those to whom it was fitted. All in percent. Faces of the test split are
-harder to read than those of training people who are held out, so a temperature that is right there is not here: fit it
-to faces of the place where an adapter works.
+harder to read than those of training people who are held out, so a temperature that is right for these leaves some of
+the error of those: fit it to faces of the place where an adapter works.
 
 {table(header, rows)}
 """
@@ -317,13 +317,15 @@ mean ± standard deviation, with the number of seeds.
 CIAO”, the library's default and the paper's Eq. 1, is ahead of everything else{in_few}; with
 1 %, no lead of it is certain{in_fewest}. With all of them, it is level with the best in accuracy, while a
 head of eight maps of positions reads rare classes better in about a twentieth of the room or less, with a mask of low
-rank on `small-face` and without one on `dlib-face`, and is a little behind in accuracy{against}. `ciao tune` chooses on held-out people.
+rank on `small-face` and without one on `dlib-face`, and is a little behind in accuracy{against}. `ciao tune` chooses
+on held-out people.
 
 Every method has the same recipe: each picture and its mirror image, twelve epochs, batches of 128 in plain order,
 warm-up and a cosine. On the full training split each searches two learning rates on held-out training people. “decision
 layer”, “decision layer + CIAO” and “last convolution” have the paper's head, 256 units on the flattened map; “compact”
 ones read eight learned maps of positions. “compact CIAO” is `CIAOConfig.preset("compact")`: the gain form, with
-[E and I](../method.md) of rank 16. `dlib-face` sees aligned faces. The networks whose trunk trains are not among them: they cannot share its features.
+[E and I](../method.md) of rank 16. `dlib-face` sees aligned faces. The networks whose trunk trains are not among
+them: they cannot share its features.
 
 ## All training people
 
@@ -339,7 +341,7 @@ points, over the seeds that both have, and p is of a paired t-test after Holm's 
 
 {goals(studies, before.get("small-face", {}).get(CIAO))}
 
-## The paper's networks, before and now
+## The paper's networks and small heads, before and now
 
 {before_and_now(faces, before)}
 
