@@ -57,7 +57,7 @@ def still_to_label(
     described = {table.parent for table in tables}
     left: list[Path] = []
     for picture in pictures:
-        parts: tuple[str, ...] = picture.relative_to(folder).parts
+        parts = list(picture.relative_to(folder).parts)
         split = SPLIT_NAMES.get(parts[0].lower()) if len(parts) > 1 else None
         reason = labelled.get(os.path.normpath(picture))
         if split in ("test", "validation"):
