@@ -121,8 +121,15 @@ def write_onnx(
         said = shortened(" ".join(str(error).split()), 300)
         raise ExportError(f"{path.name} cannot be written as ONNX: {type(error).__name__}: {said}") from error
     initial = {tensor.name for tensor in model.graph.initializer}
+    taken = [value for value in model.graph.input if value.name not in initial]
+    # torch 2.8 renames an input that is an output, too
+    named = dict(zip([value.name for value in taken], inputs, strict=True))
+    for value in taken:
+        value.name = named[value.name]
+    for node in model.graph.node:
+        node.input[:] = [named.get(name, name) for name in node.input]
     read = {name for node in model.graph.node for name in node.input}
-    kept = [value for value in model.graph.input if value.name not in initial and value.name in read]
+    kept = [value for value in taken if value.name in read]
     del model.graph.input[:]
     model.graph.input.extend(kept)
     del model.graph.value_info[:]
