@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import datasets
 import datasets.exceptions
@@ -331,7 +331,14 @@ def file_mark(path: Path) -> bytes:
     if path.suffix.lower() in _BINARY_SUFFIXES or status.st_size > _LARGE:
         return mark + f"{status.st_mtime_ns}\0{status.st_ctime_ns}\0".encode()
     with open_file(path, error=DataError) as file:
-        return mark + hashlib.file_digest(file, "sha256").digest()
+        return mark + (hashlib.file_digest(file, "sha256").digest() if sys.version_info >= (3, 11) else _sha256(file))
+
+
+def _sha256(file: IO[bytes]) -> bytes:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.digest()
 
 
 def walk(folder: str | os.PathLike[str]) -> list[Path]:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 import torch
@@ -162,7 +162,7 @@ class Training:
             samples=samples,
             seconds=round(sum(result.seconds for result in results), 3),
             versions={**library_versions(), "threads": str(torch.get_num_threads())},
-            time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            time=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             decay_starts=[result.decay_start for result in results if result.decay_start is not None],
             error=error,
         )

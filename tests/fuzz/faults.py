@@ -18,7 +18,7 @@ import shutil
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,7 @@ def campaign(kills: int, seed: int, names: list[str], home: Path) -> dict[str, A
         if type(case.save) in kinds
     ]
     return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "seed": seed,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",

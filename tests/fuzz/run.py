@@ -25,7 +25,7 @@ import tempfile
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -194,7 +194,7 @@ def result_of(doors: dict[str, dict[str, Any]], seed: int) -> dict[str, Any]:
     names = ("torch", "transformers", "timm", "datasets", "huggingface-hub", "pillow", "h5py", "safetensors")
     findings = [finding for door in doors.values() for finding in door["findings"]]
     return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "seed": seed,
         "python": platform.python_version(),
         "versions": {name: version(name) for name in names},
