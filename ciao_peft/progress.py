@@ -117,7 +117,10 @@ class Lines:
         seconds: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self.total, self.initial, self.n, self.disable = total, initial, initial, False
+        self.total: int | None = total
+        self.initial: int = initial
+        self.n: int = initial
+        self.disable: bool = False
         self._desc, self._unit, self._seconds, self._clock = desc, unit, seconds, clock
         self._said, self._began = initial, clock()
         self._last = self._began
