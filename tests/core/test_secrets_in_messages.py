@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ciao_peft import cache_features, load_encoder
-from ciao_peft.data import load_faces, open_shards
+from ciao_peft.data import open_shards
 from ciao_peft.encoders import save_encoder
 from ciao_peft.errors import CIAOError, DataError, listed, quoted, shortened
 from ciao_peft.features import load_features
@@ -47,7 +47,6 @@ DOORS = {
     "save_pretrained": lambda url: wrap().save_pretrained(url),
     "cache_features": lambda url: cache_features(tiny_backbone(), faces(), url),
     "load_features": load_features,
-    "load_faces": lambda url: load_faces("imagefolder", data_dir=url),
 }
 
 
