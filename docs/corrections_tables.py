@@ -16,7 +16,7 @@ WHAT = {
     "at once": "one update of `OnlineTrainer` with all twelve",
     "one by one": "twelve updates, learned together (`together=16`)",
     "one by one, guarded": "the same, with a guard that may lose 2 points",
-    "one by one, apart": "twelve updates, each from where the last one ended (`together=0`)",
+    "one by one, apart": "each from where the last ended (`together=0`)",
 }
 
 
