@@ -22,6 +22,7 @@ import datasets.exceptions
 from ..door import open_file, read_json
 from ..errors import DataError, DataNotFoundError, FileReadError
 from ..preprocessing.pictures import MAX_PICTURE_BYTES
+from ..urls import is_url
 
 __all__ = [
     "HIDDEN",
@@ -179,7 +180,8 @@ class FacesBuilder(datasets.GeneratorBasedBuilder):
         if data_dir is None:
             raise DataNotFoundError(f"{name} needs `data_dir`, the folder with its files. {self.HOW_TO_OBTAIN}".strip())
         folder = Path(data_dir).expanduser()
-        if not folder.is_dir():
+        # Once faces were streamed, `datasets` has put a `Path` of its own here, which asks servers for what is a URL.
+        if is_url(os.fspath(data_dir)) or not folder.is_dir():
             raise DataNotFoundError(f"{name}: {str(folder)!r} is not a folder. {self.HOW_TO_OBTAIN}".strip())
         return folder.resolve()
 

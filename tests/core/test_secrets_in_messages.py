@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ciao_peft import cache_features, load_encoder
-from ciao_peft.data import open_shards
+from ciao_peft.data import load_faces, open_shards, paint_face
 from ciao_peft.encoders import save_encoder
-from ciao_peft.errors import CIAOError, DataError, listed, quoted, shortened
+from ciao_peft.errors import CIAOError, DataError, DataNotFoundError, listed, quoted, shortened
 from ciao_peft.features import load_features
 from ciao_peft.hub import read_adapter
 from ciao_peft.remote import parse_url
@@ -47,6 +47,7 @@ DOORS = {
     "save_pretrained": lambda url: wrap().save_pretrained(url),
     "cache_features": lambda url: cache_features(tiny_backbone(), faces(), url),
     "load_features": load_features,
+    "load_faces": lambda url: load_faces("imagefolder", data_dir=url),
 }
 
 
@@ -58,6 +59,19 @@ def test_a_url_that_is_refused_is_not_repeated_with_its_secret(url, door, tmp_pa
         DOORS[door](url)
     assert "SEC" not in str(caught.value)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("url", ["https://ann:SECRET@example.org/fer", "sftp://ann:SECRET@host/fer", "s3://bucket/fer"])
+def test_streaming_does_not_let_later_faces_come_from_a_server(url, tmp_path):
+    for name in ("cross", "glad"):
+        folder = tmp_path / "train" / name
+        folder.mkdir(parents=True)
+        paint_face(size=32).save(folder / "face.png")
+    streamed = load_faces("imagefolder", data_dir=tmp_path, streaming=True, min_images_per_class=0)
+    next(iter(streamed["train"]))  # from here on, `Path` is that of `datasets` in our builders
+    with pytest.raises(DataNotFoundError, match="is not a folder") as caught:
+        load_faces("imagefolder", data_dir=url)
+    assert "SECRET" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["ssh://ann:SECRET@host/fer", "zip://a::https://ann:SECRET@example.org/fer.zip"])
