@@ -14,23 +14,15 @@ Example:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
+
+from .url_secrets import url_without_secrets, without_secrets
 
 _LONGEST = 200
 _LONGEST_VALUE = 80
 _LONGEST_MESSAGE = 4000
 _MOST = 50
-_MOST_READ = 100_000
-_URL = re.compile(r"((?<![\w+.:-])[\w+.:-]{2,}:/{1,3})([^\s'\"<>]*)")  # a `Path` leaves one slash
-_QUOTED = (  # as Python writes a text: what has a quote in it stands in the other ones, or has a backslash before it
-    re.compile(r"(?<=')([\w+.:-]{2,}:/{1,3})((?:[^'\\]|\\.)*)(?=')", re.DOTALL),
-    re.compile(r'(?<=")([\w+.:-]{2,}:/{1,3})((?:[^"\\]|\\.)*)(?=")', re.DOTALL),
-)
-_WHOLE_URL = re.compile(r"(?s)\A([\w+.:-]{2,}:/{1,3})(.*)")  # a password may have spaces and quotes
-_QUERY = re.compile(r"([?#&;][^=?#&;]*(=?))[^?#&;]*")
-_SECTION = re.compile(r"#(?:[a-z]{1,20}|[0-9]{1,4})(?:[._-](?:[a-z]{1,20}|[0-9]{1,4}))*")  # of a page: plain words
 
 
 def shortened(text: str, longest: int = _LONGEST) -> str:
@@ -42,9 +34,7 @@ def shortened(text: str, longest: int = _LONGEST) -> str:
         >>> shortened("Nothing at https://ann:key@example.org/fer?token=1f.")
         'Nothing at https://***@example.org/fer?token=***.'
     """
-    text = _readable(text)
-    for pattern in (*_QUOTED, _URL):
-        text = pattern.sub(_without_secrets, text)
+    text = without_secrets(text)
     side = (longest - 3) // 2
     return text if len(text) <= longest else f"{text[:side]}...{text[-side:]}"
 
@@ -57,7 +47,7 @@ def quoted(value: object, longest: int = _LONGEST_VALUE) -> str:
         '[0, 0, 0...0, 0, 0]'
     """
     if isinstance(value, str):
-        value = _WHOLE_URL.sub(_without_secrets, _readable(value))
+        value = url_without_secrets(value)
     return shortened(repr(value), longest)
 
 
@@ -77,26 +67,6 @@ def listed(names: Iterable[object]) -> str:
     ordered = sorted(names, key=str)
     shown = ", ".join(shortened(repr(name)) for name in ordered[:_MOST])
     return f"{shown} and {len(ordered) - _MOST:,} more" if len(ordered) > _MOST else shown or "none"
-
-
-def _readable(text: str) -> str:
-    return text if len(text) <= _MOST_READ else text[: _MOST_READ // 2] + text[-_MOST_READ // 2 :]
-
-
-def _without_secrets(url: re.Match[str]) -> str:
-    """A URL without name and password, and without the values of its query, one of which may be a key."""
-    start, rest = url.groups()
-    plain = rest.rstrip(".,:;)")  # of the sentence
-    before, at, after = plain.rpartition("@")
-    container = start.rstrip("/").lower().endswith(("az:", "abfs:", "abfss:")) and ":" not in before
-    there = f"***@{after}" if at and not container and (":" in before or "/" not in before) else plain
-    return start + _QUERY.sub(_without_value, there) + rest[len(plain) :]
-
-
-def _without_value(part: re.Match[str]) -> str:
-    if _SECTION.fullmatch(part[0]):
-        return part[0]
-    return f"{part[1] if part[2] else part[1][0]}***"
 
 
 class CIAOError(Exception):

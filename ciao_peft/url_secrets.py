@@ -1,0 +1,61 @@
+"""Texts without what is secret in the URLs that stand in them: name and password, and the values of a query."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["url_without_secrets", "without_secrets"]
+
+_MOST_READ = 100_000
+_URL = re.compile(r"((?<![\w+.:-])[\w+.:-]{2,}:/{1,3})([^\s'\"<>]*)")  # a `Path` leaves one slash
+_QUOTED = (  # as Python writes a text: what has a quote in it stands in the other ones, or has a backslash before it
+    re.compile(r"(?<=')([\w+.:-]{2,}:/{1,3})((?:[^'\\]|\\.)*)(?=')", re.DOTALL),
+    re.compile(r'(?<=")([\w+.:-]{2,}:/{1,3})((?:[^"\\]|\\.)*)(?=")', re.DOTALL),
+)
+_WHOLE_URL = re.compile(r"(?s)\A([\w+.:-]{2,}:/{1,3})(.*)")  # a password may have spaces and quotes
+_QUERY = re.compile(r"([?#&;][^=?#&;]*(=?))[^?#&;]*")
+_SECTION = re.compile(r"#(?:[a-z]{1,20}|[0-9]{1,4})(?:[._-](?:[a-z]{1,20}|[0-9]{1,4}))*")  # of a page: plain words
+
+
+def without_secrets(text: str) -> str:
+    """A text in which no URL shows its name and password, or the values of its query; the middle of a long one is left
+    out.
+
+    Example:
+        >>> without_secrets("Nothing at https://ann:key@example.org/fer?token=1f.")
+        'Nothing at https://***@example.org/fer?token=***.'
+    """
+    text = _readable(text)
+    for pattern in (*_QUOTED, _URL):
+        text = pattern.sub(_without_secrets, text)
+    return text
+
+
+def url_without_secrets(text: str) -> str:
+    """The same of a text that is a URL as a whole, whose password may have spaces and quotes; other texts stay.
+
+    Example:
+        >>> url_without_secrets("s3://ann:my key@bucket/fer"), url_without_secrets("faces")
+        ('s3://***@bucket/fer', 'faces')
+    """
+    return _WHOLE_URL.sub(_without_secrets, _readable(text))
+
+
+def _readable(text: str) -> str:
+    return text if len(text) <= _MOST_READ else text[: _MOST_READ // 2] + text[-_MOST_READ // 2 :]
+
+
+def _without_secrets(url: re.Match[str]) -> str:
+    """A URL without name and password, and without the values of its query, one of which may be a key."""
+    start, rest = url.groups()
+    plain = rest.rstrip(".,:;)")  # of the sentence
+    before, at, after = plain.rpartition("@")
+    container = start.rstrip("/").lower().endswith(("az:", "abfs:", "abfss:")) and ":" not in before
+    there = f"***@{after}" if at and not container and (":" in before or "/" not in before) else plain
+    return start + _QUERY.sub(_without_value, there) + rest[len(plain) :]
+
+
+def _without_value(part: re.Match[str]) -> str:
+    if _SECTION.fullmatch(part[0]):
+        return part[0]
+    return f"{part[1] if part[2] else part[1][0]}***"
