@@ -6,6 +6,7 @@ import pytest
 import ciao_peft
 from ciao_peft.cli import main
 from ciao_peft.data import list_faces
+from helpers.processes import environment
 
 
 def test_datasets_prints_one_name_a_line(capsys):
@@ -39,3 +40,9 @@ def test_the_version_is_the_packages_own_and_costs_no_torch():
     command = [sys.executable, "-c", f"{code}; main(['--version'])"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.split() == [ciao_peft.__version__, "False"]
+
+
+@pytest.mark.parametrize("module", ["ciao_peft", "ciao_peft.cli"])
+def test_the_package_run_as_a_program_is_the_command(module):
+    ran = subprocess.run([sys.executable, "-m", module, "datasets"], capture_output=True, text=True, env=environment())
+    assert ran.returncode == 0 and ran.stdout.splitlines() == list_faces()
