@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
-__all__ = ["Lines", "Place", "hides_bars", "in_notebook", "long_work", "place_to_speak", "span"]
+__all__ = [
+    "Lines",
+    "Place",
+    "each_told_once",
+    "hides_bars",
+    "in_notebook",
+    "long_work",
+    "place_to_speak",
+    "span",
+    "told_later",
+]
 
 Place = Literal["terminal", "notebook", "log", "nowhere"]
 """Where words appear: bars move in a terminal and in a notebook, lines stay in a log."""
@@ -191,3 +203,57 @@ def span(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min"
     return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 else "")
+
+
+@contextmanager
+def each_told_once(name: str) -> Iterator[None]:
+    """A `with` block in which a logger tells nothing twice: one command may load the same faces again and again.
+
+    Args:
+        name: Of the logger.
+
+    Example:
+        >>> with each_told_once("ciao_peft.data"), told_later("ciao_peft.data") as told:
+        ...     for _ in range(2):
+        ...         logging.getLogger("ciao_peft.data").warning("1 x empty file: %s", "a.png")
+        >>> told
+        ['1 x empty file: a.png']
+    """
+    logger, known = logging.getLogger(name), set[str]()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        is_known = message in known
+        known.add(message)
+        return not is_known
+
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
+
+
+@contextmanager
+def told_later(name: str) -> Iterator[list[str]]:
+    """A `with` block in which warnings of a logger are kept, for others to tell.
+
+    Args:
+        name: Of the logger.
+
+    Yields:
+        The warnings so far, each as text.
+    """
+    logger, told = logging.getLogger(name), list[str]()
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        told.append(record.getMessage())
+        return False
+
+    logger.addFilter(keep)
+    try:
+        yield told
+    finally:
+        logger.removeFilter(keep)

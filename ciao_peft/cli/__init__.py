@@ -10,6 +10,7 @@ from typing import Any
 
 from .._version import __version__
 from ..errors import CIAOError
+from ..progress import each_told_once
 from . import (
     capacity,
     cross,
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():  # `datasets` reads this when it is first imported
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     try:
-        options.run(options)
+        with each_told_once("ciao_peft.data"):
+            options.run(options)
     except CIAOError as error:
         print(f"ciao: {error}", file=sys.stderr)
         return 1

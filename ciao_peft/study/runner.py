@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from ..engine import RayEngine
+from ..progress import told_later
 from ..surroundings import set_num_threads
 from .on_ray import RayWorklist
 from .plan import Plan
 from .worklist import SECONDS_BETWEEN_LOOKS, Progress, Worklist, reason_of
 
+_OF_DATA = "ciao_peft.data"  # the logger
 _LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -96,7 +99,7 @@ def train_in_processes(
     # A pool each: the death of a process breaks its pool, and with it all that a pool has.
     settings: dict[str, Any] = {"mp_context": context, "initializer": _start_worker, "initargs": (stopped,)}
     pools = [ProcessPoolExecutor(1, **settings) for _ in range(num_processes)]
-    answers: list[Future[tuple[Progress, list[str]]]] = []
+    answers: list[Future[tuple[Progress, list[str], list[str]]]] = []
     try:
         with started(bar, worklist.look()) as shown:
             for pool in pools:
@@ -109,17 +112,22 @@ def train_in_processes(
         stop.close()
         wait(answers)
     lines: dict[str, None] = {}
+    warnings: dict[str, None] = {}
     for number, answer in enumerate(answers, start=1):
         if isinstance(answer.exception(), BrokenProcessPool):
             why = "it was killed, or ended before its work; the same command goes on with what is left"
             worklist.progress.failed[f"process {number} of {num_processes}"] = why
             continue
-        progress, said = answer.result()
+        progress, said, warned = answer.result()
         worklist.progress.failed |= progress.failed
         worklist.progress.skipped |= progress.skipped
         lines |= dict.fromkeys(said)
+        warnings |= dict.fromkeys(warned)
     for line in lines:
         say(line)
+    if watching is None:  # or else this process has loaded the same faces
+        for warning in warnings:
+            logging.getLogger(_OF_DATA).warning("%s", warning)
     return worklist.look()
 
 
@@ -177,11 +185,11 @@ def _start_worker(stopped: Connection) -> None:
 
 def _work(
     plan: Plan, folder: Path, num_threads: int | None, worklist_class: type[Worklist] = Worklist
-) -> tuple[Progress, list[str]]:
-    """What one process does: how far it came, and its lines for people."""
+) -> tuple[Progress, list[str], list[str]]:
+    """What one process does: how far it came, its lines for people, and what loading faces warned of."""
     lines: list[str] = []
     worklist = worklist_class(plan, folder, lines.append)
-    with _worker.working:
+    with _worker.working, told_later(_OF_DATA) as warnings:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             set_num_threads(num_threads)
@@ -194,7 +202,7 @@ def _work(
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             sys.stdout.flush()
-    return worklist.progress, lines
+    return worklist.progress, lines, warnings
 
 
 def started(bar: Callable[[int], Any], progress: Progress) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 
 import pytest
 from tqdm import tqdm
 
-from ciao_peft.progress import Lines, long_work, span
+from ciao_peft.progress import Lines, each_told_once, long_work, span, told_later
 
 
 class Clock:
@@ -76,3 +77,20 @@ def test_the_place_decides_between_bar_lines_and_nothing(monkeypatch):
 
 def test_times_round_to_what_people_say():
     assert [span(value) for value in (0.2, 59.6, 599.6, 3599, 7200)] == ["0 s", "1 min", "10 min", "1 h", "2 h"]
+
+
+def test_a_logger_tells_nothing_twice_and_afterwards_as_before(caplog):
+    logger = logging.getLogger("ciao_peft.data")
+    with each_told_once("ciao_peft.data"):
+        for number in (1, 1, 2):
+            logger.warning("%s left out", number)
+    logger.warning("%s left out", 1)
+    assert caplog.messages == ["1 left out", "2 left out", "1 left out"]
+
+
+def test_warnings_are_kept_for_later_and_nothing_else_is(caplog):
+    logger = logging.getLogger("ciao_peft.data")
+    with caplog.at_level(logging.INFO, "ciao_peft.data"), told_later("ciao_peft.data") as told:
+        logger.warning("%s left out", 1)
+        logger.info("read")
+    assert (told, caplog.messages) == (["1 left out"], ["read"])
