@@ -20,7 +20,8 @@ from ..features import Augmentation, FeatureDataset, Samples, cache_features
 from ..metrics import main_metric
 from ..preprocessing import Preprocessing
 from ..saving import move_into_place
-from ..trainer import CIAOTrainingArguments, make_accelerator
+from ..trainer import CIAOTrainingArguments
+from ..trainer.accelerator import make_apart
 from .pixels import PixelSplit
 from .plan import Encoder, Task
 from .records import key_of
@@ -379,7 +380,7 @@ class Material:
     def _features(
         self, fold: FoldFaces, place: Path, views: int, augment: Augmentation | None, depths: StoredDepths
     ) -> dict[str, FeatureDataset]:
-        self.encoder.module.to(make_accelerator(CIAOTrainingArguments(report_to="none")).device)
+        self.encoder.module.to(make_apart(CIAOTrainingArguments(report_to="none"))[0].device)
 
         def stored(name: str, faces: Any) -> FeatureDataset:
             several = views > 1 and name == "train"

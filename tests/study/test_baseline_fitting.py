@@ -18,6 +18,8 @@ from ciao_peft.study.baselines import build_baseline
 from ciao_peft.study.baselines.base import Baseline
 from ciao_peft.study.baselines.fit import fit, predict
 from ciao_peft.study.baselines.head2toe import Layers, LinearOnLayers
+from ciao_peft.trainer import trains_at_once
+from ciao_peft.trainer.accelerator import precision_shared
 from helpers.fakes import SIZE, bits, pixels, residual_backbone, same_bits, small_config, tiny_backbone
 
 CLASSES = {"problem_type": "single_label_classification", "num_labels": 3}
@@ -154,6 +156,21 @@ def test_pictures_are_prepared_as_the_encoder_says():
         torch.testing.assert_close(predict(baseline, table, arguments()), expected.detach(), rtol=1e-3, atol=1e-3)
 
 
+def test_the_precision_of_accelerators_that_are_there_stays():
+    from accelerate import Accelerator
+
+    theirs = Accelerator()
+    for own, other in (("no", True), ("bf16", False)):
+        with precision_shared(own):
+            baseline = build_baseline("lora", tiny_backbone(), small_config())
+            fit(baseline, faces(), arguments(max_steps=1, bf16=other))
+            assert theirs.mixed_precision == own
+            assert predict(baseline, faces(), arguments(bf16=other)).dtype == torch.float32
+            assert theirs.mixed_precision == own
+            assert not trains_at_once() or torch.cuda.is_available()
+            assert theirs.mixed_precision == own
+
+
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -168,7 +185,7 @@ def test_several_processes_are_refused(monkeypatch):
     class Two:
         num_processes = 2
 
-    monkeypatch.setattr(sys.modules[fit.__module__], "make_accelerator", lambda args: Two())
+    monkeypatch.setattr(sys.modules[fit.__module__], "make_apart", lambda args: (Two(), {}))
     with pytest.raises(TrainingError, match="A baseline trains in one process; spread trainings over processes"):
         fit(build_baseline("lora", tiny_backbone(), small_config()), faces(), arguments())
 

@@ -19,8 +19,8 @@ from ...trainer import (
     CIAOTrainingArguments,
     Job,
     TrainingLoop,
-    make_accelerator,
 )
+from ...trainer.accelerator import make_apart, precision_shared
 from .base import Trainee
 
 
@@ -53,7 +53,8 @@ class _LogitsAlone(nn.Module):
 def fit(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> FitOutput:
     """Trains a baseline on the task loss; for the same seed it sees the same batches as `CIAOTrainer`'s adapter.
 
-    The module ends in eval mode. The global random state stays where it was. One process trains.
+    The module ends in eval mode. The global random state stays where it was, and so does the precision of accelerators
+    that are there. One process trains.
 
     Args:
         module: As a builder makes it.
@@ -91,12 +92,13 @@ def fit(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> FitOutput
         save_steps=None,
         resume_from_checkpoint=None,
     )
-    accelerator = make_accelerator(args)
+    accelerator, shared = make_apart(args)
     if accelerator.num_processes > 1:
         raise TrainingError("A baseline trains in one process; spread trainings over processes instead.")
     start = time.perf_counter()
     steps, log = 0, []
-    with random_state_kept(), outside_inference(gradients=True):
+    precision = precision_shared(str(shared["_mixed_precision"]), shared)
+    with precision, random_state_kept(), outside_inference(gradients=True):
         module.to(accelerator.device)
         source = _source(module, dataset, "train_dataset", args=args)
         for stage in module.stages():
@@ -136,14 +138,14 @@ def predict(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> Tenso
         >>> predict(baseline, faces, CIAOTrainingArguments()).shape
         torch.Size([8, 2])
     """
-    accelerator = make_accelerator(replace(args, report_to="none"))
+    accelerator, shared = make_apart(replace(args, report_to="none"))
     module.to(accelerator.device).eval()
     source = _source(module, dataset, "dataset", needs_labels=False)
     plan = np.split(
         np.arange(len(source)), range(args.per_device_eval_batch_size, len(source), args.per_device_eval_batch_size)
     )
     batches = BatchLoader(source, 0, 1, args.dataloader_num_workers, accelerator.device)
-    with accelerator.autocast():
+    with precision_shared(str(shared["_mixed_precision"]), shared), accelerator.autocast():
         logits = [module(**batch.inputs).float() for batch in batches.read(plan, [None] * len(plan))]
     return torch.cat(logits).cpu()
 

@@ -16,7 +16,7 @@ from ...features import FeatureDataset, check_labels_of
 from ...model import CIAOModel
 from ...saving import local_path
 from ...surroundings import random_state_kept
-from ..accelerator import make_accelerator
+from ..accelerator import make_apart
 from ..arguments import CIAOTrainingArguments
 from ..job import check_what_trains_the_mask
 from ..loader import BatchDataset
@@ -130,7 +130,7 @@ def trains_at_once() -> bool:
         >>> trains_at_once() == torch.cuda.is_available()
         True
     """
-    return is_stacked_on(make_accelerator(CIAOTrainingArguments(report_to="none")).device)
+    return is_stacked_on(make_apart(CIAOTrainingArguments(report_to="none"))[0].device)
 
 
 @dataclass(frozen=True)
