@@ -74,8 +74,8 @@ def reads_faces(options: argparse.Namespace, sources: Sequence[str]) -> bool:
 def read_faces(worlds: Sequence[World], sources: Sequence[str], options: argparse.Namespace) -> None:
     """Reads every face of the sources, and writes or prints it frame by frame.
 
-    A table, lines of JSON and an annotated copy are written in one pass. Ctrl-C ends a camera or a stream, and what was
-    read is there.
+    A table, lines of JSON and an annotated copy are written in one pass; without table and lines, the answers are
+    printed. Ctrl-C ends a camera or a stream, and what was read is there.
 
     Args:
         worlds: On one model.
@@ -110,7 +110,7 @@ def read_faces(worlds: Sequence[World], sources: Sequence[str], options: argpars
             if path:
                 with refusals_told(ConfigError, path, "Name another file."):
                     tellers.append(teller(reader, files.enter_context(open(path, "w", encoding="utf-8", newline=""))))
-        quiet = bool(tellers or options.annotate)
+        writes, quiet = bool(tellers or options.annotate), bool(tellers)
         counts = {"frames": 0, "faces": 0}
 
         def told() -> Iterator[Frame]:
@@ -128,7 +128,7 @@ def read_faces(worlds: Sequence[World], sources: Sequence[str], options: argpars
         else:
             for _ in told():
                 pass
-    if quiet:
+    if writes:
         places = ", ".join(filter(None, (options.csv, options.json, options.annotate)))
         told_of = " in ".join(
             f"{count} {name if count != 1 else name[:-1]}" for name, count in reversed(counts.items())

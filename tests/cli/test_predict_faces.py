@@ -76,6 +76,15 @@ def test_a_video_becomes_a_table_lines_and_a_video_in_one_pass(folder, tmp_path,
         assert sum(1 for _ in video.decode(video=0)) == 5
 
 
+def test_answers_are_printed_where_no_table_takes_them(folder, tmp_path, capsys):
+    copy = tmp_path / "read.png"
+    assert predict(folder, "moods", "scene.png", "--annotate", str(copy)) == 0
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert "moods: " in first and "moods: " in second and last == f"2 faces in 1 frame: {copy}" and copy.exists()
+    assert predict(folder, "moods", "scene.png", "--annotate", str(copy), "--csv", str(tmp_path / "f.csv")) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
 def test_max_frames_ends_the_reading(folder, tmp_path):
     out = tmp_path / "f.jsonl"
     assert predict(folder, "moods", "clip.mp4", "scene.png", "--faces", "--max_frames", "3", "--json", str(out)) == 0
