@@ -98,6 +98,10 @@ def _suggest(options: argparse.Namespace) -> None:
             f"{quoted(missing[0])} first."
         )
     left = sorted({os.path.normpath(path) for path in paths} - set(known))
+    tests = set() if earlier is None else {os.path.normpath(data / name) for name in earlier.of_tests}
+    if count := len(tests & {*left}):
+        passed_over[f"are of a test in {options.labelled}"] = count
+        left = [path for path in left if path not in tests]
     if not left and passed_over:
         raise DataError(
             f"None of {len(every)} faces of {quoted(str(data))} is to be labelled: {told(passed_over)}. Where another "

@@ -19,7 +19,7 @@ from .imagefolder import ImageFolder, ImageFolderConfig
 from .rows import Row, as_number
 from .tables import TABLE_SUFFIXES, Table, plain_name, read_table
 
-__all__ = ["IMAGE_COLUMNS", "FacesTable", "FacesTableConfig", "image_column_of"]
+__all__ = ["IMAGE_COLUMNS", "SPLIT_WORDS", "FacesTable", "FacesTableConfig", "image_column_of"]
 
 IMAGE_COLUMNS = (
     *("image", "file_name", "filename", "file", "path", "filepath", "file_path", "image_path", "img_path"),
@@ -27,7 +27,9 @@ IMAGE_COLUMNS = (
 )
 """Names of the column with the files that are known without `image_column`; case and spaces do not matter."""
 
-_SPLITS = {**SPLIT_NAMES, "publictest": "validation", "privatetest": "test"}
+SPLIT_WORDS = {**SPLIT_NAMES, "publictest": "validation", "privatetest": "test"}
+"""The split that a word in a table means; case does not matter."""
+
 _ORDER = ("train", "validation", "test")
 _HOW = (
     f"Give `csv`: a table ({', '.join(TABLE_SUFFIXES)}) with a row for each picture, or one for each split, "
@@ -116,9 +118,9 @@ class FacesTable(ImageFolder):
         given = csv if isinstance(csv, Mapping) else {"": csv}
         if odd := [path for path in given.values() if not isinstance(path, (str, os.PathLike))]:
             raise DataError(f"`csv` must be the path of a table; got {shortened(repr(odd[0]))}. {_HOW}")
-        if unknown := [name for name in given if name and str(name).lower() not in _SPLITS]:
+        if unknown := [name for name in given if name and str(name).lower() not in SPLIT_WORDS]:
             raise DataError(f"`csv` names a table for {shortened(repr(unknown[0]))}; splits are {listed(_ORDER)}.")
-        tables = {_SPLITS.get(str(name).lower(), ""): _found(path, data_dir) for name, path in given.items()}
+        tables = {SPLIT_WORDS.get(str(name).lower(), ""): _found(path, data_dir) for name, path in given.items()}
         if len(tables) < len(given):
             raise DataError(f"`csv` names two tables for one split: {listed(given)}.")
         self._tables = tables
@@ -208,9 +210,11 @@ def _by_column(rows: list[Row], column: str, table: Path, left_out: LeftOut) -> 
         named[(row.fold or "").lower()].append(row)
     for row in named.pop("", []):
         left_out.add(f"row of {table.name} without a split", row.path)
-    if named and set(named) <= set(_SPLITS):
+    if named and set(named) <= set(SPLIT_WORDS):
         parts = {
-            split: [replace(row, fold=None) for word, part in named.items() if _SPLITS[word] == split for row in part]
+            split: [
+                replace(row, fold=None) for word, part in named.items() if SPLIT_WORDS[word] == split for row in part
+            ]
             for split in _ORDER
         }
         return {split: part for split, part in parts.items() if part}
@@ -223,5 +227,5 @@ def _by_column(rows: list[Row], column: str, table: Path, left_out: LeftOut) -> 
         }
     raise DataError(
         f"The column {column!r} of {str(table)!r} says {listed(sorted(named)[:8])}. A split is called one of "
-        f"{listed(_SPLITS)}, and a fold is a whole number."
+        f"{listed(SPLIT_WORDS)}, and a fold is a whole number."
     )

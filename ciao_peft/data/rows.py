@@ -16,7 +16,16 @@ from ..errors import DataError, quoted
 if TYPE_CHECKING:
     from .builder import LeftOut
 
-__all__ = ["PROBLEMS", "LabelSettings", "Row", "as_number", "as_text", "labelled", "spelled_plainly"]
+__all__ = [
+    "PROBLEMS",
+    "LabelSettings",
+    "Row",
+    "as_number",
+    "as_text",
+    "is_no_label",
+    "labelled",
+    "spelled_plainly",
+]
 
 PROBLEMS = {
     "class": "single_label_classification",
@@ -106,7 +115,7 @@ def _kind_of_label(splits: dict[str, list[Row]], settings: LabelSettings) -> str
     everyone = [row for part in splits.values() for row in part]
     rows = everyone
     if len(columns) == 1 and kind is None:
-        rows = [row for row in everyone if row.labels[0].lower() not in _NO_LABEL]
+        rows = [row for row in everyone if not is_no_label(row.labels[0])]
     values = _values(rows)
     if kind == "class" and len(columns) > 1:
         raise DataError(f"Classes come from one column; `label_column` names {len(columns)}: {', '.join(columns)}.")
@@ -133,9 +142,9 @@ def _values(rows: Iterable[Row]) -> list[list[float | None]]:
 
 def _with_class(rows: Sequence[Row], left_out: LeftOut) -> list[Row]:
     """The rows of a table that have a class; a missing number is none."""
-    kept = [row for row in rows if row.labels[0].lower() not in _NO_LABEL]
+    kept = [row for row in rows if not is_no_label(row.labels[0])]
     for row in rows:
-        if row.labels[0].lower() in _NO_LABEL:
+        if is_no_label(row.labels[0]):
             left_out.add(f"row without a label ({row.labels[0]})", Path(row.path).name)
     return kept
 
@@ -217,6 +226,16 @@ def as_text(value: Any) -> str:
         ('glad', '', '3')
     """
     return "" if value is None else str(value).strip()
+
+
+def is_no_label(text: str) -> bool:
+    """Whether a table's field is how tools write a value that is not there, or empty.
+
+    Example:
+        >>> [is_no_label(text) for text in ("", "nan", "#N/A", "none", "sad")]
+        [True, True, True, False, False]
+    """
+    return not text or text.lower() in _NO_LABEL
 
 
 def as_number(text: str) -> float | None:

@@ -40,10 +40,12 @@ class Labelled:
     Args:
         rows: By column, each with `file_name`.
         left_out: What could not be read of the table, in words; empty where all could.
+        of_tests: Pictures that the table says are of a test, with or without a label, as it names them.
     """
 
     rows: tuple[dict[str, str], ...]
     left_out: str = ""
+    of_tests: tuple[str, ...] = ()
 
     @property
     def files(self) -> list[str]:
@@ -75,7 +77,8 @@ def labelled_rows(
     from ..data.builder import LeftOut  # late: they bring `datasets` along
     from ..data.facestable import IMAGE_COLUMNS, image_column_of
     from ..data.named_rows import check_column
-    from ..data.rows import as_text
+    from ..data.rows import as_text, is_no_label
+    from .unlabelled import files_of_tests
 
     path, left_out = Path(table).expanduser(), LeftOut()
     read = read_table(path, left_out, IMAGE_COLUMNS if image_column is None else (image_column,))
@@ -87,9 +90,10 @@ def labelled_rows(
     for record in read.records:
         texts = {name: as_text(record.get(name)) for name in read.columns}
         file_name = texts.pop(column)
-        if file_name and all(texts[name] for name in label_columns):
+        if file_name and not any(is_no_label(texts[name]) for name in label_columns):
             rows.append({"file_name": file_name, **texts})
-    return Labelled(tuple(rows), str(left_out) if left_out else "")
+    of_tests = files_of_tests(read, column, label_columns)
+    return Labelled(tuple(rows), str(left_out) if left_out else "", tuple(of_tests))
 
 
 def save_suggestions(

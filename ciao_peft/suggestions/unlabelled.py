@@ -6,13 +6,17 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-__all__ = ["labels_beside", "rows_without_labels", "still_to_label", "told"]
+if TYPE_CHECKING:
+    from ..data.tables import Table
 
-_NO_LABEL = {"identity", "subject", "person", "license", "source", "split"}  # columns that say something else of a face
+__all__ = ["files_of_tests", "labels_beside", "rows_without_labels", "still_to_label", "told"]
+
+_SPLIT = ("split", "subset", "partition", "usage")  # columns that say to which part of the data a face belongs
+_NO_LABEL = {"identity", "subject", "person", "license", "source", *_SPLIT}  # that say something else of a face
 
 
 def still_to_label(
@@ -20,8 +24,9 @@ def still_to_label(
 ) -> tuple[list[Path], dict[str, int]]:
     """Leaves out pictures that nobody is to be asked about.
 
-    Those are the faces of a part of the data that tests (`test/`, `validation/` and their other names), those with a
-    label in a `metadata.csv` or `metadata.jsonl` beside or above them, and those in the folders of classes of `train/`.
+    Those are the faces of a part of the data that tests (`test/`, `validation/` and their other names, or by a column
+    `split` of a table), those with a label in a `metadata.csv` or `metadata.jsonl` beside or above them, and those in
+    the folders of classes of `train/`.
 
     Args:
         folder: As `load_faces("imagefolder", folder)` reads it, or any other.
@@ -52,8 +57,9 @@ def still_to_label(
     labelled: dict[str, str] = {}
     for table in tables:
         told = table.relative_to(folder).as_posix()
-        for name in _labelled_in(table, label_columns):
-            labelled[os.path.normpath(table.parent / name)] = f"have a label in {told}"
+        with_label, of_tests = _said_in(table, label_columns)
+        labelled |= {os.path.normpath(table.parent / name): f"have a label in {told}" for name in with_label}
+        labelled |= {os.path.normpath(table.parent / name): f"are of a test in {told}" for name in of_tests}
     described = {table.parent for table in tables}
     left: list[Path] = []
     for picture in pictures:
@@ -71,16 +77,16 @@ def still_to_label(
     return left, dict(why)
 
 
-def _labelled_in(table: Path, label_columns: Sequence[str] | None) -> list[str]:
-    """Names of the files that have a label in a table."""
+def _said_in(table: Path, label_columns: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Names of the files that have a label in a table, and of those that it says are of a test."""
     from ..data.builder import LeftOut
     from ..data.facestable import IMAGE_COLUMNS, image_column_of
-    from ..data.rows import as_text
+    from ..data.rows import as_text, is_no_label
     from ..data.tables import read_table
 
     def text_of(record: Mapping[str, Any], name: str) -> str:
-        value = record.get(name)
-        return "" if value != value else as_text(value)  # NaN: so JSON has what was no value in a table
+        text = as_text(record.get(name))  # JSON has NaN for what was no value in a table
+        return "" if is_no_label(text) else text
 
     read = read_table(table, LeftOut(), IMAGE_COLUMNS)
     own = image_column_of(read, table)
@@ -88,7 +94,33 @@ def _labelled_in(table: Path, label_columns: Sequence[str] | None) -> list[str]:
     columns = others if label_columns is None else [name for name in label_columns if name in read.columns]
     every = any if label_columns is None else all
     named = ((as_text(record.get(own)), [text_of(record, name) for name in columns]) for record in read.records)
-    return [name for name, texts in named if name and texts and every(texts)]
+    with_label = [name for name, texts in named if name and texts and every(texts)]
+    return with_label, files_of_tests(read, own, label_columns or ())
+
+
+def files_of_tests(read: Table, image_column: str, label_columns: Sequence[str] = ()) -> list[str]:
+    """Names of the files that a table says are of a part of the data that tests.
+
+    It says so in a column `split`, `subset`, `partition` or `usage`, by a name that folders of tests have.
+
+    Args:
+        read: The table.
+        image_column: Its column of files.
+        label_columns: Of which none says to which part a face belongs.
+
+    Example:
+        >>> from ciao_peft.data.tables import Table
+        >>> rows = [{"file": "a.png", "Split": "test"}, {"file": "b.png", "Split": "train"}]
+        >>> files_of_tests(Table(["file", "Split"], rows, [], []), "file")
+        ['a.png']
+    """
+    from ..data.facestable import SPLIT_WORDS
+    from ..data.rows import as_text
+
+    columns = [name for name in read.columns if name.lower() in _SPLIT and name not in label_columns]
+    words = ((as_text(record.get(image_column)), [as_text(record.get(n)) for n in columns]) for record in read.records)
+    tests = ("test", "validation")
+    return [name for name, said in words if name and any(SPLIT_WORDS.get(word.lower()) in tests for word in said)]
 
 
 def told(why: Mapping[str, int]) -> str:
@@ -122,8 +154,8 @@ def labels_beside(faces: Any) -> Any:
 def rows_without_labels(labels: Any) -> list[int] | None:
     """Numbers of the faces without a label, where some have one and some do not; None otherwise.
 
-    A label is missing where it is None, NaN or below 0. Where every face has one, somebody tries out how well faces are
-    chosen, and all take part.
+    A label is missing where it is None, NaN, below 0, or a text that says so ("", "nan"). Where every face has one,
+    somebody tries out how well faces are chosen, and all take part.
 
     Args:
         labels: A column of a dataset, or a tensor `(N,)` or `(N, L)`; None without any.
@@ -140,7 +172,11 @@ def rows_without_labels(labels: Any) -> list[int] | None:
 
 
 def _is_missing(value: Any) -> bool:
+    from ..data.rows import is_no_label
+
+    if isinstance(value, str):
+        return is_no_label(value)
     if isinstance(value, (list, tuple)):
         return not value or any(one is None or one != one for one in value)
     whole = isinstance(value, int) and not isinstance(value, bool)
-    return value is None or value == "" or value != value or (whole and value < 0)
+    return value is None or value != value or (whole and value < 0)

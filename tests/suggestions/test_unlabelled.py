@@ -12,6 +12,7 @@ from ciao_peft import CIAOConfig, cache_features, get_ciao_model, load_encoder, 
 from ciao_peft.cli import main
 from ciao_peft.data import paint_face
 from ciao_peft.errors import ConfigError, DataError
+from ciao_peft.suggestions import labelled_rows
 from ciao_peft.suggestions.unlabelled import labels_beside, rows_without_labels, still_to_label
 
 
@@ -100,7 +101,7 @@ def test_of_a_dataset_faces_with_a_label_are_passed_over_and_numbers_stay(model)
 def test_what_a_missing_label_is():
     assert rows_without_labels([0.5, float("nan")]) == [1]
     assert rows_without_labels(torch.tensor([[0.5, 0.1], [float("nan"), 0.0]])) == [1]
-    assert rows_without_labels(["glad", "", None]) == [1, 2]
+    assert rows_without_labels(["glad", "", None, "NaN"]) == [1, 2, 3]
     assert rows_without_labels([-0.5, 0.5]) is None and labels_beside([1, 2]) is None
 
 
@@ -109,12 +110,37 @@ def test_what_a_missing_label_is():
     [
         ("metadata.csv", "file_name,label,split\na.png,,train\nb.png,glad,train\n"),
         ("metadata.jsonl", '{"file_name": "a.png", "label": NaN}\n{"file_name": "b.png", "label": 0}\n'),
+        ("metadata.csv", "file_name,label\na.png,nan\nb.png,glad\n"),
+        ("metadata.csv", "file_name,label,Usage\na.png,,Training\nb.png,,PrivateTest\n"),
     ],
 )
 def test_neither_the_name_of_a_split_nor_nan_is_a_label(table, text, tmp_path):
     (tmp_path / table).write_text(text)
     left, _ = still_to_label(tmp_path, [tmp_path / "a.png", tmp_path / "b.png"])
     assert [path.name for path in left] == ["a.png"]
+
+
+def test_rows_of_a_test_are_not_asked_about(tmp_path, model, capsys):
+    for number, name in enumerate("abcd"):
+        paint(tmp_path / "faces" / f"{name}.png", number)
+    table = tmp_path / "faces" / "metadata.csv"
+    table.write_text("file_name,split,label\na.png,test,\nb.png,Validation,\nc.png,train,\nd.png,test,glad\n")
+    found = suggest(model, tmp_path / "faces", 4, near=1)
+    assert names_of(found) == {"c.png"} and dict(found.passed_over) == {"are of a test in metadata.csv": 3}
+    assert still_to_label(tmp_path / "faces", [tmp_path / "faces" / "a.png"], ["split"])[0] == []  # has its label
+    table.rename(tmp_path / "labels.csv")
+    words = ["--labelled", str(tmp_path / "labels.csv"), "--output_dir", str(tmp_path / "ask"), "--near", "1"]
+    assert main(["suggest", str(tmp_path / "faces"), *words]) == 0
+    assert f"2 are of a test in {tmp_path / 'labels.csv'}" in capsys.readouterr().out
+    with open(tmp_path / "ask" / "to_label.csv", newline="") as file:
+        rows = [(row["file_name"], row["label"], row["split"]) for row in csv.DictReader(file)]
+    assert rows == [("c.png", "", ""), ("d.png", "glad", "test")]
+
+
+def test_a_text_that_says_nan_is_no_label(tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text("file_name,label\na.png,nan\nb.png,#N/A\nc.png,glad\n")
+    assert labelled_rows(table).files == ["c.png"]
 
 
 def test_the_command_asks_about_none_of_them_and_takes_no_path_that_leaves(folder, tmp_path, capsys):
