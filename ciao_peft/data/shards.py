@@ -51,7 +51,7 @@ def open_shards(source: str | os.PathLike[str] | Sequence[str], **storage_option
 
     Raises:
         DataNotFoundError: nothing is there.
-        DataError: the files are of no known kind, or of several; or one of them is damaged.
+        DataError: the files are of no known kind, or of several; one of them is damaged; or no path was given.
         MissingExtraError: the package for the store is not installed.
 
     Example:
@@ -67,10 +67,8 @@ def open_shards(source: str | os.PathLike[str] | Sequence[str], **storage_option
     """
     import fsspec
 
-    sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
-    if not sources:
-        raise DataNotFoundError("No file was given to read pictures from.")
-    for one in [os.fspath(source) for source in sources]:
+    sources = _paths_of(source)
+    for one in sources:
         scheme, is_url, _ = one.partition("://")
         if "::" in one or (is_url and scheme not in _SCHEMES):
             raise DataError(
@@ -81,16 +79,16 @@ def open_shards(source: str | os.PathLike[str] | Sequence[str], **storage_option
             require_package(scheme)
     files: list[str] = []
     try:
-        filesystem = fsspec.core.url_to_fs(os.fspath(sources[0]), **storage_options)[0]
+        filesystem = fsspec.core.url_to_fs(sources[0], **storage_options)[0]
         for one in sources:
-            path = str(filesystem._strip_protocol(os.fspath(one)))
+            path = str(filesystem._strip_protocol(one))
             found = filesystem.glob(path) if "*" in path else [path]
             for name in sorted(map(str, found)):
                 files += sorted(filesystem.find(name)) if filesystem.isdir(name) else [name]
         missing = [name for name in files if not filesystem.exists(name)] if len(files) < 100 else []
     except (OSError, ValueError, ImportError) as error:
         raise DataNotFoundError(
-            f"{quoted(os.fspath(sources[0]))} cannot be reached: {type(error).__name__}: {shortened(str(error))}"
+            f"{quoted(sources[0])} cannot be reached: {type(error).__name__}: {shortened(str(error))}"
         ) from error
     by_kind: dict[str, list[str]] = {}
     for name in files:
@@ -98,13 +96,30 @@ def open_shards(source: str | os.PathLike[str] | Sequence[str], **storage_option
     by_kind.pop("", None)
     if missing or not by_kind:
         raise DataNotFoundError(
-            f"There are no Parquet files, tars or pictures at {quoted(os.fspath(sources[0]))}. Give a file, a folder "
+            f"There are no Parquet files, tars or pictures at {quoted(sources[0])}. Give a file, a folder "
             "or a pattern such as 's3://bucket/faces/*.parquet'."
         )
     if len(by_kind) > 1:
-        raise DataError(f"{quoted(os.fspath(sources[0]))} holds files of several kinds: {listed(by_kind)}. Give one.")
+        raise DataError(f"{quoted(sources[0])} holds files of several kinds: {listed(by_kind)}. Give one.")
     (kind, names), *_ = by_kind.items()
     return {"Parquet": _ParquetShards, "tar": _TarShards, "pictures": _PictureFiles}[kind](filesystem, names)
+
+
+def _paths_of(source: Any) -> list[str]:
+    """What was given, as texts; an empty one would be the folder where the program was started."""
+    what = "Give a file, a folder, a pattern such as 's3://bucket/faces/*.parquet', or a list of these"
+    if isinstance(source, (str, os.PathLike)):
+        sources: list[Any] = [source]
+    elif isinstance(source, Iterable) and not isinstance(source, (bytes, Mapping)):
+        sources = list(source)
+    else:
+        raise DataError(f"`source` says where pictures lie; got {quoted(source)}. {what}.")
+    paths = [os.fspath(one) if isinstance(one, (str, os.PathLike)) else one for one in sources]
+    if wrong := [one for one in paths if not isinstance(one, str)]:
+        raise DataError(f"`source` says where pictures lie; got {quoted(wrong[0])} among others. {what}.")
+    if not paths or not all(path.strip() for path in paths):
+        raise DataNotFoundError(f"No file was given to read pictures from: `source` is {quoted(source)}. {what}.")
+    return paths
 
 
 def _kind_of(path: str) -> str:

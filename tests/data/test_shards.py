@@ -153,9 +153,10 @@ def test_files_of_two_kinds_are_refused(tmp_path):
         open_shards(tmp_path)
 
 
-@pytest.mark.parametrize("source", ["nowhere", "nowhere/*.parquet", []])
+@pytest.mark.parametrize("source", ["nowhere", "nowhere/*.parquet", [], "", " ", [""]])
 def test_where_nothing_is_that_is_told(source, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    write("tar", tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(DataNotFoundError):
         open_shards(source)
 
@@ -172,6 +173,12 @@ def test_where_nothing_is_that_is_told(source, tmp_path, monkeypatch):
 )
 def test_chains_of_urls_and_other_schemes_are_refused(source):
     with pytest.raises(DataError, match="no URL that is read"):
+        open_shards(source)
+
+
+@pytest.mark.parametrize("source", [5, None, [None], ["faces", 5], b"faces", {"faces": 1}, 0.5])
+def test_what_is_no_path_is_refused(source):
+    with pytest.raises(DataError, match=r"`source` says where pictures lie; got .* Give a file, a folder"):
         open_shards(source)
 
 
