@@ -357,8 +357,9 @@ class OnlineTrainer(VersionedAdapter):
             name = config.id2label[kinds.pop()]
             raise CorrectionError(
                 f"All corrections are {quoted(name)}, and the memory holds no other class: the adapter would soon "
-                "answer that everywhere. Give `memory=FeatureMemory.from_dataset(model, faces)`, faces of other "
-                "classes with them, or `OnlineArguments(allow_one_class=True)`."
+                "answer that everywhere. Give faces of other classes with them; or first a memory, "
+                "`model.online_trainer(memory=FeatureMemory.from_dataset(model, faces))`; or allow it, "
+                "`model.online_trainer(args=OnlineArguments(allow_one_class=True))`."
             )
 
     def _imprint(self, work: Adapter, seen: Faces, drawn: Drawn | None, first: int) -> None:
