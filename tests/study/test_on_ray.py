@@ -130,9 +130,8 @@ def test_a_worker_with_other_data_makes_no_record(tmp_path):
         worklist.trained([run], ["0" * 16])
 
 
+@needs_ray
 def test_a_search_with_a_pruner_is_not_handed_to_workers(tmp_path):
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("Ray is not installed")
     with pytest.raises(ConfigError, match=r"leave out `pruner='median'`"):
         search_settings(TASK, "small-face", tmp_path, space=SMALL, pruner="median", engine="ray")
 
@@ -153,20 +152,17 @@ def test_without_ray_the_commands_name_the_extra(tmp_path, monkeypatch, capsys):
     ("flags", "message"),
     [
         (["--ray_workers", "2"], "give `--engine ray` as well"),
-        (["--engine", "ray", "--num_processes", "2"], "without `--num_processes`"),
+        pytest.param(["--engine", "ray", "--num_processes", "2"], "without `--num_processes`", marks=needs_ray),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(flags, message, tmp_path, capsys):
-    if "ray" in flags and importlib.util.find_spec("ray") is None:
-        pytest.skip("Ray is not installed")
     for command in (["reproduce", "--tasks", "painted_faces"], ["tune", "--dataset", "painted_faces"]):
         assert main([*command, "--output_dir", str(tmp_path), *flags]) != 0
         assert message in capsys.readouterr().err
 
 
+@needs_ray
 def test_a_tuning_is_not_shared_out_twice(tmp_path):
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("Ray is not installed")
     with pytest.raises(ConfigError, match=r"leave out `num_processes=2`"):
         tune(TASK, "small-face", tmp_path, num_processes=2, engine="ray")
     assert not list(tmp_path.iterdir())
