@@ -29,7 +29,7 @@ SCHEMES = tuple(_PACKAGES)
 """The schemes of URLs that are followed."""
 
 _LONGEST = 1024
-_LOOKS_LIKE_ONE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(?:://|::)")
+_LOOKS_LIKE_ONE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(?:://|::|:\\)")
 _PART = re.compile(r"[\w .=+,@~()!&'$-]+")  # not %, ?, # or * and [], which mean something to a server or to fsspec
 _NAME = r"\w[\w-]*(?:\.\w[\w-]*)*"  # no '..', no '.' at an end, no '-' before a name
 _HOST = re.compile(rf"{_NAME}(?::\d{{1,5}})?", re.ASCII)
