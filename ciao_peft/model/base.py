@@ -344,6 +344,17 @@ class AdaptedBackbone(nn.Module):
             "gives the backbone back; `save_pretrained` keeps the adapter."
         )
 
+    def merge_adapter(self, *args: object, **kwargs: object) -> None:
+        """Always refuses, as `merge_and_unload`.
+
+        Args:
+            args, kwargs: As in peft.
+
+        Raises:
+            MergeError: always.
+        """
+        self.merge_and_unload()
+
     def _replicate_for_data_parallel(self) -> nn.Module:
         raise BackboneError(
             "A model with adapters cannot be copied to several devices by nn.DataParallel. Start one process for each, "

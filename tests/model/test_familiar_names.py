@@ -135,6 +135,52 @@ def test_weights_are_not_averaged():
         made().add_weighted_adapter(["default"], [1.0], "both")
 
 
+@pytest.mark.parametrize("name", ["merge_and_unload", "merge_adapter"])
+def test_nothing_is_merged(name):
+    model = made()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(MergeError, match=r"no convolution.*`unload\(\)` gives the backbone back"):
+        getattr(model, name)()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_several_worlds_are_read_at_once(face):
+    """As the sentence says with which `set_adapter` refuses a list of several."""
+    model = made()
+    model.add_adapter("other", CIAOConfig(**CLASSES, init_seed=5))
+    names, pixels = ["default", "other"], model.preprocessing(face)
+    read = model.read(pixels, adapter_names=names)
+    for name in names:
+        with model.reading_with(name):
+            assert torch.equal(read[name], model(pixels).logits)
+    assert model.predict(face, adapter_names=names)["other"] == model.predict(face, adapter_names=["other"])["other"]
+
+
+def test_peft_own_model_answers_the_same_questions_with_the_same_kinds_of_values():
+    from peft import LoraConfig, get_peft_model
+
+    model = made()
+    layers = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    lora = get_peft_model(layers, LoraConfig(target_modules=["0"]))
+    lora.add_adapter("other", LoraConfig(target_modules=["0"]))
+    model.add_adapter("other", CIAOConfig(**CLASSES))
+    for ask in (
+        lambda m: m.active_adapters,
+        lambda m: m.active_adapter,
+        lambda m: [*m.peft_config],
+        lambda m: {name: type(value) for name, value in dataclasses.asdict(m.get_model_status()).items()},
+        lambda m: {name: type(value) for name, value in dataclasses.asdict(m.get_layer_status()[0]).items()},
+        lambda m: [type(count) for count in m.get_nb_trainable_parameters()],
+        lambda m: m.set_adapter("other"),
+        lambda m: m.active_adapters,
+        lambda m: m.delete_adapter("default"),
+        lambda m: [*m.peft_config],
+        lambda m: m.get_model_status().available_adapters,
+    ):
+        assert ask(model) == ask(lora)
+    assert lora.get_base_model() is layers and model.get_base_model() is model.backbone
+
+
 def test_an_adapter_is_swapped_in_place(tmp_path):
     model, source = made(), made(init_seed=7, id2label={0: "low", 1: "high"})
     faces = torch.rand(2, *model.input_size)
