@@ -1,6 +1,6 @@
 """The page docs/results/method.md: one recipe for everybody, as docs/make_results.py writes it.
 
-The studies are benchmarks/studies/method.yaml, method-slices.yaml and method-worlds.yaml.
+The studies are benchmarks/studies/method.yaml, method-prior-knowledge.yaml, method-slices.yaml and method-worlds.yaml.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ciao_peft.study.analysis import CIAO, LEVEL, NETWORKS, Result, Study, compa
 from ciao_peft.study.report import spread
 from ciao_peft.study.report.text import p_value
 
-FACES, SLICES, WORLDS = "method", "method-slices", "method-worlds"
-STUDIES_OF_THE_METHOD = (FACES, SLICES, WORLDS)
+FACES, TRAINED, SLICES, WORLDS = "method", "method-prior-knowledge", "method-slices", "method-worlds"
+STUDIES_OF_THE_METHOD = (FACES, TRAINED, SLICES, WORLDS)
 CALIBRATED = Path(__file__).parent.parent / "benchmarks" / "results" / "calibration.jsonl"
 Before = Mapping[str, Mapping[str, Result]]  # what studies with the recipe before found, by encoder and method
 OURS, CONVOLUTION = "compact CIAO", "last convolution"
@@ -61,6 +61,11 @@ def worst_gap(results: Mapping[str, Result], ours: str, metric: str, *, any_size
 
 def signed(points: float) -> str:
     return f"{points:+.1f}".replace("-", "−")
+
+
+def all_encoders(studies: Mapping[str, Study]) -> Study:
+    """The full split on every encoder: the two studies of it as one."""
+    return Study([record for name in (FACES, TRAINED) if name in studies for record in studies[name].records])
 
 
 def short_name(task: str) -> str:
@@ -277,6 +282,7 @@ def goals(studies: Mapping[str, Study], paper_before: Result | None) -> str:
 
 def method_page(studies: Mapping[str, Study], before: Before) -> str:
     """The page, of the studies by the names of their plans and of those with the recipe before."""
+    studies = {**studies, FACES: all_encoders(studies)}
     faces = studies[FACES]
     plans = [name for name in STUDIES_OF_THE_METHOD if name in studies]
     commands = "\n".join(

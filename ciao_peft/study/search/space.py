@@ -10,6 +10,7 @@ from typing import Any
 from ...checking import is_number, make_plain
 from ...config import CIAOConfig
 from ...errors import ConfigError, shortened
+from ...presets import PAPER
 from ..plan import Method
 
 _WHOLE = ("hidden_layers", "hidden_size")
@@ -70,7 +71,7 @@ class SearchSpace:
 
     def names(self, method: Method) -> list[str]:
         """The settings that mean something to a method."""
-        config = CIAOConfig(problem_type="regression", num_labels=1, **dict(method.config))
+        config = CIAOConfig.from_dict(PAPER | {"problem_type": "regression", "num_labels": 1} | dict(method.config))
         absent = set()
         if not config.inhibition:
             absent.add("mask_learning_rate")
