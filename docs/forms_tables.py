@@ -11,6 +11,8 @@ from typing import Any
 
 from ciao_peft.markdown import markdown_table as table
 
+ROWS = ("head alone", "last convolution", "divisive", "rescaled", "gain")
+COLUMNS = ("faces", "faces, 5 % of the people", "painted signals", "painted affect")
 FORMS = Path(__file__).parents[1] / "benchmarks" / "results" / "forms.jsonl"
 
 
@@ -30,14 +32,13 @@ def _mean_of_form(lines: Sequence[Mapping[str, Any]]) -> float:
 def forms_tables() -> str:
     """A table for each encoder: forms, and what each reaches in each world."""
     found = measured_forms()
-    worlds = list(dict.fromkeys(world for _, world, _ in found))
     parts = []
-    for encoder in dict.fromkeys(encoder for encoder, _, _ in found):
+    for encoder in sorted({encoder for encoder, _, _ in found}, reverse=True):
         rows = []
-        for form in dict.fromkeys(form for _, _, form in found):
-            cells = [found.get((encoder, world, form), []) for world in worlds]
+        for form in ROWS:
+            cells = [found.get((encoder, world, form), []) for world in COLUMNS]
             rows.append([form, *(f"{_mean_of_form(cell):.1f} ({len(cell)})" if cell else "–" for cell in cells)])
-        parts.append(f"**{encoder}**\n\n{table(['form', *worlds], rows)}")
+        parts.append(f"**{encoder}**\n\n{table(['form', *COLUMNS], rows)}")
     note = (
         "Times 100: accuracy, macro F1 (signals) and concordance (affect), with the number of seeds."
     )
