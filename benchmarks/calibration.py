@@ -27,7 +27,8 @@ RESULTS = Path(__file__).parent / "results" / "calibration.jsonl"
 ENCODERS = ("small-face", "dlib-face-3-aligned")
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # settings of the adapter, and of its training
     "decision layer": ({"inhibition": False, "contrastive_weight": 0.0}, {}),
-    "decision layer + CIAO": ({}, {"mask_learning_rate": 1e-2}),
+    "decision layer + CIAO": ({"inhibition_form": "divisive"}, {"mask_learning_rate": 1e-2}),
+    "rescaled CIAO": ({"inhibition_form": "rescaled"}, {"mask_learning_rate": 1e-2}),
     "compact CIAO": (dict(PRESETS["compact"]), {"learning_rate": 3e-3, "mask_learning_rate": 1e-2}),
 }
 HELD_OUT = 0.2  # of the training people

@@ -62,16 +62,20 @@ RECIPE: dict[str, Any] = {
     "bf16": "auto",
 }
 _HEAD: dict[str, Any] = {"inhibition": False, "contrastive_weight": 0.0}
+_PAPER: dict[str, Any] = {"inhibition_form": "divisive"}
 _RANKS: dict[str, Any] = {"inhibition_rank": 16, "excitation_rank": 16}
 _COMPACT: dict[str, Any] = {"spatial_maps": 8, "hidden_sizes": ()}
 PAINTED = ("decision layer", "decision layer + CIAO", "compact: gain, ranks 16")
 NETWORKS = ("decision layer", "decision layer + CIAO", "last convolution", "last convolution + CIAO")
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # settings of the adapter, and of its training
     "decision layer": (_HEAD, {}),
-    "decision layer + CIAO": ({}, {"mask_learning_rate": 1e-2}),
+    "decision layer + CIAO": (_PAPER, {"mask_learning_rate": 1e-2}),
     "last convolution": ({**_HEAD, "tuning": "last_conv"}, {"encoder_learning_rate": 3e-3}),
-    "last convolution + CIAO": ({"tuning": "last_conv"}, {"mask_learning_rate": 1e-2, "encoder_learning_rate": 3e-3}),
-    "divisive, rate 1e-3": ({}, {"mask_learning_rate": 1e-3}),
+    "last convolution + CIAO": (
+        {**_PAPER, "tuning": "last_conv"},
+        {"mask_learning_rate": 1e-2, "encoder_learning_rate": 3e-3},
+    ),
+    "divisive, rate 1e-3": (_PAPER, {"mask_learning_rate": 1e-3}),
     "subtractive": ({"inhibition_form": "subtractive"}, {"mask_learning_rate": 1e-3}),
     "gain": ({"inhibition_form": "gain"}, {"mask_learning_rate": 3e-3}),
     "gain, ranks 16": ({"inhibition_form": "gain", **_RANKS}, {"mask_learning_rate": 3e-3}),

@@ -42,7 +42,8 @@ QUIET: dict[str, Any] = {"report_to": "none", "disable_tqdm": True, "eval_strate
 FORMS: dict[str, dict[str, Any]] = {
     "the head alone": {"inhibition": False, "contrastive_weight": 0.0},
     "last convolution": {"inhibition": False, "contrastive_weight": 0.0, "tuning": "last_conv"},
-    "CIAO, divisive (Eq. 1)": {},
+    "CIAO, divisive (Eq. 1)": {"inhibition_form": "divisive"},
+    "CIAO, rescaled (default)": {"inhibition_form": "rescaled"},
     "CIAO, subtractive": {"inhibition_form": "subtractive"},
     "CIAO, gain": {"inhibition_form": "gain"},
     "CIAO, gain, rank 16 with excitation": {

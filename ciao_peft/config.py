@@ -42,7 +42,7 @@ ContrastivePrototypes = Literal["none", "learned", "simplex"]
 Reduction = Literal["mean", "sum"]
 RegressionLoss = Literal["mse", "ccc"]
 MultiLabelPositives = Literal["same_set", "jaccard"]
-InhibitionForm = Literal["divisive", "gain", "additive", "subtractive"]
+InhibitionForm = Literal["rescaled", "divisive", "gain", "additive", "subtractive"]
 InhibitionStart = Literal["copy", "random"]
 TaskLossTrains = Literal["all", "head"]
 
@@ -118,9 +118,10 @@ class CIAOConfig(ConfigOfFolder):
             last convolution for u (`"last_conv"`), or a copy of the whole encoder (`"full"`). The backbone itself
             stays frozen in all three cases.
         inhibition: Whether the adapter has the mask of Eq. 1. `False` gives the "-" columns of the paper's Table I.
-        inhibition_form: How I acts on u: `"divisive"`, `M = u / (a + I)`, which is Eq. 1; `"gain"`,
-            `M = u (a0 + relu(u)) / (a + I)`, which is u at the start, whatever follows the unit; or, for comparison,
-            `"additive"`, `M = (u + I) / a`, and `"subtractive"`, `M = (u - I) / a`.
+        inhibition_form: How I acts on u: `"divisive"`, `M = u / (a + I)`, which is Eq. 1; `"rescaled"`,
+            `M = a0 u / (a + I)`, which is Eq. 1 times the value at which a starts, so that the head is fed numbers of
+            the size of u; `"gain"`, `M = u (a0 + relu(u)) / (a + I)`, which is u at the start, whatever follows the
+            unit; or, for comparison, `"additive"`, `M = (u + I) / a`, and `"subtractive"`, `M = (u - I) / a`.
         inhibition_rank: Learn I as a change of this rank to u, `I = relu(u + J)`, 1 to 65536; when left out, I is a
             full copy of the convolution, as in the paper.
         excitation_rank: Add a learned change E of this rank to u, wherever u stands in `inhibition_form`, 0 to 65536;
@@ -197,7 +198,7 @@ class CIAOConfig(ConfigOfFolder):
     id2label: Mapping[int, str] = cast("Mapping[int, str]", None)  # `__post_init__` puts the names in
     tuning: Tuning = "decision_layer"
     inhibition: bool = True
-    inhibition_form: InhibitionForm = "divisive"
+    inhibition_form: InhibitionForm = "rescaled"
     inhibition_rank: int | None = None
     excitation_rank: int = 0
     inhibition_start: InhibitionStart = "copy"

@@ -23,6 +23,10 @@ DECAY_START = 3.0
 """Where `a` starts until the spread of u has been measured (`ciao_peft.calibration.decay_start`)."""
 
 
+STARTED_FORMS: tuple[InhibitionForm, ...] = ("rescaled", "gain")
+"""Forms that hold the value at which `a` started, as a buffer."""
+
+
 def _at_least_float32(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
@@ -118,9 +122,10 @@ class InhibitoryLayer(nn.Module):
             that directly follow it. The layer keeps the copy only, and trains it in float32.
         num_channels: Channels `C'` of the unit's output.
         decay_init: Starting value of every entry of `a`, above 1e-6, in the units of the activation.
-        form: `"divisive"`, which is Eq. 1; `"gain"`: `M = (u + E) (a0 + relu(u)) / (a + I)`, where a0 is the value at
-            which `a` started, so that at the start M is u; or, for comparison, `"additive"`: `M = (u + E + I) / a`, or
-            `"subtractive"`: `M = (u + E - I) / a`.
+        form: `"divisive"`, which is Eq. 1; `"rescaled"`: `M = a0 (u + E) / (a + I)`, where a0 is the value at which
+            `a` started, so that M is of the size of u; `"gain"`: `M = (u + E) (a0 + relu(u)) / (a + I)`, so that at the
+            start M is u; or, for comparison, `"additive"`: `M = (u + E + I) / a`, or `"subtractive"`:
+            `M = (u + E - I) / a`.
         rank: Of the change that I is learned by; None for a full copy of the unit.
         seed: Of the random values of that change.
         learn_decay: Whether `a` is learned.
@@ -133,7 +138,7 @@ class InhibitoryLayer(nn.Module):
         steps: Names of the copied modules, in the order in which they run; empty with `rank`.
         low_rank: J, or None.
         raw_decay: The parameter behind `a`, `(C',)`: `a = softplus(raw_decay) + DECAY_FLOOR`.
-        start_decay: a0 of `form="gain"`, `()`; None in the other forms.
+        start_decay: a0 of `form="rescaled"` and `form="gain"`, `()`; None in the other forms.
 
     Shapes:
         - features: `(B, C, H, W)`, floating point; what the backbone's unit receives.
@@ -179,7 +184,7 @@ class InhibitoryLayer(nn.Module):
         for name in self.steps:
             module = conv_unit.get_submodule(name)
             self.add_module(name, (module if takes_unit else copy.deepcopy(module)).float())
-        start = torch.empty((), dtype=torch.float32, device="cpu") if form == "gain" else None
+        start = torch.empty((), dtype=torch.float32, device="cpu") if form in STARTED_FORMS else None
         self.register_buffer("start_decay", start)
         self.raw_decay = nn.Parameter(torch.empty(num_channels, dtype=torch.float32, device="cpu"))
         self.set_decay(decay_init)
@@ -280,7 +285,7 @@ class InhibitoryLayer(nn.Module):
         features: Float[Tensor, "batch in_channels in_height in_width"],
         excitation: Float[Tensor, "batch channels height width"] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
-        """How much of u passes: `1 / (a + I)`; `(a0 + relu(u)) / (a + I)` for `form="gain"`, else `1 / a`.
+        """How much of u passes: `1 / (a + I)` for Eq. 1; what the other forms multiply u with, or `1 / a`.
 
         Args:
             features: `(B, C, H, W)`, what the backbone's unit receives.
@@ -298,8 +303,14 @@ class InhibitoryLayer(nn.Module):
         decay, inhibition = self.decay.view(-1, 1, 1), _at_least_float32(self.inhibition(features, excitation))
         if self.form in ("additive", "subtractive"):
             return (1 / decay).expand_as(inhibition)
-        passing = 1.0 if self.start_decay is None else self.start_decay + F.relu(_at_least_float32(_needed(excitation)))
-        return passing / (decay + inhibition)
+        passing = self._passing(excitation)
+        return (1.0 if passing is None else passing) / (decay + inhibition)
+
+    def _passing(self, excitation: Tensor | None) -> Tensor | None:
+        """The numerator of what u is multiplied with: None for 1, as in Eq. 1."""
+        if self.form == "gain":
+            return cast(Tensor, self.start_decay) + F.relu(_at_least_float32(_needed(excitation)))
+        return self.start_decay
 
     def forward(
         self,
@@ -314,8 +325,7 @@ class InhibitoryLayer(nn.Module):
             mask = (mask + inhibition) / decay
         elif self.form == "subtractive":
             mask = (mask - inhibition) / decay
-        elif self.start_decay is None:
-            mask = mask / (decay + inhibition)
         else:
-            mask = mask * ((self.start_decay + F.relu(u)) / (decay + inhibition))
+            passing = self._passing(u)
+            mask = mask / (decay + inhibition) if passing is None else mask * (passing / (decay + inhibition))
         return within(mask, excitation.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_PAPER: dict[str, Any] = {
+PAPER: dict[str, Any] = {
     "tuning": "decision_layer",
     "inhibition": True,
     "inhibition_form": "divisive",
@@ -32,11 +32,13 @@ _PAPER: dict[str, Any] = {
     "logit_adjustment": 0.0,
     "train_batch_norm": False,
 }
+"""Eq. 1-5. A saved adapter, a method of a study or its record that leaves a setting out means this one, whatever the
+defaults of `CIAOConfig` become."""
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": _PAPER,
+    "paper": PAPER,
     "compact": {
-        **_PAPER,
+        **PAPER,
         "inhibition_form": "gain",
         "inhibition_rank": 16,
         "excitation_rank": 16,

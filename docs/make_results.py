@@ -9,6 +9,7 @@ import json
 from functools import cache
 from pathlib import Path
 
+from forms_tables import forms_tables, what_forms_say
 from make_unlabelled import unlabelled_page
 from method_study import FACES as METHOD
 from method_study import STUDIES_OF_THE_METHOD, method_page
@@ -237,9 +238,19 @@ def defaults_page() -> str:
 This plan describes the comparison as a study. The tables below come from an earlier measurement of the same settings
 (`benchmarks/results/real_faces.jsonl`): decision layer with CIAO, everything at its default but the one setting named,
 trained on seven tenths of the training people and scored on the other three tenths, another division for each seed. The
-test faces took no part.
+test faces took no part. `inhibition_form` was `"divisive"`, the paper's, all along.
 
 {settings()}
+
+## The form of the mask
+
+    python benchmarks/forms.py --data_dir ../shared/faces
+
+Each form with the paper's head and losses, the recipe of [one recipe for everybody](method.md), and one rate of the
+mask (0.01), on training people who are held out. `"rescaled"` is Eq. 1 times the value at which a starts
+([method.md](../method.md)). {what_forms_say()}
+
+{forms_tables()}
 
 ## Where a starts
 

@@ -1,6 +1,6 @@
 """The page docs/results/method.md: one recipe for everybody, as docs/make_results.py writes it.
 
-The studies are benchmarks/studies/method.yaml, method-slices.yaml and method-worlds.yaml.
+The studies are benchmarks/studies/method.yaml, method-prior-knowledge.yaml, method-slices.yaml and method-worlds.yaml.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ciao_peft.study.analysis import CIAO, LEVEL, NETWORKS, Result, Study, compa
 from ciao_peft.study.report import spread
 from ciao_peft.study.report.text import p_value
 
-FACES, SLICES, WORLDS = "method", "method-slices", "method-worlds"
-STUDIES_OF_THE_METHOD = (FACES, SLICES, WORLDS)
+FACES, TRAINED, SLICES, WORLDS = "method", "method-prior-knowledge", "method-slices", "method-worlds"
+STUDIES_OF_THE_METHOD = (FACES, TRAINED, SLICES, WORLDS)
 CALIBRATED = Path(__file__).parent.parent / "benchmarks" / "results" / "calibration.jsonl"
 Before = Mapping[str, Mapping[str, Result]]  # what studies with the recipe before found, by encoder and method
-OURS, CONVOLUTION = "compact CIAO", "last convolution"
-MASKED = (OURS, CIAO)
+OURS, DEFAULT, CONVOLUTION = "compact CIAO", "rescaled CIAO", "last convolution"
+MASKED = (OURS, DEFAULT, CIAO)
 SMALL = {"small-face": OURS, "dlib-face": "compact head"}  # what the summary says of each encoder
 METRICS = ("accuracy", "balanced_accuracy", "calibration_error")
 NOT_YET = "–"
@@ -61,6 +61,11 @@ def worst_gap(results: Mapping[str, Result], ours: str, metric: str, *, any_size
 
 def signed(points: float) -> str:
     return f"{points:+.1f}".replace("-", "−")
+
+
+def all_encoders(studies: Mapping[str, Study]) -> Study:
+    """The full split on every encoder: the two studies of it as one."""
+    return Study([record for name in (FACES, TRAINED) if name in studies for record in studies[name].records])
 
 
 def short_name(task: str) -> str:
@@ -193,7 +198,7 @@ def goal(study: Study, what: str, metric: str | None, is_met: Callable[[list[Gap
 def ahead_with_few(study: Study, percent: int) -> str:
     """How far the default is ahead of the best of all others with so many percent of the people, in brackets."""
     few = Study([record for record in study.records if record.task.startswith(f"faces, {percent} ")])
-    told = told_everywhere(few, CIAO, "accuracy", any_size=True)
+    told = told_everywhere(few, DEFAULT, "accuracy", any_size=True)
     said_of = [f"{signed(gap.points)} on `{place.split(', ')[-1]}`, p {p_value(gap.p)}" for place, gap in told.items()]
     return f" ({'; '.join(said_of)})" if said_of else ""
 
@@ -203,8 +208,8 @@ def small_against_default(study: Study) -> str:
     told = []
     for task, encoder in study.pairs:
         small, results = SMALL.get(encoder), study.results(task, encoder)
-        if small in results and CIAO in results:
-            points = [gaps(results, small, [CIAO], metric)[0].points for metric in METRICS[:2]]
+        if small in results and DEFAULT in results:
+            points = [gaps(results, small, [DEFAULT], metric)[0].points for metric in METRICS[:2]]
             told.append(f"{signed(points[0])} and {signed(points[1])} on `{encoder}`")
     return f" (accuracy and balanced accuracy against the default: {'; '.join(told)})" if told else ""
 
@@ -277,6 +282,7 @@ def goals(studies: Mapping[str, Study], paper_before: Result | None) -> str:
 
 def method_page(studies: Mapping[str, Study], before: Before) -> str:
     """The page, of the studies by the names of their plans and of those with the recipe before."""
+    studies = {**studies, FACES: all_encoders(studies)}
     faces = studies[FACES]
     plans = [name for name in STUDIES_OF_THE_METHOD if name in studies]
     commands = "\n".join(

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from ..config import CIAOConfig
 from ..errors import ConfigError
+from ..presets import PAPER
 from .plan import Encoder, Method, Plan, Task
 from .records import PROTOCOL_VERSION, Record
 
@@ -62,11 +63,15 @@ def fits(record: Record, plan: Plan) -> bool:
 def differing(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
     """What differs from the defaults of a config: a setting that a later version adds changes no key.
 
+    Of `CIAOConfig`, what differs from the paper's preset.
+
     Example:
         >>> differing({"temperature": 0.2, "dropout": 0.5}, CIAOConfig)
         {'temperature': 0.2}
     """
     defaults = {part.name: _plain(part.default) for part in dataclasses.fields(cls)}
+    if cls is CIAOConfig:
+        defaults |= {name: _plain(value) for name, value in PAPER.items()}
     aside = ("seed", "init_seed", "id2label")  # in the key by themselves, the names with the task
     plain = {name: _plain(value) for name, value in values.items() if name not in aside}
     return {name: value for name, value in plain.items() if value != defaults.get(name, dataclasses.MISSING)}

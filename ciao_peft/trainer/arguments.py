@@ -317,7 +317,7 @@ class CIAOTrainingArguments:
 
         Args:
             name: Of the recipe.
-            config: Of the adapter: the form of its mask decides `mask_learning_rate`. When left out, that of Eq. 1.
+            config: Of the adapter: the form of its mask decides `mask_learning_rate`. When left out, the default form.
             changes: Settings of your own, which go before the recipe's.
 
         Raises:

@@ -58,7 +58,10 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """The settings of each recipe; those of a mask's form are added by `recipe_settings`."""
 
-_MASK_RATES: dict[str, float] = {"divisive": 1e-2, "gain": 1e-2, "additive": 1e-3, "subtractive": 1e-3}
+_MASK_RATES: dict[str, float] = {
+    **dict.fromkeys(("rescaled", "divisive", "gain"), 1e-2),
+    **dict.fromkeys(("additive", "subtractive"), 1e-3),
+}
 
 
 def recipe_settings(name: Any, config: CIAOConfig | None = None) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def recipe_settings(name: Any, config: CIAOConfig | None = None) -> dict[str, An
 
     Args:
         name: Of the recipe.
-        config: Of the adapter, whose form decides the rate of the mask; of the form of Eq. 1 when left out.
+        config: Of the adapter, whose form decides the rate of the mask; of the default form when left out.
 
     Returns:
         Settings of `CIAOTrainingArguments` by name.
@@ -83,7 +86,7 @@ def recipe_settings(name: Any, config: CIAOConfig | None = None) -> dict[str, An
         raise ConfigError(f"`config` must be the CIAOConfig of the adapter; got {type(config).__name__}.")
     settings = dict(RECIPES[name])
     if "mask_learning_rate" not in settings:
-        form = "divisive" if config is None else config.inhibition_form
+        form = CIAOConfig.inhibition_form if config is None else config.inhibition_form
         check_choice("inhibition_form", form, get_args(InhibitionForm))
         settings["mask_learning_rate"] = _MASK_RATES[form]
     return settings

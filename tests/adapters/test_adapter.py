@@ -124,7 +124,10 @@ def test_a_constant_decay_is_in_no_optimiser_and_stays(tmp_path):
     faces = [{"pixel_values": row, "labels": int(n % 3)} for n, row in enumerate(pixels(12))]
     CIAOTrainer(model, CIAOTrainingArguments(num_train_epochs=2, per_device_train_batch_size=6)).train(faces)
     same = {key for key, now in bits(model.adapters["default"]).items() if torch.equal(before[_key(key)], now)}
-    assert {key for key in same if "running" not in key and "num_batches" not in key} == {"inhibition.0.raw_decay"}
+    assert {key for key in same if "running" not in key and "num_batches" not in key} == {
+        "inhibition.0.raw_decay",
+        "inhibition.0.start_decay",
+    }
     assert adapter.inhibition[0].decay.tolist() == pytest.approx([0.7] * 12)
     # Neither choosing it for training nor loading it makes it learn.
     model.save_pretrained(tmp_path / "constant")

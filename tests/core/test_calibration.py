@@ -104,7 +104,7 @@ def test_looking_changes_nothing_else(training):
     start_decay(model, [{"pixel_values": pixels()}], "default")
     assert model.training == training
     assert {key for key, tensor in model.state_dict().items() if not torch.equal(tensor, before[key])} <= {
-        key for key in before if key.endswith("raw_decay")
+        key for key in before if key.endswith(("raw_decay", "start_decay"))
     }
     assert not any(layer._forward_pre_hooks for layer in model.adapters["default"].inhibition)
 

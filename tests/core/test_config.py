@@ -119,7 +119,7 @@ def test_lists_become_tuples():
         ({"pooling": []}, r"`pooling` must be one of .* got \[\]"),
         (
             {"inhibition_form": "divide"},
-            "`inhibition_form` must be one of 'additive', 'divisive', 'gain', 'subtractive'; got",
+            "`inhibition_form` must be one of 'additive', 'divisive', 'gain', 'rescaled', 'subtractive'; got",
         ),
         ({"inhibition_start": None}, "`inhibition_start` must be one of 'copy', 'random'; got None"),
         ({"learn_decay": 0}, "`learn_decay` must be true or false; got 0"),

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 
+from ciao_peft.config import InhibitionForm
 from ciao_peft.errors import InputError
 from ciao_peft.inhibition import DECAY_FLOOR, DECAY_START, InhibitoryLayer, LowRankConvolution
 from helpers.fakes import tiny_backbone
@@ -71,6 +73,7 @@ def test_inhibition_is_at_least_zero_whatever_the_activation(activation):
 
 FORMS = {
     "divisive": lambda u, a, inhibition: u / (a + inhibition),
+    "rescaled": lambda u, a, inhibition: a * u / (a + inhibition),  # while `a` is where it started
     "additive": lambda u, a, inhibition: (u + inhibition) / a,
     "subtractive": lambda u, a, inhibition: (u - inhibition) / a,
 }
@@ -88,11 +91,15 @@ def test_each_form_worked_by_hand(form):
     # I is 7 and 0 in channel 0, 0 and 1 in channel 1; a is one half.
     expected = {
         "divisive": [[15 / 7.5, 2.0], [16.0, -2.0]],
+        "rescaled": [[7.5 / 7.5, 1.0], [8.0, -1.0]],
         "additive": [[44.0, 2.0], [16.0, -4.0]],
         "subtractive": [[16.0, 2.0], [16.0, -8.0]],
     }[form]
     torch.testing.assert_close(layer(features, excitation), torch.tensor(expected).view(1, 2, 1, 2))
-    gate = [[1 / 7.5, 2.0], [2.0, 1 / 1.5]] if form == "divisive" else [[2.0, 2.0], [2.0, 2.0]]
+    gate = {
+        "divisive": [[1 / 7.5, 2.0], [2.0, 1 / 1.5]],
+        "rescaled": [[0.5 / 7.5, 1.0], [1.0, 0.5 / 1.5]],
+    }.get(form, [[2.0, 2.0], [2.0, 2.0]])
     torch.testing.assert_close(layer.gate(features), torch.tensor(gate).view(1, 2, 1, 2))
 
 
@@ -363,7 +370,7 @@ def test_its_random_values_come_from_the_seed_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("form", ["divisive", "gain", "additive", "subtractive"])
+@pytest.mark.parametrize("form", get_args(InhibitionForm))
 def test_inhibition_of_low_rank_starts_where_the_copy_of_a_unit_with_relu_starts(form):
     conv_unit = unit(nn.ReLU)
     features = torch.randn(4, 3, 6, 6)
@@ -381,8 +388,20 @@ def test_the_gain_form_is_u_at_the_start(activation, rank):
     torch.testing.assert_close(layer.gate(features, conv_unit(features)), torch.ones(4, 5, 6, 6))
 
 
+def test_the_rescaled_form_is_equation_1_times_the_start_of_a_wherever_a_goes():
+    conv_unit, features = unit(), torch.randn(4, 3, 6, 6)
+    u = conv_unit(features)
+    paper, rescaled = (InhibitoryLayer(conv_unit, 5, 0.7, form=form) for form in ("divisive", "rescaled"))
+    for decay in (0.7, 0.2, 5.0):
+        masks = [on_decay(layer, decay)(features, u) for layer in (paper, rescaled)]
+        torch.testing.assert_close(masks[1], 0.7 * masks[0])
+    rescaled.set_decay(2.0)  # as the trainer does before the first update
+    torch.testing.assert_close(rescaled(features, u), 2.0 * u / (2.0 + rescaled.inhibition(features)))
+
+
 WHOLE = {
     "divisive": lambda u, e, i, a: (u + e) / (a + i),
+    "rescaled": lambda u, e, i, a: 0.3 * (u + e) / (a + i),
     "gain": lambda u, e, i, a: (u + e) * (0.3 + u.clamp(min=0)) / (a + i),
     "additive": lambda u, e, i, a: (u + e + i) / a,
     "subtractive": lambda u, e, i, a: (u + e - i) / a,

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import ciao_peft
+from ciao_peft import CIAOConfig
 from ciao_peft.model import CIAOModel
 from helpers.golden import FOLDERS, WORLDS, formula_backbone, formula_pixels
 
@@ -33,3 +34,12 @@ def test_golden_outputs_are_of_trained_adapters_that_matter(folder):
     model.set_adapter("fresh")
     assert (model(formula_pixels()).logits - torch.tensor(wanted["logits"])).abs().max() > 0.01
     assert torch.tensor(wanted["logits"]).std(dim=0).min() > 0.001  # they read the picture
+
+
+def test_a_folder_that_names_no_form_has_the_paper_s():
+    first = next(folder for folder in FOLDERS if (folder.parent.name, folder.name) == ("0.1.0", "classes"))
+    assert "inhibition_form" not in (first / "adapter_config.json").read_text("utf-8")
+    model = CIAOModel.from_pretrained(formula_backbone(), first)
+    assert model.peft_config["classes"].inhibition_form == "divisive"
+    assert CIAOConfig.from_pretrained(first).inhibition_form == "divisive"
+    assert CIAOConfig.inhibition_form != "divisive"

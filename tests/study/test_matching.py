@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from ciao_peft.config import CIAOConfig
 from ciao_peft.study import METHODS, Encoder, Plan, Record, Task, read_plan, read_records, write_plan
 from ciao_peft.study.analysis.study import CIAO, Study
 from ciao_peft.study.matching import fits
@@ -45,6 +46,13 @@ def test_a_record_that_does_not_say_how_it_was_made_is_one_of_the_first():
     del values["protocol"]
     assert Record.from_dict(values).protocol == 1
     assert not fits(Record.from_dict(values), PLAN)
+
+
+def test_a_setting_that_is_left_out_is_the_paper_s_whatever_the_defaults_are():
+    said = {**RECORD.config, "inhibition_form": "divisive"}
+    assert fits(trained(config=said), PLAN)
+    assert not fits(trained(config={**said, "inhibition_form": CIAOConfig.inhibition_form}), PLAN)
+    assert fits(trained(config={**said, "inhibition_form": "gain"}), planned(config={"inhibition_form": "gain"}))
 
 
 def test_a_training_with_the_settings_of_the_plan_fits_it():

@@ -145,7 +145,7 @@ def test_every_candidate_is_a_valid_adapter_and_training_of_its_own(problem, met
 def test_rates_are_the_recipes():
     by_name = {own.name: own for own in make_candidates("single_label_classification", "accuracy", "default")}
     assert by_name["subtractive, flat, contrastive"].rates == (1e-3,)
-    assert by_name["divisive, flat, contrastive"].rates == (1e-2,)
+    assert by_name["rescaled, flat, contrastive"].rates == (1e-2,)
     assert by_name["last convolution, flat"].rates == (3e-3,)
     assert by_name["last convolution, flat"].rate == "encoder_learning_rate"
 

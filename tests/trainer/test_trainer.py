@@ -44,7 +44,7 @@ def test_loss_and_gradient_are_those_of_the_model(kind):
 @pytest.mark.parametrize("kind", TASKS)
 def test_every_problem_is_learned(kind):
     changes, label_of = TASKS[kind]
-    rates = {"learning_rate": 0.01, "mask_learning_rate": 0.01}
+    rates = {"learning_rate": 0.003, "mask_learning_rate": 0.003}
     trainer = make_trainer(make_model(**changes, dropout=0.0), num_train_epochs=8, max_grad_norm=0, **rates)
     data = faces(30, label_of)
     before = trainer.evaluate(data)["eval_loss"]
@@ -52,7 +52,7 @@ def test_every_problem_is_learned(kind):
     assert trainer.evaluate(data)["eval_loss"] < before
     assert output.global_step == 8 * 4
     rates = [entry["learning_rate"] for entry in trainer.log_history if "loss" in entry]
-    assert rates == [0.01 * trainer.args.rate_factor(step, 32) for step in range(32)]
+    assert rates == [0.003 * trainer.args.rate_factor(step, 32) for step in range(32)]
     first = trainer.log_history[0].keys()
     assert {"loss", "task_loss", "contrastive_loss", "learning_rate", "mask_learning_rate"} <= first
     assert "grad_norm" not in first
@@ -70,7 +70,8 @@ def test_all_of_the_adapter_changes_and_nothing_else(tuning):
     make_trainer(model, weight_decay=0.0).train(faces())
     trained = weights(model)
     changed = {key for key in own if not torch.equal(own[key], trained[key])}
-    assert changed == model.adapters["default"].trainable
+    started = {"inhibition.0.start_decay"}  # a training writes down where `a` starts
+    assert changed - started == model.adapters["default"].trainable
     assert_same(weights(model, "other"), others)
     assert_same(backbone.state_dict(), before)
     assert (model.training, {n: p.requires_grad for n, p in model.named_parameters()}) == modes

@@ -10,6 +10,7 @@ from typing import Any
 from ...checking import is_number, make_plain
 from ...config import CIAOConfig
 from ...errors import ConfigError, shortened
+from ...presets import PAPER
 from ..plan import Method
 
 _WHOLE = ("hidden_layers", "hidden_size")
@@ -70,7 +71,7 @@ class SearchSpace:
 
     def names(self, method: Method) -> list[str]:
         """The settings that mean something to a method."""
-        config = CIAOConfig(problem_type="regression", num_labels=1, **dict(method.config))
+        config = CIAOConfig.from_dict(PAPER | {"problem_type": "regression", "num_labels": 1} | dict(method.config))
         absent = set()
         if not config.inhibition:
             absent.add("mask_learning_rate")
@@ -105,7 +106,7 @@ class SearchSpace:
 
 
 def method_with(method: Method, values: Mapping[str, Any]) -> Method:
-    """A method with what a trial chose, to three digits.
+    """A method with what a trial chose, to three digits, and with the form of its mask spelled out.
 
     Args:
         method: What was searched for.
@@ -114,10 +115,11 @@ def method_with(method: Method, values: Mapping[str, Any]) -> Method:
     Example:
         >>> chosen = method_with(Method(name="plain"), {"hidden_layers": 2, "hidden_size": 64, "dropout": 1 / 3})
         >>> chosen.name, chosen.config
-        ('plain, searched', {'hidden_sizes': [64, 64], 'dropout': 0.333})
+        ('plain, searched', {'inhibition_form': 'divisive', 'hidden_sizes': [64, 64], 'dropout': 0.333})
     """
     values = {name: float(f"{v:.3g}") if isinstance(v, float) else v for name, v in values.items()}
-    config, arguments = dict(method.config), dict(method.arguments)
+    form = PAPER["inhibition_form"]  # for whoever takes the settings over the defaults of `CIAOConfig`
+    config, arguments = {"inhibition_form": form, **method.config}, dict(method.arguments)
     config["hidden_sizes"] = [values.pop("hidden_size")] * values.pop("hidden_layers")
     for name, value in values.items():
         if name == "batch_size":

@@ -19,7 +19,7 @@ SMALL_WORLD = 2_000
 """Pictures below which the recipe is "small-data" when none is named."""
 
 MASKS: Part = {
-    "divisive": {"inhibition_form": "divisive"},
+    "rescaled": {"inhibition_form": "rescaled"},
     "gain": {"inhibition_form": "gain"},
     "subtractive": {"inhibition_form": "subtractive"},
     # E and I of the shunting equation, both; in the gain form, which starts from the network as it is.

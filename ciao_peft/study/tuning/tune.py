@@ -233,7 +233,7 @@ def _result(halving: Halving, plan: Plan, recipe: str, folder: Path) -> TuneResu
     chosen = choose(tried)
     (method,) = (method for method in plan.methods if method.name == chosen.name)
     settings = {**plan.arguments, "num_train_epochs": plan.epochs, **method.arguments, method.rate: method.rates[0]}
-    config = {**halving.task.config, **method.config}
+    config = {"inhibition_form": PAPER["inhibition_form"], **halving.task.config, **method.config}
     method = replace(method, config=config, arguments=settings)
     last = [each for each in tried if each.epochs == chosen.epochs]
     compared = verdict_of(last, plan.methods, metric, chosen)
