@@ -39,9 +39,7 @@ def forms_tables() -> str:
             cells = [found.get((encoder, world, form), []) for world in COLUMNS]
             rows.append([form, *(f"{_mean_of_form(cell):.1f} ({len(cell)})" if cell else "–" for cell in cells)])
         parts.append(f"**{encoder}**\n\n{table(['form', *COLUMNS], rows)}")
-    note = (
-        "Times 100: accuracy, macro F1 (signals) and concordance (affect), with the number of seeds."
-    )
+    note = "Times 100: accuracy, macro F1 (signals) and concordance (affect), with the number of seeds."
     return "\n\n".join([*parts, note])
 
 

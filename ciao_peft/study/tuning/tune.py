@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...checking import check_number
 from ...engine import RayEngine, engine_from
 from ...errors import ConfigError
+from ...presets import PAPER
 from ...progress import place_to_speak, span
 from ...saving import local_path, write_file
 from ...surroundings import set_num_threads
