@@ -17,11 +17,11 @@ quickstart:  ## one adapter per painted world, on a fresh machine, with no downl
 test: lint  ## lint, doctests and tests
 	OMP_NUM_THREADS=1 $(PYTHON_IN) -m pytest --quiet --numprocesses $(WORKERS) --dist worksteal --junitxml=build/tests.xml
 
-test-oldest:  ## the tests with the oldest dependencies that pyproject.toml allows
-	@.ci/environment $(VENV) dev
-	$(PYTHON_IN) -m pip install --quiet uv
-	$(PYTHON_IN) -m venv build/oldest
-	$(PYTHON_IN) -m uv pip install --python build/oldest/bin/python --resolution lowest-direct --editable '.[dev]'
+test-oldest:  ## the tests with the oldest Python and dependencies that pyproject.toml allows
+	$${PYTHON:-python3} -m venv build/uv
+	build/uv/bin/python -m pip install --quiet uv
+	build/uv/bin/uv venv --quiet --clear --python 3.11 build/oldest
+	build/uv/bin/uv pip install --quiet --python build/oldest/bin/python --resolution lowest-direct --editable '.[dev]'
 	OMP_NUM_THREADS=1 build/oldest/bin/python -m pytest --quiet --numprocesses $(WORKERS) --dist worksteal
 
 test-wheel:  ## the README and the notebooks from a wheel, in a clean environment and another folder

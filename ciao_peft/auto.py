@@ -17,6 +17,7 @@ from .config import check_adapter_name
 from .encoders import list_encoders, load_encoder
 from .errors import BackboneError, CIAOError, listed, quoted
 from .hub import RepoFile, is_hub_id, name_from, read_adapter, read_pretrained
+from .installed import check_installed
 from .model import CIAOModel
 from .preprocessing import Preprocessing
 from .remote import is_url
@@ -166,6 +167,7 @@ def _from_repository(saved: SavedAdapter, preprocessing: Preprocessing | None, o
     config, _ = read_pretrained(name, read_config, [RepoFile("config.json", MAX_JSON_BYTES)], **pinned, **options)
     if "model_type" not in config:
         return load_encoder(name, preprocessing=preprocessing, **pinned, **options)
+    check_installed("transformers")
     from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
     with _named(name):

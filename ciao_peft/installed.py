@@ -9,9 +9,18 @@ from .errors import OutdatedPackageError
 
 __all__ = ["check_installed"]
 
+# What a package imports of those with a bound of ours: too old a one fails inside it.
+_BRINGS = {
+    "accelerate": ("huggingface-hub",),
+    "datasets": ("fsspec", "huggingface-hub", "pandas", "pyarrow"),
+    "evaluate": ("datasets",),
+    "timm": ("huggingface-hub", "torchvision"),
+    "transformers": ("huggingface-hub",),
+}
+
 
 def check_installed(package: str) -> None:
-    """Refuses a package that is older than this library's own metadata ask for.
+    """Refuses a package that is older than this library's own metadata ask for, or that imports one that is.
 
     Where the metadata of either are not there, as in a checkout that was never installed, nothing is compared.
 
@@ -19,13 +28,15 @@ def check_installed(package: str) -> None:
         package: Its name as pip has it.
 
     Raises:
-        OutdatedPackageError: it is installed in a version below the bound.
+        OutdatedPackageError: it, or what it imports, is installed in a version below the bound.
 
     Example:
         >>> check_installed("timm")
     """
     from importlib.metadata import PackageNotFoundError, version
 
+    for other in _BRINGS.get(package, ()):
+        check_installed(other)
     try:
         installed, bound = version(package), _bound(package)
     except PackageNotFoundError:  # the import itself says that it is missing

@@ -44,10 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         vggface2
         0
     """
-    options = make_parser().parse_args(arguments)
     if not sys.stderr.isatty():  # `datasets` reads this when it is first imported
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     try:
+        options = make_parser().parse_args(arguments)
         with each_told_once("ciao_peft.data"):
             options.run(options)
     except CIAOError as error:

@@ -12,6 +12,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from ..errors import CIAOError, ConfigError, quoted
+from ..installed import check_installed
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
@@ -120,6 +121,7 @@ def settings_parser(settings: type[Any], *, title: str, leave_out: Collection[st
         >>> arguments.learning_rate, arguments.report_to, arguments.seed
         (0.01, ('jsonl', 'tensorboard'), 42)
     """
+    check_installed("transformers")
     from transformers import HfArgumentParser
 
     texts, hints = argument_texts(settings), _hints(settings)

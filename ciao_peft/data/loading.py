@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from ..errors import DataError, listed, quoted, shortened
+from ..installed import check_installed
 
 if TYPE_CHECKING:
     from datasets import DatasetDict, IterableDatasetDict
@@ -54,6 +55,7 @@ def dataset_builder(name: str) -> type[Any]:
 
     Raises:
         DataError: no dataset goes by this name.
+        OutdatedPackageError: `datasets`, or what it imports, is older than the bound of this library.
 
     Example:
         >>> dataset_builder("painted_faces").__name__
@@ -65,6 +67,7 @@ def dataset_builder(name: str) -> type[Any]:
             f"No dataset is named {shortened(repr(name))}. Datasets: {names}. For pictures of your own use "
             "`load_faces('imagefolder', folder)` or `load_faces(csv='labels.csv')`."
         )
+    check_installed("datasets")
     module, class_name = _BUILDERS[name].split(":")
     return getattr(importlib.import_module(f".{module}", __package__), class_name)
 

@@ -122,12 +122,13 @@ def write_onnx(
         raise ExportError(f"{path.name} cannot be written as ONNX: {type(error).__name__}: {said}") from error
     initial = {tensor.name for tensor in model.graph.initializer}
     taken = [value for value in model.graph.input if value.name not in initial]
-    # torch 2.8 renames an input that is an output, too
-    named = dict(zip([value.name for value in taken], inputs, strict=True))
-    for value in taken:
+    # torch 2.8 gives one tensor under two names the last of them
+    named = dict(zip([v.name for v in [*taken, *model.graph.output]], [*inputs, *outputs], strict=True))
+    for value in [*taken, *model.graph.output]:
         value.name = named[value.name]
     for node in model.graph.node:
         node.input[:] = [named.get(name, name) for name in node.input]
+        node.output[:] = [named.get(name, name) for name in node.output]
     read = {name for node in model.graph.node for name in node.input}
     kept = [value for value in taken if value.name in read]
     del model.graph.input[:]

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import AdapterFileError, CIAOError, ConfigError, shortened
+from ..installed import check_installed
 from ..preprocessing import Preprocessing
 from ..saving.adapter_folder import PREPROCESSOR_FILE
 from ..saving.files import read_json
@@ -35,7 +36,9 @@ def read(folder: Path, *, pretrained: bool = True, preprocessing: Preprocessing 
     Raises:
         AdapterFileError: transformers does not know the model, or a file is damaged or incomplete.
         ConfigError: the image processor does what `Preprocessing` does not; give a `preprocessing` of your own.
+        OutdatedPackageError: transformers is older than the bound of this library.
     """
+    check_installed("transformers")
     from transformers import AutoConfig, AutoModel
 
     missing = []
@@ -83,12 +86,14 @@ def build(**architecture: Any) -> nn.Module:
 
     Raises:
         ConfigError: the config wraps a model of timm and takes weights from elsewhere.
+        OutdatedPackageError: transformers is older than the bound of this library.
 
     Example:
         >>> encoder = build(model_type="resnet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
         >>> encoder.encoder_type, encoder.revision
         ('transformers', 'random')
     """
+    check_installed("transformers")
     from transformers import AutoConfig, AutoModel
 
     _check(architecture, "the file of a model of transformers")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FeatureCacheError, LaunchError
+from ..installed import check_installed
 from .peers import Peers, seconds_to_answer
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Processes:
         self.rank, self.count = 0, 1
         self._state: Any = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            check_installed("accelerate")
             from accelerate import PartialState
             from accelerate.utils import parse_flag_from_env
 

@@ -20,6 +20,7 @@ from ..errors import (
     HubTokenError,
     listed,
 )
+from ..installed import check_installed
 from ..remote import TooLate, within
 
 if TYPE_CHECKING:
@@ -48,10 +49,14 @@ def open_client(token: str | bool | None) -> HfApi:
     Args:
         token: A token; that of `hf auth login` for None or True, none for False.
 
+    Raises:
+        OutdatedPackageError: huggingface-hub is older than the bound of this library.
+
     Example:
         >>> open_client(None).library_name
         'ciao_peft'
     """
+    check_installed("huggingface-hub")
     from huggingface_hub import HfApi
 
     return HfApi(token=token, library_name="ciao_peft", library_version=__version__)

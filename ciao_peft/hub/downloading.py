@@ -22,6 +22,7 @@ from ..errors import (
     listed,
     quoted,
 )
+from ..installed import check_installed
 from ..remote import RepoFile, fetch, is_url, parse_url
 from ..saving.files import local_path, write_file
 from .client import answer_within, as_our_errors, must_stay_offline, open_client
@@ -231,6 +232,7 @@ def download(
         ciao_peft.errors.HubOfflineError: 'user/ciao-fer' is not in the cache, and `local_files_only` was given. \
 Load it once with the network on (`ciao pull user/ciao-fer`).
     """
+    check_installed("huggingface-hub")
     from huggingface_hub import _CACHED_NO_EXIST
     from huggingface_hub.errors import RemoteEntryNotFoundError
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..door import read_file
 from ..errors import HubConflictError, HubFileError, HubNotFoundError, HubOfflineError
+from ..installed import check_installed
 from .client import as_our_errors, must_stay_offline, open_client
 from .downloading import fetch_sizes_and_commit, is_hub_id
 
@@ -75,6 +76,7 @@ def publish(
         ...
         ciao_peft.errors.HubNotFoundError: 'ciao-fer' is no name of a repository; give `user/name`.
     """
+    check_installed("huggingface-hub")
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
     from huggingface_hub.errors import HfHubHTTPError
 

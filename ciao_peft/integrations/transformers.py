@@ -15,15 +15,22 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    PreTrainedConfig,
-)
-from transformers.image_processing_base import BatchFeature
-from transformers.image_processing_utils import BaseImageProcessor
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+from ..installed import check_installed
+
+try:
+    from transformers import (
+        AutoConfig,
+        AutoImageProcessor,
+        AutoModelForImageClassification,
+        PreTrainedConfig,
+    )
+    from transformers.image_processing_base import BatchFeature
+    from transformers.image_processing_utils import BaseImageProcessor
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+except ImportError:
+    check_installed("transformers")
+    raise
 
 from ..auto import AutoCIAOModel
 from ..errors import ConfigError, InputError, listed, quoted

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ConfigError, DivergenceError, InputError, quoted
+from ..installed import check_installed
 from .scores import accuracy, as_array, balanced_accuracy, calibration_error, concordance, f1_per_label, macro_f1, rmse
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def load_metric(name: str, config_name: str | None = None, **settings: Any) -> A
 
     Raises:
         ConfigError: no such metric, or it has no such configuration.
+        OutdatedPackageError: `evaluate`, or what it imports, is older than the bound of this library.
 
     Example:
         >>> metric = load_metric("rmse", keep_in_memory=True)
@@ -130,6 +132,7 @@ def load_metric(name: str, config_name: str | None = None, **settings: Any) -> A
     """
     if name not in _MODULES:
         raise ConfigError(f"There is no metric {quoted(name)}. Metrics: {', '.join(map(repr, sorted(_MODULES)))}.")
+    check_installed("evaluate")
     from . import modules  # evaluate takes seconds to import
 
     return getattr(modules, _MODULES[name])(config_name=config_name, **settings)

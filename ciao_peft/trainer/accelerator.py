@@ -19,6 +19,7 @@ from ..errors import CIAOError, ConfigError, LaunchError, listed
 from ..features import check_launch
 from ..features.peers import named, those_that_are_silent
 from ..features.processes import waiting_is_said
+from ..installed import check_installed
 from .arguments import CIAOTrainingArguments
 from .precision import precision_of, warn_of_slow_bf16
 
@@ -47,12 +48,14 @@ def make_accelerator(args: CIAOTrainingArguments) -> Accelerator:
     Raises:
         ConfigError: fp16 without a GPU, or a tracker that is not installed.
         LaunchError: several processes were started that do not see one another, or parallelism that does not apply.
+        OutdatedPackageError: accelerate is older than the bound of this library.
 
     Example:
         >>> accelerator = make_accelerator(CIAOTrainingArguments(report_to="none"))
         >>> accelerator.num_processes, accelerator.mixed_precision
         (1, 'no')
     """
+    check_installed("accelerate")
     from accelerate import Accelerator, PartialState
     from accelerate.state import AcceleratorState
     from accelerate.utils import (

@@ -132,3 +132,11 @@ def test_the_hosted_tests_call_targets_that_there_are():
     called = {one["target"] for one in workflow["jobs"]["make"]["strategy"]["matrix"]["include"]}
     assert {"test", "test-oldest", "quickstart"} <= called
     assert called <= set(re.findall(r"^([a-z-]+):", text_of("Makefile"), flags=re.MULTILINE))
+
+
+def test_the_oldest_dependencies_are_tested_with_the_oldest_python():
+    oldest = re.search(r'^requires-python = ">=([\d.]+)"$', text_of("pyproject.toml"), flags=re.MULTILINE)[1]
+    workflow = yaml.safe_load(text_of(".github/workflows/tests.yml"))
+    hosted = workflow["jobs"]["make"]["strategy"]["matrix"]["include"]
+    assert {one["python"] for one in hosted if one["target"] == "test-oldest"} == {oldest}
+    assert f" --python {oldest} build/oldest\n" in text_of("Makefile")
