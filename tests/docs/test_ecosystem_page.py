@@ -98,7 +98,7 @@ def test_a_name_of_peft_is_one_and_is_tried(theirs, ours):
     assert is_used_by_a_test("peft", FAMILIAR)
     assert names_in(theirs) | names_in(ours) <= words_of(FAMILIAR) | {"LoraConfig", "model", "folder"}
     lora = peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(2, 2)), peft.LoraConfig(target_modules=["0"]))
-    of_peft = {name for place in (peft, peft.LoraConfig, lora, hotswap) for name in dir(place)}
+    of_peft = {name for place in (peft, peft.LoraConfig, lora, lora.base_model, hotswap) for name in dir(place)}
     assert names_in(theirs) <= of_peft | {"is_trainable", "True", "model"}
 
 
