@@ -217,7 +217,7 @@ class Stack(NamedTuple):
         >>> adapters = [Adapter(config, open_backbone(net, (3, 16, 16))) for config in configs]
         >>> stack, x = Stack.of(adapters), torch.rand(4, 3, 16, 16)
         >>> masks = stack.masks_of_all(0, x, lambda: net(x)).unflatten(0, (4, 2))
-        >>> torch.allclose(masks[:, 1], net(x) / (2 + net(x)), atol=1e-6)
+        >>> torch.allclose(masks[:, 1], 2 * net(x) / (2 + net(x)), atol=1e-6)
         True
     """
 

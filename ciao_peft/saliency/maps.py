@@ -114,9 +114,10 @@ def mask_strength(
 ) -> Tensor:
     r"""Maps how much an adapter lets through, whatever the backbone answers.
 
-    $$\bar{m}^{xy} = \frac{1}{C'} \sum_c \frac{1}{a_c + I_c^{xy}}$$
+    $$\bar{m}^{xy} = \frac{1}{C'} \sum_c \frac{s}{a_c + I_c^{xy}}$$
 
-    This is M of Eq. 1 for u = 1, averaged over the C' channels: a is the decay of a channel, I its inhibition.
+    This is what M multiplies u by, averaged over the C' channels: a is the decay of a channel, I its inhibition; s is 1
+    for Eq. 1, and a0, the value at which a started, in the rescaled form (`InhibitoryLayer.gate` has the others).
 
     Args:
         model: A model with an adapter.
@@ -125,7 +126,8 @@ def mask_strength(
         adapter_name: The world to look into; the active adapter when left out.
 
     Returns:
-        `(B, H, W)` in float32 or wider, H and W those of the pixels; above 0, in units of one over the activation. With
+        `(B, H, W)` in float32 or wider, H and W those of the pixels; above 0, in units of one over the activation for
+        Eq. 1 and without a unit in the rescaled form. With
         several masked convolutions the mean is over the channels of all. Of clips `(B, T, H, W)`.
 
     Raises:
@@ -139,7 +141,7 @@ def mask_strength(
         >>> config = CIAOConfig(problem_type="regression", num_labels=2, decay_init=2.0)
         >>> model = get_ciao_model(net, config, input_size=(3, 16, 16))
         >>> strength = mask_strength(model, torch.rand(4, 3, 16, 16))
-        >>> tuple(strength.shape), bool(strength.max() <= 1 / 2)
+        >>> tuple(strength.shape), bool(strength.max() <= 1)
         ((4, 16, 16), True)
     """
     name = model.resolve_adapter(adapter_name)

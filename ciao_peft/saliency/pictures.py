@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 VIEWS = ("saliency", "mask")
-"""What `saliency_picture` can show: GradCAM++ of M, and the mean of `1 / (a + I)`."""
+"""What `saliency_picture` can show: GradCAM++ of M, and the mean of what M multiplies u by."""
 
 
 def saliency_picture(
@@ -46,8 +46,8 @@ def saliency_picture(
         model: A model that has a preprocessing.
         images: Paths, PIL images or arrays, as `model.predict` takes them; one row each, or a single one.
         adapter_names: The worlds, or their names by the titles of their columns; all when left out.
-        views: `"saliency"` (GradCAM++ of M), `"mask"` (the mean of `1 / (a + I)`), or both. Worlds without inhibition
-            have no mask to show.
+        views: `"saliency"` (GradCAM++ of M), `"mask"` (the mean of what M multiplies u by), or both. Worlds without
+            inhibition have no mask to show.
         features: The features of these images, as `extract_features` gives them or as they are stored. The frozen
             trunk then does not run again; adapters with an encoder of their own (`tuning="full"`) still read the
             images.
