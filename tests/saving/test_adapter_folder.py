@@ -91,7 +91,7 @@ def test_the_file_holds_exactly_the_expected_keys(network, tmp_path):  # promise
     model.save_pretrained(tmp_path / "saved")
     expected = set(HEAD)
     if network["inhibition"]:
-        expected |= {f"inhibition.0.{name}" for name in UNIT} | {"inhibition.0.raw_decay"}
+        expected |= {f"inhibition.0.{name}" for name in UNIT} | {"inhibition.0.raw_decay", "inhibition.0.start_decay"}
     if network["tuning"] == "last_conv":
         expected |= {f"excitation.0.{name}" for name in UNIT}
     if network["tuning"] == "full":
@@ -119,7 +119,7 @@ def test_masks_side_by_side_are_numbered(tmp_path):  # promise 16
 
     model = train(wrap(Branches().eval()))
     model.save_pretrained(tmp_path / "saved")
-    masks = {f"inhibition.{place}.{name}" for place in (0, 1) for name in ("conv.weight", "raw_decay")}
+    masks = {f"inhibition.{place}.{name}" for place in (0, 1) for name in ("conv.weight", "raw_decay", "start_decay")}
     assert keys_of(tmp_path / "saved") == HEAD | masks
     other = CIAOModel.from_pretrained(Branches().eval(), tmp_path / "saved").eval()
     assert torch.equal(other(pixels()).logits, model.eval()(pixels()).logits)
