@@ -20,8 +20,7 @@ from ..features import Augmentation, FeatureDataset, Samples, cache_features
 from ..metrics import main_metric
 from ..preprocessing import Preprocessing
 from ..saving import move_into_place
-from ..trainer import CIAOTrainingArguments
-from ..trainer.accelerator import make_apart
+from ..trainer import CIAOTrainingArguments, make_apart
 from .pixels import PixelSplit
 from .plan import Encoder, Task
 from .records import key_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..surroundings import random_state_kept
-from .accelerator import gather_rows, make_accelerator
+from .accelerator import gather_rows, make_accelerator, make_apart, precision_shared
 from .arguments import CIAOTrainingArguments
 from .job import Job
 from .loader import BatchDataset, BatchLoader
@@ -31,7 +31,9 @@ __all__ = [
     "adapter_optimizer",
     "gather_rows",
     "make_accelerator",
+    "make_apart",
     "plan_epoch",
+    "precision_shared",
     "random_state_kept",
     "recipe_settings",
     "sorted_alike",

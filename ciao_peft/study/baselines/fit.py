@@ -19,8 +19,9 @@ from ...trainer import (
     CIAOTrainingArguments,
     Job,
     TrainingLoop,
+    make_apart,
+    precision_shared,
 )
-from ...trainer.accelerator import make_apart, precision_shared
 from .base import Trainee
 
 
