@@ -118,10 +118,11 @@ class CIAOConfig(ConfigOfFolder):
             last convolution for u (`"last_conv"`), or a copy of the whole encoder (`"full"`). The backbone itself
             stays frozen in all three cases.
         inhibition: Whether the adapter has the mask of Eq. 1. `False` gives the "-" columns of the paper's Table I.
-        inhibition_form: How I acts on u: `"divisive"`, `M = u / (a + I)`, which is Eq. 1; `"rescaled"`,
-            `M = a0 u / (a + I)`, which is Eq. 1 times the value at which a starts, so that the head is fed numbers of
-            the size of u; `"gain"`, `M = u (a0 + relu(u)) / (a + I)`, which is u at the start, whatever follows the
-            unit; or, for comparison, `"additive"`, `M = (u + I) / a`, and `"subtractive"`, `M = (u - I) / a`.
+        inhibition_form: How I acts on u: `"divisive"`, `M = u / (a + I)`, which is Eq. 1; `"rescaled"`, `M = max(1, a0)
+            u / (a + I)`, which is Eq. 1 times the value at which a starts where that is above 1, so that a loud u does
+            not reach the head as a faint M; `"gain"`, `M = u (a0 + relu(u)) / (a + I)`, which is u at the start,
+            whatever follows the unit; or, for comparison, `"additive"`, `M = (u + I) / a`, and `"subtractive"`, `M = (u
+            - I) / a`.
         inhibition_rank: Learn I as a change of this rank to u, `I = relu(u + J)`, 1 to 65536; when left out, I is a
             full copy of the convolution, as in the paper.
         excitation_rank: Add a learned change E of this rank to u, wherever u stands in `inhibition_form`, 0 to 65536;

@@ -122,10 +122,10 @@ class InhibitoryLayer(nn.Module):
             that directly follow it. The layer keeps the copy only, and trains it in float32.
         num_channels: Channels `C'` of the unit's output.
         decay_init: Starting value of every entry of `a`, above 1e-6, in the units of the activation.
-        form: `"divisive"`, which is Eq. 1; `"rescaled"`: `M = a0 (u + E) / (a + I)`, where a0 is the value at which
-            `a` started, so that M is of the size of u; `"gain"`: `M = (u + E) (a0 + relu(u)) / (a + I)`, so that at the
-            start M is u; or, for comparison, `"additive"`: `M = (u + E + I) / a`, or `"subtractive"`:
-            `M = (u + E - I) / a`.
+        form: `"divisive"`, which is Eq. 1; `"rescaled"`: `M = max(1, a0) (u + E) / (a + I)`, where a0 is the value at
+            which `a` started, so that a loud u does not become a faint M; `"gain"`: `M = (u + E) (a0 + relu(u)) / (a +
+            I)`, so that at the start M is u; or, for comparison, `"additive"`: `M = (u + E + I) / a`, or
+            `"subtractive"`: `M = (u + E - I) / a`.
         rank: Of the change that I is learned by; None for a full copy of the unit.
         seed: Of the random values of that change.
         learn_decay: Whether `a` is learned.
@@ -310,7 +310,7 @@ class InhibitoryLayer(nn.Module):
         """The numerator of what u is multiplied with: None for 1, as in Eq. 1."""
         if self.form == "gain":
             return cast(Tensor, self.start_decay) + F.relu(_at_least_float32(_needed(excitation)))
-        return self.start_decay
+        return None if self.start_decay is None else self.start_decay.clamp(min=1)
 
     def forward(
         self,

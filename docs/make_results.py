@@ -248,7 +248,7 @@ test faces took no part. `inhibition_form` was `"divisive"`, the paper's, all al
 
 Each form with the paper's head and losses, the recipe of [one recipe for everybody](method.md), and one rate of the
 mask (0.01), on training people who are held out. `"rescaled"` is Eq. 1 times the value at which a starts
-([method.md](../method.md)). {what_forms_say()}
+where that is above 1 ([method.md](../method.md)): 3 for `small-face`, 10 for `dlib-face`. {what_forms_say()}
 
 {forms_tables()}
 

@@ -347,7 +347,8 @@ mean ± standard deviation, with the number of seeds.
 {commands}
 
 **In short.** Which form wins depends on how many labels there are. The library's default is “rescaled CIAO”, the
-paper's Eq. 1 times the value at which a starts. With faces of 5 % of the people it is ahead of all that is not
+paper's Eq. 1 times the value at which a starts where that is above 1: 3 for `small-face`, 10 for `dlib-face`; on
+`prior_knowledge` it is Eq. 1. With faces of 5 % of the people it is ahead of all that is not
 CIAO{in_few}; with 1 %, no lead of it is certain{in_fewest}. With all of them, it is, in accuracy,{on_all}, while a
 head of eight maps of positions reads rare classes better in about a twentieth of the room or less, with a mask of low
 rank on `small-face` and without one on `dlib-face`, and is a little behind in accuracy{against}. In painted worlds,

@@ -117,7 +117,8 @@ def mask_strength(
     $$\bar{m}^{xy} = \frac{1}{C'} \sum_c \frac{s}{a_c + I_c^{xy}}$$
 
     This is what M multiplies u by, averaged over the C' channels: a is the decay of a channel, I its inhibition; s is 1
-    for Eq. 1, and a0, the value at which a started, in the rescaled form (`InhibitoryLayer.gate` has the others).
+    for Eq. 1, and in the rescaled form the value at which a started, or 1 where that is below (`InhibitoryLayer.gate`
+    has the others).
 
     Args:
         model: A model with an adapter.

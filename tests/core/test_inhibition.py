@@ -73,7 +73,7 @@ def test_inhibition_is_at_least_zero_whatever_the_activation(activation):
 
 FORMS = {
     "divisive": lambda u, a, inhibition: u / (a + inhibition),
-    "rescaled": lambda u, a, inhibition: a * u / (a + inhibition),  # while `a` is where it started
+    "rescaled": lambda u, a, inhibition: max(1, a) * u / (a + inhibition),  # while `a` is where it started
     "additive": lambda u, a, inhibition: (u + inhibition) / a,
     "subtractive": lambda u, a, inhibition: (u - inhibition) / a,
 }
@@ -91,14 +91,14 @@ def test_each_form_worked_by_hand(form):
     # I is 7 and 0 in channel 0, 0 and 1 in channel 1; a is one half.
     expected = {
         "divisive": [[15 / 7.5, 2.0], [16.0, -2.0]],
-        "rescaled": [[7.5 / 7.5, 1.0], [8.0, -1.0]],
+        "rescaled": [[15 / 7.5, 2.0], [16.0, -2.0]],  # a starts below 1
         "additive": [[44.0, 2.0], [16.0, -4.0]],
         "subtractive": [[16.0, 2.0], [16.0, -8.0]],
     }[form]
     torch.testing.assert_close(layer(features, excitation), torch.tensor(expected).view(1, 2, 1, 2))
     gate = {
         "divisive": [[1 / 7.5, 2.0], [2.0, 1 / 1.5]],
-        "rescaled": [[0.5 / 7.5, 1.0], [1.0, 0.5 / 1.5]],
+        "rescaled": [[1 / 7.5, 2.0], [2.0, 1 / 1.5]],
     }.get(form, [[2.0, 2.0], [2.0, 2.0]])
     torch.testing.assert_close(layer.gate(features), torch.tensor(gate).view(1, 2, 1, 2))
 
@@ -388,20 +388,21 @@ def test_the_gain_form_is_u_at_the_start(activation, rank):
     torch.testing.assert_close(layer.gate(features, conv_unit(features)), torch.ones(4, 5, 6, 6))
 
 
-def test_the_rescaled_form_is_equation_1_times_the_start_of_a_wherever_a_goes():
+@pytest.mark.parametrize(("start", "times"), [(0.03, 1.0), (0.7, 1.0), (1.0, 1.0), (3.0, 3.0), (10.0, 10.0)])
+def test_the_rescaled_form_is_equation_1_times_the_start_of_a_wherever_a_goes(start, times):
     conv_unit, features = unit(), torch.randn(4, 3, 6, 6)
     u = conv_unit(features)
-    paper, rescaled = (InhibitoryLayer(conv_unit, 5, 0.7, form=form) for form in ("divisive", "rescaled"))
+    paper, rescaled = (InhibitoryLayer(conv_unit, 5, start, form=form) for form in ("divisive", "rescaled"))
     for decay in (0.7, 0.2, 5.0):
         masks = [on_decay(layer, decay)(features, u) for layer in (paper, rescaled)]
-        torch.testing.assert_close(masks[1], 0.7 * masks[0])
+        torch.testing.assert_close(masks[1], times * masks[0])
     rescaled.set_decay(2.0)  # as the trainer does before the first update
     torch.testing.assert_close(rescaled(features, u), 2.0 * u / (2.0 + rescaled.inhibition(features)))
 
 
 WHOLE = {
     "divisive": lambda u, e, i, a: (u + e) / (a + i),
-    "rescaled": lambda u, e, i, a: 0.3 * (u + e) / (a + i),
+    "rescaled": lambda u, e, i, a: (u + e) / (a + i),  # as `a` started at 0.3
     "gain": lambda u, e, i, a: (u + e) * (0.3 + u.clamp(min=0)) / (a + i),
     "additive": lambda u, e, i, a: (u + e + i) / a,
     "subtractive": lambda u, e, i, a: (u + e - i) / a,

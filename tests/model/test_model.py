@@ -27,22 +27,22 @@ from helpers.fakes import (
 
 
 @BACKBONES
-@pytest.mark.parametrize(("form", "times"), [("divisive", 1.0), ("rescaled", 0.5)])
+@pytest.mark.parametrize(("form", "times"), [("divisive", 1.0), ("rescaled", 2.0)])
 def test_a_fresh_adapter_computes_equation_1_on_the_backbones_own_maps(make, form, times):
-    config = small_config(decay_init=0.5, pooling="flatten", embedding_source="features", inhibition_form=form)
+    config = small_config(decay_init=2.0, pooling="flatten", embedding_source="features", inhibition_form=form)
     model = get_ciao_model(make(), config).eval()
     maps = {}
     backbone = make()
     if make is tiny_backbone:
         backbone[5].register_forward_hook(lambda m, i, output: maps.update(u=output))
         backbone(pixels())
-        expected = times * maps["u"] / (0.5 + maps["u"])
+        expected = times * maps["u"] / (2.0 + maps["u"])
         expected = nn.functional.max_pool2d(expected, 2)
     else:
         backbone.bn2.register_forward_hook(lambda m, i, output: maps.update(u=output.clone()))
         backbone.stem.register_forward_hook(lambda m, i, output: maps.update(shortcut=output.clone()))
         backbone(pixels())
-        expected = (times * maps["u"] / (0.5 + maps["u"].clamp(min=0)) + maps["shortcut"]).clamp(min=0)
+        expected = (times * maps["u"] / (2.0 + maps["u"].clamp(min=0)) + maps["shortcut"]).clamp(min=0)
     torch.testing.assert_close(model(pixels()).embeddings, expected.flatten(1))
 
 
