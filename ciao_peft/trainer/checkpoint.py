@@ -233,7 +233,8 @@ class AdapterCheckpoints:
             mine, theirs = config.to_dict(), saved.config.to_dict()
             raise TrainingError(
                 f"The checkpoint '{folder}' is of an adapter with other settings: "
-                f"{differences(theirs, mine)}. Resume with the same config, or start anew."
+                f"{differences(theirs, mine)}. Resume with the same config, and name in it a setting whose default "
+                "has changed; or start anew."
             )
         theirs, mine = dict(state.record), dict(record)
         # A training may go on for longer than it was to; the rates then follow the schedule of its new length.
