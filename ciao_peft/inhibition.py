@@ -138,7 +138,7 @@ class InhibitoryLayer(nn.Module):
         steps: Names of the copied modules, in the order in which they run; empty with `rank`.
         low_rank: J, or None.
         raw_decay: The parameter behind `a`, `(C',)`: `a = softplus(raw_decay) + DECAY_FLOOR`.
-        start_decay: a0 of `form="rescaled"` and `form="gain"`, `()`; None in the other forms.
+        start_decay: a0 of `form="gain"`, max(1, a0) of `form="rescaled"`, `()`; None in the other forms.
 
     Shapes:
         - features: `(B, C, H, W)`, floating point; what the backbone's unit receives.
@@ -227,7 +227,7 @@ class InhibitoryLayer(nn.Module):
         """
         self.raw_decay.copy_(self.raw_of(decay))
         if self.start_decay is not None:
-            self.start_decay.fill_(decay)
+            self.start_decay.fill_(max(1.0, decay) if self.form == "rescaled" else decay)
 
     @torch.no_grad()
     def _start_anew(self, generator: torch.Generator) -> None:
@@ -310,7 +310,7 @@ class InhibitoryLayer(nn.Module):
         """The numerator of what u is multiplied with: None for 1, as in Eq. 1."""
         if self.form == "gain":
             return cast(Tensor, self.start_decay) + F.relu(_at_least_float32(_needed(excitation)))
-        return None if self.start_decay is None else self.start_decay.clamp(min=1)
+        return self.start_decay
 
     def forward(
         self,
