@@ -149,10 +149,16 @@ def rows_of_others(faces: Mapping[str, Dataset]) -> list[int]:
 
 
 def train(
-    name: str, method: str, seed: int, labels: Any, train: Any, test: Any, arguments: dict[str, Any]
+    name: str,
+    settings: dict[str, Any],
+    seed: int,
+    labels: Any,
+    train: Any,
+    test: Any,
+    arguments: dict[str, Any],
 ) -> dict[str, Any]:
     """One adapter, and its scores."""
-    model = model_on(name, CIAOConfig(**labels, init_seed=seed, **METHODS[method][0]))
+    model = model_on(name, CIAOConfig(**labels, init_seed=seed, **settings))
     began = time.perf_counter()
     trainer = CIAOTrainer(model, CIAOTrainingArguments(**arguments, seed=seed, report_to="none", disable_tqdm=True))
     trainer.train(train)
@@ -216,7 +222,13 @@ def painted(args: argparse.Namespace, done: set[tuple], note: Callable[..., None
             head = CIAOConfig(**labels, **_HEAD)
             parts = [stored(name, faces[part], folder / part, 1, head) for part in ("train", "test")]
             for method, seed in wanted:
-                note(name, method, seed, split, train(name, method, seed, labels, *parts, {"num_train_epochs": 10}))
+                note(
+                    name,
+                    method,
+                    seed,
+                    split,
+                    train(name, METHODS[method][0], seed, labels, *parts, {"num_train_epochs": 10}),
+                )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -259,7 +271,8 @@ def photographs(args: argparse.Namespace, done: set[tuple], note: Callable[..., 
                 parts = training.select(fit), training.select(score)
             else:
                 parts = training, test
-            note(name, method, seed, split, train(name, method, seed, labels, *parts, {**RECIPE, **METHODS[method][1]}))
+            settings, rates = METHODS[method]
+            note(name, method, seed, split, train(name, settings, seed, labels, *parts, {**RECIPE, **rates}))
         if probing:
             found = probe(maps_of(name, training, head), maps_of(name, test, head), faces, args.probe_splits)
             note(name, "probe", 0, split, found)

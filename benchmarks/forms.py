@@ -13,16 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from encoder_map import RECIPE, model_on, rows_of, stored
+from encoder_map import RECIPE, rows_of, stored, train
 
-from ciao_peft import CIAOConfig, CIAOTrainer, CIAOTrainingArguments, __version__, load_faces
+from ciao_peft import CIAOConfig, __version__, load_faces
 from ciao_peft.data import labels_of
 from ciao_peft.metrics import main_metric
 
@@ -82,16 +81,10 @@ def main(args: argparse.Namespace) -> None:
                 few = world == "faces, 5 % of the people"  # a twentieth of all is seven hundredths of seven tenths
                 fit = some_people(faces, fit, 0.07, seed) if few else fit
                 settings, rates = FORMS[form]
-                model = model_on(name, CIAOConfig(**labels, init_seed=seed, **settings))
-                recipe = RECIPE | rates | (FEW if few else {}) | {"bf16": False, "report_to": "none"}
-                began = time.perf_counter()
-                trainer = CIAOTrainer(model, CIAOTrainingArguments(**recipe, seed=seed, disable_tqdm=True))
-                trainer.train(features.select(fit))
-                scores = trainer.evaluate(features.select(score))
-                kept = {key: scores.get(f"eval_{key}") for key in (metric, "balanced_accuracy")}
+                recipe = RECIPE | rates | (FEW if few else {}) | {"bf16": False}
+                parts = features.select(fit), features.select(score)
                 line = {"world": world, "encoder": name, "form": form, "seed": seed, "metric": metric}
-                line |= {"scores": {key: round(value, 4) for key, value in kept.items() if value is not None}}
-                line |= {"seconds": round(time.perf_counter() - began, 1), "faces": [len(fit), len(score)]}
+                line |= train(name, settings, seed, labels, *parts, recipe)
                 with args.results.open("a") as file:
                     file.write(json.dumps(line | {"torch": torch.__version__, "ciao": __version__}) + "\n")
                 print(world, name, seed, form, line["scores"], flush=True)

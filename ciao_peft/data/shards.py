@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Shards", "open_shards"]
 
 _PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff")
+_GIVE = "Give a file, a folder, a pattern such as 's3://bucket/faces/*.parquet', or a list of these"
 _SCHEMES = (*SCHEMES, "file")
 _COLUMNS = ("image", "jpg", "png", "jpeg", "webp")
 _LABELS = ("label", "labels")
@@ -95,10 +96,7 @@ def open_shards(source: str | os.PathLike[str] | Sequence[str], **storage_option
         by_kind.setdefault(_kind_of(name), []).append(name)
     by_kind.pop("", None)
     if missing or not by_kind:
-        raise DataNotFoundError(
-            f"There are no Parquet files, tars or pictures at {quoted(sources[0])}. Give a file, a folder "
-            "or a pattern such as 's3://bucket/faces/*.parquet'."
-        )
+        raise DataNotFoundError(f"There are no Parquet files, tars or pictures at {quoted(sources[0])}. {_GIVE}.")
     if len(by_kind) > 1:
         raise DataError(f"{quoted(sources[0])} holds files of several kinds: {listed(by_kind)}. Give one.")
     (kind, names), *_ = by_kind.items()
@@ -107,18 +105,17 @@ def open_shards(source: str | os.PathLike[str] | Sequence[str], **storage_option
 
 def _paths_of(source: Any) -> list[str]:
     """What was given, as texts; an empty one would be the folder where the program was started."""
-    what = "Give a file, a folder, a pattern such as 's3://bucket/faces/*.parquet', or a list of these"
     if isinstance(source, (str, os.PathLike)):
         sources: list[Any] = [source]
     elif isinstance(source, Iterable) and not isinstance(source, (bytes, Mapping)):
         sources = list(source)
     else:
-        raise DataError(f"`source` says where pictures lie; got {quoted(source)}. {what}.")
+        raise DataError(f"`source` says where pictures lie; got {quoted(source)}. {_GIVE}.")
     paths = [os.fspath(one) if isinstance(one, (str, os.PathLike)) else one for one in sources]
     if wrong := [one for one in paths if not isinstance(one, str)]:
-        raise DataError(f"`source` says where pictures lie; got {quoted(wrong[0])} among others. {what}.")
+        raise DataError(f"`source` says where pictures lie; got {quoted(wrong[0])} among others. {_GIVE}.")
     if not paths or not all(path.strip() for path in paths):
-        raise DataNotFoundError(f"No file was given to read pictures from: `source` is {quoted(source)}. {what}.")
+        raise DataNotFoundError(f"No file was given to read pictures from: `source` is {quoted(source)}. {_GIVE}.")
     return paths
 
 
