@@ -61,6 +61,9 @@ _CHOICES = {
     "task_loss_trains": TaskLossTrains,
 }
 
+EXCITATION_RANK = 32
+"""Rank of E beside a mask on the frozen encoder, where a config leaves it out."""
+
 BASE_ADAPTER = "__base__"
 """In `adapter_names`, this name stands for the untouched backbone."""
 
@@ -127,7 +130,8 @@ class CIAOConfig(ConfigOfFolder):
             full copy of the convolution, as in the paper.
         excitation_rank: Add a learned change E of this rank to u, wherever u stands in `inhibition_form`, 0 to 65536;
             0 for none, as in the paper. Without inhibition, `M = u + E`, which is LoRA on the convolution of a unit
-            without normalisation and activation.
+            without normalisation and activation. When left out, 32 where a mask is trained on the frozen encoder, and
+            0 otherwise.
         inhibition_start: Initial weights of the inhibitory copy: `"copy"` takes the convolution's, as in the paper;
             `"random"` draws them as for a fresh convolution, seeded by `init_seed` (a full copy only).
         target_modules: Exact paths of the convolutions to mask; the last ones when left out
@@ -201,7 +205,7 @@ class CIAOConfig(ConfigOfFolder):
     inhibition: bool = True
     inhibition_form: InhibitionForm = "rescaled"
     inhibition_rank: int | None = None
-    excitation_rank: int = 0
+    excitation_rank: int = cast("int", None)  # `__post_init__` puts the number in
     inhibition_start: InhibitionStart = "copy"
     target_modules: tuple[str, ...] | None = None
     decay_init: float | None = None
@@ -215,7 +219,7 @@ class CIAOConfig(ConfigOfFolder):
     hidden_sizes: tuple[int, ...] = (256,)
     dropout: float = 0.5
     temperature: float = 0.1
-    contrastive_weight: float = 1.0
+    contrastive_weight: float = 0.1
     task_loss_trains: TaskLossTrains = "all"
     contrastive_denominator: Denominator = "all"
     contrastive_prototypes: ContrastivePrototypes = "none"
@@ -237,6 +241,9 @@ class CIAOConfig(ConfigOfFolder):
             check_choice(name, getattr(self, name), get_args(choices))
         for name in ("inhibition", "learn_decay", "train_batch_norm"):
             check_flag(name, getattr(self, name))
+        if getattr(self, "excitation_rank") is None:  # noqa: B009 - whatever the caller gave, None included
+            has_mask = self.inhibition and self.tuning == "decision_layer"
+            object.__setattr__(self, "excitation_rank", EXCITATION_RANK if has_mask else 0)
         check_number("num_labels", self.num_labels, int, 1, 1_000_000)
         check_number("num_bins", self.num_bins, int, 2, 1000)
         check_number("init_seed", self.init_seed, int, 0, 2**63 - 1)
@@ -403,9 +410,10 @@ class CIAOConfig(ConfigOfFolder):
         `"paper"` is CIAO as docs/results.md measures it: Eq. 1-5, and one choice wherever the paper leaves one. Eq. 2-4
         to the letter are that with `contrastive_denominator="negatives"` and `contrastive_reduction="sum"`. `"compact"`
         is what the adapters in the package are: the gain form with ranks of 16, and a head of eight maps of positions.
+        `"small-data"` is for some hundred pictures: the rescaled form without E, which few pictures do not teach.
 
         Args:
-            name: `"paper"` or `"compact"`.
+            name: `"paper"`, `"compact"` or `"small-data"`.
             changes: Settings of its own, `problem_type` and `num_labels` among them; they go before the preset's.
 
         Raises:

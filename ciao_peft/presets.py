@@ -37,6 +37,7 @@ defaults of `CIAOConfig` become."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": PAPER,
+    "small-data": {**PAPER, "inhibition_form": "rescaled"},
     "compact": {
         **PAPER,
         "inhibition_form": "gain",

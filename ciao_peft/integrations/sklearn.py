@@ -41,7 +41,7 @@ class _Estimator(BaseEstimator):
         tuning: str = "decision_layer",
         hidden_sizes: tuple[int, ...] = (256,),
         dropout: float = 0.5,
-        contrastive_weight: float = 1.0,
+        contrastive_weight: float = 0.1,
         temperature: float = 0.1,
         seed: int = 42,
         settings: Mapping[str, Any] | None = None,

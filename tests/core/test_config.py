@@ -102,6 +102,22 @@ def test_labels_are_named_by_number_when_no_names_are_given():
     assert classes().id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
 
 
+@pytest.mark.parametrize(
+    ("changes", "rank"),
+    [
+        ({}, 32),
+        ({"excitation_rank": None}, 32),
+        ({"excitation_rank": 0}, 0),
+        ({"inhibition": False}, 0),
+        ({"tuning": "last_conv"}, 0),
+        ({"tuning": "full"}, 0),
+        ({"tuning": "full", "excitation_rank": 4}, 4),
+    ],
+)
+def test_a_mask_on_the_frozen_encoder_has_excitation_unless_told(changes, rank):
+    assert classes(**changes).excitation_rank == rank
+
+
 def test_lists_become_tuples():
     config = classes(hidden_sizes=[4, 2], label_range=[0, 1], target_modules=["a.b"])
     assert (config.hidden_sizes, config.label_range, config.target_modules) == ((4, 2), (0, 1), ("a.b",))
@@ -175,7 +191,7 @@ def test_lists_become_tuples():
         ({"inhibition_rank": 0}, "`inhibition_rank` must be"),
         ({"inhibition_rank": True}, "`inhibition_rank` must be"),
         ({"excitation_rank": -1}, "`excitation_rank` must be"),
-        ({"excitation_rank": None}, "`excitation_rank` must be"),
+        ({"excitation_rank": "all"}, "`excitation_rank` must be"),
         ({"inhibition_rank": 4, "inhibition_start": "random"}, "leave one of them out"),
         ({"spatial_maps": 0}, "`spatial_maps` must be"),
         ({"spatial_maps": 8, "pooling": "avg"}, "`spatial_maps` weights positions"),
