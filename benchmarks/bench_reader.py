@@ -166,7 +166,7 @@ def model_of(encoder: str, worlds: int) -> CIAOModel:
         form = {"inhibition_form": "gain", "inhibition_rank": 16, "hidden_sizes": (), "pooling": "flatten"}
     model = CIAOModel(network, preprocessing=preprocessing)
     for number in range(worlds):
-        config = CIAOConfig(problem_type="single_label_classification", num_labels=7, **form)
+        config = CIAOConfig.preset("paper", problem_type="single_label_classification", num_labels=7, **form)
         model.add_adapter(f"world{number}", config)
     return model.eval()
 

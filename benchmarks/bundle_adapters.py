@@ -75,7 +75,7 @@ def make(name: str, args: argparse.Namespace) -> None:
     settings, arguments = METHODS[METHOD]
     if name.startswith("painted"):
         arguments = {**arguments, "class_balanced_batches": True}
-    model = get_ciao_model(encoder, CIAOConfig(**labels, **settings), name, preprocessing=fed)
+    model = get_ciao_model(encoder, CIAOConfig.preset("paper", **labels, **settings), name, preprocessing=fed)
     settings = {**RECIPE, **arguments, "num_train_epochs": args.num_train_epochs}
     trainer = CIAOTrainer(model, CIAOTrainingArguments(**settings, report_to="none"))
     trainer.train(parts["train"])

@@ -29,6 +29,10 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # settings of the
     "decision layer": ({"inhibition": False, "contrastive_weight": 0.0}, {}),
     "decision layer + CIAO": ({"inhibition_form": "divisive"}, {"mask_learning_rate": 1e-2}),
     "rescaled CIAO": ({"inhibition_form": "rescaled"}, {"mask_learning_rate": 1e-2}),
+    "shunting CIAO": (
+        {"inhibition_form": "rescaled", "excitation_rank": 32, "contrastive_weight": 0.1},
+        {"mask_learning_rate": 1e-2},
+    ),
     "compact CIAO": (dict(PRESETS["compact"]), {"learning_rate": 3e-3, "mask_learning_rate": 1e-2}),
 }
 HELD_OUT = 0.2  # of the training people
@@ -40,7 +44,7 @@ def measure(
 ) -> dict[str, Any]:
     """One adapter, its temperature, and its scores: on test faces before and after, and where it was fitted."""
     settings, rates = METHODS[method]
-    model = model_on(name, CIAOConfig(**labels, init_seed=seed, **settings))
+    model = model_on(name, CIAOConfig.preset("paper", **labels, init_seed=seed, **settings))
     arguments = CIAOTrainingArguments(**RECIPE | rates, seed=seed, report_to="none", disable_tqdm=True)
     trainer = CIAOTrainer(model, arguments)
     fit, held_out = parts

@@ -158,7 +158,7 @@ def train(
     arguments: dict[str, Any],
 ) -> dict[str, Any]:
     """One adapter, and its scores."""
-    model = model_on(name, CIAOConfig(**labels, init_seed=seed, **settings))
+    model = model_on(name, CIAOConfig.preset("paper", **labels, init_seed=seed, **settings))
     began = time.perf_counter()
     trainer = CIAOTrainer(model, CIAOTrainingArguments(**arguments, seed=seed, report_to="none", disable_tqdm=True))
     trainer.train(train)

@@ -2,7 +2,7 @@
 
     python benchmarks/forms.py --data_dir ../shared/faces
 
-Photographs with all training people and with faces of a twentieth of them, and two painted worlds; `small-face`, and
+Photographs with all training people and with faces of a twentieth of them, and three painted worlds; `small-face`, and
 `dlib-face` on aligned faces. Three tenths of the training people are held out, others for each seed, and no test split
 is opened. Every training appends a line to benchmarks/results/forms.jsonl, so an interrupted run goes on where it
 stopped; `docs/make_results.py` writes the table of docs/results/defaults.md.
@@ -27,7 +27,7 @@ from ciao_peft.metrics import main_metric
 
 RESULTS = Path(__file__).parent / "results" / "forms.jsonl"
 ENCODERS = ("small-face", "dlib-face-3-aligned")
-WORLDS = {"faces": 1, "faces, 5 % of the people": 2, "painted signals": 1, "painted affect": 1}  # and their seeds
+WORLDS = {"faces": 1, "faces, 5 % of the people": 2, "painted eight": 1, "painted signals": 1, "painted affect": 1}  # and their seeds
 FIRST_SEED = 10  # apart from the people that benchmarks/encoder_map.py holds out
 FEW: dict[str, Any] = {"num_train_epochs": 60, "per_device_train_batch_size": 32}
 _HEAD: dict[str, Any] = {"inhibition": False, "contrastive_weight": 0.0}
@@ -38,6 +38,10 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {  # settings of the
     "divisive": ({"inhibition_form": "divisive"}, _MASK),
     "rescaled": ({"inhibition_form": "rescaled"}, _MASK),
     "gain": ({"inhibition_form": "gain"}, _MASK),
+    "rescaled, λ 0.1": ({"inhibition_form": "rescaled", "contrastive_weight": 0.1}, _MASK),
+    "rescaled, E": ({"inhibition_form": "rescaled", "excitation_rank": 32}, _MASK),
+    "rescaled, E, λ 0.1": ({"inhibition_form": "rescaled", "excitation_rank": 32, "contrastive_weight": 0.1}, _MASK),
+    "E alone": ({**_HEAD, "excitation_rank": 32}, _MASK),
 }
 
 

@@ -43,7 +43,12 @@ FORMS: dict[str, dict[str, Any]] = {
     "the head alone": {"inhibition": False, "contrastive_weight": 0.0},
     "last convolution": {"inhibition": False, "contrastive_weight": 0.0, "tuning": "last_conv"},
     "CIAO, divisive (Eq. 1)": {"inhibition_form": "divisive"},
-    "CIAO, rescaled (default)": {"inhibition_form": "rescaled"},
+    "CIAO, rescaled": {"inhibition_form": "rescaled"},
+    "CIAO, rescaled, with excitation of rank 32 (default)": {
+        "inhibition_form": "rescaled",
+        "excitation_rank": 32,
+        "contrastive_weight": 0.1,
+    },
     "CIAO, subtractive": {"inhibition_form": "subtractive"},
     "CIAO, gain": {"inhibition_form": "gain"},
     "CIAO, gain, rank 16 with excitation": {
@@ -106,7 +111,7 @@ def main(args: argparse.Namespace) -> None:
                 row = {"form": form, "recipe": recipe, "accuracy": [], "calibration_error": [], "seconds": []}
                 rows.append(row)
             for seed in range(len(row["accuracy"]), args.seeds):
-                config = CIAOConfig(**CLASSES, init_seed=seed, **FORMS[form])
+                config = CIAOConfig.preset("paper", **CLASSES, init_seed=seed, **FORMS[form])
                 model = get_ciao_model(encoder, config, preprocessing=preprocessing)
                 arguments, began = arguments_of(recipe, config, seed), time.perf_counter()
                 trainer = CIAOTrainer(model, arguments)

@@ -73,7 +73,7 @@ def _stored(train: Dataset, test: Dataset, folder: Path) -> Faces:
     keep = ["image", "label", "identity"]
     faces = concatenate_datasets([train.select_columns(keep), test.select_columns(keep)])
     settings, _ = METHODS[METHOD]
-    config = CIAOConfig(**labels_of(faces).as_config(), **settings)
+    config = CIAOConfig.preset("paper", **labels_of(faces).as_config(), **settings)
     numbers: dict[Any, int] = {}
     people = torch.tensor([numbers.setdefault(who, len(numbers)) for who in faces["identity"]])
     features = cache_features(model_on(ENCODER, config), faces, folder, views=1, dtype="float16")

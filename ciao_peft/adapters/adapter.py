@@ -239,14 +239,14 @@ class Adapter(nn.Module):
         """The parameters that training changes, by part.
 
         Returns:
-            `mask` (inhibitory units), `encoder` (own copies of conv units or encoder) and `head`; a list may be empty.
+            `mask` (inhibitory units and E), `encoder` (own copies of conv units or encoder) and `head`; a list may be empty.
 
         Example:
             >>> from ciao_peft.backbone import open_backbone
             >>> opened = open_backbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), (3, 16, 16))
             >>> adapter = Adapter(CIAOConfig(problem_type="regression", num_labels=2, hidden_sizes=()), opened)
             >>> {part: len(parameters) for part, parameters in adapter.parameter_groups().items()}
-            {'mask': 3, 'encoder': 0, 'head': 2}
+            {'mask': 5, 'encoder': 0, 'head': 2}
         """
         groups: dict[str, list[nn.Parameter]] = {"mask": [], "encoder": [], "head": []}
         room = {

@@ -394,7 +394,8 @@ class AdaptedBackbone(nn.Module):
         Example:
             >>> from ciao_peft import CIAOConfig, get_ciao_model
             >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU())  # 3 * 4 * 9 weights
-            >>> config = CIAOConfig(problem_type="regression", num_labels=1, pooling="avg", hidden_sizes=())
+            >>> settings = {"pooling": "avg", "hidden_sizes": (), "excitation_rank": 0}
+            >>> config = CIAOConfig(problem_type="regression", num_labels=1, **settings)
             >>> model = get_ciao_model(net, config, input_size=(3, 8, 8))
             >>> model.get_nb_trainable_parameters()  # a copy of them, a for 4 channels, and a head of 4 + 1
             (117, 225)
@@ -410,7 +411,8 @@ class AdaptedBackbone(nn.Module):
         Example:
             >>> from ciao_peft import CIAOConfig, get_ciao_model
             >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU())
-            >>> config = CIAOConfig(problem_type="regression", num_labels=1, pooling="avg", hidden_sizes=())
+            >>> settings = {"pooling": "avg", "hidden_sizes": (), "excitation_rank": 0}
+            >>> config = CIAOConfig(problem_type="regression", num_labels=1, **settings)
             >>> get_ciao_model(net, config, input_size=(3, 8, 8)).print_trainable_parameters()
             trainable params: 117 || all params: 225 || trainable%: 52.0000
         """

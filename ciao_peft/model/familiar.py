@@ -181,7 +181,8 @@ class FamiliarModel(ReadingModel):
             >>> from torch import nn
             >>> from ciao_peft import CIAOConfig, get_ciao_model
             >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU())  # 3 * 4 * 9 weights
-            >>> config = CIAOConfig(problem_type="regression", num_labels=1, pooling="avg", hidden_sizes=())
+            >>> settings = {"pooling": "avg", "hidden_sizes": (), "excitation_rank": 0}
+            >>> config = CIAOConfig(problem_type="regression", num_labels=1, **settings)
             >>> model = get_ciao_model(net, config, input_size=(3, 8, 8))
             >>> model.num_parameters(), model.num_parameters(only_trainable=True)
             (225, 117)

@@ -103,6 +103,8 @@ def walk(family: Family) -> Found:
     opened = model.opened
     adapter = model.adapters["default"]
 
+    for change in adapter.low_rank_excitation:
+        torch.nn.init.normal_(change.up.weight, std=0.1)  # zero at the start, so that nothing before it has a gradient
     model.train()
     output = model(pixels, labels=torch.tensor([0, 1, 1]))
     output.loss.backward()

@@ -28,7 +28,8 @@ def build_wide_head(cut: CutBackbone | HookedBackbone, config: CIAOConfig) -> Ba
         >>> from ciao_peft.backbone import open_backbone
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()).eval()
         >>> cut = open_backbone(net, (3, 16, 16))
-        >>> config = CIAOConfig(problem_type="regression", num_labels=1, pooling="avg", hidden_sizes=(32,))
+        >>> settings = {"pooling": "avg", "hidden_sizes": (32,), "excitation_rank": 0}
+        >>> config = CIAOConfig(problem_type="regression", num_labels=1, **settings)
         >>> build_wide_head(cut, config).config.hidden_sizes  # n = 1184 of the mask + 577 of the head; 1760 / 18
         (98,)
     """

@@ -20,7 +20,7 @@ SMALL_WORLD = 2_000
 
 MASKS: Part = {
     "rescaled": {"inhibition_form": "rescaled"},
-    "gain": {"inhibition_form": "gain"},
+    "rescaled, excitation 32": {"inhibition_form": "rescaled", "excitation_rank": 32},
     "subtractive": {"inhibition_form": "subtractive"},
     # E and I of the shunting equation, both; in the gain form, which starts from the network as it is.
     "shunting, rank 16": {"inhibition_form": "gain", "inhibition_rank": 16, "excitation_rank": 16},
@@ -35,17 +35,18 @@ HEADS: Part = {
 }
 _COMPACT_HEAD_RATE = 3e-3  # few numbers to read; each has to weigh more
 _NO_CONTRAST: dict[str, Any] = {"contrastive_weight": 0.0}
+_LESS_CONTRAST: dict[str, Any] = {"contrastive_weight": 0.1}
 
 _LOSSES: dict[str, Part] = {
     "single_label_classification": {
-        "contrastive": {},
+        "contrastive": _LESS_CONTRAST,
+        "contrastive, weight 1": {},
         "class average": {"contrastive_denominator": "class_average"},
-        "no contrastive": _NO_CONTRAST,
     },
-    "regression": {"contrastive": {}, "no contrastive": _NO_CONTRAST},
+    "regression": {"contrastive": _LESS_CONTRAST, "no contrastive": _NO_CONTRAST},
     "multi_label_classification": {
-        "contrastive": {},
-        "same set": {"multi_label_positives": "same_set"},
+        "contrastive": _LESS_CONTRAST,
+        "same set": {**_LESS_CONTRAST, "multi_label_positives": "same_set"},
         "no contrastive": _NO_CONTRAST,
     },
 }
