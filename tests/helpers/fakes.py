@@ -106,6 +106,7 @@ def small_config(**changes: object) -> CIAOConfig:
         "contrastive_weight": 1.0,
         "temperature": 0.1,
         "decay_init": 1.0,
+        "excitation_rank": 0,
     }
     return CIAOConfig(**(settings | changes))
 

@@ -73,7 +73,13 @@ def test_the_preset_of_the_paper_says_every_setting_that_the_paper_decides():
     assert set(PRESETS["paper"]) == names - of_the_task - found_in_training
     assert (config.inhibition_form, config.inhibition_rank, config.excitation_rank) == ("divisive", None, 0)
     assert (config.pooling, config.hidden_sizes, config.dropout, config.temperature) == ("flatten", (256,), 0.5, 0.1)
-    assert dataclasses.replace(config, inhibition_form="rescaled") == CIAOConfig(**CLASSES)
+    chosen = {"inhibition_form": "rescaled", "excitation_rank": 32, "contrastive_weight": 0.1}
+    assert dataclasses.replace(config, **chosen) == CIAOConfig(**CLASSES)
+
+
+def test_the_preset_for_small_data_is_the_rescaled_form_without_excitation():
+    config = CIAOConfig.preset("small-data", **CLASSES)
+    assert config == CIAOConfig.preset("paper", **CLASSES, inhibition_form="rescaled")
 
 
 # -- the command line -------------------------------------------------------------------------------------------------

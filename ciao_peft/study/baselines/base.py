@@ -186,7 +186,8 @@ def task_loss_alone(config: CIAOConfig) -> CIAOConfig:
         >>> task_loss_alone(config).inhibition, task_loss_alone(config).contrastive_weight
         (False, 0.0)
     """
-    return replace(config, inhibition=False, contrastive_weight=0.0, tuning="decision_layer", task_loss_trains="all")
+    alone = {"inhibition": False, "excitation_rank": 0, "contrastive_weight": 0.0}
+    return replace(config, **alone, tuning="decision_layer", task_loss_trains="all")
 
 
 def check_cut(cut: CutBackbone | HookedBackbone) -> CutBackbone:
