@@ -27,7 +27,10 @@ from ciao_peft.metrics import main_metric
 
 RESULTS = Path(__file__).parent / "results" / "forms.jsonl"
 ENCODERS = ("small-face", "dlib-face-3-aligned")
-WORLDS = {"faces": 1, "faces, 5 % of the people": 2, "painted eight": 1, "painted signals": 1, "painted affect": 1}  # and their seeds
+WORLDS = {  # and their seeds
+    **{"faces": 1, "faces, 5 % of the people": 2},
+    **dict.fromkeys(("painted eight", "painted signals", "painted affect"), 1),
+}
 FIRST_SEED = 10  # apart from the people that benchmarks/encoder_map.py holds out
 FEW: dict[str, Any] = {"num_train_epochs": 60, "per_device_train_batch_size": 32}
 _HEAD: dict[str, Any] = {"inhibition": False, "contrastive_weight": 0.0}

@@ -61,7 +61,8 @@ def what_forms_say() -> str:
         signed = [f"{gap:+.1f}".replace("-", "−") for gap in (statistics.mean(gaps), min(gaps), max(gaps))]
         return f"ahead in {ahead} of {len(gaps)} ({signed[0]} in the mean, {signed[1]} to {signed[2]})"
 
-    said = "; ".join(f"against “{other}” {against(other, few=False)}" for other in ("divisive", "rescaled", CONVOLUTION))
+    others = ("divisive", "rescaled", CONVOLUTION)
+    said = "; ".join(f"against “{other}” {against(other, few=False)}" for other in others)
     return (
         f"“{DEFAULT}” is the default: of the places but those with few people, {said}. With few people it is, against "
         f"“rescaled”, {against('rescaled', few=True)}: the preset `small-data` is that form."

@@ -246,10 +246,10 @@ test faces took no part. `inhibition_form` was `"divisive"`, the paper's, all al
 
     python benchmarks/forms.py --data_dir ../shared/faces
 
-Each form with the paper's head, the recipe of [one recipe for everybody](method.md), and one rate of the mask (0.01), on
-training people who are held out. “rescaled” is Eq. 1 times the value at which a starts where that is above 1
-([method.md](../method.md)): 3 for `small-face`, 10 for `dlib-face`. “E” is an excitation of rank 32, by itself LoRA. The
-contrastive loss has a weight of 1 where none is named, and none in the rows without a mask. {what_forms_say()}
+Each form with the paper's head, the recipe of [one recipe for everybody](method.md), and one rate of the mask (0.01),
+on training people who are held out. “rescaled” is Eq. 1 times the value at which a starts where that is above 1
+([method.md](../method.md)): 3 for `small-face`, 10 for `dlib-face`. “E” is an excitation of rank 32, by itself LoRA.
+The contrastive loss has a weight of 1 where none is named; the rows without a mask have none. {what_forms_say()}
 
 {forms_tables()}
 

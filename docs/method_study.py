@@ -350,12 +350,12 @@ mean ± standard deviation, with the number of seeds.
 
 **In short.** Which form wins depends on how many labels there are. The library's default is “shunting CIAO”: an
 [excitation E](../method.md) of rank 32 and the inhibitory copy I on the frozen convolution u, M = max(1, a₀) (u + E) /
-(a + I), with a contrastive loss of weight 0.1. With all training people it is, in accuracy,{on_all}. In painted worlds it
-is far ahead of Eq. 1 as it is written{to_paper}, and level with the last convolution unfrozen{to_convolution}. Where few
-people have labels, E learns these people: without it, as “rescaled CIAO” (`CIAOConfig.preset("small-data")`), an adapter
-is ahead of all that is not CIAO with faces of 5 % of the people{in_few}; with 1 %, no lead of it is
-certain{in_fewest}. A head of eight maps of positions takes about a twentieth of the room or less{against}. `ciao tune`
-chooses on held-out people.
+(a + I), with a contrastive loss of weight 0.1. With all training people it is, in accuracy,{on_all}. In painted worlds
+it is far ahead of Eq. 1 as it is written{to_paper}, and level with the last convolution unfrozen{to_convolution}.
+Where few people have labels, E learns these people: without it, as “rescaled CIAO”
+(`CIAOConfig.preset("small-data")`), an adapter is ahead of all that is not CIAO with faces of 5 % of the
+people{in_few}; with 1 %, no lead of it is certain{in_fewest}. A head of eight maps of positions takes about a
+twentieth of the room or less{against}. `ciao tune` chooses on held-out people.
 
 Every method has the same recipe: each picture and its mirror image, twelve epochs, batches of 128 in plain order,
 warm-up and a cosine. On the full training split each searches two learning rates on held-out training people.

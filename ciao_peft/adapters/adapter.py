@@ -239,7 +239,8 @@ class Adapter(nn.Module):
         """The parameters that training changes, by part.
 
         Returns:
-            `mask` (inhibitory units and E), `encoder` (own copies of conv units or encoder) and `head`; a list may be empty.
+            `mask` (inhibitory units and E), `encoder` (own copies of conv units or encoder) and `head`; a list may be
+            empty.
 
         Example:
             >>> from ciao_peft.backbone import open_backbone

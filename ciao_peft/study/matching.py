@@ -77,6 +77,19 @@ def differing(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if value != defaults.get(name, dataclasses.MISSING)}
 
 
+def spelled_out(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a method, and those that the paper's preset has for it and `CIAOConfig` would not have.
+
+    For whoever takes the settings over the defaults of `CIAOConfig`.
+
+    Example:
+        >>> spelled_out({"temperature": 0.2})
+        {'inhibition_form': 'divisive', 'excitation_rank': 0, 'contrastive_weight': 1.0, 'temperature': 0.2}
+    """
+    defaults = {part.name: part.default for part in dataclasses.fields(CIAOConfig)}
+    return {**{name: value for name, value in PAPER.items() if value != defaults[name]}, **config}
+
+
 def _named(items: Iterable[Named], name: str) -> Named | None:
     return next((item for item in items if item.name == name), None)
 

@@ -11,6 +11,7 @@ from ...checking import is_number, make_plain
 from ...config import CIAOConfig
 from ...errors import ConfigError, shortened
 from ...presets import PAPER
+from ..matching import spelled_out
 from ..plan import Method
 
 _WHOLE = ("hidden_layers", "hidden_size")
@@ -106,7 +107,7 @@ class SearchSpace:
 
 
 def method_with(method: Method, values: Mapping[str, Any]) -> Method:
-    """A method with what a trial chose, to three digits, and with the form of its mask spelled out.
+    """A method with what a trial chose, to three digits, and with all that decides its adapter (`spelled_out`).
 
     Args:
         method: What was searched for.
@@ -114,12 +115,11 @@ def method_with(method: Method, values: Mapping[str, Any]) -> Method:
 
     Example:
         >>> chosen = method_with(Method(name="plain"), {"hidden_layers": 2, "hidden_size": 64, "dropout": 1 / 3})
-        >>> chosen.name, chosen.config
-        ('plain, searched', {'inhibition_form': 'divisive', 'hidden_sizes': [64, 64], 'dropout': 0.333})
+        >>> chosen.name, chosen.config["inhibition_form"], chosen.config["hidden_sizes"], chosen.config["dropout"]
+        ('plain, searched', 'divisive', [64, 64], 0.333)
     """
     values = {name: float(f"{v:.3g}") if isinstance(v, float) else v for name, v in values.items()}
-    form = PAPER["inhibition_form"]  # for whoever takes the settings over the defaults of `CIAOConfig`
-    config, arguments = {"inhibition_form": form, **method.config}, dict(method.arguments)
+    config, arguments = spelled_out(method.config), dict(method.arguments)
     config["hidden_sizes"] = [values.pop("hidden_size")] * values.pop("hidden_layers")
     for name, value in values.items():
         if name == "batch_size":

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from ...checking import check_number
 from ...engine import RayEngine, engine_from
 from ...errors import ConfigError
-from ...presets import PAPER
 from ...progress import place_to_speak, span
 from ...saving import local_path, write_file
 from ...surroundings import set_num_threads
+from ..matching import spelled_out
 from ..plan import Encoder, Method, Plan, Task
 from .choice import Tried, TuneResult, choose, table_of, verdict_of
 
@@ -234,8 +234,7 @@ def _result(halving: Halving, plan: Plan, recipe: str, folder: Path) -> TuneResu
     chosen = choose(tried)
     (method,) = (method for method in plan.methods if method.name == chosen.name)
     settings = {**plan.arguments, "num_train_epochs": plan.epochs, **method.arguments, method.rate: method.rates[0]}
-    config = {"inhibition_form": PAPER["inhibition_form"], **halving.task.config, **method.config}
-    method = replace(method, config=config, arguments=settings)
+    method = replace(method, config=spelled_out({**halving.task.config, **method.config}), arguments=settings)
     last = [each for each in tried if each.epochs == chosen.epochs]
     compared = verdict_of(last, plan.methods, metric, chosen)
     best = last[0]
