@@ -131,7 +131,7 @@ def test_every_candidate_is_a_valid_adapter_and_training_of_its_own(problem, met
     candidates = make_candidates(problem, metric, recipe, depths=2, mask_rates=True)
     names = [own.name for own in candidates]
     assert len({*names}) == len(names)
-    configs = [CIAOConfig(problem_type=problem, num_labels=3, **own.config) for own in candidates]
+    configs = [CIAOConfig.preset("paper", problem_type=problem, num_labels=3, **own.config) for own in candidates]
     rates = [own.rates for own in candidates]
     assert len({(config, rate, own.rate) for config, rate, own in zip(configs, rates, candidates, strict=True)}) == len(
         names
