@@ -28,7 +28,8 @@ from ciao_peft.metrics import main_metric
 RESULTS = Path(__file__).parent / "results" / "forms.jsonl"
 ENCODERS = ("small-face", "dlib-face-3-aligned")
 WORLDS = {  # and their seeds
-    "faces": 1, "faces, 5 % of the people": 2,
+    "faces": 1,
+    "faces, 5 % of the people": 2,
     **dict.fromkeys(("painted eight", "painted signals", "painted affect"), 1),
 }
 FIRST_SEED = 10  # apart from the people that benchmarks/encoder_map.py holds out

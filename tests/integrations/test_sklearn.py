@@ -22,7 +22,7 @@ from ciao_peft.errors import ConfigError, DataError
 from ciao_peft.integrations.sklearn import CIAOClassifier, CIAORegressor
 from helpers.processes import environment
 
-FAST = {"num_train_epochs": 12, "learning_rate": 1e-2, "dropout": 0.0, "hidden_sizes": ()}
+FAST = {"num_train_epochs": 24, "learning_rate": 3e-3, "dropout": 0.0, "hidden_sizes": ()}
 
 
 @pytest.fixture

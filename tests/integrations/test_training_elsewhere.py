@@ -29,7 +29,7 @@ def test_a_plain_loop_trains():
     backbone = {name: value.clone() for name, value in model.backbone.state_dict().items()}
     loader, sampler = loader_for(model, data)
     start_decay(model, loader)
-    optimizer = adapter_optimizer(model, learning_rate=1e-2)
+    optimizer = adapter_optimizer(model, learning_rate=3e-3)
     model.train()
     losses = []
     for epoch in range(6):
@@ -50,7 +50,7 @@ def test_accelerate_trains():
     model = make_model()
     loader, _ = loader_for(model, faces())
     accelerator = Accelerator(cpu=True)
-    prepared, optimizer, loader = accelerator.prepare(model, adapter_optimizer(model, learning_rate=1e-2), loader)
+    prepared, optimizer, loader = accelerator.prepare(model, adapter_optimizer(model, learning_rate=3e-3), loader)
     prepared.train()
     losses = []
     for _ in range(6):

@@ -117,7 +117,7 @@ def test_an_update_is_few_launches(monkeypatch):
     monkeypatch.setattr(TrainingLoop, "_update", counted)
     model = make_model(dropout=0.3)
     trained(model, stored(model), feature_device="device")
-    assert max(counts[2:]) <= 135
+    assert max(counts[2:]) <= 142  # seven of them for E and its gradient
 
 
 def test_the_watch_sees_a_look():
