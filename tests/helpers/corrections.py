@@ -31,7 +31,8 @@ def faces(count=24, seed=0):
 
 @functools.lru_cache(maxsize=8)
 def _trained(changes):
-    model = make_model(**({"id2label": MOODS} | dict(changes)))
+    chosen = {"excitation_rank": 0, "contrastive_weight": 1.0}  # whatever the defaults become
+    model = make_model(**({"id2label": MOODS} | chosen | dict(changes)))
     args = CIAOTrainingArguments(
         max_steps=60, per_device_train_batch_size=24, learning_rate=3e-3, report_to="none", disable_tqdm=True
     )

@@ -50,7 +50,7 @@ def loops(monkeypatch):
 
 def config(**changes):
     values = {**CLASSES, "hidden_sizes": (16,), "pooling": "max", "embedding_source": "hidden", "decay_init": 1.0}
-    return CIAOConfig(**(values | changes))
+    return CIAOConfig(**(values | {"excitation_rank": 0, "contrastive_weight": 1.0} | changes))
 
 
 def model_with(configs, make=tiny_backbone) -> CIAOModel:
@@ -112,6 +112,7 @@ def assert_as_alone(
 FORMS = {
     "plain": {},
     "own units": {"tuning": "last_conv"},
+    "excitation": {"excitation_rank": 8, "contrastive_weight": 0.1},
     "no mask": {"inhibition": False},
     "no contrast": {"contrastive_weight": 0.0},
     "rare classes": {"contrastive_denominator": "class_average", "logit_adjustment": 0.5},

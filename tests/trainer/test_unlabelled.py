@@ -128,8 +128,8 @@ def test_a_checkpoint_goes_on_with_the_same_unlabelled_pictures_only(tmp_path):
 
 
 def test_other_problems_learn_from_views_alone():
-    values = {"problem_type": "regression", "num_labels": 2}
-    sets = {"problem_type": "multi_label_classification", "num_labels": 2}
+    values = {"problem_type": "regression", "num_labels": 2, "contrastive_weight": 1.0}
+    sets = {"problem_type": "multi_label_classification", "num_labels": 2, "contrastive_weight": 1.0}
     for task, label in ((values, lambda n: [n % 3 / 3, 0.1]), (sets, lambda n: [n % 2, 1])):
         own = faces(label_of=label)
         alone, both = (
