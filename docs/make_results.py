@@ -12,7 +12,7 @@ from pathlib import Path
 from forms_tables import forms_tables, what_forms_say
 from make_unlabelled import unlabelled_page
 from method_study import FACES as METHOD
-from method_study import STUDIES_OF_THE_METHOD, method_page
+from method_study import STUDIES_OF_THE_METHOD, default_in_short, method_page
 from pages import fill, narrow, wrap_page, wrapped
 from settings_tables import METRICS, networks, networks_sizes, settings, starts_of_a, three_or_nine
 from streams_tables import in_short, measured
@@ -85,9 +85,11 @@ mean differences in points. “Same head” is the decision layer on the frozen 
 mask, “last convolution” the same head with the last convolution unfrozen.
 
 - **CIAO helps a frozen encoder.** With the same head on the same stored features, the mask adds accuracy.
-- **It does not replace fine-tuning.** Unfreezing the last convolution trains as many parameters from the same stored
-  features and reaches more. The mask can only weaken what the frozen convolution found; the unfrozen convolution may
-  find something new.
+- **The paper's mask does not replace fine-tuning.** Unfreezing the last convolution trains as many parameters from the
+  same stored features and reaches more. The mask can only weaken what the frozen convolution found; the unfrozen
+  convolution may find something new.
+- **The library's default may, too:** an excitation of rank 32 adds to what the mask divides.
+  {default_in_short(every_study())}
 - **What CIAO keeps:** the encoder stays as it is, so that one pass through it serves every world, and one file of
   {min(files):.0f} to {max(files):.0f} MB holds a world."""
 

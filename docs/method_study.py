@@ -238,6 +238,14 @@ def default_against(study: Study, other: str) -> str:
     return f" ({', '.join(parts)} in the mean)" if parts else ""
 
 
+def default_in_short(studies: Mapping[str, Study]) -> str:
+    """What the default reaches against the last convolution unfrozen, by one recipe: for the page of all results."""
+    told = [f"with all faces{default_against(all_encoders(studies), CONVOLUTION)}"]
+    if WORLDS in studies:
+        told.append(f"in painted worlds{default_against(studies[WORLDS], CONVOLUTION)}")
+    return f"Against the last convolution, by [one recipe for everybody](results/method.md): {'; '.join(told)}."
+
+
 def near_the_convolution(study: Study) -> list[str]:
     told = ["At most 200 kB, within 0.5 points of “last convolution”, and better balanced"]
     for ours in MASKED:
