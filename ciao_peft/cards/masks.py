@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..presets import PAPER
+from ..presets import over_paper
 
 __all__ = ["mask_in_words"]
 
@@ -32,7 +32,7 @@ def mask_in_words(config: Mapping[str, Any]) -> str | None:
         >>> mask_in_words({"inhibition": False, "excitation_rank": 4})
         'M = u + E; E of rank 4'
     """
-    config = PAPER | dict(config)
+    config = over_paper(config)
     rank, excitation = config["inhibition_rank"], config["excitation_rank"]
     if not config["inhibition"]:
         return f"M = u + E; E of rank {excitation}" if excitation else None
