@@ -323,7 +323,9 @@ class InhibitoryLayer(nn.Module):
         features: Float[Tensor, "batch in_channels in_height in_width"],
         excitation: Float[Tensor, "batch channels height width"] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
-        """How much of u passes: `1 / (a + I)` for Eq. 1; what the other forms multiply u with, or `1 / a`.
+        """How much of u + E passes: `1 / (a + I)` for Eq. 1; what the other forms multiply u + E with, or `1 / a`.
+
+        It says nothing of E itself, which may be of any sign and size.
 
         Args:
             features: `(B, C, H, W)`, what the backbone's unit receives.
