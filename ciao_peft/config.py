@@ -131,7 +131,7 @@ class CIAOConfig(ConfigOfFolder):
         excitation_rank: Add a learned change E of this rank to u, wherever u stands in `inhibition_form`, 0 to 65536;
             0 for none, as in the paper. Without inhibition, `M = u + E`, which is LoRA on the convolution of a unit
             without normalisation and activation. When left out, 32 where a mask is trained on the frozen encoder, and
-            0 otherwise.
+            0 otherwise; `dataclasses.replace` and `to_dict` keep that number, whatever else they change.
         inhibition_start: Initial weights of the inhibitory copy: `"copy"` takes the convolution's, as in the paper;
             `"random"` draws them as for a fresh convolution, seeded by `init_seed` (a full copy only).
         target_modules: Exact paths of the convolutions to mask; the last ones when left out

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from .door import read_json
 from .errors import ConfigError, quoted
-from .presets import PAPER
+from .presets import over_paper
 
 __all__ = ["ConfigOfFolder"]
 
@@ -60,7 +60,7 @@ class ConfigOfFolder:
         settings = record.get("config") if isinstance(record, dict) and record.get("peft_type") == "CIAO" else None
         if not isinstance(settings, dict):
             raise ConfigError(f"The adapter_config.json in {quoted(os.fspath(folder))} is of no adapter of ciao_peft.")
-        return cls.from_dict(PAPER | settings)
+        return cls.from_dict(over_paper(settings))
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Always refuses: a config is saved with its adapter.

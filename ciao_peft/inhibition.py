@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -22,6 +23,9 @@ DECAY_FLOOR = 1e-6
 DECAY_START = 3.0
 """Where `a` starts until the spread of u has been measured (`ciao_peft.calibration.decay_start`)."""
 
+
+Sides = tuple[tuple[int, int], tuple[int, int]]
+"""`(H', W')` of a unit's answer and `(H, W)` of its input."""
 
 STARTED_FORMS: tuple[InhibitionForm, ...] = ("rescaled", "gain")
 """Forms that hold the value at which `a` started, as a buffer."""
@@ -60,10 +64,14 @@ class LowRankConvolution(nn.Module):
         conv: The convolution whose geometry it takes; its values are not used.
         rank: Channels in between, 1 or more.
         seed: Of the values of the first convolution; the global random state is not touched.
+        num_channels: Channels C' of its answer; those of `conv` when left out.
+        sides: `(H', W')` of the answer and `(H, W)` of the input, where the unit around `conv` may have sides of its
+            own, such as one that pads by itself: the padding is then what gives that answer, as even as can be.
 
     Shapes:
         - input: `(B, C, H, W)`, floating point; what `conv` receives.
-        - output: `(B, C', H', W')`, the shape of what `conv` returns, in the dtype of its own values (float32).
+        - output: `(B, C', H', W')`, the shape of what `conv` returns, or as `num_channels` and `sides` say, in the
+          dtype of its own values (float32).
 
     Example:
         >>> low_rank = LowRankConvolution(nn.Conv2d(8, 16, kernel_size=3), rank=2)
@@ -75,15 +83,27 @@ class LowRankConvolution(nn.Module):
 
     down: nn.Conv2d
     up: nn.Conv2d
+    _pads: Sequence[int] = ()
 
-    def __init__(self, conv: nn.Conv2d, rank: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        rank: int,
+        seed: int = 0,
+        *,
+        num_channels: int | None = None,
+        sides: Sides | None = None,
+    ) -> None:
         super().__init__()
         geometry: dict[str, Any] = {
             name: getattr(conv, name) for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
         }
+        self._pads = () if sides is None else _pads_for(conv, sides)
+        if self._pads:
+            geometry |= {"padding": 0, "padding_mode": "zeros"}
         on_meta: dict[str, Any] = {"bias": False, "device": "meta", "dtype": torch.float32}
         self.down = nn.Conv2d(conv.in_channels, rank, **geometry, **on_meta)
-        self.up = nn.Conv2d(rank, conv.out_channels, kernel_size=1, **on_meta)
+        self.up = nn.Conv2d(rank, num_channels or conv.out_channels, kernel_size=1, **on_meta)
         if not conv.weight.is_meta:
             self.to_empty(device="cpu")
             self._start(torch.Generator().manual_seed(seed % 2**63))
@@ -97,7 +117,21 @@ class LowRankConvolution(nn.Module):
     def forward(
         self, features: Float[Tensor, "batch in_channels in_height in_width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        return self.up(self.down(features.to(self.down.weight.dtype)))
+        features = features.to(self.down.weight.dtype)
+        return self.up(self.down(F.pad(features, self._pads) if self._pads else features))
+
+
+def _pads_for(conv: nn.Conv2d, sides: Sides) -> Sequence[int]:
+    """What `F.pad` adds for an answer of those sides; nothing where the convolution's own padding gives it."""
+    own: list[int] = []
+    needed: list[int] = []
+    for axis, (answer, given) in enumerate(zip(*sides, strict=True)):
+        reach, stride = conv.dilation[axis] * (conv.kernel_size[axis] - 1), conv.stride[axis]
+        padding = {"same": reach, "valid": 0}[conv.padding] if isinstance(conv.padding, str) else 2 * conv.padding[axis]
+        own.append((given + padding - reach - 1) // stride + 1)
+        total = (answer - 1) * stride + reach + 1 - given
+        needed = [total // 2, total - total // 2, *needed]  # `F.pad` begins with the last axis
+    return () if tuple(own) == tuple(sides[0]) else needed
 
 
 class InhibitoryLayer(nn.Module):
@@ -130,6 +164,8 @@ class InhibitoryLayer(nn.Module):
         seed: Of the random values of that change.
         learn_decay: Whether `a` is learned.
         takes_unit: Whether `conv_unit` is made for this layer alone, which then keeps its modules and copies none.
+        sides: `(H', W')` of u and `(H, W)` of the features, for a change of `rank` that has to fit a unit which pads by
+            itself.
         generator: Draws new weights for the copy, distributed as those of a fresh convolution. When left out, the
             copy starts with the unit's weights.
 
@@ -175,11 +211,13 @@ class InhibitoryLayer(nn.Module):
         learn_decay: bool = True,
         generator: torch.Generator | None = None,
         takes_unit: bool = False,
+        sides: Sides | None = None,
     ):
         super().__init__()
         self.form = form
         conv = cast(nn.Conv2d, conv_unit[0])
-        self.low_rank = None if rank is None else LowRankConvolution(conv, rank, seed)
+        shape: dict[str, Any] = {"num_channels": num_channels, "sides": sides}
+        self.low_rank = None if rank is None else LowRankConvolution(conv, rank, seed, **shape)
         self.steps = () if rank is not None else tuple(name for name, _ in conv_unit.named_children())
         for name in self.steps:
             module = conv_unit.get_submodule(name)
@@ -285,7 +323,9 @@ class InhibitoryLayer(nn.Module):
         features: Float[Tensor, "batch in_channels in_height in_width"],
         excitation: Float[Tensor, "batch channels height width"] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
-        """How much of u passes: `1 / (a + I)` for Eq. 1; what the other forms multiply u with, or `1 / a`.
+        """How much of u + E passes: `1 / (a + I)` for Eq. 1; what the other forms multiply u + E with, or `1 / a`.
+
+        It says nothing of E itself, which may be of any sign and size.
 
         Args:
             features: `(B, C, H, W)`, what the backbone's unit receives.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 PAPER: dict[str, Any] = {
@@ -48,3 +49,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """By name, all that a preset decides; the rest is the task's."""
+
+
+def over_paper(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The paper's preset, and over it what a folder, a method or a record says.
+
+    An `excitation_rank` of null counts as left out: it is the preset's there, and not that of a config.
+
+    Example:
+        >>> said = over_paper({"excitation_rank": None, "temperature": 0.2})
+        >>> said["excitation_rank"], said["temperature"]
+        (0, 0.2)
+    """
+    return PAPER | {name: value for name, value in settings.items() if (name, value) != ("excitation_rank", None)}

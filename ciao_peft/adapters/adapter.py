@@ -92,13 +92,20 @@ class Adapter(nn.Module):
                 learn_decay=config.learn_decay,
                 generator=_generator_of(config, index) if config.inhibition_start == "random" else None,
                 takes_unit=config.tuning != "last_conv" and not config.excitation_rank,
+                sides=spec.sides,
             )
             for index, (unit, spec) in enumerate(zip(units, opened.units_spec, strict=True))
             if config.inhibition
         )
         self.low_rank_excitation = nn.ModuleList(
-            LowRankConvolution(cast(nn.Conv2d, unit[0]), config.excitation_rank, _seed_of(config, 2 * index + 1))
-            for index, unit in enumerate(units)
+            LowRankConvolution(
+                cast(nn.Conv2d, unit[0]),
+                config.excitation_rank,
+                _seed_of(config, 2 * index + 1),
+                num_channels=spec.out_shape[0],
+                sides=spec.sides,
+            )
+            for index, (unit, spec) in enumerate(zip(units, opened.units_spec, strict=True))
             if config.excitation_rank
         )
         own_units = units if config.tuning == "last_conv" else []

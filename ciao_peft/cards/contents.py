@@ -10,6 +10,7 @@ from typing import Any
 from ..door import MAX_TEXT_BYTES, read_file
 from ..errors import HubFileError
 from ..saving import CARD_FILE, PICTURE_FILE
+from .masks import mask_in_words
 from .metadata import (
     COMMIT,
     DIGEST,
@@ -79,6 +80,7 @@ def adapter_card(
         "adapter.md.jinja",
         name=name,
         config=config,
+        mask=mask_in_words(config),
         base=record["base_model_name_or_path"],
         backbone=_where_the_backbone_is(record),
         terms=_TERMS.get(record["base_model_name_or_path"]),

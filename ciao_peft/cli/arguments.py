@@ -227,7 +227,7 @@ def add_method_file(parser: LateParser) -> None:
 
 def _settings_of_method(path: str) -> dict[str, Any]:
     """Of the adapter and of the training; they share no name."""
-    from ..presets import PAPER
+    from ..presets import over_paper
     from ..study import method_from_file
 
     method = method_from_file(path)
@@ -237,7 +237,7 @@ def _settings_of_method(path: str) -> dict[str, Any]:
             "adapters of this library; `ciao reproduce --method_file` trains it."
         )
     rate = {method.rate: method.rates[0]} if len(method.rates) == 1 else {}
-    return {**PAPER, **method.config, **rate, **method.arguments}
+    return {**over_paper(method.config), **rate, **method.arguments}
 
 
 def _recipe_defaults(options: argparse.Namespace) -> dict[str, Any]:

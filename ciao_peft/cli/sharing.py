@@ -112,15 +112,19 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _for_people(facts: dict[str, Any]) -> str:
+    from ..cards import mask_in_words
+
     config, backbone, training = facts["config"], facts["backbone"], facts["training"]
     at = f" at {facts['revision']}" if facts["revision"] else ""
     labels = ", ".join(config["id2label"].values())
+    mask = mask_in_words(config)
     lines = {
         "adapter": f"{facts['source']}{at}",
         "backbone": f"{backbone['name']}" + (f" at {backbone['revision']}" if backbone["revision"] else ""),
         "pixels": " x ".join(map(str, facts["input_size"])),
         "problem": f"{config['problem_type']}: {labels}",
         "trains": f"{config['tuning']}" + ("" if config["inhibition"] else ", without inhibition"),
+        **({} if mask is None else {"mask": mask}),
         "mask after": ", ".join(config["target_modules"]),
         **_changed(config),
         "parameters": f"{facts['trained_parameters'] or 0:,} trained, in {len(facts['tensors'])} tensors",
@@ -145,7 +149,8 @@ def _changed(config: dict[str, Any]) -> dict[str, str]:
     """The settings that are not the defaults, whatever settings there are."""
     from ..config import CIAOConfig
 
-    usual = CIAOConfig(problem_type=config["problem_type"], num_labels=config["num_labels"]).to_dict()
+    decisive = ("problem_type", "num_labels", "tuning", "inhibition")  # on which a default may depend
+    usual = CIAOConfig.from_dict({name: config[name] for name in decisive}).to_dict()
     changed = {name: value for name, value in config.items() if name not in _SHOWN and value != usual.get(name)}
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in changed.items()}
 

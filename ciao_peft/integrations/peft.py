@@ -9,7 +9,7 @@ from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from ..errors import BackboneError, quoted
-from ..presets import PAPER
+from ..presets import over_paper
 
 __all__ = ["CIAOPeftConfig"]
 
@@ -43,7 +43,7 @@ class CIAOPeftConfig(PeftConfig):
             inference_mode=True,
         )
         self.peft_type: Any = "CIAO"
-        self.settings = PAPER | dict(record.get("config") or {})
+        self.settings = over_paper(record.get("config") or {})
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> NoReturn:

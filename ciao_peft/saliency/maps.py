@@ -48,9 +48,9 @@ def gradcam_plus_plus(
     - g is the gradient of the score, and `w_c` the weight of a channel.
 
     The fraction is computed as `1 / (2 + g sum(M))`, so that small gradients count as large ones do. It is derived for
-    answers of a ReLU; where those of a backbone are signed, a sum below zero counts as zero. The maps of several masked
-    convolutions are brought to the size of the pixels and added. A copy of the adapter in eval mode is used, and the
-    model is not changed.
+    answers of a ReLU; where M is signed, as E or the backbone may make it, a sum below zero counts as zero. The maps of
+    several masked convolutions are brought to the size of the pixels and added. A copy of the adapter in eval mode is
+    used, and the model is not changed.
 
     Args:
         model: A model with an adapter.
@@ -116,9 +116,10 @@ def mask_strength(
 
     $$\bar{m}^{xy} = \frac{1}{C'} \sum_c \frac{s}{a_c + I_c^{xy}}$$
 
-    This is what M multiplies u by, averaged over the C' channels: a is the decay of a channel, I its inhibition; s is 1
-    for Eq. 1, and in the rescaled form the value at which a started, or 1 where that is below (`InhibitoryLayer.gate`
-    has the others).
+    This is what M multiplies u by, or u + E, averaged over the C' channels: a is the decay of a channel, I its
+    inhibition; s is 1 for Eq. 1, and in the rescaled form the value at which a started, or 1 where that is below
+    (`InhibitoryLayer.gate` has the others). E itself, which an adapter with `excitation_rank` adds to u, is not seen in
+    it: where E is large, much may go on from a place where little of u passes. `gradcam_plus_plus` sees all of M.
 
     Args:
         model: A model with an adapter.

@@ -15,7 +15,7 @@ from ..checking import all_finite, check_choice
 from ..config import CIAOConfig
 from ..errors import AdapterConfigError, AdapterFileError, ConfigError, listed, quoted
 from ..preprocessing.processors import PROCESSOR_TYPE
-from ..presets import PAPER
+from ..presets import over_paper
 from .auto_class_files import HUB_CONFIG_FILE, hub_config, may_be_written
 from .digest import DIGEST, check_digest, read_covered, sha256_of, with_digest
 from .files import MAX_JSON_BYTES, local_path, read_json, read_steadily, to_json, write_folder
@@ -288,7 +288,7 @@ def _check_record(record: dict[str, Any], path: Path) -> CIAOConfig:
     if not plain or not isinstance(signature.get("architecture"), str):
         refuse("has a backbone_signature that is none.")
     try:
-        config = CIAOConfig.from_dict(PAPER | record["config"])
+        config = CIAOConfig.from_dict(over_paper(record["config"]))
     except ConfigError as error:
         raise AdapterConfigError(f"'{path}': {error}") from error
     if config.target_modules is None or len(record["convolutions"]) != len(config.target_modules):

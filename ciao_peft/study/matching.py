@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ..config import CIAOConfig
 from ..errors import ConfigError
-from ..presets import PAPER
+from ..presets import PAPER, over_paper
 from .plan import Encoder, Method, Plan, Task
 from .records import PROTOCOL_VERSION, Record
 
@@ -72,6 +72,7 @@ def differing(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
     defaults = {part.name: _plain(part.default) for part in dataclasses.fields(cls)}
     if cls is CIAOConfig:
         defaults |= {name: _plain(value) for name, value in PAPER.items()}
+        values = {name: over_paper(values)[name] for name in values}
     aside = ("seed", "init_seed", "id2label")  # in the key by themselves, the names with the task
     plain = {name: _plain(value) for name, value in values.items() if name not in aside}
     return {name: value for name, value in plain.items() if value != defaults.get(name, dataclasses.MISSING)}
@@ -87,7 +88,8 @@ def spelled_out(config: Mapping[str, Any]) -> dict[str, Any]:
         {'inhibition_form': 'divisive', 'excitation_rank': 0, 'contrastive_weight': 1.0, 'temperature': 0.2}
     """
     defaults = {part.name: part.default for part in dataclasses.fields(CIAOConfig)}
-    return {**{name: value for name, value in PAPER.items() if value != defaults[name]}, **config}
+    said = {name: over_paper(config)[name] for name in config}
+    return {**{name: value for name, value in PAPER.items() if value != defaults[name]}, **said}
 
 
 def _named(items: Iterable[Named], name: str) -> Named | None:

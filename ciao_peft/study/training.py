@@ -18,7 +18,7 @@ from ..errors import CIAOError, ConfigError, DivergenceError, TrainingError, quo
 from ..features import check_labels_of
 from ..metrics import compute_metrics, confusion_matrix
 from ..model import CIAOModel, get_ciao_model
-from ..presets import PAPER
+from ..presets import over_paper
 from ..saving import library_versions
 from ..trainer import AdapterJob, CIAOTrainer, CIAOTrainingArguments, sorted_alike, train_adapters
 from .baselines import build_baseline, fit, predict
@@ -51,7 +51,7 @@ class Training:
     def config(self) -> CIAOConfig:
         """The adapter's settings, in full; for baselines those of the problem."""
         return CIAOConfig.from_dict(
-            PAPER | self.material.loaded.labels.as_config() | self.run.config() | {"init_seed": self.run.seed}
+            over_paper(self.material.loaded.labels.as_config() | self.run.config() | {"init_seed": self.run.seed})
         )
 
     def arguments(self, fold: str = "") -> CIAOTrainingArguments:

@@ -63,8 +63,8 @@ class CIAOTrainingArguments:
         gradient_accumulation_steps: Micro-batches per update. They share no pairs: accumulation gives a larger batch to
             the task loss, but not to the contrastive loss.
         learning_rate: Highest learning rate of the decision head.
-        mask_learning_rate: Learning rate of the inhibitory units and their decay; ten times `learning_rate` when left
-            out, because the division makes them move an order of magnitude slower.
+        mask_learning_rate: Learning rate of the inhibitory units, their decay and E; ten times `learning_rate` when
+            left out, because the division makes them move an order of magnitude slower.
         encoder_learning_rate: Learning rate of the adapter's own copy of the last convolution (twice `learning_rate`
             when left out) or of the whole encoder (three tenths of it).
         weight_decay: Weight decay of weights; biases, gains and the decay `a` have none.

@@ -52,6 +52,28 @@ def test_inspect_is_readable(folder, capsys):
     assert lines["checksum"].endswith("(checked)")
 
 
+@pytest.mark.parametrize(
+    ("changes", "mask"),
+    [
+        ({}, "M = max(1, a0) (u + E) / (a + I); I from a copy of the convolution, E of rank 32"),
+        ({"inhibition_form": "divisive", "excitation_rank": 0}, "M = u / (a + I); I from a copy of the convolution"),
+        ({"inhibition": False, "excitation_rank": 2}, "M = u + E; E of rank 2"),
+        ({"inhibition": False}, None),
+    ],
+    ids=str,
+)
+def test_inspect_and_the_card_say_what_masks(tmp_path, capsys, changes, mask):
+    config = CIAOConfig(problem_type="regression", num_labels=2, **changes)
+    folder = get_ciao_model(tiny_backbone(), config, input_size=SIZE).save_pretrained(tmp_path / "moods")
+    assert main(["inspect", str(folder)]) == 0
+    said = capsys.readouterr().out
+    lines = dict(line.split(None, 1) for line in said.replace("mask after", "mask_after").splitlines())
+    assert lines.get("mask") == mask
+    assert ("excitation_rank" in lines) == (changes.get("excitation_rank") is not None)
+    assert (f"| mask | {mask} |" if mask else "without inhibition") in (folder / "README.md").read_text()
+    assert "| mask | None |" not in (folder / "README.md").read_text()
+
+
 def test_publish_knows_an_encoder_from_an_adapter(ann, tmp_path, capsys):
     encoder = load_encoder("small-face", pretrained=False, channels=[4, "pool", 8], embedding_size=6)
     assert main(["publish", str(save_encoder(encoder, tmp_path / "encoder")), "ann/encoder"]) == 0

@@ -79,6 +79,14 @@ def test_flags_go_before_the_method_in_the_file(tmp_path):
     assert (options.learning_rate, options.num_train_epochs, options.hidden_sizes) == (0.5, 7.0, [3])
 
 
+@pytest.mark.parametrize("config", [{}, {"excitation_rank": None}], ids=str)
+def test_a_method_in_a_file_has_the_paper_s_preset_where_it_says_nothing(tmp_path, config):
+    from ciao_peft.cli import make_parser
+
+    options = make_parser().parse_args(["train", "--method_file", str(method_file(tmp_path, config=config))])
+    assert (options.inhibition_form, options.excitation_rank, options.contrastive_weight) == ("divisive", 0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("content", "more", "text"),
     [

@@ -37,13 +37,15 @@ def test_golden_outputs_are_of_trained_adapters_that_matter(folder):
     assert torch.tensor(wanted["logits"]).std(dim=0).min() > 0.001  # they read the picture
 
 
-def test_a_folder_without_a_setting_that_came_later_has_the_paper_s(tmp_path):
+@pytest.mark.parametrize("said", [{}, {"excitation_rank": None}], ids=str)
+def test_a_folder_without_a_setting_that_came_later_has_the_paper_s(tmp_path, said):
     first = next(folder for folder in FOLDERS if (folder.parent.name, folder.name) == ("0.1.0", "classes"))
     folder = tmp_path / "classes"
     shutil.copytree(first, folder)
     written = json.loads((folder / "adapter_config.json").read_text("utf-8"))
     for setting in ("excitation_rank", "contrastive_weight"):
         written["config"].pop(setting, None)
+    written["config"] |= said
     (folder / "adapter_config.json").write_text(json.dumps(written), "utf-8")
     config = CIAOModel.from_pretrained(formula_backbone(), folder).peft_config["classes"]
     assert (config.excitation_rank, config.contrastive_weight) == (0, 1.0)

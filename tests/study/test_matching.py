@@ -9,7 +9,7 @@ import pytest
 from ciao_peft.config import CIAOConfig
 from ciao_peft.study import METHODS, Encoder, Plan, Record, Task, read_plan, read_records, write_plan
 from ciao_peft.study.analysis.study import CIAO, Study
-from ciao_peft.study.matching import fits
+from ciao_peft.study.matching import differing, fits, spelled_out
 from ciao_peft.study.worklist import Worklist
 from helpers.studies import HEAD, painted, plan_of, record
 
@@ -187,3 +187,8 @@ def test_the_rate_that_the_search_chose_goes_before_a_later_one():
     result = Study([*searched, *tested], SMALL).results("faces", "small-face")[HEAD]
     assert (result.scores(), result.rate) == ({0: 0.72}, ("learning_rate", high))
     assert Study([*searched, *tested]).results("faces", "small-face")[HEAD].scores() == {0: 0.52}
+
+
+def test_a_rank_of_null_is_one_that_is_left_out():
+    assert differing({"excitation_rank": None}, CIAOConfig) == {}
+    assert spelled_out({"excitation_rank": None})["excitation_rank"] == 0

@@ -10,7 +10,7 @@ from typing import Any
 from ...checking import is_number, make_plain
 from ...config import CIAOConfig
 from ...errors import ConfigError, shortened
-from ...presets import PAPER
+from ...presets import over_paper
 from ..matching import spelled_out
 from ..plan import Method
 
@@ -72,9 +72,9 @@ class SearchSpace:
 
     def names(self, method: Method) -> list[str]:
         """The settings that mean something to a method."""
-        config = CIAOConfig.from_dict(PAPER | {"problem_type": "regression", "num_labels": 1} | dict(method.config))
+        config = CIAOConfig.from_dict(over_paper({"problem_type": "regression", "num_labels": 1, **method.config}))
         absent = set()
-        if not config.inhibition:
+        if not config.inhibition and not config.excitation_rank:
             absent.add("mask_learning_rate")
         if config.tuning == "decision_layer":
             absent.add("encoder_learning_rate")
