@@ -53,7 +53,11 @@ def test_it_goes_on_to_the_bit(policy, guard, tmp_path):
 
 def test_what_the_guard_lost_before_counts_after_a_restart(tmp_path, monkeypatch):
     args = OnlineArguments(max_forgetting=2, learning_rate=3e-3, together=0)  # one after the other they lose more
-    online = started(model=trained(inhibition_form="divisive", excitation_rank=0, contrastive_weight=1.0), args=args, guard=faces(40, seed=11))  # loses more
+    online = started(
+        model=trained(inhibition_form="divisive", excitation_rank=0, contrastive_weight=1.0),
+        args=args,
+        guard=faces(40, seed=11),
+    )
     online._lost = 1.9
     resumed = again(online.save(tmp_path / "online"))
     resumed.update(*contrary())
