@@ -38,7 +38,8 @@ class ConfigOfFolder:
         """Reads the config of a saved adapter, without torch and without its weights.
 
         Args:
-            folder: A folder that `CIAOModel.save_pretrained` wrote. `ciao_peft.hub.read_adapter` reads from the Hub.
+            folder: A folder that `CIAOModel.save_pretrained` wrote. `ciao_peft.hub.read_adapter` reads from the
+                Hub and from stores.
 
         Raises:
             ConfigError: there is no such folder, or what is there is no adapter's config.
@@ -53,8 +54,8 @@ class ConfigOfFolder:
         """
         if not os.path.isdir(folder):
             raise ConfigError(
-                f"No folder {quoted(os.fspath(folder))}. From the Hub, `ciao_peft.hub.read_adapter(...)` reads "
-                "an adapter with its `config`."
+                f"No folder {quoted(os.fspath(folder))}. From the Hub and from a store, "
+                "`ciao_peft.hub.read_adapter(...)` reads an adapter with its `config`."
             )
         record: Any = read_json(os.path.join(folder, "adapter_config.json"), error=ConfigError)
         settings = record.get("config") if isinstance(record, dict) and record.get("peft_type") == "CIAO" else None

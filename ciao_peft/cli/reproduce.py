@@ -64,12 +64,13 @@ def _reproduce(options: argparse.Namespace) -> None:
     if options.list:
         _list()
         return
+    from ..saving import local_path
     from ..study.plan import select_from_plan
     from ..study.plan_file import load_plan, save_plan
     from ..study.runner import leave_launcher, train_here, train_in_processes, train_on_ray, usable_cores
 
     rank, launched = leave_launcher()
-    folder = Path(options.output_dir).expanduser()
+    folder = local_path(options.output_dir)
     says = rank == 0
     _check_flags(options)
     engine = engine_of(options, "A study")

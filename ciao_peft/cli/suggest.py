@@ -69,11 +69,12 @@ def _add_flags(parser: LateParser) -> None:
 
 
 def _suggest(options: argparse.Namespace) -> None:
+    from ..saving import local_path
     from ..suggestions import labelled_rows, save_suggestions, suggest
     from ..suggestions.reading import pictures_below
     from ..suggestions.unlabelled import still_to_label, told
 
-    data, output = Path(os.path.normpath(Path(options.data).expanduser())), Path(options.output_dir).expanduser()
+    data, output = Path(os.path.normpath(Path(options.data).expanduser())), local_path(options.output_dir)
     if output.resolve().is_relative_to(data.resolve()):
         raise ConfigError(f"`--output_dir` {quoted(str(output))} lies among the faces; name a folder outside of them.")
     every = pictures_below(data)

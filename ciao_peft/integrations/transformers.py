@@ -37,7 +37,7 @@ from ..errors import ConfigError, InputError, listed, quoted
 from ..model import CIAOModel, CIAOOutput
 from ..preprocessing import Preprocessing
 from ..preprocessing.processors import PROCESSOR_TYPE
-from ..saving import PREPROCESSOR_FILE, read_json
+from ..saving import PREPROCESSOR_FILE, read_json, to_json
 
 __all__ = ["CIAOForImageClassification", "CIAOHubConfig", "CIAOImageProcessor", "processor_of"]
 
@@ -154,6 +154,15 @@ class CIAOImageProcessor(BaseImageProcessor):
             'CIAOImageProcessor'
         """
         return self.preprocessing.to_dict() | PROCESSOR_TYPE
+
+    def to_json_string(self) -> str:
+        """The same as the file of an adapter's folder has it, so that a folder into which it is saved stays whole.
+
+        Example:
+            >>> CIAOImageProcessor(Preprocessing(size=(8, 8))).to_json_string()[-1:]
+            '\\n'
+        """
+        return to_json(self.to_dict()).decode()
 
     @classmethod
     def from_dict(cls, image_processor_dict: Mapping[str, Any], **kwargs: Any) -> Any:

@@ -106,6 +106,9 @@ class OnlineTrainer(VersionedAdapter):
         guard: Any = None,
         args: OnlineArguments | None = None,
     ):
+        if isinstance(adapter_name, (OnlineArguments, FeatureMemory)):
+            name = "args" if isinstance(adapter_name, OnlineArguments) else "memory"
+            raise TrainingError(f"The second argument is the adapter's name; write `OnlineTrainer(model, {name}=...)`.")
         if args is not None and not isinstance(args, OnlineArguments):
             raise TrainingError(f"`args` must be OnlineArguments; got {type(args).__name__}.")
         if memory is not None and not isinstance(memory, FeatureMemory):

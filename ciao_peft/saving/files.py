@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..door import open_file, parse_json
-from ..errors import AdapterConfigError, AdapterFileError, CIAOError, FileReadError, listed, quoted, shortened
+from ..errors import (
+    AdapterConfigError,
+    AdapterFileError,
+    CIAOError,
+    FileReadError,
+    RemoteURLError,
+    listed,
+    quoted,
+    shortened,
+)
 from ..urls import is_url
 from .aside import (
     being_saved,
@@ -56,10 +65,19 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     Args:
         path: As the user gave it.
 
+    Raises:
+        RemoteURLError: it is a URL, and this place reads or writes on disk alone: as a path, `s3://bucket/fer` would be
+            a folder `s3:` here.
+
     Example:
         >>> local_path("~/runs") == Path.home() / "runs", local_path("runs/~").as_posix()
         (True, 'runs/~')
     """
+    if is_url(path):
+        raise RemoteURLError(
+            f"A path on this disk was expected; got {quoted(path)}, which is a URL. Write to a folder and copy it, or "
+            "save by a function that takes URLs: docs/howto/stores.md lists them."
+        )
     return Path(os.path.expanduser(path))
 
 

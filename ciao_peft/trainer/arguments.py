@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from ..checking import check_choice, check_flag, check_known, check_number, make_plain
 from ..config import CIAOConfig
 from ..errors import ConfigError, quoted
+from ..urls import is_url
 from .flag_values import flag_or_text, text_or_texts
 from .recipes import recipe_settings
 from .setting_groups import LENGTH, ON_THE_WAY, UNLABELLED, UNLABELLED_FLAGS, UNLABELLED_SHARES, WHEN, WHERE
@@ -264,6 +265,11 @@ class CIAOTrainingArguments:
             if isinstance(getattr(self, name), os.PathLike):
                 object.__setattr__(self, name, os.fspath(getattr(self, name)))
         if isinstance(self.output_dir, str):
+            if is_url(self.output_dir):
+                raise ConfigError(
+                    f"`output_dir` must be a folder on this disk; got {quoted(self.output_dir)}, which is a URL. "
+                    "`trainer.save_adapter` and `model.save_pretrained` take URLs."
+                )
             object.__setattr__(self, "output_dir", os.path.expanduser(self.output_dir))  # `~` is the home
         if isinstance(self.report_to, list):
             object.__setattr__(self, "report_to", tuple(self.report_to))

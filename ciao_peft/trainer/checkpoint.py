@@ -376,7 +376,8 @@ def refuse_old_checkpoints(output_dir: Path) -> None:
     if old := checkpoint_folders(output_dir):
         raise TrainingError(
             f"'{output_dir}' holds {old[-1].name} of an earlier training. Go on from it with "
-            "`resume_from_checkpoint=True`, give another `output_dir`, or delete the checkpoints."
+            "`CIAOTrainingArguments(resume_from_checkpoint=True)`, give another `output_dir`, or delete the "
+            "checkpoints."
         )
 
 

@@ -271,13 +271,14 @@ class CIAOTrainer:
             dtype: `"float16"` or `"int8"` for half or a quarter of the size, as `CIAOModel.save_pretrained` says.
 
         Returns:
-            The folder.
+            The folder; for a URL, the same in the cache, which the main process knows.
         """
+        saved = None
         if self.accelerator.is_main_process:
             record = self.training_record() | (training or {})
-            self.model.save_pretrained(folder, self.adapter_name, training=record, dtype=dtype)
+            saved = self.model.save_pretrained(folder, self.adapter_name, training=record, dtype=dtype)
         wait_for_all(self.accelerator)
-        return Path(folder)
+        return Path(folder) if saved is None else Path(saved)
 
     def print(self, *values: Any, **options: Any) -> None:
         """Prints once, however many processes run.

@@ -156,6 +156,17 @@ def test_a_processor_is_saved_and_read(tmp_path):
     assert AutoImageProcessor.from_pretrained(tmp_path).preprocessing == Preprocessing(size=(8, 9))
 
 
+def test_a_folder_into_which_a_pipeline_or_a_processor_is_saved_stays_whole(picture, tmp_path):
+    config = CIAOConfig(problem_type="single_label_classification", num_labels=3)
+    model = get_ciao_model(load_encoder("small-face"), config).eval()
+    model.save_pretrained(tmp_path / "first")
+    pipe = pipeline("image-classification", model=str(tmp_path / "first"))
+    pipe.save_pretrained(str(tmp_path / "second"))
+    processor_of(model).save_pretrained(str(tmp_path / "first"))
+    for name in ("first", "second"):
+        assert AutoCIAOModel.from_pretrained(tmp_path / name).predict(picture) == model.predict(picture)
+
+
 def test_unknown_arguments_are_refused(tmp_path):
     folder = made().save_pretrained(tmp_path / "fer")
     with pytest.raises(ConfigError, match="quantization_config"):
