@@ -70,15 +70,6 @@ def test_a_search_tries_the_settings_and_keeps_the_best(found):
     assert len({tuple(trial.values.items()) for trial in found.trials}) == 4
 
 
-@pytest.mark.parametrize(
-    ("config", "searched"),
-    [({}, True), ({"inhibition": False}, False), ({"inhibition": False, "excitation_rank": 2}, True)],
-    ids=str,
-)
-def test_the_rate_of_a_mask_is_searched_where_there_is_one(config, searched):
-    assert ("mask_learning_rate" in SearchSpace().names(Method(name="mine", config=config))) == searched
-
-
 def test_the_same_seed_gives_the_same_trials_and_another_seed_others(found, tmp_path):
     assert told(search(tmp_path / "again")) == told(found)
     other = search(tmp_path / "other", seed=1, trials=1)
