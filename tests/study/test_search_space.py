@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ciao_peft.study import Method, SearchSpace
+from ciao_peft.study import Method
+from ciao_peft.study.search import SearchSpace
 
 
 @pytest.mark.parametrize(
