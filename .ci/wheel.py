@@ -35,8 +35,8 @@ for name, look in looks.items():
         face.save(path)
         rows.append({"image": str(path), "emotion": name, "subject": number})
         if number > 20:
-            Path("runs/new").mkdir(parents=True, exist_ok=True)
-            face.save(f"runs/new/{name}{number}.png")
+            Path("new_faces").mkdir(exist_ok=True)
+            face.save(f"new_faces/{name}{number}.png")
 with open("labels.csv", "w", newline="") as file:
     table = csv.DictWriter(file, ["image", "emotion", "subject"])
     table.writeheader()
