@@ -59,11 +59,11 @@ def what_forms_say() -> str:
         gaps = [_mean_of_form(ours) - _mean_of_form(theirs) for ours, theirs in pairs if ours and theirs]
         ahead = sum(round(gap, 1) > 0 for gap in gaps)
         signed = [f"{gap:+.1f}".replace("-", "−") for gap in (statistics.mean(gaps), min(gaps), max(gaps))]
-        return f"ahead in {ahead} of {len(gaps)} ({signed[0]} in the mean, {signed[1]} to {signed[2]})"
+        return f"of “{other}” in {ahead} of {len(gaps)} ({signed[0]} in the mean, {signed[1]} to {signed[2]})"
 
     others = ("divisive", "rescaled", CONVOLUTION)
-    said = "; ".join(f"against “{other}” {against(other, few=False)}" for other in others)
+    said = ", ".join(against(other, few=False) for other in others)
     return (
-        f"“{DEFAULT}” is the default: of the places but those with few people, {said}. With few people it is, against "
-        f"“rescaled”, {against('rescaled', few=True)}: the preset `small-data` is that form."
+        f"“{DEFAULT}” is the default. With labels of many people it is ahead {said}; with those of few, "
+        f"{against('rescaled', few=True)}: the preset `small-data` is that form."
     )
