@@ -158,7 +158,7 @@ def frames_read(names: Sequence[str], loaded: Mapping[str, Adapter]) -> int | No
         raise InputError(
             f"One batch does not suit them all: {'; '.join(said)}. Name those it suits in `adapter_names`."
         )
-    return next(iter(frames.values()), None)
+    return [*frames.values(), None][0]  # torch 2.8 cannot compile `next` with a default
 
 
 def read_mixed(
