@@ -103,6 +103,10 @@ def test_a_compiled_training_step_gives_the_same_loss_and_gradients(make):
     torch.testing.assert_close(step(compiled, pixels(6)), expected)
 
 
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9),
+    reason="torch 2.8 cannot compile what checks the shapes while tests run, even where it checks none",
+)
 @pytest.mark.usefixtures("no_shape_checks")
 @pytest.mark.parametrize("block_size", [4, 8])
 @pytest.mark.parametrize("by_products", [False, True], ids=["by class", "by products"])
