@@ -46,7 +46,8 @@ def test_every_benchmark_runs_and_records_what_it_measured(script, name, tmp_pat
     if subject.startswith("gpu_"):
         assert not [name for name, figure in record["figures"].items() if "error" in figure]
     if kept.exists() or not subject.startswith("gpu_"):  # what needs a GPU may never have been measured
-        assert set(record) == set(json.loads(kept.read_text()))
+        noted = {"note"}  # where the machine did other work
+        assert {*record} - noted == {*json.loads(kept.read_text())} - noted
 
 
 @pytest.mark.parametrize("name", ["bench_gpu_training", "bench_gpu_reading", "bench_gpu_features"])
