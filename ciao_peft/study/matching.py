@@ -72,7 +72,7 @@ def differing(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
     defaults = {part.name: _plain(part.default) for part in dataclasses.fields(cls)}
     if cls is CIAOConfig:
         defaults |= {name: _plain(value) for name, value in PAPER.items()}
-        values = {name: over_paper(values)[name] for name in values}
+        values = _read_over_paper(values)
     aside = ("seed", "init_seed", "id2label")  # in the key by themselves, the names with the task
     plain = {name: _plain(value) for name, value in values.items() if name not in aside}
     return {name: value for name, value in plain.items() if value != defaults.get(name, dataclasses.MISSING)}
@@ -88,8 +88,13 @@ def spelled_out(config: Mapping[str, Any]) -> dict[str, Any]:
         {'inhibition_form': 'divisive', 'excitation_rank': 0, 'contrastive_weight': 1.0, 'temperature': 0.2}
     """
     defaults = {part.name: part.default for part in dataclasses.fields(CIAOConfig)}
-    said = {name: over_paper(config)[name] for name in config}
-    return {**{name: value for name, value in PAPER.items() if value != defaults[name]}, **said}
+    return {**{name: value for name, value in PAPER.items() if value != defaults[name]}, **_read_over_paper(config)}
+
+
+def _read_over_paper(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are given, no others, as `over_paper` reads them."""
+    read = over_paper(values)
+    return {name: read[name] for name in values}
 
 
 def _named(items: Iterable[Named], name: str) -> Named | None:
