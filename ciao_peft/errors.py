@@ -191,7 +191,7 @@ class NoActiveAdapterError(CIAOError, RuntimeError):
 
 
 class MergeError(CIAOError, NotImplementedError):
-    """An adapter cannot be merged into the backbone: M = u / (a + I) is not linear in its input."""
+    """An adapter cannot be merged into the backbone: M = (u + E) / (a + I) is not linear in its input."""
 
 
 class FileReadError(CIAOError, OSError, ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ SCHEMES = tuple(_PACKAGES)
 
 _LONGEST = 1024
 _LOOKS_LIKE_ONE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(?:://|::|:\\)")
+_WITHOUT_A_SLASH = re.compile(rf"(?:{'|'.join(_PACKAGES)}):/(?!/)", re.IGNORECASE)  # which a Path makes of a URL
 _PART = re.compile(r"[\w .=+,@~()!&'$-]+")  # not %, ?, # or * and [], which mean something to a server or to fsspec
 _NAME = r"\w[\w-]*(?:\.\w[\w-]*)*"  # no '..', no '.' at an end, no '-' before a name
 _HOST = re.compile(rf"{_NAME}(?::\d{{1,5}})?", re.ASCII)
@@ -76,13 +78,14 @@ class FolderURL:
 
 
 def is_url(source: object) -> bool:
-    """Whether a source has the form of a URL, be it one that is read or not.
+    """Whether a source has the form of a URL, be it one that is read or not, or of what a `Path` makes of one.
 
     Example:
         >>> [is_url(source) for source in ("s3://bucket/fer", "zip://a::s3://b", "user/fer", "C:/runs")]
         [True, True, False, False]
     """
-    return isinstance(source, str) and _LOOKS_LIKE_ONE.match(source) is not None
+    text = os.fspath(source) if isinstance(source, os.PathLike) else source
+    return isinstance(text, str) and bool(_LOOKS_LIKE_ONE.match(text) or _WITHOUT_A_SLASH.match(text))
 
 
 def parse_url(text: str) -> FolderURL:
@@ -112,6 +115,10 @@ followed. ...
         raise RemoteURLError(
             f"{quoted(text)} is a chain of protocols, which is not followed. Give the URL of the folder itself, such "
             "as 's3://bucket/folder'."
+        )
+    if _WITHOUT_A_SLASH.match(text):
+        raise RemoteURLError(
+            f"{quoted(text)} is a URL that lost a slash, as in a `Path`. Give it as text, with '://' after the scheme."
         )
     scheme, separator, rest = text.partition("://")
     scheme = scheme.lower()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..checking import is_number
@@ -28,7 +29,7 @@ _MOST_SAMPLES = 2**60
 
 def load_features(
     source: str | os.PathLike[str],
-    labels: Tensor | None = None,
+    labels: Tensor | Sequence[Any] | None = None,
     *,
     label_names: Sequence[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -42,7 +43,8 @@ def load_features(
 
     Args:
         source: A folder that `cache_features` filled, or the URL of one in a store, which is fetched into the cache.
-        labels: One row for each picture, in the order in which they were stored; labels are not stored with features.
+        labels: Numbers, one row for each picture, in the order in which they were stored; labels are not stored with
+            features.
         label_names: Names of the classes, values or labels in the order of their indices.
         cache_dir: For a URL: replaces the user's cache.
         local_files_only: For a URL: use the cache alone and no network.
@@ -52,7 +54,8 @@ def load_features(
         The features.
 
     Raises:
-        FeatureCacheError: the folder holds none, is damaged or not filled to its end; or `labels` are too many or few.
+        FeatureCacheError: the folder holds none, is damaged or not filled to its end; or `labels` are too many, too
+            few or no numbers.
         RemoteError: a subclass says why the store does not give them.
 
     Example:
@@ -79,15 +82,30 @@ def load_features(
             f"The stored features in '{folder}' were not stored to their end. Run `cache_features` for that folder "
             "again; it goes on where it stopped."
         )
-    if labels is not None and len(labels) != key["num_samples"]:
-        raise FeatureCacheError(
-            f"There are {key['num_samples']:,} stored samples in '{folder}' and {len(labels):,} labels; one each, in "
-            "the order in which they were stored."
-        )
+    if labels is not None:
+        labels = _as_numbers(labels)
+        if len(labels) != key["num_samples"]:
+            raise FeatureCacheError(
+                f"There are {key['num_samples']:,} stored samples in '{folder}' and {len(labels):,} labels; one each, "
+                "in the order in which they were stored."
+            )
     names = None if label_names is None else [str(name) for name in label_names]
     return FeatureDataset(
         files.key, files.stored_layout, labels, folder=files.folder, label_names=names, checks=files.checks
     )
+
+
+def _as_numbers(labels: Any) -> Tensor:
+    try:
+        values = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        values = None
+    if values is None or not values.dim():
+        raise FeatureCacheError(
+            f"`labels` must be numbers, one row for each picture; got {type(labels).__name__}. Names of the classes "
+            "are `label_names`."
+        )
+    return values
 
 
 def cache_in_store(url: str, store_in: Callable[[Path], FeatureDataset]) -> FeatureDataset:

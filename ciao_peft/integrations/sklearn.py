@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from ..config import CIAOConfig
@@ -259,5 +261,9 @@ def _pixels(pictures: Any, model: CIAOModel) -> Tensor:
         raise DataError(
             "This encoder does not say how pictures must be prepared; give prepared pixel values `(N, C, H, W)` in "
             "floating point."
+        )
+    if isinstance(pictures, (str, bytes, os.PathLike, Image.Image)):
+        raise DataError(
+            f"`X` must be a list of pictures; got one {type(pictures).__name__}. Write `[picture]` for a single one."
         )
     return model.preprocessing(list(cast("Sequence[Any]", pictures)))

@@ -11,6 +11,7 @@ from ..checking import is_number
 from ..config import CIAOConfig
 from ..errors import BackboneError, ConfigError, listed, quoted
 from ..preprocessing import Preprocessing
+from .active_config import ActiveConfig
 
 __all__ = ["check_backbone", "check_config", "check_input"]
 
@@ -87,7 +88,9 @@ def check_config(config: Any) -> CIAOConfig:
     if isinstance(config, Mapping):
         raise ConfigError(f"`config` must be a CIAOConfig; got a {kind}. Write `CIAOConfig(**config)`.")
     hint = "`CIAOConfig(problem_type='single_label_classification', num_labels=7)`"
-    if hasattr(config, "peft_type"):
+    if isinstance(config, ActiveConfig):
+        hint = "An adapter's own is `model.peft_config[NAME]`; `model.config` is what transformers reads"
+    elif hasattr(config, "peft_type"):
         hint = f"Adapters of other kinds, such as those of peft, go onto other models; CIAO's has {hint}"
     else:
         hint = f"Write {hint}"

@@ -334,14 +334,14 @@ class AdaptedBackbone(nn.Module):
         return self._given[0]
 
     def merge_and_unload(self) -> nn.Module:
-        """Always refuses: M = u / (a + I) is not linear in the input, so no convolution computes it.
+        """Always refuses: M = (u + E) / (a + I) is not linear in the input, so no convolution computes it.
 
         Raises:
             MergeError: always.
         """
         raise MergeError(
-            "An adapter of CIAO cannot be merged into the backbone: M = u / (a + I) is no convolution. `unload()` "
-            "gives the backbone back; `save_pretrained` keeps the adapter."
+            "An adapter of CIAO cannot be merged into the backbone: M = (u + E) / (a + I) is no convolution. "
+            "`unload()` gives the backbone back; `save_pretrained` keeps the adapter."
         )
 
     def merge_adapter(self, *args: object, **kwargs: object) -> None:

@@ -166,8 +166,8 @@ class FamiliarModel(ReadingModel):
             MergeError: always.
         """
         raise MergeError(
-            "Weights of CIAO's adapters cannot be averaged: M = u / (a + I) divides, so that an average of masks is no "
-            "mask. `model.predict_together(images, ['one', 'other'], weights=[0.5, 0.5])` averages their answers."
+            "Weights of CIAO's adapters cannot be averaged: M = (u + E) / (a + I) divides, so that an average of masks "
+            "is no mask. `model.predict_together(images, ['one', 'other'], weights=[0.5, 0.5])` averages their answers."
         )
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:

@@ -75,8 +75,8 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     """
     if is_url(path):
         raise RemoteURLError(
-            f"A path on this disk was expected; got {quoted(path)}, which is a URL. Write to a folder and copy it, or "
-            "save by a function that takes URLs: docs/howto/stores.md lists them."
+            f"A path on this disk was expected; got {quoted(os.fspath(path))}, which is a URL. Write to a folder and "
+            "copy it, or save by a function that takes URLs: docs/howto/stores.md lists them."
         )
     return Path(os.path.expanduser(path))
 

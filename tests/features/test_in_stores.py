@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ciao_peft import CIAOModel, cache_features
-from ciao_peft.data import clips
+from ciao_peft.data import LabelSet, clips
 from ciao_peft.errors import FeatureCacheError, RemoteError, RemoteNotFoundError, RemoteServerError, RemoteURLError
 from ciao_peft.features import load_features
 from helpers.fakes import SIZE, tiny_backbone
@@ -126,6 +126,15 @@ def test_labels_must_be_as_many_as_the_samples(memory):
     cache_features(tiny_backbone(), faces(), URL)
     with pytest.raises(FeatureCacheError, match=r"10 stored samples in .* and 3 labels"):
         load_features(URL, torch.zeros(3))
+
+
+def test_labels_are_numbers_and_names_have_an_argument_of_their_own(memory):
+    cache_features(tiny_backbone(), faces(), URL)
+    names = LabelSet("single_label_classification", ("calm", "glad"))
+    for labels in (names, ["calm"] * 10, object()):
+        with pytest.raises(FeatureCacheError, match=r"`labels` must be numbers.*`label_names`"):
+            load_features(URL, labels)
+    assert load_features(URL, [0, 1] * 5)[3]["labels"] == torch.tensor(1)
 
 
 def test_features_come_from_a_web_server_and_a_fetch_goes_on_after_a_fault(memory, elsewhere):

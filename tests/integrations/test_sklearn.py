@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,3 +165,10 @@ def test_labels_that_are_none_are_refused(faces, make, labels, message):
 def test_whole_numbers_in_a_tensor_are_no_prepared_pixels(faces):
     with pytest.raises(DataError, match="prepared pixel values in floating point"):
         CIAOClassifier(**FAST).fit(torch.from_numpy(faces).permute(0, 3, 1, 2), CLASSES)
+
+
+@pytest.mark.parametrize("picture", ["face.jpg", b"\xff\xd8", Path("face.jpg"), Image.new("RGB", (8, 8))], ids=type)
+def test_one_picture_alone_is_told_to_stand_in_a_list(faces, picture):
+    classifier = CIAOClassifier(**FAST).fit(faces, CLASSES)
+    with pytest.raises(DataError, match=r"`X` must be a list of pictures; got one .*\[picture\]"):
+        classifier.predict(picture)

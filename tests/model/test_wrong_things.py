@@ -11,6 +11,7 @@ from torch import nn
 
 from ciao_peft import CIAOConfig, CIAOModel, CIAOTrainer, get_ciao_model
 from ciao_peft.errors import BackboneError, CIAOError, ConfigError, TrainingError
+from ciao_peft.model.active_config import ActiveConfig
 from helpers.fakes import SIZE, tiny_backbone
 
 CONFIG = CIAOConfig(problem_type="single_label_classification", num_labels=2, hidden_sizes=())
@@ -50,6 +51,7 @@ def test_quantized_layers_are_named():
     [
         ({"problem_type": "regression", "num_labels": 2}, r"got a dict. Write `CIAOConfig\(\*\*config\)`"),
         (types.SimpleNamespace(peft_type="LORA"), r"Adapters of other kinds, such as those of peft"),
+        (ActiveConfig.of(CONFIG), r"An adapter's own is `model.peft_config\[NAME\]`"),
         (7, r"got int. Write `CIAOConfig\(problem_type="),
     ],
 )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ciao_peft import CIAOConfig, CIAOTrainer, CIAOTrainingArguments, get_ciao_model, load_encoder
 from ciao_peft.cli import main
+from ciao_peft.encoders import save_encoder
 from ciao_peft.errors import ConfigError, RemoteURLError
 from ciao_peft.hub import read_adapter
 from ciao_peft.saving import local_path, write_file, write_folder
@@ -28,10 +31,28 @@ def model():
     return get_ciao_model(load_encoder("small-face"), CIAOConfig(problem_type="regression", num_labels=2), "fer")
 
 
+def save_encoder_of(model):
+    return lambda url: save_encoder(model.backbone, url)
+
+
 @pytest.mark.parametrize("write", [local_path, lambda url: write_file(url, ""), lambda url: write_folder(url, {})])
 def test_a_url_is_no_path_on_this_disk(write):
     with pytest.raises(RemoteURLError, match=f"expected; got '{URL}', which is a URL"):
         write(URL)
+
+
+@pytest.mark.parametrize("url", [Path(URL), Path("s3://bucket/fer"), "https:/example.org/fer"], ids=str)
+def test_a_url_that_a_path_shortened_is_told_and_makes_no_folder(url, model):
+    with pytest.raises(RemoteURLError, match="which is a URL"):
+        local_path(url)
+    for use in (
+        model.save_pretrained,
+        lambda url: model.load_adapter(url, "other"),
+        read_adapter,
+        save_encoder_of(model),
+    ):
+        with pytest.raises(RemoteURLError, match=r"lost a slash, as in a `Path`\. Give it as text"):
+            use(url)
 
 
 def test_the_message_repeats_no_password():
