@@ -103,7 +103,7 @@ def test_a_network_of_ones_own_stays_as_it_is():
 
 def test_values_are_regressed(faces):
     y = np.repeat([-0.8, 0.0, 0.8], 6)
-    regressor = CIAORegressor(**{**FAST, "num_train_epochs": 40}).fit(faces, y)
+    regressor = CIAORegressor(**{**FAST, "num_train_epochs": 80}).fit(faces, y)
     assert regressor.predict(faces).shape == (18,) and regressor.score(faces, y) > 0.5
     both = CIAORegressor(**{**FAST, "num_train_epochs": 1}).fit(faces, np.stack([y, 100 * y], axis=1))
     assert both.predict(faces).shape == (18, 2)
