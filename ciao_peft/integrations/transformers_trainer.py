@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import datasets
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 from transformers import Trainer, TrainingArguments
 
 from ..calibration import is_open, start_decay
 from ..errors import DataError, TrainingError
 from ..features import samples_of
 from ..model import CIAOModel
+from ..preprocessing import Preprocessing
 from ..trainer import BalancedSampler, adapter_optimizer
 from .transformers import CIAOForImageClassification
 
 __all__ = ["AdapterTrainer"]
+
+
+class _Prepared(Dataset[dict[str, Any]]):
+    """A table of pictures as `Trainer` reads it: pixel values and, where there are labels, labels."""
+
+    def __init__(self, dataset: Any, preprocessing: Preprocessing | None, name: str):
+        self._samples = samples_of(dataset, preprocessing, name)
+        self.labels = self._samples.labels()
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        samples: list[dict[str, Any]] = [{"pixel_values": pixels} for pixels in self._samples.pixels(indices)]
+        if self.labels is not None:
+            for sample, index in zip(samples, indices, strict=True):
+                sample["labels"] = self.labels[index]
+        return samples
 
 
 class AdapterTrainer(Trainer):
@@ -29,14 +53,17 @@ class AdapterTrainer(Trainer):
     Args:
         model: A `CIAOModel`, or a `CIAOForImageClassification`; its active adapter is trained.
         args: As for `Trainer`.
-        train_dataset: As for `Trainer`: a map-style dataset of `{"pixel_values": (C, H, W), "labels": label}`.
+        train_dataset: As for `Trainer`: a map-style dataset of `{"pixel_values": (C, H, W), "labels": label}`; or a
+            `datasets.Dataset` with `image` and `label`, whose pictures are prepared as the model's backbone needs them.
+        eval_dataset: The same, or a dict of several.
         mask_learning_rate: Rate of the mask; ten times `args.learning_rate` when left out.
         encoder_learning_rate: Rate of the adapter's own copies of the encoder, as in `CIAOTrainingArguments`.
         class_balance: As in `CIAOTrainingArguments`; None draws every sample once, without regard to pairs.
-        **kwargs: As for `Trainer`: `eval_dataset`, `compute_metrics`, `callbacks` and the like.
+        **kwargs: As for `Trainer`: `compute_metrics`, `callbacks` and the like.
 
     Raises:
         TrainingError: `model` is something else, or has no active adapter.
+        DataError: a dataset of pictures has no labels, or the backbone does not say how pictures are prepared.
 
     Shapes:
         As for `CIAOModel`.
@@ -62,6 +89,7 @@ class AdapterTrainer(Trainer):
         args: TrainingArguments | None = None,
         *,
         train_dataset: Any = None,
+        eval_dataset: Any = None,
         mask_learning_rate: float | None = None,
         encoder_learning_rate: float | None = None,
         class_balance: float | None = 0.5,
@@ -75,7 +103,13 @@ class AdapterTrainer(Trainer):
         self._rates = {"mask_learning_rate": mask_learning_rate, "encoder_learning_rate": encoder_learning_rate}
         self._class_balance = class_balance
         ciao.train_adapter(self.adapter_name)
-        super().__init__(model, args, train_dataset=train_dataset, **kwargs)
+        super().__init__(
+            model,
+            args,
+            train_dataset=self._with_pixels(train_dataset, "train_dataset"),
+            eval_dataset=self._with_pixels(eval_dataset, "eval_dataset"),
+            **kwargs,
+        )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimiser of `adapter_optimizer` with the rates of `args`; AdamW, or SGD with `args.optim="sgd"`.
@@ -114,6 +148,33 @@ class AdapterTrainer(Trainer):
             )
             start_decay(self.ciao_model, batches, self.adapter_name)
         return super().train(*args, **kwargs)
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As `Trainer.evaluate`.
+
+        Args:
+            eval_dataset: As for the constructor; what was given there when left out.
+            args, kwargs: As for `Trainer.evaluate`.
+        """
+        return super().evaluate(self._with_pixels(eval_dataset, "eval_dataset"), *args, **kwargs)
+
+    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.predict`.
+
+        Args:
+            test_dataset: As `eval_dataset`; labels may be missing.
+            args, kwargs: As for `Trainer.predict`.
+        """
+        return super().predict(self._with_pixels(test_dataset, "test_dataset"), *args, **kwargs)
+
+    def _with_pixels(self, dataset: Any, name: str) -> Any:
+        """A dataset of pixel values for one of pictures, and of each in a dict; anything else as it is."""
+        if isinstance(dataset, dict):
+            return {key: self._with_pixels(one, f"{name}[{key!r}]") for key, one in dataset.items()}
+        is_plain = isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom"  # no transform
+        if not is_plain or "image" not in dataset.column_names or "pixel_values" in dataset.column_names:
+            return dataset
+        return _Prepared(dataset, self.ciao_model.preprocessing, name)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset

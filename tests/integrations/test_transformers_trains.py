@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from PIL import Image
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from ciao_peft import CIAOConfig, CIAOModel, get_ciao_model
-from ciao_peft.errors import AdapterConfigError, ConfigError, TrainingError
+from ciao_peft import CIAOConfig, CIAOModel, Preprocessing, get_ciao_model
+from ciao_peft.errors import AdapterConfigError, ConfigError, DataError, TrainingError
 from ciao_peft.integrations.transformers import CIAOForImageClassification
 from ciao_peft.integrations.transformers_trainer import AdapterTrainer
 from ciao_peft.trainer import BalancedSampler, adapter_optimizer
@@ -182,6 +184,38 @@ def test_a_checkpoint_of_another_kind_is_refused(faces, tmp_path):
     with pytest.raises(AdapterConfigError, match="another `pooling`"):
         trainer._load_from_checkpoint(str(tmp_path / "checkpoint-1"))
     assert all(torch.equal(value, before[name]) for name, value in tensors(model).items())
+
+
+def painted(count: int, **columns: object) -> Dataset:
+    shades = [Image.fromarray(np.full((9 + n, 14, 3), 60 * (n % 3) + 20, dtype=np.uint8)) for n in range(count)]
+    return Dataset.from_dict({"image": shades, **columns})
+
+
+def test_adapter_trainer_prepares_pictures(tmp_path):
+    model = made()
+    model.preprocessing = Preprocessing(size=(12, 12))
+    table, unlabelled = painted(24, label=[0, 1, 2] * 8, name=["x"] * 24), painted(5)
+    args = TrainingArguments(
+        str(tmp_path), num_train_epochs=12, save_strategy="no", learning_rate=1e-2, eval_strategy="no", **QUIET
+    )
+    both = {"same": table, "fewer": table.select(range(6))}
+    trainer = AdapterTrainer(model, args, train_dataset=table, eval_dataset=both, compute_metrics=accuracy)
+    trainer.train()
+    assert trainer.evaluate()["eval_same_accuracy"] == trainer.evaluate(table)["eval_accuracy"] > 0.9
+    answers = trainer.predict(unlabelled)
+    assert answers.label_ids is None and answers.predictions.argmax(1).tolist() == [0, 1, 2, 0, 1]
+    expected = model.eval()(model.preprocessing(list(unlabelled["image"]))).logits
+    assert np.allclose(answers.predictions, expected.detach().numpy(), atol=1e-5)
+
+    own = table.with_transform(lambda rows: {"pixel_values": torch.zeros(len(rows["image"]), 3, 12, 12)})
+    trainer.args.remove_unused_columns = False
+    assert not np.ptp(trainer.predict(own).predictions, axis=0).any()  # a transform of one's own goes first
+
+
+def test_adapter_trainer_says_what_pictures_lack(tmp_path):
+    args = TrainingArguments(str(tmp_path), **QUIET)
+    with pytest.raises(DataError, match="give `preprocessing=` to get_ciao_model"):
+        AdapterTrainer(made(), args, train_dataset=painted(3, label=[0, 1, 2]))
 
 
 def test_other_models_are_refused(tmp_path):
