@@ -3,9 +3,11 @@
     python benchmarks/calibration.py --data_dir ../shared/faces --seeds 5
 
 A fifth of the training people, others for each seed, is held out: the adapter learns from the rest, and its temperature
-is fitted to them. The calibration error is that of test faces whose people are not in the training split. Every
-training appends a line to benchmarks/results/calibration.jsonl, so that an interrupted run goes on where it stopped;
-`docs/make_results.py` writes the table of docs/results/method.md from it. Features are those of `encoder_map.py`.
+is fitted to them. Or it learns from all, and its temperature is fitted to answers of five others, each trained without
+a fifth of the people: another fifth has its turn each time. The calibration error is that of test faces whose people
+are not in the training split. Every training appends a line to benchmarks/results/calibration.jsonl, so that an
+interrupted run goes on where it stopped; `docs/make_results.py` writes the table of docs/results/method.md from it.
+Features are those of `encoder_map.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import torch
 from encoder_map import RECIPE, model_on, rows_of, rows_of_others, stored
 
 from ciao_peft import CIAOConfig, CIAOTrainer, CIAOTrainingArguments, __version__, load_faces
-from ciao_peft.data import labels_of
+from ciao_peft.data import labels_of, subject_folds
 from ciao_peft.features import FeatureDataset
 from ciao_peft.presets import PRESETS
 
@@ -36,35 +38,40 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # settings of the
     "compact CIAO": (dict(PRESETS["compact"]), {"learning_rate": 3e-3, "mask_learning_rate": 1e-2}),
 }
 HELD_OUT = 0.2  # of the training people
+BY_FOLDS = "shunting CIAO"  # which learns from all training people as well
+FOLDS = 5
 SCORES = ("accuracy", "balanced_accuracy", "calibration_error")
 
 
 def measure(
-    name: str, method: str, seed: int, labels: dict[str, Any], parts: tuple[FeatureDataset, FeatureDataset], test: Any
+    name: str, method: str, seed: int, labels: dict[str, Any], fit: FeatureDataset, held_out: Any, test: FeatureDataset
 ) -> dict[str, Any]:
-    """One adapter, its temperature, and its scores: on test faces before and after, and where it was fitted."""
+    """One adapter, its temperature, and its scores: on test faces before and after, and where it was fitted.
+
+    `held_out` is stored features, or folds of `fit`.
+    """
     settings, rates = METHODS[method]
     model = model_on(name, CIAOConfig.preset("paper", **labels, init_seed=seed, **settings))
     arguments = CIAOTrainingArguments(**RECIPE | rates, seed=seed, report_to="none", disable_tqdm=True)
     trainer = CIAOTrainer(model, arguments)
-    fit, held_out = parts
     trainer.train(fit)
-    before = trainer.evaluate(test)
-    temperature = trainer.calibrate(held_out)
-    after, there = trainer.evaluate(test), trainer.evaluate(held_out)
+    before, apart = trainer.evaluate(test), isinstance(held_out, FeatureDataset)
+    temperature = trainer.calibrate(held_out) if apart else trainer.calibrate(fit, held_out)
+    after = trainer.evaluate(test)
+    there = trainer.evaluate(held_out) if apart else {}
     return {
         "temperature": temperature,
-        "held_out": {score: there[f"eval_{score}"] for score in SCORES},
+        "held_out": {score: there[f"eval_{score}"] for score in SCORES} if apart else None,
         "before": {score: before[f"eval_{score}"] for score in SCORES},
         "after": {score: after[f"eval_{score}"] for score in SCORES},
-        "faces": [len(fit), len(held_out), len(test)],
+        "faces": [len(fit), len(held_out) if apart else 0, len(test)],
     }
 
 
 def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.num_threads)
     lines = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    done = {(line["encoder"], line["method"], line["seed"]) for line in lines}
+    done = {(line["encoder"], line["method"], line["seed"], line.get("folds", 0)) for line in lines}
     faces: Any = load_faces("imagefolder", args.data_dir, label_column="expression")
     labels = labels_of(faces["train"]).as_config()
     for name in ENCODERS:
@@ -74,11 +81,13 @@ def main(args: argparse.Namespace) -> None:
         test = test.select(rows_of_others(faces))
         for seed in range(args.seeds):
             fit, held_out = (training.select(rows) for rows in rows_of(faces["train"], seed, HELD_OUT))
-            for method in METHODS:
-                if (name, method, seed) in done:
+            folds = [*subject_folds(faces["train"], FOLDS)]
+            wanted = [(method, 0, fit, held_out) for method in METHODS] + [(BY_FOLDS, FOLDS, training, folds)]
+            for method, by_folds, samples, apart in wanted:
+                if (name, method, seed, by_folds) in done:
                     continue
-                found = measure(name, method, seed, labels, (fit, held_out), test)
-                line = {"encoder": name, "method": method, "seed": seed, **found}
+                found = measure(name, method, seed, labels, samples, apart, test)
+                line = {"encoder": name, "method": method, "seed": seed, "folds": by_folds, **found}
                 line |= {"torch": torch.__version__, "ciao": __version__}
                 with RESULTS.open("a") as file:
                     file.write(json.dumps(line) + "\n")

@@ -15,7 +15,7 @@ from .config import CIAOConfig
 from .errors import ConfigError, InputError, listed, quoted
 from .labels import widest_dtype
 
-__all__ = ["Prior", "adjusted_logits", "class_prior", "fit_temperature", "probabilities"]
+__all__ = ["Prior", "adjusted_logits", "check_has_probabilities", "class_prior", "fit_temperature", "probabilities"]
 
 Prior = Mapping[str, float] | Literal["uniform", "training"]
 """How frequent the classes are where answers are wanted: by name, all alike, or as in the training."""
@@ -146,6 +146,22 @@ def _by_class(prior: object, config: CIAOConfig) -> tuple[float, ...]:
     return tuple(number / max(numbers) for number in numbers)  # near 1, whose logarithm any dtype holds well
 
 
+def check_has_probabilities(config: CIAOConfig) -> None:
+    """Refuses to look for a temperature of regressed values.
+
+    Args:
+        config: Of the adapter.
+
+    Raises:
+        ConfigError: it is of regression.
+
+    Example:
+        >>> check_has_probabilities(CIAOConfig(problem_type="single_label_classification", num_labels=2))
+    """
+    if config.problem_type == "regression":
+        raise ConfigError("A regressed value has no probability, and no temperature.")
+
+
 def fit_temperature(logits: Float[Tensor, "batch num_labels"], labels: Tensor, config: CIAOConfig) -> float:
     r"""Finds the T at which the probabilities of held-out samples are likeliest (temperature scaling, Guo et al. 2017).
 
@@ -169,8 +185,7 @@ def fit_temperature(logits: Float[Tensor, "batch num_labels"], labels: Tensor, c
         >>> round(fit_temperature(logits, torch.tensor([0, 0, 0, 0]), config), 2)  # 8 / log(3)
         7.28
     """
-    if config.problem_type == "regression":
-        raise ConfigError("A regressed value has no probability, and no temperature.")
+    check_has_probabilities(config)
     if not len(logits) or not all_finite(logits):
         raise InputError(f"A temperature is fitted to finite logits of one sample or more; got {tuple(logits.shape)}.")
     exact = logits.detach().to("cpu").to(widest_dtype(torch.device("cpu")))

@@ -132,7 +132,7 @@ def calibrated() -> str:
     lines = [json.loads(line) for line in CALIBRATED.read_text(encoding="utf-8").splitlines()]
     found: dict[tuple[str, str], list[dict]] = defaultdict(list)
     for line in lines:
-        found[line["encoder"], line["method"]].append(line)
+        found[line["encoder"], line["method"] + (", all people" if line.get("folds") else "")].append(line)
 
     def percent(some: list[dict], when: str, score: str) -> str:
         return f"{100 * statistics.mean(line[when][score] for line in some):.1f}"
@@ -144,12 +144,13 @@ def calibrated() -> str:
             percent(some, "after", "accuracy"),
             percent(some, "before", "calibration_error"),
             percent(some, "after", "calibration_error"),
-            percent(some, "held_out", "calibration_error"),
+            percent(some, "held_out", "calibration_error") if some[0]["held_out"] else "",
             f"{statistics.mean(line['temperature'] for line in some):.2f}",
             str(len(some)),
         ]
         for (encoder, method), some in found.items()
     ]
+    moved = [line["temperature"] for line in found["small-face", DEFAULT]]
     header = ["encoder", "what trains", "accuracy", "error", "calibrated", "held-out people", "temperature", "seeds"]
     return f"""
 ## How sure an adapter is
@@ -160,7 +161,10 @@ def calibrated() -> str:
 people, so that fewer are left to learn from than above. “Error” is the calibration error on test faces before,
 “calibrated” after; “held-out people” after, on those to whom it was fitted. All in percent. Faces of the test split are
 harder to read than those of training people who are held out, so a temperature that is right for these leaves some of
-the error of those: fit it to faces of the place where an adapter works.
+the error of those: fit it to faces of the place where an adapter works. Which people are held out moves the
+temperature, from {min(moved):.1f} to {max(moved):.1f} for “{DEFAULT}” on `small-face`. “All people” learns from all of
+them, and its temperature is fitted to answers of five other adapters, each trained without a fifth of the people
+(`trainer.calibrate(faces, subject_folds(people, 5))`, `ciao train --calibration_folds 5`).
 
 {table(header, rows)}
 """

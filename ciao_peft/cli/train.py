@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from .arguments import (
@@ -21,6 +21,10 @@ from .averaged import add_average_flag, averaged_scores, check_average
 from .confusions import draw_confusions
 from .dataset import add_dataset_flags, dataset_label, faces_from, unlabelled_from
 from .flags import add_flag
+
+if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset
 
 
 def add_commands(commands: argparse._SubParsersAction[LateParser]) -> None:
@@ -48,6 +52,14 @@ def _add_flags(parser: LateParser) -> None:
 
     add_dataset_flags(parser)
     add_average_flag(parser)
+    add_flag(
+        parser,
+        "calibration_folds",
+        type=int,
+        default=0,
+        metavar="N",
+        help="say how sure an answer is by N more trainings, each without a part of the people; 0: by none",
+    )
     add_flag(parser, "unlabelled", metavar="FOLDER", help="pictures without labels, to learn from as well")
     add_flag(parser, "encoder", default="small-face", help="a name or folder that `load_encoder` accepts")
     add_flag(parser, "align", choices=["five-points"], help="turn and shift faces so that they lie in one way")
@@ -71,6 +83,7 @@ def _train(options: argparse.Namespace) -> None:
     from ..encoders import load_encoder
     from ..model import get_ciao_model
     from ..preprocessing import Preprocessing
+    from ..probabilities import check_has_probabilities
     from ..saliency import saliency_picture
     from ..trainer import CIAOTrainer, CIAOTrainingArguments
 
@@ -82,9 +95,12 @@ def _train(options: argparse.Namespace) -> None:
             "folders train/ and test/ in it, each with its faces; hold a part out with --test_fraction 0.2 (and "
             "--group_by COLUMN, so that nobody is in both); or let --protocol k-fold divide them."
         )
+    folds = _calibration_folds(options.calibration_folds, faces["train"])
     column = check_average(options, faces["test"])
     unlabelled = None if options.unlabelled is None else unlabelled_from(options.unlabelled)
     config = settings_from(options, CIAOConfig, **labels_of(faces["train"]).as_config(), init_seed=arguments.seed)
+    if folds is not None:
+        check_has_probabilities(config)
     encoder = load_encoder(options.encoder)
     preprocessing = Preprocessing.for_backbone(encoder)
     if options.align and preprocessing is not None:
@@ -100,6 +116,9 @@ def _train(options: argparse.Namespace) -> None:
     if unlabelled is not None:
         trainer.print(f"{len(unlabelled)} faces without labels to learn from as well.")
     trainer.train(faces["train"], faces.get("validation"), unlabelled=unlabelled)
+    if folds is not None:
+        temperature = trainer.calibrate(faces["train"], folds)
+        trainer.print(f"Temperature of the probabilities: {temperature:.2f}.")
     output = trainer.predict(faces["test"])
     for name, value in output.metrics.items():
         trainer.print(f"{name.removeprefix('test_'):>20} {value:.4f}")
@@ -124,3 +143,12 @@ def _train(options: argparse.Namespace) -> None:
         if config.problem_type == "single_label_classification" and find_spec("matplotlib"):
             draw_confusions(output, config, folder.parent / "confusion_matrix.png")
     trainer.end_training()  # without it, several processes may abort at their exit
+
+
+def _calibration_folds(count: int, faces: Dataset) -> list[tuple[str, np.ndarray]] | None:
+    """Folds of people, where the faces say whom they show; else of each class. None where none are wanted."""
+    from ..data import stratified_folds, subject_folds
+
+    if count == 0:
+        return None
+    return [*(subject_folds if "identity" in faces.column_names else stratified_folds)(faces, count)]

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .protocols import Fold as Fold
     from .protocols import protocol_folds as protocol_folds
     from .protocols import stratified_folds as stratified_folds
+    from .protocols import subject_folds as subject_folds
     from .shards import Shards as Shards
     from .shards import open_shards as open_shards
     from .splits import hold_out as hold_out
@@ -87,6 +88,7 @@ __all__ = [
     "sample_labels",
     "shared_between_splits",
     "stratified_folds",
+    "subject_folds",
     "vote_weights",
     "yunet_detector",
 ]
@@ -130,6 +132,7 @@ _MODULE_OF = {
     "sample_labels": "votes",
     "shared_between_splits": "duplicates",
     "stratified_folds": "protocols",
+    "subject_folds": "protocols",
     "vote_weights": "votes",
     "yunet_detector": "localizer",
 }

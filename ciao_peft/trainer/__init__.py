@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..surroundings import random_state_kept
 from .accelerator import gather_rows, make_accelerator, make_apart, precision_shared
 from .arguments import CIAOTrainingArguments
+from .cross_fitting import cross_fitted_logits
 from .job import Job
 from .loader import BatchDataset, BatchLoader
 from .loop import TrainingLoop
@@ -29,6 +30,7 @@ __all__ = [
     "TrainOutput",
     "TrainingLoop",
     "adapter_optimizer",
+    "cross_fitted_logits",
     "gather_rows",
     "make_accelerator",
     "make_apart",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
@@ -22,13 +22,14 @@ from ..features.workers import deaths_told
 from ..losses import task_loss
 from ..metrics import compute_metrics
 from ..model import CIAOModel
-from ..probabilities import fit_temperature
+from ..probabilities import check_has_probabilities, fit_temperature
 from ..surroundings import outside_inference, random_state_kept
 from .accelerator import gather_rows, make_apart, others_answering, precision_shared, wait_for_all
 from .arguments import CIAOTrainingArguments
 from .calibrate import calibrate_decay, note_class_prior
 from .callbacks import Callbacks
 from .checkpoint import AdapterCheckpoints, refuse_unwritable
+from .cross_fitting import cross_fitted_logits
 from .history import plain
 from .job import Job, LogitsAndEmbeddings
 from .loader import BatchDataset, BatchLoader
@@ -223,14 +224,18 @@ class CIAOTrainer:
         metrics = {} if source.labels is None else self._scores(logits, source.labels, "test_")
         return PredictionOutput(logits, source.labels, metrics)
 
-    def calibrate(self, dataset: Any) -> float:
-        """Fits the adapter's `probability_temperature` to samples that it was not trained on.
+    def calibrate(self, dataset: Any, folds: Iterable[tuple[str, np.ndarray]] | None = None) -> float:
+        """Fits the adapter's `probability_temperature` to answers about samples that were not in the training.
 
         The answers stay in their order; how sure they are comes to what they deserve there (`fit_temperature` in
         `ciao_peft.probabilities`). The value stands in the adapter's config, and is saved with it.
 
         Args:
-            dataset: What `train` takes, with labels: held-out samples, some hundred or more.
+            dataset: What `train` takes, with labels: held-out samples, some hundred or more; with `folds`, those that
+                the adapter was trained on.
+            folds: Where nothing is held out, name and samples `(N,)` of each fold, as `ciao_peft.data.subject_folds`
+                deals them. For each, an adapter is trained without it, by the same settings, and answers for it
+                (`cross_fitted_logits` in `ciao_peft.trainer`).
 
         Returns:
             The temperature, 0.01 to 100; above 1 where the adapter was too sure of itself.
@@ -239,13 +244,15 @@ class CIAOTrainer:
             ConfigError: the adapter is of regression, which has no probabilities.
             DataError, InputError, TrainingError, FeatureCacheError: as for `train`.
         """
+        adapter = self._adapter
+        check_has_probabilities(adapter.config)
         with precision_shared(self._precision, self._shared):
             source = self._source(dataset, "dataset", False)
-            logits = self._logits(source)
-        adapter = self._adapter
+            logits = self._logits(source) if folds is None else cross_fitted_logits(self, dataset, folds)
         temperature = fit_temperature(logits, source.known_labels, adapter.config)
         adapter.config = dataclasses.replace(adapter.config, probability_temperature=temperature)
-        self._newest_scores |= self._scores(logits, source.known_labels, "eval_")
+        if folds is None:  # or they are answers of other adapters
+            self._newest_scores |= self._scores(logits, source.known_labels, "eval_")
         return temperature
 
     def training_record(self) -> dict[str, Any]:

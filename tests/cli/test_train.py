@@ -111,3 +111,24 @@ def test_evaluate_takes_a_map_of_labels(seven, tmp_path):
 def test_evaluate_says_what_does_not_fit(seven, capsys, words, message):
     assert main(f"evaluate {seven / 'adapter'} --num_train 4 --num_test 8 {words}".split()) == 1
     assert message in capsys.readouterr().err
+
+
+def test_train_calibrates_by_folds_of_people(tmp_path, capsys):
+    command = f"train --world seven {SMALL} --output_dir {tmp_path / 'run'} --calibration_folds"
+    for folds, message in (("1", "`folds` must be 2 or more; got 1"), ("-3", "got -3")):
+        assert main([*command.split(), folds]) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert main([*command.split(), "2"]) == 0
+    said = capsys.readouterr().out
+    assert "Calibration, fold 1 of 2: another adapter learns" in said
+    config = AutoCIAOModel.from_pretrained(tmp_path / "run" / "adapter").peft_config["adapter"]
+    assert f"Temperature of the probabilities: {config.probability_temperature:.2f}." in said
+    assert config.probability_temperature != 1
+
+
+def test_train_has_no_temperature_for_values(tmp_path, capsys):
+    command = f"train --world affect {SMALL} --output_dir {tmp_path / 'run'} --calibration_folds 2"
+    assert main(command.split()) == 1
+    assert "no probability, and no temperature" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
