@@ -76,9 +76,11 @@ def cross_fitted_logits(
         early_stopping_patience=None,
     )
     logits = torch.zeros(len(source), config.num_labels)
-    for name, held_out in parts:
+    for number, (name, held_out) in enumerate(parts, start=1):
         trainer.print(f"Calibration, {name} of {len(parts)}: another adapter learns from all other samples.")
-        other = next(free for free in map(str, range(len(model.adapters) + 1)) if free not in model.adapters)
+        other = f"{trainer.adapter_name}-fold-{number}"
+        while other in model.adapters:
+            other += "-"
         model.add_adapter(other, config)
         try:
             own = type(trainer)(model, arguments, other)
