@@ -329,12 +329,13 @@ def method_page(studies: Mapping[str, Study], before: Before) -> str:
     parts = [f"**{encoder}**\n\n{scores_table(faces, task, encoder)}" for task, encoder in faces.pairs]
     in_few, in_fewest = (ahead_with_few(studies[SLICES], share) if SLICES in studies else "" for share in (5, 1))
     of_slices = studies[SLICES].pairs if SLICES in studies else []
-    *shares, most = sorted({int(task.split()[1]) for task, _ in of_slices}) or [0]
+    *some, most = sorted({int(task.split()[1]) for task, _ in of_slices}) or [0]
+    shares = f"{', '.join(map(str, some))} and {most} %"
     few = (
         f"""
 ## Few people with labels
 
-Faces of {", ".join(map(str, shares))} and {most} % of the training people, others for each seed, sixty epochs, batches of 32; accuracy in percent,
+Faces of {shares} of the training people, others for each seed, sixty epochs, batches of 32; accuracy in percent,
 mean ± standard deviation, with the number of seeds.
 
 {wide_table(studies[SLICES])}
