@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import datasets
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from transformers import Trainer, TrainingArguments
 
 from ..calibration import is_open, start_decay
-from ..errors import DataError, TrainingError
-from ..features import samples_of
+from ..config import CIAOConfig
+from ..errors import ConfigError, TrainingError, quoted
+from ..features import ClipSamples, Samples, check_labels_of, samples_of
 from ..model import CIAOModel
-from ..preprocessing import Preprocessing
-from ..trainer import BalancedSampler, adapter_optimizer
+from ..trainer import BalancedSampler, adapter_optimizer, note_class_prior
+from ..urls import is_url
 from .transformers import CIAOForImageClassification
 
 __all__ = ["AdapterTrainer"]
 
 
 class _Prepared(Dataset[dict[str, Any]]):
-    """A table of pictures as `Trainer` reads it: pixel values and, where there are labels, labels."""
+    """Pictures or pixel values as `Trainer` reads them: pixel values and, where there are labels, the adapter's ids."""
 
-    def __init__(self, dataset: Any, preprocessing: Preprocessing | None, name: str):
-        self._samples = samples_of(dataset, preprocessing, name)
-        self.labels = self._samples.labels()
+    def __init__(self, samples: Samples | ClipSamples, config: CIAOConfig):
+        self._samples = samples
+        self.labels = None if samples.label_key is None else check_labels_of(samples, config, samples.name)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -35,11 +36,17 @@ class _Prepared(Dataset[dict[str, Any]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        samples: list[dict[str, Any]] = [{"pixel_values": pixels} for pixels in self._samples.pixels(indices)]
+        prepared: list[dict[str, Any]] = [{"pixel_values": pixels} for pixels in self._samples.pixels(indices)]
         if self.labels is not None:
-            for sample, index in zip(samples, indices, strict=True):
+            for sample, index in zip(prepared, indices, strict=True):
                 sample["labels"] = self.labels[index]
-        return samples
+        return prepared
+
+
+def _keys_of(dataset: Any) -> set[str]:
+    """What a sample of a map-style dataset has; nothing for any other dataset."""
+    first = dataset[0] if hasattr(dataset, "__len__") and len(dataset) else None
+    return set(first) if isinstance(first, Mapping) else set()
 
 
 class AdapterTrainer(Trainer):
@@ -53,8 +60,9 @@ class AdapterTrainer(Trainer):
     Args:
         model: A `CIAOModel`, or a `CIAOForImageClassification`; its active adapter is trained.
         args: As for `Trainer`.
-        train_dataset: As for `Trainer`: a map-style dataset of `{"pixel_values": (C, H, W), "labels": label}`; or a
-            `datasets.Dataset` with `image` and `label`, whose pictures are prepared as the model's backbone needs them.
+        train_dataset: As for `Trainer`: a map-style dataset of `{"pixel_values": (C, H, W), "labels": label}`; or of
+            `image` and `label`, as `load_faces` gives: pictures are prepared as the backbone needs them. Labels with
+            names are joined by name, as in `CIAOTrainer`.
         eval_dataset: The same, or a dict of several.
         mask_learning_rate: Rate of the mask; ten times `args.learning_rate` when left out.
         encoder_learning_rate: Rate of the adapter's own copies of the encoder, as in `CIAOTrainingArguments`.
@@ -62,8 +70,11 @@ class AdapterTrainer(Trainer):
         **kwargs: As for `Trainer`: `compute_metrics`, `callbacks` and the like.
 
     Raises:
-        TrainingError: `model` is something else, or has no active adapter.
-        DataError: a dataset of pictures has no labels, or the backbone does not say how pictures are prepared.
+        TrainingError: `model` is something else, or has no active adapter; a dataset names labels that the adapter does
+            not have, or, in training, has none.
+        DataError: the backbone does not say how pictures are prepared.
+        InputError: a label is out of range or not finite.
+        ConfigError: `args.output_dir` is a URL.
 
     Shapes:
         As for `CIAOModel`.
@@ -98,6 +109,11 @@ class AdapterTrainer(Trainer):
         ciao = model.model if isinstance(model, CIAOForImageClassification) else model
         if not isinstance(ciao, CIAOModel):
             raise TrainingError(f"`model` must be a CIAOModel; got {type(model).__name__}. `Trainer` takes others.")
+        if args is not None and is_url(args.output_dir):
+            raise ConfigError(
+                f"`output_dir` must be a folder on this disk; got {quoted(args.output_dir)}, which is a URL. "
+                "`model.save_pretrained` takes URLs."
+            )
         self.ciao_model = ciao
         self.adapter_name = ciao.resolve_adapter()
         self._rates = {"mask_learning_rate": mask_learning_rate, "encoder_learning_rate": encoder_learning_rate}
@@ -133,12 +149,15 @@ class AdapterTrainer(Trainer):
         return self.optimizer
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.train`; before the first update, `a` starts by how strongly the backbone answers.
+        """As `Trainer.train`; before the first update, `a` starts by how strongly the backbone answers, and the adapter
+        notes how frequent its classes are.
 
         Args:
             args, kwargs: As for `Trainer.train`.
         """
         adapter = self.ciao_model.adapters[self.adapter_name]
+        if "pixel_values" in _keys_of(self.train_dataset):
+            note_class_prior(adapter, self._labels(self.train_dataset), self._class_balance or 0.0)
         if self.train_dataset is not None and is_open(adapter):
             device = self.args.device
             self.ciao_model.to(device)
@@ -168,25 +187,31 @@ class AdapterTrainer(Trainer):
         return super().predict(self._with_pixels(test_dataset, "test_dataset"), *args, **kwargs)
 
     def _with_pixels(self, dataset: Any, name: str) -> Any:
-        """A dataset of pixel values for one of pictures, and of each in a dict; anything else as it is."""
+        """A dataset of pictures, or of labels with names, as pixel values and the adapter's ids; any other as it is."""
         if isinstance(dataset, dict):
             return {key: self._with_pixels(one, f"{name}[{key!r}]") for key, one in dataset.items()}
-        is_plain = isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom"  # no transform
-        if not is_plain or "image" not in dataset.column_names or "pixel_values" in dataset.column_names:
+        keys = _keys_of(dataset)
+        if isinstance(dataset, _Prepared) or not keys & {"image", "pixel_values"}:
             return dataset
-        return _Prepared(dataset, self.ciao_model.preprocessing, name)
+        samples = samples_of(dataset, self.ciao_model.preprocessing, name)
+        if "pixel_values" in keys and samples.label_names is None:
+            return dataset
+        return _Prepared(samples, self.ciao_model.peft_config[self.adapter_name])
+
+    def _labels(self, dataset: Any) -> Tensor:
+        """The labels of a training dataset, as the adapter numbers them."""
+        config = self.ciao_model.peft_config[self.adapter_name]
+        samples = samples_of(dataset, self.ciao_model.preprocessing, "train_dataset")
+        return check_labels_of(samples, config, samples.name)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if self._class_balance is None or not hasattr(dataset, "__len__"):
             return super()._get_train_sampler(train_dataset)
-        labels = samples_of(dataset, self.ciao_model.preprocessing, "train_dataset").labels()
-        if labels is None:
-            raise DataError("`train_dataset` has no 'labels' or 'label', which a training needs.")
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         config = self.ciao_model.peft_config[self.adapter_name]
         size = self.args.train_batch_size
-        return BalancedSampler(labels, config, size, class_balance=self._class_balance, seed=seed)
+        return BalancedSampler(self._labels(dataset), config, size, class_balance=self._class_balance, seed=seed)
 
     # -- the adapter alone on disk -----------------------------------------------------------------------------------
 

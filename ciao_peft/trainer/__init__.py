@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..surroundings import random_state_kept
 from .accelerator import gather_rows, make_accelerator, make_apart, precision_shared
 from .arguments import CIAOTrainingArguments
+from .calibrate import note_class_prior
 from .cross_fitting import cross_fitted_logits
 from .job import Job
 from .loader import BatchDataset, BatchLoader
@@ -34,6 +35,7 @@ __all__ = [
     "gather_rows",
     "make_accelerator",
     "make_apart",
+    "note_class_prior",
     "plan_epoch",
     "precision_shared",
     "random_state_kept",

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from torch import Tensor
 
+from .._shapes import Shaped
 from ..adapters import Adapter
 from ..calibration import ENOUGH_SAMPLES, ExcitationSpread, decay_start, excitation_moments, is_open
 from ..labels import widest_dtype
 from ..model import CIAOModel
 from ..probabilities import class_prior
-from .arguments import CIAOTrainingArguments
 from .loader import BatchDataset, BatchLoader
 from .seeds import seed_of
 
@@ -21,19 +21,27 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def note_class_prior(adapter: Adapter, source: BatchDataset, args: CIAOTrainingArguments) -> None:
+def note_class_prior(adapter: Adapter, labels: Shaped[Tensor, "samples ..."], balance: float) -> None:
     """Notes in an adapter's config how frequent the classes are in its training, where the config leaves it open.
 
     Args:
         adapter: Of one class of several; with any other problem nothing is noted.
-        source: Training data.
-        args: Say how far the batches are balanced.
+        labels: Of the training data, as the adapter numbers them.
+        balance: How far the batches are balanced, 0 to 1.
+
+    Example:
+        >>> import torch
+        >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
+        >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=2)
+        >>> model = get_ciao_model(load_encoder("small-face"), config)
+        >>> note_class_prior(model.adapters["default"], torch.tensor([0, 0, 1]), balance=0.0)
+        >>> model.peft_config["default"].class_prior
+        (0.6, 0.4)
     """
     config = adapter.config
     if config.problem_type != "single_label_classification" or config.class_prior is not None:
         return
-    balance = args.class_balance if args.class_balanced_batches else 0.0
-    prior = class_prior(source.known_labels, config.num_labels, balance)
+    prior = class_prior(labels, config.num_labels, balance)
     adapter.config = dataclasses.replace(config, class_prior=prior)
 
 

@@ -347,7 +347,8 @@ class CIAOTrainer:
         )
 
     def _before_first_update(self, source: BatchDataset, batch_size: int) -> None:
-        note_class_prior(self._adapter, source, self.args)
+        balance = self.args.class_balance if self.args.class_balanced_batches else 0.0
+        note_class_prior(self._adapter, source.known_labels, balance)
         calibrate_decay(self.model, self.adapter_name, source, batch_size, self.args.seed, self.accelerator)
 
     @property

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Array3D, ClassLabel, Dataset
 from PIL import Image
 from torch import nn
+from torch.utils.data import Subset
 from transformers import Trainer, TrainingArguments
 
 from ciao_peft import CIAOConfig, CIAOModel, Preprocessing, get_ciao_model
-from ciao_peft.errors import AdapterConfigError, ConfigError, DataError, TrainingError
+from ciao_peft.errors import AdapterConfigError, ConfigError, DataError, InputError, TrainingError
 from ciao_peft.integrations.transformers import CIAOForImageClassification
 from ciao_peft.integrations.transformers_trainer import AdapterTrainer
 from ciao_peft.trainer import BalancedSampler, adapter_optimizer
@@ -210,6 +211,54 @@ def test_adapter_trainer_prepares_pictures(tmp_path):
     own = table.with_transform(lambda rows: {"pixel_values": torch.zeros(len(rows["image"]), 3, 12, 12)})
     trainer.args.remove_unused_columns = False
     assert not np.ptp(trainer.predict(own).predictions, axis=0).any()  # a transform of one's own goes first
+
+
+def test_adapter_trainer_joins_labels_by_name_and_notes_how_frequent_they_are(tmp_path):
+    names = {0: "dark", 1: "gray", 2: "light"}
+    args = TrainingArguments(str(tmp_path), num_train_epochs=30, save_strategy="no", learning_rate=1e-2, **QUIET)
+    other_order = painted(24, label=[2, 1, 0] * 8).cast_column("label", ClassLabel(names=["light", "gray", "dark"]))
+    pixels = other_order.map(lambda row: {"pixel_values": np.asarray(row["image"].resize((12, 12))).transpose(2, 0, 1)})
+    pixels = pixels.remove_columns("image").cast_column("pixel_values", Array3D((3, 12, 12), "float32"))
+    for table in (other_order, pixels):
+        model = made(id2label=names)
+        model.preprocessing = Preprocessing(size=(12, 12))
+        trainer = AdapterTrainer(model, args, train_dataset=table, class_balance=None, compute_metrics=accuracy)
+        trainer.train()
+        answers = trainer.predict(table)
+        assert answers.label_ids.tolist() == [0, 1, 2] * 8
+        assert (answers.predictions.argmax(1) == answers.label_ids).mean() > 0.6
+        assert model.peft_config["default"].class_prior == pytest.approx((1 / 3,) * 3)
+    strange = other_order.cast_column("label", ClassLabel(names=["x", "y", "z"]))
+    with pytest.raises(TrainingError, match="the adapter does not know 'x', 'y', 'z'"):
+        trainer.evaluate(strange)
+
+
+def test_adapter_trainer_prepares_any_map_style_dataset_of_pictures(tmp_path):
+    model, table = made(), painted(12, label=[0, 1, 2] * 4)
+    model.preprocessing = Preprocessing(size=(12, 12))
+    args = TrainingArguments(str(tmp_path), max_steps=1, save_strategy="no", **QUIET)
+    for faces in (list(table), Subset(table, range(12)), table.with_transform(lambda rows: rows)):
+        assert AdapterTrainer(model, args, train_dataset=faces).train().global_step == 1
+
+
+def test_adapter_trainer_refuses_what_has_no_labels_and_what_is_out_of_range(tmp_path):
+    model = made()
+    model.preprocessing = Preprocessing(size=(12, 12))
+    args = TrainingArguments(str(tmp_path / "new"), max_steps=1, save_strategy="no", **QUIET)
+    for balance in (None, 0.5):
+        with pytest.raises(TrainingError, match="train_dataset has no labels"):
+            AdapterTrainer(model, args, train_dataset=painted(6), class_balance=balance).train()
+        loud = [{"pixel_values": torch.rand(3, 12, 12), "labels": 7} for _ in range(6)]
+        with pytest.raises(InputError, match="labels of train_dataset"):
+            AdapterTrainer(model, args, train_dataset=loud, class_balance=balance).train()
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/fer", "memory://fer"])
+def test_adapter_trainer_makes_no_folder_of_a_url(url, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="`output_dir` must be a folder on this disk"):
+        AdapterTrainer(made(), TrainingArguments(url, **QUIET))
+    assert not [*tmp_path.iterdir()]
 
 
 def test_adapter_trainer_says_what_pictures_lack(tmp_path):
