@@ -38,7 +38,7 @@ def class_prior(labels: Shaped[Tensor, ...], num_labels: int, balance: float = 0
         >>> class_prior(torch.tensor([0, 0, 0, 1, 1]), num_labels=3)
         (0.5, 0.375, 0.125)
     """
-    rows = labels.detach().cpu()
+    rows = torch.as_tensor(labels).detach().cpu()
     counts = torch.bincount(rows, minlength=num_labels).double() if rows.ndim == 1 else rows.double().sum(dim=0)
     weights = (counts + 1) ** (1 - balance)
     return tuple((weights / weights.sum()).tolist())
@@ -126,7 +126,8 @@ def _shift(prior: Prior, config: CIAOConfig, like: Tensor) -> Tensor:
     if config.class_prior is None:
         raise ConfigError(
             "`prior` goes from the frequencies of the training to others, and this adapter does not know the first: "
-            "it was saved by a version that did not note them. Train it anew, or set `class_prior` in its config."
+            "it was not trained by CIAOTrainer, which notes them, or by a version that did not. Train it, or set "
+            "`class_prior` in its config."
         )
     before = (1 - config.logit_adjustment) * _logs(config.class_prior, like)
     if isinstance(prior, str) and prior in ("uniform", "training"):  # an array would compare each of its numbers

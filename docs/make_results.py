@@ -91,7 +91,7 @@ mask, “last convolution” the same head with the last convolution unfrozen.
 - **The library's default may, too:** an excitation of rank 32 adds to what the mask divides.
   {default_in_short(every_study())}
 - **What CIAO keeps:** the encoder stays as it is, so that one pass through it serves every world, and one file of
-  {min(files):.0f} to {max(files):.0f} MB holds a world."""
+  {min(files):.0f} to {max(files):.0f} MB holds a world, with the paper's head."""
 
 
 def together() -> str:
@@ -238,9 +238,9 @@ def defaults_page() -> str:
     ciao reproduce --plan benchmarks/studies/settings.yaml --output_dir runs/study-settings
 
 This plan describes the comparison as a study. The tables below come from an earlier measurement of the same settings
-(`benchmarks/results/real_faces.jsonl`): decision layer with CIAO, everything at its default but the one setting named,
-trained on seven tenths of the training people and scored on the other three tenths, another division for each seed. The
-test faces took no part. `inhibition_form` was `"divisive"`, the paper's, all along.
+(`benchmarks/results/real_faces.jsonl`): decision layer with CIAO, everything at its default of then but the one setting
+named, trained on seven tenths of the training people and scored on the other three tenths, another division for each
+seed. The test faces took no part. `inhibition_form` was `"divisive"`, the paper's, all along, without an excitation.
 
 {settings()}
 

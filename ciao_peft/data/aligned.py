@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..checking import check_choice
 from ..door import parse_json, read_lines
-from ..errors import DataError, DataNotFoundError, listed
+from ..errors import DataError, DataNotFoundError, listed, quoted
 from ..preprocessing import Alignment, as_mode, five_points, open_picture
 from ..preprocessing.alignment import alignment_of, mark_of
+from ..urls import is_url
 from .builder import IMAGE_SUFFIXES, walk
 from .localizer import FaceLocalizer
 from .tables import METADATA, table_rows
@@ -117,8 +118,8 @@ def align_folder(
 
     Raises:
         DataNotFoundError: there is no folder `source`, or no picture in it.
-        DataError: `target` exists or cannot be written; a picture cannot be read, is of another format, is an aligned
-            copy already, or has no landmarks and `missing` is `"error"`.
+        DataError: `source` or `target` is a URL; `target` exists or cannot be written; a picture cannot be read, is of
+            another format, is an aligned copy already, or has no landmarks and `missing` is `"error"`.
         ConfigError: `alignment` is none.
 
     Example:
@@ -131,6 +132,9 @@ def align_folder(
     """
     check_choice("missing", missing, MISSING, DataError)
     alignment = alignment_of(alignment) or Alignment()
+    for given in (source, target):
+        if is_url(given):
+            raise DataError(f"Folders on this disk are aligned; got {quoted(os.fspath(given))}, which is a URL.")
     source, target = Path(source).expanduser(), Path(target).expanduser()
     files = walk(source) if source.is_dir() else []
     pictures = {path for path in files if path.suffix.lower() in IMAGE_SUFFIXES}

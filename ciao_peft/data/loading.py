@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from ..errors import DataError, listed, quoted, shortened
 from ..installed import check_installed
+from ..urls import is_url
 
 if TYPE_CHECKING:
     from datasets import DatasetDict, IterableDatasetDict
@@ -145,7 +146,7 @@ def load_faces(
         drop_duplicates: Drop training pictures that are identical to another one or to one of the other splits.
         streaming: Read while iterating, without preparing anything on disk first.
         num_proc: Processes that prepare the data.
-        cache_dir: Where prepared data is kept; by default where `datasets` keeps everything.
+        cache_dir: The folder on this disk where prepared data is kept; by default where `datasets` keeps everything.
         settings: The dataset's own settings, such as `world="affect"` for painted faces or `label_column=` for a
             folder of images; its builder's config lists them.
 
@@ -175,7 +176,10 @@ def load_faces(
     if protocol is not None:
         protocol = _checked_protocol(name, protocol)
         settings = builder_class.settings_for(protocol) | settings
-    builder = builder_class(data_dir=data_dir, cache_dir=None if cache_dir is None else str(cache_dir), **settings)
+    if is_url(cache_dir):
+        raise DataError(f"`cache_dir` must be a folder on this disk; got {quoted(str(cache_dir))}, which is a URL.")
+    cache = None if cache_dir is None else str(cache_dir)
+    builder = builder_class(data_dir=data_dir, cache_dir=cache, **settings)
     if streaming:
         if test_fraction is not None:
             raise DataError("`test_fraction` needs to know all rows: load the faces without `streaming`.")

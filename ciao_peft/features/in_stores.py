@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -97,7 +98,8 @@ def load_features(
 
 def _as_numbers(labels: Any) -> Tensor:
     try:
-        values = torch.as_tensor(labels)
+        rows = labels.detach() if isinstance(labels, Tensor) else np.array(np.asarray(labels).tolist())
+        values = torch.as_tensor(rows)
     except (TypeError, ValueError, RuntimeError):
         values = None
     if values is None or not values.dim():

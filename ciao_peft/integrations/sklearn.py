@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -262,8 +262,17 @@ def _pixels(pictures: Any, model: CIAOModel) -> Tensor:
             "This encoder does not say how pictures must be prepared; give prepared pixel values `(N, C, H, W)` in "
             "floating point."
         )
-    if isinstance(pictures, (str, bytes, os.PathLike, Image.Image)):
+    if isinstance(pictures, (str, bytes, os.PathLike, Image.Image)) or _is_one_picture(pictures):
         raise DataError(
             f"`X` must be a list of pictures; got one {type(pictures).__name__}. Write `[picture]` for a single one."
         )
+    if not isinstance(pictures, Iterable) or isinstance(pictures, Mapping):
+        raise DataError(f"`X` must be a list or an array of pictures; got {type(pictures).__name__}.")
     return model.preprocessing(list(cast("Sequence[Any]", pictures)))
+
+
+def _is_one_picture(pictures: Any) -> bool:
+    """Whether an array is a single picture: its rows would be read as grey pictures of a few pixels."""
+    if not isinstance(pictures, np.ndarray) or pictures.dtype.kind not in "uib":
+        return False
+    return pictures.ndim < 3 or (pictures.ndim == 3 and pictures.shape[-1] in (3, 4))

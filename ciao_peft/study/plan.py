@@ -117,7 +117,8 @@ class Method:
     Args:
         name: In tables and records.
         kind: `"network"` of the paper's Table I, `"ablation"` of CIAO or `"rival"`, a baseline, as records have it.
-        config: What differs from the defaults of `CIAOConfig`.
+        config: What differs from `CIAOConfig.preset("paper")`: a setting that is left out is the paper's, so that a
+            plan means the same when the defaults of `CIAOConfig` change.
         arguments: What differs from the defaults of `CIAOTrainingArguments`; `num_train_epochs` goes before the plan's.
         rate: The learning rate that its search moves.
         rates: What the search tries for it, from low to high.

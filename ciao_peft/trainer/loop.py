@@ -421,7 +421,7 @@ class TrainingLoop(Updates):
             return f"Stopped after update {self.step}; the last checkpoint is the one to resume from."
         message = (
             f"Stopped after update {self.step} of {self.total_steps}. Saved '{self._save()}'; go on from there with "
-            "`resume_from_checkpoint=True`."
+            "`CIAOTrainingArguments(resume_from_checkpoint=True)`."
         )
         print(message, file=sys.stderr)
         return message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -234,8 +235,7 @@ class CIAOTrainer:
             dataset: What `train` takes, with labels: held-out samples, some hundred or more; with `folds`, those that
                 the adapter was trained on.
             folds: Where nothing is held out, name and samples `(N,)` of each fold, as `ciao_peft.data.subject_folds`
-                deals them. For each, an adapter is trained without it, by the same settings, and answers for it
-                (`cross_fitted_logits` in `ciao_peft.trainer`).
+                deals them; another adapter is trained without it and answers for it (`cross_fitted_logits`).
 
         Returns:
             The temperature, 0.01 to 100; above 1 where the adapter was too sure of itself.
@@ -251,6 +251,12 @@ class CIAOTrainer:
             logits = self._logits(source) if folds is None else cross_fitted_logits(self, dataset, folds)
         temperature = fit_temperature(logits, source.known_labels, adapter.config)
         adapter.config = dataclasses.replace(adapter.config, probability_temperature=temperature)
+        if not 0.1 < temperature < 10:
+            warnings.warn(
+                f"The temperature of {self.adapter_name!r} came to {temperature:.3g}: these samples do not tell how "
+                "sure it may be. Give some hundred, of all classes, to an adapter that has learned.",
+                stacklevel=2,
+            )
         if folds is None:  # or they are answers of other adapters
             self._newest_scores |= self._scores(logits, source.known_labels, "eval_")
         return temperature

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -134,7 +136,11 @@ def test_labels_are_numbers_and_names_have_an_argument_of_their_own(memory):
     for labels in (names, ["calm"] * 10, object()):
         with pytest.raises(FeatureCacheError, match=r"`labels` must be numbers.*`label_names`"):
             load_features(URL, labels)
-    assert load_features(URL, [0, 1] * 5)[3]["labels"] == torch.tensor(1)
+    table = pd.DataFrame({"label": [0, 1] * 10}).iloc[10:]
+    learned = torch.tensor([0.0, 1.0] * 5, requires_grad=True)
+    for labels in ([0, 1] * 5, table["label"], np.array([0, 1] * 5, dtype=object), learned):
+        label = load_features(URL, labels)[3]["labels"]
+        assert label == 1 and not label.requires_grad
 
 
 def test_features_come_from_a_web_server_and_a_fetch_goes_on_after_a_fault(memory, elsewhere):

@@ -167,8 +167,18 @@ def test_whole_numbers_in_a_tensor_are_no_prepared_pixels(faces):
         CIAOClassifier(**FAST).fit(torch.from_numpy(faces).permute(0, 3, 1, 2), CLASSES)
 
 
-@pytest.mark.parametrize("picture", ["face.jpg", b"\xff\xd8", Path("face.jpg"), Image.new("RGB", (8, 8))], ids=type)
+ONE = ["face.jpg", b"\xff\xd8", Path("face.jpg"), Image.new("RGB", (8, 8)), np.zeros((8, 8, 3), np.uint8)]
+
+
+@pytest.mark.parametrize("picture", [*ONE, np.zeros((8, 8), np.uint8)], ids=lambda one: type(one).__name__)
 def test_one_picture_alone_is_told_to_stand_in_a_list(faces, picture):
     classifier = CIAOClassifier(**FAST).fit(faces, CLASSES)
     with pytest.raises(DataError, match=r"`X` must be a list of pictures; got one .*\[picture\]"):
         classifier.predict(picture)
+
+
+@pytest.mark.parametrize("pictures", [None, 3, {"image": "face.jpg"}], ids=str)
+def test_what_is_no_list_of_pictures_is_told(faces, pictures):
+    classifier = CIAOClassifier(**FAST).fit(faces, CLASSES)
+    with pytest.raises(DataError, match="`X` must be a list or an array of pictures; got"):
+        classifier.predict(pictures)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ciao_peft import CIAOConfig, CIAOTrainer, CIAOTrainingArguments, get_ciao_model, load_encoder
+from ciao_peft import CIAOConfig, CIAOTrainer, CIAOTrainingArguments, get_ciao_model, load_encoder, load_faces
 from ciao_peft.cli import main
+from ciao_peft.data import align_folder
 from ciao_peft.encoders import save_encoder
-from ciao_peft.errors import ConfigError, RemoteURLError
+from ciao_peft.errors import ConfigError, DataError, RemoteURLError
 from ciao_peft.hub import read_adapter
 from ciao_peft.saving import local_path, write_file, write_folder
 
@@ -79,6 +80,14 @@ def test_a_training_refuses_a_url():
 def test_commands_refuse_a_url(command, capsys):
     assert main([*command, "--output_dir", URL])
     assert "which is a URL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", [URL, Path(URL)], ids=repr)
+def test_faces_are_aligned_and_kept_on_this_disk(url):
+    with pytest.raises(DataError, match="which is a URL"):
+        align_folder("faces", url)
+    with pytest.raises(DataError, match="which is a URL"):
+        load_faces("painted_faces", num_train=2, num_validation=1, num_test=1, cache_dir=url)
 
 
 def test_a_trainer_saves_into_a_store_and_says_where(model):

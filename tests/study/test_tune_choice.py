@@ -8,7 +8,7 @@ import pytest
 
 from ciao_peft import CIAOConfig, CIAOTrainingArguments
 from ciao_peft.errors import ConfigError, TrainingError
-from ciao_peft.study import METHODS, Method
+from ciao_peft.study import METHODS, Method, Task, tune
 from ciao_peft.study.tuning.candidates import (
     head_of,
     make_candidates,
@@ -174,3 +174,16 @@ def test_ones_own_candidates_get_the_baselines_that_they_lack():
 def test_a_candidate_that_is_no_adapter_on_features_with_one_rate_is_refused(name):
     with pytest.raises(ConfigError, match="must be an adapter of this library"):
         with_baselines([METHODS[name]], "default")
+
+
+def test_candidates_that_are_none_are_refused_before_anything_is_trained(tmp_path):
+    options = {"world": "eight", "num_train": 24, "num_validation": 2, "num_test": 2, "size": 32}
+    task = Task(name="painted", dataset="painted_faces", options=options)
+    for candidate, message in (
+        (Method(name="typo", config={"excitation": 4}, rates=(0.01,)), r"'typo': Unknown .*'excitation'"),
+        (Method(name="range", config={"excitation_rank": -1}, rates=(0.01,)), r"'range': `excitation_rank` must be"),
+        ("gain", r"`candidates` must hold `Method"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            tune(task, "small-face", tmp_path / "tune", candidates=[candidate], epochs=1, folds=2, disable_tqdm=True)
+    assert not (tmp_path / "tune").exists()

@@ -173,6 +173,9 @@ def with_baselines(methods: Iterable[Method], recipe: str) -> tuple[Method, ...]
         ['mine', 'no mask, head of mine', 'last convolution, head of mine']
     """
     methods = tuple(methods)
+    for given in methods:
+        if not isinstance(given, Method):
+            raise ConfigError(f"`candidates` must hold `Method(name=..., config=...)`; got {quoted(given)}.")
     there = {(what_trains(method.config), head_of(method.config)) for method in methods}
     added: list[Method] = []
     for method in methods:

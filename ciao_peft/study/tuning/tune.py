@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...checking import check_number
+from ...config import CIAOConfig
 from ...engine import RayEngine, engine_from
-from ...errors import ConfigError
+from ...errors import ConfigError, quoted
+from ...presets import over_paper
 from ...progress import place_to_speak, span
 from ...saving import local_path, write_file
 from ...surroundings import set_num_threads
@@ -91,7 +93,8 @@ def tune(
         disable_tqdm: Says nothing; when left out, a bar moves in a terminal, and a log gets a line for each training.
 
     Raises:
-        ConfigError: a value out of range; a metric that does not fit the labels; or an engine and several processes.
+        ConfigError: a value out of range; a candidate with settings that there are not; a metric that does not fit the
+            labels; or an engine and several processes.
         MissingExtraError: the engine is not installed.
         DataNotFoundError, DataError: the task's training split cannot be read, has too few people, the same label
             everywhere, or fewer than two classes with two pictures.
@@ -133,6 +136,11 @@ def tune(
         own = make_candidates(loaded.labels.problem_type, loaded.metric, recipe, depths=depths, mask_rates=mask_rates)
     else:
         own = with_baselines(candidates, recipe)
+    for method in own:
+        try:
+            CIAOConfig.from_dict(over_paper(loaded.labels.as_config() | method.config))
+        except ConfigError as error:
+            raise ConfigError(f"The candidate {quoted(method.name)}: {error}") from error
     plan = Plan(
         tasks=(task,),
         encoders=(encoder,),
