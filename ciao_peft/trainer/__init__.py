@@ -6,7 +6,6 @@ from ..surroundings import random_state_kept
 from .accelerator import gather_rows, make_accelerator, make_apart, precision_shared
 from .arguments import CIAOTrainingArguments
 from .calibrate import note_class_prior
-from .cross_fitting import cross_fitted_logits
 from .job import Job
 from .loader import BatchDataset, BatchLoader
 from .loop import TrainingLoop
@@ -31,7 +30,6 @@ __all__ = [
     "TrainOutput",
     "TrainingLoop",
     "adapter_optimizer",
-    "cross_fitted_logits",
     "gather_rows",
     "make_accelerator",
     "make_apart",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,58 +13,70 @@ from torch.utils.data import Subset
 
 from .._shapes import Bool, Float
 from ..errors import DataError
-from ..features import FeatureDataset
+from ..model import CIAOModel
+from .arguments import CIAOTrainingArguments
 
-if TYPE_CHECKING:
-    from .trainer import CIAOTrainer
+__all__ = ["Answers", "cross_fitted_logits"]
 
-__all__ = ["cross_fitted_logits"]
+
+class Answers(Protocol):
+    """Trains the adapter of a name on some samples, and returns its logits for others."""
+
+    def __call__(self, name: str, args: CIAOTrainingArguments, rest: Any, held_out: Any, /) -> Tensor:
+        """`(H, num_labels)`, for the H samples that are held out."""
+        ...
 
 
 def cross_fitted_logits(
-    trainer: CIAOTrainer, dataset: Any, folds: Iterable[tuple[str, Bool[np.ndarray, " samples"]]]
+    model: CIAOModel,
+    adapter_name: str,
+    args: CIAOTrainingArguments,
+    data: Any,
+    folds: Iterable[tuple[str, Bool[np.ndarray, " samples"]]],
+    answers: Answers,
+    say: Callable[[str], object] = print,
 ) -> Float[Tensor, "samples num_labels"]:
     """Logits of every sample, by an adapter that was trained without the fold in which the sample lies.
 
-    For each fold a new adapter with the config of the trainer's is trained by the same settings on all other samples,
-    to the end of the last epoch, and leaves the model again. The trainer's own adapter stays as it is.
+    For each fold a new adapter with the config of the one that is named is trained by the same settings on all other
+    samples, to the end of the last epoch, and leaves the model again. The adapter that is named stays as it is.
 
     Args:
-        trainer: Of the adapter.
-        dataset: N samples, as for `CIAOTrainer.train`; where the trainer was trained on them, stored features are those
-            of that training.
+        model: Holds the adapter.
+        adapter_name: Which adapter.
+        args: Of its training; what evaluates, saves or reports in it is left out.
+        data: N samples, as for `CIAOTrainer.train`; a dataset of features keeps its views.
         folds: Name and samples of each, `(N,)` bool, as `ciao_peft.data.subject_folds` deals them; each sample is in
             one of them.
+        answers: Trains and answers.
+        say: Is told of every fold.
 
     Returns:
         `(N, num_labels)`, in the order of the samples.
 
     Raises:
         DataError: there are fewer than two folds, or a sample is in none or in several.
-        TrainingError, FeatureCacheError, InputError: as for `CIAOTrainer.train`.
 
     Example:
-        >>> import torch
-        >>> from ciao_peft import CIAOConfig, CIAOTrainer, CIAOTrainingArguments, get_ciao_model
-        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 8, 3), torch.nn.ReLU())
+        >>> from ciao_peft import CIAOConfig, get_ciao_model, load_encoder
         >>> config = CIAOConfig(problem_type="single_label_classification", num_labels=2)
-        >>> model = get_ciao_model(net, config, "mood", input_size=(3, 16, 16))
-        >>> faces = [{"pixel_values": torch.rand(3, 16, 16), "labels": n % 2} for n in range(8)]
-        >>> trainer = CIAOTrainer(model, CIAOTrainingArguments(max_steps=2, report_to="none", disable_tqdm=True))
-        >>> first = np.arange(8) < 4
-        >>> logits = cross_fitted_logits(trainer, faces, [("fold 1", first), ("fold 2", ~first)])
+        >>> model = get_ciao_model(load_encoder("small-face"), config, "mood")
+        >>> def guess(name, args, rest, held_out):
+        ...     print(name, "learns from", list(rest))
+        ...     return torch.ones(len(held_out), 2)
+        >>> first = np.array([True, True, False])
+        >>> folds = [("fold 1", first), ("fold 2", ~first)]
+        >>> cross_fitted_logits(model, "mood", CIAOTrainingArguments(), ["a", "b", "c"], folds, guess).shape
         Calibration, fold 1 of 2: another adapter learns from all other samples.
+        mood-fold-1 learns from ['c']
         Calibration, fold 2 of 2: another adapter learns from all other samples.
-        >>> logits.shape, list(model.adapters)
-        (torch.Size([8, 2]), ['mood'])
+        mood-fold-2 learns from ['a', 'b']
+        torch.Size([3, 2])
     """
-    model, active = trainer.model, trainer.model.active_adapter
-    source = trainer._source(dataset, "dataset", True, views=trainer.args.views)
-    parts = _checked(folds, len(source))
-    data = source.data if isinstance(source.data, FeatureDataset) else dataset
-    config = dataclasses.replace(trainer.config, probability_temperature=1.0)
-    arguments = dataclasses.replace(
-        trainer.args,
+    parts, active = _checked(folds, len(data)), model.active_adapter
+    config = dataclasses.replace(model.peft_config[adapter_name], probability_temperature=1.0)
+    alone = dataclasses.replace(
+        args,
         output_dir=None,
         resume_from_checkpoint=None,
         report_to="none",
@@ -75,17 +87,16 @@ def cross_fitted_logits(
         load_best_model_at_end=False,
         early_stopping_patience=None,
     )
-    logits = torch.zeros(len(source), config.num_labels)
+    logits = torch.zeros(len(data), config.num_labels)
     for number, (name, held_out) in enumerate(parts, start=1):
-        trainer.print(f"Calibration, {name} of {len(parts)}: another adapter learns from all other samples.")
-        other = f"{trainer.adapter_name}-fold-{number}"
+        say(f"Calibration, {name} of {len(parts)}: another adapter learns from all other samples.")
+        other = f"{adapter_name}-fold-{number}"
         while other in model.adapters:
             other += "-"
         model.add_adapter(other, config)
         try:
-            own = type(trainer)(model, arguments, other)
-            own.train(_part(data, np.flatnonzero(~held_out)))
-            logits[torch.from_numpy(held_out)] = own.predict(_part(data, np.flatnonzero(held_out))).logits
+            rest, rows = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+            logits[torch.from_numpy(held_out)] = answers(other, alone, _part(data, rest), _part(data, rows))
         finally:
             model.delete_adapter(other)
             if active is not None:

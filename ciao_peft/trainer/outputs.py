@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..errors import TrainingError, shortened
 from .best import Best
 from .running_loss import RunningLoss
 
@@ -78,3 +80,33 @@ class PredictionOutput(NamedTuple):
     logits: Tensor
     labels: Tensor | None
     metrics: dict[str, float]
+
+
+def checked_scores(scores: Any) -> dict[str, float]:
+    """What a user's `compute_metrics` returned, as Python floats by name.
+
+    Args:
+        scores: What it returned.
+
+    Raises:
+        TrainingError: that is no dict, or a score is no number.
+
+    Example:
+        >>> checked_scores({"accuracy": 1})
+        {'accuracy': 1.0}
+    """
+    if not isinstance(scores, Mapping):
+        raise TrainingError(
+            f"`compute_metrics` must return a dict of scores by name; got {type(scores).__name__}. Write, for example, "
+            '`return {"accuracy": accuracy}`.'
+        )
+    checked: dict[str, float] = {}
+    for name, value in scores.items():
+        try:
+            checked[str(name)] = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TrainingError(
+                f"`compute_metrics` must return one number for each score; {name!r} is {shortened(repr(value))}. Take "
+                "its mean, or give each part a name of its own."
+            ) from None
+    return checked

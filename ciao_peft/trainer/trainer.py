@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ..adapters import Adapter
 from ..config import CIAOConfig
-from ..errors import TrainingError, shortened
+from ..errors import TrainingError
+from ..features import FeatureDataset
 from ..features.workers import deaths_told
 from ..losses import task_loss
 from ..metrics import compute_metrics
@@ -35,7 +36,7 @@ from .history import plain
 from .job import Job, LogitsAndEmbeddings
 from .loader import BatchDataset, BatchLoader
 from .loop import TrainingLoop
-from .outputs import PredictionOutput, TrainOutput
+from .outputs import PredictionOutput, TrainOutput, checked_scores
 from .sources import Sources, check_training_data
 from .unlabelled import Unlabelled, check_unlabelled
 
@@ -248,7 +249,7 @@ class CIAOTrainer:
         check_has_probabilities(adapter.config)
         with precision_shared(self._precision, self._shared):
             source = self._source(dataset, "dataset", False)
-            logits = self._logits(source) if folds is None else cross_fitted_logits(self, dataset, folds)
+            logits = self._logits(source) if folds is None else self._cross_fitted_logits(dataset, folds)
         temperature = fit_temperature(logits, source.known_labels, adapter.config)
         adapter.config = dataclasses.replace(adapter.config, probability_temperature=temperature)
         if not 0.1 < temperature < 10:
@@ -417,34 +418,25 @@ class CIAOTrainer:
         with others_answering(self.accelerator, self.args.ddp_timeout):
             return gather_rows(torch.cat(logits), [b - a for a, b in pairwise(bounds)]).cpu()
 
+    def _cross_fitted_logits(self, dataset: Any, folds: Iterable[tuple[str, np.ndarray]]) -> Tensor:
+        def answers(name: str, args: CIAOTrainingArguments, rest: Any, held_out: Any) -> Tensor:
+            other = type(self)(self.model, args, name)
+            other.train(rest)
+            return other.predict(held_out).logits
+
+        data = self._source(dataset, "dataset", True, views=self.args.views).data
+        data = data if isinstance(data, FeatureDataset) else dataset
+        return cross_fitted_logits(self.model, self.adapter_name, self.args, data, folds, answers, self.print)
+
     def _metrics(self, source: BatchDataset, prefix: str) -> dict[str, float]:
         return self._scores(self._logits(source), source.known_labels, prefix)
 
     def _scores(self, logits: Tensor, labels: Tensor, prefix: str) -> dict[str, float]:
         if self.compute_metrics is not None:
-            scores = _checked_scores(self.compute_metrics(logits, labels))
+            scores = checked_scores(self.compute_metrics(logits, labels))
         else:
             scores = compute_metrics(logits, labels, self.config)
         loss = task_loss(logits, labels, self.config).item()
         named = {f"{prefix}loss": loss, **{f"{prefix}{name}": float(value) for name, value in scores.items()}}
         self._newest_scores = {k: v for k, v in self._newest_scores.items() if not k.startswith(prefix)} | named
         return named
-
-
-def _checked_scores(scores: Any) -> dict[str, float]:
-    """What a user's `compute_metrics` returned, as Python floats by name."""
-    if not isinstance(scores, Mapping):
-        raise TrainingError(
-            f"`compute_metrics` must return a dict of scores by name; got {type(scores).__name__}. Write, for example, "
-            '`return {"accuracy": accuracy}`.'
-        )
-    checked: dict[str, float] = {}
-    for name, value in scores.items():
-        try:
-            checked[str(name)] = float(value)
-        except (TypeError, ValueError, RuntimeError):
-            raise TrainingError(
-                f"`compute_metrics` must return one number for each score; {name!r} is {shortened(repr(value))}. Take "
-                "its mean, or give each part a name of its own."
-            ) from None
-    return checked

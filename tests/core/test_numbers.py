@@ -241,7 +241,9 @@ def test_features_mean_nothing_to_an_adapter_with_an_encoder_of_its_own():  # pr
 def test_merging_says_that_it_is_impossible():  # promise 25
     model = wrap()
     before = bits(model)
-    with pytest.raises(MergeError, match=r"cannot be merged into the backbone: M = u / \(a \+ I\) is no convolution"):
+    with pytest.raises(
+        MergeError, match=r"cannot be merged into the backbone: M = \(u \+ E\) / \(a \+ I\) is no convolution"
+    ):
         model.merge_and_unload()
     assert same_bits(bits(model), before)
     assert issubclass(MergeError, NotImplementedError)

@@ -10,7 +10,6 @@ from ciao_peft import CIAOConfig, CIAOModel, CIAOTrainer, CIAOTrainingArguments,
 from ciao_peft.data import subject_folds
 from ciao_peft.errors import ConfigError, DataError
 from ciao_peft.probabilities import fit_temperature
-from ciao_peft.trainer import cross_fitted_logits
 from helpers.fakes import SIZE, tiny_backbone
 
 FOLDS = [("fold 1", np.arange(24) % 3 == 0), ("fold 2", np.arange(24) % 3 == 1), ("fold 3", np.arange(24) % 3 == 2)]
@@ -41,7 +40,7 @@ def test_every_fold_is_answered_by_an_adapter_trained_without_it(stored, setting
     data = cache_features(model, samples) if stored else samples
     trainer.train(data)
     before = {name: value.clone() for name, value in model.adapters["mood"].state_dict().items()}
-    logits = cross_fitted_logits(trainer, data, FOLDS)
+    logits = trainer._cross_fitted_logits(data, FOLDS)
 
     assert list(model.adapters) == ["mood"] and model.active_adapter == "mood"
     assert all(torch.equal(value, before[name]) for name, value in model.adapters["mood"].state_dict().items())
@@ -59,7 +58,7 @@ def test_the_temperature_is_that_of_these_answers_and_above_the_one_of_the_train
     trainer.train(samples)
     scores = dict(trainer.training_record())
     config, labels = model.peft_config["mood"], torch.tensor([sample["labels"] for sample in samples])
-    expected = fit_temperature(cross_fitted_logits(trainer, samples, FOLDS), labels, config)
+    expected = fit_temperature(trainer._cross_fitted_logits(samples, FOLDS), labels, config)
     found = trainer.calibrate(samples, FOLDS)
     assert found == expected == model.peft_config["mood"].probability_temperature
     assert trainer.training_record() == scores  # no score of others is noted as one of this adapter
