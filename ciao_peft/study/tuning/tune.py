@@ -138,7 +138,7 @@ def tune(
         own = with_baselines(candidates, recipe)
     for method in own:
         try:
-            CIAOConfig.from_dict(over_paper(loaded.labels.as_config() | method.config))
+            CIAOConfig.from_dict(over_paper(loaded.labels.as_config() | dict(method.config)))
         except ConfigError as error:
             raise ConfigError(f"The candidate {quoted(method.name)}: {error}") from error
     plan = Plan(
