@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ._shapes import Bool, Float, Int, Num
-from .checking import check_plain, values_at_hand
+from .checking import all_finite, check_plain, values_at_hand
 from .config import CIAOConfig
 from .errors import InputError
 
@@ -153,8 +153,9 @@ def check_labels(labels: Tensor, config: CIAOConfig, batch_size: int | None = No
         raise InputError(f"`labels` must be {expected}{size} for {config.problem_type}; got {tuple(labels.shape)}.")
     if labels.ndim == 1:
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            if labels.is_floating_point() and values_at_hand(labels):
-                _refuse_rows(~labels.isfinite(), labels, "A sample without a label can be left out")
+            if labels.is_floating_point() and values_at_hand(labels) and not all_finite(labels):
+                row = int((~labels.isfinite()).nonzero()[0, 0])
+                raise InputError(f"Class ids must be whole numbers; got {labels[row].item()} at row {row}.")
             raise InputError(f"Class ids must be whole numbers; got {labels.dtype}. Round them and use `.long()`.")
         labels = labels.long()
         if values_at_hand(labels):

@@ -38,7 +38,7 @@ def class_prior(labels: Shaped[Tensor, ...], num_labels: int, balance: float = 0
         >>> class_prior(torch.tensor([0, 0, 0, 1, 1]), num_labels=3)
         (0.5, 0.375, 0.125)
     """
-    rows = torch.as_tensor(labels).detach().cpu()
+    rows = labels.detach().cpu()
     counts = torch.bincount(rows, minlength=num_labels).double() if rows.ndim == 1 else rows.double().sum(dim=0)
     weights = (counts + 1) ** (1 - balance)
     return tuple((weights / weights.sum()).tolist())
