@@ -195,3 +195,8 @@ def test_one_regressed_value_may_come_without_its_column():
 def test_labels_of_another_problem_are_refused_with_what_was_given(problem, labels, message):
     with pytest.raises(InputError, match=message):
         check_labels(labels, problem, batch_size=2)
+
+
+def test_a_class_that_is_not_a_number_is_named_with_its_row():
+    with pytest.raises(InputError, match=r"Class ids must be whole numbers; got nan at row 1\."):
+        check_labels(torch.tensor([0.0, float("nan"), 2.0]), config())
