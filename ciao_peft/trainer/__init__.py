@@ -14,9 +14,11 @@ from .optimizer import adapter_optimizer
 from .outputs import PredictionOutput, TrainOutput
 from .recipes import recipe_settings
 from .sampler import BalancedBatchSampler, BalancedSampler, plan_epoch
+from .setting_groups import ALONE
 from .trainer import CIAOTrainer
 
 __all__ = [
+    "ALONE",
     "AdapterJob",
     "AdapterTraining",
     "BalancedBatchSampler",

@@ -15,6 +15,7 @@ from .._shapes import Bool, Float
 from ..errors import DataError
 from ..model import CIAOModel
 from .arguments import CIAOTrainingArguments
+from .setting_groups import ALONE
 
 __all__ = ["Answers", "cross_fitted_logits"]
 
@@ -75,18 +76,7 @@ def cross_fitted_logits(
     """
     parts, active = _checked(folds, len(data)), model.active_adapter
     config = dataclasses.replace(model.peft_config[adapter_name], probability_temperature=1.0)
-    alone = dataclasses.replace(
-        args,
-        output_dir=None,
-        resume_from_checkpoint=None,
-        report_to="none",
-        eval_strategy="no",
-        eval_steps=None,
-        save_strategy="no",
-        save_steps=None,
-        load_best_model_at_end=False,
-        early_stopping_patience=None,
-    )
+    alone = dataclasses.replace(args, **ALONE)
     logits = torch.zeros(len(data), config.num_labels)
     for number, (name, held_out) in enumerate(parts, start=1):
         say(f"Calibration, {name} of {len(parts)}: another adapter learns from all other samples.")

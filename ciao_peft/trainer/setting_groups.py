@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = ["LENGTH", "ON_THE_WAY", "UNLABELLED", "UNLABELLED_FLAGS", "UNLABELLED_SHARES", "WHEN", "WHERE"]
 
 ON_THE_WAY = (
@@ -27,3 +29,16 @@ UNLABELLED_FLAGS = ("adaptive_confidence", "contrast_unlabelled")
 
 UNLABELLED = (*UNLABELLED_SHARES, "unlabelled_ratio", "unlabelled_weight", *UNLABELLED_FLAGS)
 """All that say how pictures without labels are learned from; without such pictures they change nothing."""
+
+ALONE: dict[str, Any] = {
+    "output_dir": None,
+    "resume_from_checkpoint": None,
+    "report_to": "none",
+    "eval_strategy": "no",
+    "eval_steps": None,
+    "save_strategy": "no",
+    "save_steps": None,
+    "load_best_model_at_end": False,
+    "early_stopping_patience": None,
+}
+"""Of a training to its last epoch that nobody evaluates meanwhile, and that leaves nothing on disk."""

@@ -14,6 +14,7 @@ from ...errors import TrainingError
 from ...features import FeatureDataset, Samples, check_labels_of
 from ...surroundings import outside_inference, random_state_kept
 from ...trainer import (
+    ALONE,
     BatchDataset,
     BatchLoader,
     CIAOTrainingArguments,
@@ -83,16 +84,7 @@ def fit(module: Trainee, dataset: Any, args: CIAOTrainingArguments) -> FitOutput
             "A baseline is not evaluated while it trains; leave out `load_best_model_at_end` and "
             "`early_stopping_patience`."
         )
-    args = replace(
-        args,
-        output_dir=None,
-        report_to="none",
-        eval_strategy="no",
-        eval_steps=None,
-        save_strategy="no",
-        save_steps=None,
-        resume_from_checkpoint=None,
-    )
+    args = replace(args, **ALONE)
     accelerator, shared = make_apart(args)
     if accelerator.num_processes > 1:
         raise TrainingError("A baseline trains in one process; spread trainings over processes instead.")
