@@ -59,7 +59,7 @@ def measured(encoder: Any, faces: int, worlds: int, batch_size: int) -> dict[str
             if number:
                 model.add_adapter(f"world-{number}", config)
             model.train_adapter(f"world-{number}")
-            CIAOTrainer(model, CIAOTrainingArguments(**settings, disable_tqdm=True)).train(stored)
+            CIAOTrainer(model, CIAOTrainingArguments.recipe("paper", **settings, disable_tqdm=True)).train(stored)
         training = processor_seconds() - start
         disk = sum(path.stat().st_size for path in Path(folder, "features").iterdir())
     model.unload()

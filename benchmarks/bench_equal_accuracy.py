@@ -94,7 +94,7 @@ def ours(data: dict, config: CIAOConfig, rate: float, seed: int, epochs: int, fi
     settings |= {"per_device_train_batch_size": BATCH_SIZE, "class_balance": 0.0, "report_to": "none"}
     trainer = CIAOTrainer(
         model,
-        CIAOTrainingArguments(**settings),
+        CIAOTrainingArguments.recipe("paper", **settings),
         compute_metrics=lambda logits, labels: scored(logits, labels, first),
         on_log=lambda entry: clock.note(entry) if "eval_loss" in entry else None,
     )

@@ -99,7 +99,8 @@ def training(name: str, how: str, smoke: bool) -> dict[str, float]:
         if entry["step"] == first + timed + profiled:
             profiler.stop()
 
-    args = CIAOTrainingArguments(
+    args = CIAOTrainingArguments.recipe(
+        "paper",
         max_steps=first + timed + profiled,
         per_device_train_batch_size=batch,
         bf16=bf16,

@@ -86,7 +86,7 @@ def one(encoder: str, count: int, stored: bool, folder: Path) -> dict[str, Any]:
     make, size, _, batch_size = ENCODERS[encoder]
     model = get_ciao_model(make(), CONFIG, input_size=size)
     settings = {"num_train_epochs": 1, "per_device_train_batch_size": batch_size, "report_to": "none"}
-    trainer = CIAOTrainer(model, CIAOTrainingArguments(**settings, feature_cache="never"))
+    trainer = CIAOTrainer(model, CIAOTrainingArguments.recipe("paper", **settings, feature_cache="never"))
 
     def run(name: str, count: int) -> dict[str, float]:
         dataset, start = Drawn(count, size), processor_seconds()

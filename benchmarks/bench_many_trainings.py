@@ -42,7 +42,7 @@ def measured(make, size, faces: int, batch_size: int, count: int, updates: int, 
     fixed = {"per_device_train_batch_size": batch_size, "report_to": "none", "disable_tqdm": True}
 
     def args(seed: int, steps: int) -> CIAOTrainingArguments:
-        return CIAOTrainingArguments(seed=seed, max_steps=steps, logging_steps=steps, **fixed)
+        return CIAOTrainingArguments.recipe("paper", seed=seed, max_steps=steps, logging_steps=steps, **fixed)
 
     def jobs(names: list[str], steps: int) -> list[AdapterJob]:
         return [AdapterJob(adapter_name=name, args=args(int(name), steps)) for name in names]

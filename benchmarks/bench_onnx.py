@@ -55,7 +55,7 @@ def trained(make, faces, labels: dict[str, Any], epochs: int):
     model = get_ciao_model(network, CIAOConfig(**labels), "first", preprocessing=preprocessing)
     stored = cache_features(model, {"train": faces}, include_excitation=True, disable_tqdm=True)
     settings: dict[str, Any] = {"num_train_epochs": epochs, "eval_strategy": "no", "report_to": "none"}
-    CIAOTrainer(model, CIAOTrainingArguments(disable_tqdm=True, **settings)).train(stored["train"])
+    CIAOTrainer(model, CIAOTrainingArguments.recipe("paper", disable_tqdm=True, **settings)).train(stored["train"])
     model.add_adapter("second", CIAOConfig(**labels))
     return model.eval()
 

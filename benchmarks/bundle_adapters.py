@@ -77,7 +77,7 @@ def make(name: str, args: argparse.Namespace) -> None:
         arguments = {**arguments, "class_balanced_batches": True}
     model = get_ciao_model(encoder, CIAOConfig.preset("paper", **labels, **settings), name, preprocessing=fed)
     settings = {**RECIPE, **arguments, "num_train_epochs": args.num_train_epochs}
-    trainer = CIAOTrainer(model, CIAOTrainingArguments(**settings, report_to="none"))
+    trainer = CIAOTrainer(model, CIAOTrainingArguments.recipe("paper", **settings, report_to="none"))
     trainer.train(parts["train"])
     if labels["problem_type"] != "regression":
         trainer.calibrate(parts["held"])

@@ -52,7 +52,7 @@ def measure(
     """
     settings, rates = METHODS[method]
     model = model_on(name, CIAOConfig.preset("paper", **labels, init_seed=seed, **settings))
-    arguments = CIAOTrainingArguments(**RECIPE | rates, seed=seed, report_to="none", disable_tqdm=True)
+    arguments = CIAOTrainingArguments.recipe("paper", **RECIPE | rates, seed=seed, report_to="none", disable_tqdm=True)
     trainer = CIAOTrainer(model, arguments)
     trainer.train(fit)
     before, apart = trainer.evaluate(test), isinstance(held_out, FeatureDataset)

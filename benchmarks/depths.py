@@ -36,7 +36,7 @@ def train(name: str, changes: Mapping[str, Any], seed: int, labels: Any, stored:
     """One compact head, and its scores on people who are held out."""
     model = model_on(name, CIAOConfig(**labels, init_seed=seed, **COMPACT, **changes))
     arguments = {**RECIPE, "learning_rate": 3e-3, "seed": seed, "report_to": "none", "disable_tqdm": True}
-    trainer = CIAOTrainer(model, CIAOTrainingArguments(**arguments))
+    trainer = CIAOTrainer(model, CIAOTrainingArguments.recipe("paper", **arguments))
     parts = [stored.select(own) for own in rows]
     trainer.train(parts[0])
     scores = trainer.evaluate(parts[1])

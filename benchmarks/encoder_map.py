@@ -160,7 +160,9 @@ def train(
     """One adapter, and its scores."""
     model = model_on(name, CIAOConfig.preset("paper", **labels, init_seed=seed, **settings))
     began = time.perf_counter()
-    trainer = CIAOTrainer(model, CIAOTrainingArguments(**arguments, seed=seed, report_to="none", disable_tqdm=True))
+    trainer = CIAOTrainer(
+        model, CIAOTrainingArguments.recipe("paper", **arguments, seed=seed, report_to="none", disable_tqdm=True)
+    )
     trainer.train(train)
     scores = trainer.evaluate(test)
     kept = (f"eval_{main_metric(labels['problem_type'])}", "eval_balanced_accuracy", "eval_macro_f1")

@@ -145,7 +145,7 @@ def main(args: argparse.Namespace) -> None:
     for seed in (seed for seed in range(args.seeds) if seed not in done):
         trained, held = rows_of(faces, seed)
         model = model_on(ENCODER, CIAOConfig.preset("compact", **labels, init_seed=seed))
-        CIAOTrainer(model, CIAOTrainingArguments(**TRAINING, seed=seed)).train(features.select(trained))
+        CIAOTrainer(model, CIAOTrainingArguments.recipe("paper", **TRAINING, seed=seed)).train(features.select(trained))
         people: dict[str, list[int]] = {}
         for row in held:
             people.setdefault(who[row], []).append(row)

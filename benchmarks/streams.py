@@ -102,7 +102,7 @@ def stream_of(faces: Faces, kind: str, seed: int, choosing: bool) -> Stream:
 def trained(args: argparse.Namespace, seed: int, batch_size: int) -> CIAOTrainingArguments:
     settings = {**RECIPE, "learning_rate": 3e-3, "mask_learning_rate": 3e-3, "bf16": False}
     settings |= {"num_train_epochs": args.num_train_epochs, "per_device_train_batch_size": batch_size, "seed": seed}
-    return CIAOTrainingArguments(**settings, report_to="none", disable_tqdm=True)
+    return CIAOTrainingArguments.recipe("paper", **settings, report_to="none", disable_tqdm=True)
 
 
 def model_before(faces: Faces, name: str, stream: Stream, seed: int, args: argparse.Namespace) -> CIAOModel:

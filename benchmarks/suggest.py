@@ -58,7 +58,7 @@ RECIPE: dict[str, Any] = {
 def trained(stored: FeatureDataset, labels: Any, seed: int) -> tuple[CIAOModel, CIAOTrainer]:
     """A compact adapter that learned from these faces."""
     model = model_on(ENCODER, CIAOConfig.preset("compact", **labels, init_seed=seed))
-    trainer = CIAOTrainer(model, CIAOTrainingArguments(**RECIPE, seed=seed))
+    trainer = CIAOTrainer(model, CIAOTrainingArguments.recipe("paper", **RECIPE, seed=seed))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="A single training sample")  # so it is with few labels
         trainer.train(stored)

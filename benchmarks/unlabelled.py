@@ -105,7 +105,7 @@ def train(labels: Any, seed: int, settings: dict[str, Any] | None, known: Any, o
     """One adapter, and its scores."""
     model = model_on(ENCODER, CIAOConfig.preset("compact", **labels, init_seed=seed))
     began = time.process_time()
-    trainer = CIAOTrainer(model, CIAOTrainingArguments(**TRAINING, **(settings or {}), seed=seed))
+    trainer = CIAOTrainer(model, CIAOTrainingArguments.recipe("paper", **TRAINING, **(settings or {}), seed=seed))
     trainer.train(known, unlabelled=None if settings is None else others)
     seconds = time.process_time() - began
     shares = [entry["pseudo_labels_counted"] for entry in trainer.log_history if "pseudo_labels_counted" in entry]

@@ -205,7 +205,7 @@ With a head of eight maps of positions and one linear layer (`spatial_maps=8, hi
 
 {command_block("python benchmarks/encoder_map.py --painted --seeds " + str(seeds(painted)) + " " + told(painted))}
 
-The four painted worlds as in `examples/quickstart.py`: 2,400 faces to train on, 10 epochs, 900 test faces of other
+The four painted worlds: 2,400 faces to train on, 10 epochs, 900 test faces of other
 people. Accuracy, concordance (`affect`) or macro F1 (`signals`) in percent. "Head" is the decision layer of the tables
 above, so the two rows of an encoder differ in their heads as well as in the mask; the compact head without and with a
 mask is in [results.md](results.md#four-painted-worlds).

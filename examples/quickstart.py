@@ -102,7 +102,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output_dir", default="runs/quickstart", help="for features and adapters (%(default)s)")
     parser.add_argument("--num_train", type=int, default=2400, help="painted faces to learn from (%(default)s)")
     parser.add_argument("--num_test", type=int, default=900, help="painted faces to be tested on (%(default)s)")
-    parser.add_argument("--num_train_epochs", type=int, default=10, help="passes over them (%(default)s)")
+    parser.add_argument("--num_train_epochs", type=int, help="passes over them (as many as the recipe has)")
     parser.add_argument("--seed", type=int, default=0, help="of the faces and of each training (%(default)s)")
     parser.add_argument("--table", help="a file to write the table to as well")
     return parser.parse_args(argv)

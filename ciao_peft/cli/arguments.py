@@ -229,6 +229,7 @@ def _settings_of_method(path: str) -> dict[str, Any]:
     """Of the adapter and of the training; they share no name."""
     from ..presets import over_paper
     from ..study import method_from_file
+    from ..trainer import RECIPES
 
     method = method_from_file(path)
     if method.baseline is not None:
@@ -237,7 +238,7 @@ def _settings_of_method(path: str) -> dict[str, Any]:
             "adapters of this library; `ciao reproduce --method_file` trains it."
         )
     rate = {method.rate: method.rates[0]} if len(method.rates) == 1 else {}
-    return {**over_paper(method.config), **rate, **method.arguments}
+    return {**over_paper(method.config), **RECIPES["paper"], **rate, **method.arguments}
 
 
 def _recipe_defaults(options: argparse.Namespace) -> dict[str, Any]:
@@ -258,22 +259,6 @@ def _recipe_defaults(options: argparse.Namespace) -> dict[str, Any]:
 
 def _word(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def about_views(views: int) -> str | None:
-    """One line on the views that a training learns from, and how to turn them off; None where there is one.
-
-    Args:
-        views: Of each picture.
-
-    Example:
-        >>> about_views(2)
-        'Each picture is learned from as it is and mirrored; --views 1 turns that off.'
-    """
-    if views == 1:
-        return None
-    how = "mirrored" if views == 2 else f"in {views - 1} mirrored or cropped views"
-    return f"Each picture is learned from as it is and {how}; --views 1 turns that off."
 
 
 def argument_texts(documented: type[Any]) -> dict[str, str]:

@@ -11,7 +11,6 @@ from ..errors import DataError
 from .arguments import (
     LateParser,
     SettingsHelp,
-    about_views,
     add_method_file,
     add_recipe,
     settings_from,
@@ -108,8 +107,6 @@ def _train(options: argparse.Namespace) -> None:
     model = get_ciao_model(encoder, config, adapter_name=options.adapter_name, preprocessing=preprocessing)
     trainer = CIAOTrainer(model, arguments)
     trainer.print(f"{len(faces['train'])} faces to learn from, {len(faces['test'])} to be tested on.")
-    if line := about_views(arguments.views):
-        trainer.print(line)
     if trainer.accelerator.is_main_process:
         model.print_trainable_parameters()
 

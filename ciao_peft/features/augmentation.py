@@ -55,6 +55,23 @@ class Augmentation:
             kind, high = (int, 2**63 - 1) if field.name == "seed" else (float, 0.9 if field.name == "crop" else 1)
             check_number(field.name, getattr(self, field.name), kind, 0, high, of="Augmentation")
 
+    @classmethod
+    def of_views(cls, views: int) -> Augmentation | None:
+        """How as many views differ in a training; None for one, which is the picture as it is.
+
+        Args:
+            views: 2 for the picture and its mirror image; with more, all but the first are mirrored by chance and
+                cropped by up to a tenth.
+
+        Example:
+            >>> Augmentation.of_views(2)
+            Augmentation(flip=1.0, crop=0.0, brightness=0.0, contrast=0.0, saturation=0.0, seed=0)
+        """
+        if views == 1:
+            return None
+        flip, crop = (1.0, 0.0) if views == 2 else (0.5, 0.1)
+        return cls(flip=flip, crop=crop, brightness=0.0, contrast=0.0, saturation=0.0)
+
     @property
     def changes_colour(self) -> bool:
         """Whether brightness, contrast or saturation may change."""

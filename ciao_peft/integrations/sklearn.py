@@ -35,11 +35,11 @@ class _Estimator(BaseEstimator):
         self,
         encoder: str | nn.Module = "small-face",
         *,
-        num_train_epochs: float = 30,
+        num_train_epochs: float | None = None,
         learning_rate: float = 1e-3,
         mask_learning_rate: float | None = None,
         weight_decay: float = 0.01,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         tuning: str = "decision_layer",
         hidden_sizes: tuple[int, ...] = (256,),
         dropout: float = 0.5,
@@ -95,7 +95,7 @@ class _Estimator(BaseEstimator):
         """Probabilities, or regressed values, `(N, num_labels)`."""
         check_is_fitted(self, "model_")
         model = self.model_
-        config, rows = model.peft_config["default"], _pixels(pictures, model).split(max(self.batch_size, 1))
+        config, rows = model.peft_config["default"], _pixels(pictures, model).split(max(self.batch_size or 128, 1))
         values = [label_values(model(part.to(model.device)).logits, config).cpu() for part in rows]
         return torch.cat(values).numpy().astype(np.float64)
 
@@ -106,7 +106,7 @@ class CIAOClassifier(ClassifierMixin, _Estimator):
     Args:
         encoder: The backbone: a name for `load_encoder`, or a network, of which every `fit` takes a copy.
         num_train_epochs, learning_rate, mask_learning_rate, weight_decay, seed: As in `CIAOTrainingArguments`.
-        batch_size: Pictures of a batch, in training and prediction.
+        batch_size: Pictures of a batch, in training and prediction; when left out, the recipe's and 128.
         tuning, hidden_sizes, dropout, contrastive_weight, temperature: As in `CIAOConfig`.
         settings: Other settings of `CIAOConfig`, by name.
         arguments: Other settings of `CIAOTrainingArguments`, by name.
@@ -183,7 +183,7 @@ class CIAORegressor(RegressorMixin, _Estimator):
     Args:
         encoder: The backbone: a name for `load_encoder`, or a network, of which every `fit` takes a copy.
         num_train_epochs, learning_rate, mask_learning_rate, weight_decay, seed: As in `CIAOTrainingArguments`.
-        batch_size: Pictures of a batch, in training and prediction.
+        batch_size: Pictures of a batch, in training and prediction; when left out, the recipe's and 128.
         tuning, hidden_sizes, dropout, contrastive_weight, temperature: As in `CIAOConfig`.
         settings: Other settings of `CIAOConfig`, by name.
         arguments: Other settings of `CIAOTrainingArguments`, by name.

@@ -63,15 +63,16 @@ def fits(record: Record, plan: Plan) -> bool:
 def differing(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
     """What differs from the defaults of a config: a setting that a later version adds changes no key.
 
-    Of `CIAOConfig`, what differs from the paper's preset.
+    Of `CIAOConfig`, what differs from the paper's preset; of `CIAOTrainingArguments`, from the paper's recipe.
 
     Example:
         >>> differing({"temperature": 0.2, "dropout": 0.5}, CIAOConfig)
         {'temperature': 0.2}
     """
     defaults = {part.name: _plain(part.default) for part in dataclasses.fields(cls)}
+    paper = PAPER if cls is CIAOConfig else _paper_recipe()
+    defaults |= {name: _plain(value) for name, value in paper.items()}
     if cls is CIAOConfig:
-        defaults |= {name: _plain(value) for name, value in PAPER.items()}
         values = _read_over_paper(values)
     aside = ("seed", "init_seed", "id2label")  # in the key by themselves, the names with the task
     plain = {name: _plain(value) for name, value in values.items() if name not in aside}
@@ -91,10 +92,31 @@ def spelled_out(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in PAPER.items() if value != defaults[name]}, **_read_over_paper(config)}
 
 
+def training_spelled_out(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for the settings of a training, over the paper's recipe; the epochs are the plan's.
+
+    Example:
+        >>> training_spelled_out({"learning_rate": 0.002})["class_balanced_batches"]
+        True
+    """
+    from ..trainer import CIAOTrainingArguments
+
+    defaults = {part.name: part.default for part in dataclasses.fields(CIAOTrainingArguments)}
+    missing = {name: value for name, value in _paper_recipe().items() if value != defaults[name]}
+    missing.pop("num_train_epochs")
+    return missing | dict(arguments)
+
+
 def _read_over_paper(values: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that are given, no others, as `over_paper` reads them."""
     read = over_paper(values)
     return {name: read[name] for name in values}
+
+
+def _paper_recipe() -> dict[str, Any]:
+    from ..trainer import RECIPES
+
+    return RECIPES["paper"]
 
 
 def _named(items: Iterable[Named], name: str) -> Named | None:
@@ -120,7 +142,8 @@ def _decisive(arguments: Mapping[str, Any], rate: str | None) -> dict[str, Any] 
 
     aside = (rate, "num_train_epochs", "seed", "report_to", "eval_strategy")  # a study sets these by itself
     try:
-        settings = CIAOTrainingArguments.from_dict({n: value for n, value in arguments.items() if n not in aside})
+        asked = {name: value for name, value in arguments.items() if name not in aside}
+        settings = CIAOTrainingArguments.from_dict(_paper_recipe() | asked)
     except (ConfigError, TypeError):
         return None
     decisive = settings.weight_settings(may_go_on=False)

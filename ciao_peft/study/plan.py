@@ -119,7 +119,7 @@ class Method:
         kind: `"network"` of the paper's Table I, `"ablation"` of CIAO or `"rival"`, a baseline, as records have it.
         config: What differs from `CIAOConfig.preset("paper")`: a setting that is left out is the paper's, so that a
             plan means the same when the defaults of `CIAOConfig` change.
-        arguments: What differs from the defaults of `CIAOTrainingArguments`; `num_train_epochs` goes before the plan's.
+        arguments: What differs from `CIAOTrainingArguments.recipe("paper")`; `num_train_epochs` goes before the plan's.
         rate: The learning rate that its search moves.
         rates: What the search tries for it, from low to high.
         baseline: Name of a builder in `ciao_peft.study.baselines`; `None` for adapters of this library.
@@ -237,7 +237,8 @@ class Plan:
         seeds: Of the trainings that are scored on the test split; a number n stands for 0 to n - 1. With none, what is
             searched is all that is trained, and the test split is not looked at.
         epochs: Passes over the training data, where a method does not say otherwise.
-        arguments: Of `CIAOTrainingArguments`, for every method alike; a method's own go before.
+        arguments: What differs from `CIAOTrainingArguments.recipe("paper")` for every method alike; a method's own go
+            before.
         search_rates: How many learning rates each method's search tries; 0 for no search.
         search_seeds: How many seeds each rate is tried with; each holds out other people.
         search_epochs: Passes over the training data in a search; as many as `epochs` when left out.

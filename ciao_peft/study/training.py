@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from ..metrics import compute_metrics, confusion_matrix
 from ..model import CIAOModel, get_ciao_model
 from ..presets import over_paper
 from ..saving import library_versions
-from ..trainer import AdapterJob, CIAOTrainer, CIAOTrainingArguments, sorted_alike, train_adapters
+from ..trainer import RECIPES, AdapterJob, CIAOTrainer, CIAOTrainingArguments, sorted_alike, train_adapters
 from .baselines import build_baseline, fit, predict
 from .data import FoldFaces, Material
 from .matching import differing
@@ -56,10 +56,18 @@ class Training:
 
     def arguments(self, fold: str = "") -> CIAOTrainingArguments:
         """The settings of the training on a fold, in full."""
-        settings = {"num_train_epochs": self.plan.epochs, **self.plan.arguments, **self.run.arguments(fold)}
+        settings = {
+            **RECIPES["paper"],
+            "num_train_epochs": self.plan.epochs,
+            **self.plan.arguments,
+            **self.run.arguments(fold),
+        }
         if self.run.split == "validation" and self.plan.search_epochs is not None:
             settings["num_train_epochs"] = self.plan.search_epochs
         fixed = {"report_to": "none", "eval_strategy": "no", "disable_tqdm": True, "feature_cache": "never"}
+        for name in ("num_train_epochs", "per_device_train_batch_size", "views"):
+            if settings[name] is None:
+                raise ConfigError(f"`{name}` is null among the arguments of {quoted(self.run.method.name)}; say it.")
         return CIAOTrainingArguments.from_dict({**settings, **fixed, "seed": self.run.seed})
 
     @property
@@ -155,7 +163,7 @@ class Training:
             config=self.run.config(),
             arguments=dict(self.plan.arguments) | arguments,
             settings=dict(self.run.method.settings),
-            epochs=self.arguments().num_train_epochs,
+            epochs=cast("float", self.arguments().num_train_epochs),
             labels=list(loaded.labels.names),
             confusion=confusion,
             history=_mean_history([result.history for result in results]),
@@ -172,7 +180,7 @@ class Training:
         """Training samples, those to score, and which of the latter are one thing."""
         arguments = self.arguments(fold.name)
         splits = self.material.splits(
-            fold, self.run.method.needs, arguments.views, arguments.augmentation, self._depths()
+            fold, self.run.method.needs, cast("int", arguments.views), arguments.augmentation, self._depths()
         )
         parts = [(splits[name], faces) for name, faces in fold.splits.items()]
         rows = self._rows_of_train(fold)
@@ -259,7 +267,7 @@ class Training:
             self.on_epoch(entry[name] or 0.0)
 
     def _with_a_log_per_epoch(self, arguments: CIAOTrainingArguments, num_samples: int) -> CIAOTrainingArguments:
-        batches = math.ceil(num_samples / arguments.per_device_train_batch_size)
+        batches = math.ceil(num_samples / cast("int", arguments.per_device_train_batch_size))
         steps = math.ceil(batches / arguments.gradient_accumulation_steps)
         return replace(arguments, logging_steps=steps)
 

@@ -12,13 +12,15 @@ from .loop import TrainingLoop
 from .many import AdapterJob, AdapterTraining, sorted_alike, train_adapters, trains_at_once
 from .optimizer import adapter_optimizer
 from .outputs import PredictionOutput, TrainOutput
-from .recipes import recipe_settings
+from .recipes import RECIPES, SMALL_WORLD, recipe_for, recipe_settings
 from .sampler import BalancedBatchSampler, BalancedSampler, plan_epoch
 from .setting_groups import ALONE
 from .trainer import CIAOTrainer
 
 __all__ = [
     "ALONE",
+    "RECIPES",
+    "SMALL_WORLD",
     "AdapterJob",
     "AdapterTraining",
     "BalancedBatchSampler",
@@ -39,6 +41,7 @@ __all__ = [
     "plan_epoch",
     "precision_shared",
     "random_state_kept",
+    "recipe_for",
     "recipe_settings",
     "sorted_alike",
     "train_adapters",

@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..checking import check_choice, check_flag, check_known, check_number, make_plain
@@ -14,8 +14,8 @@ from ..config import CIAOConfig
 from ..errors import ConfigError, quoted
 from ..urls import is_url
 from .flag_values import flag_or_text, text_or_texts
-from .recipes import recipe_settings
-from .setting_groups import LENGTH, ON_THE_WAY, UNLABELLED, UNLABELLED_FLAGS, UNLABELLED_SHARES, WHEN, WHERE
+from .recipes import MASK_RATE_FACTORS, RECIPES, recipe_for, recipe_settings
+from .setting_groups import LENGTH, ON_THE_WAY, RANGES, UNLABELLED, UNLABELLED_FLAGS, WHEN, WHERE
 
 if TYPE_CHECKING:
     from ..features import Augmentation
@@ -34,9 +34,6 @@ else:  # `HfArgumentParser` calls what is no type that it knows with the text of
     FlagOrText = FlagOrTextOrNone = flag_or_text
     TextOrTexts = text_or_texts
 
-MASK_RATE_FACTOR = 10.0
-"""`mask_learning_rate` over `learning_rate` where it is left out: divided features move that much slower."""
-
 ENCODER_RATE_FACTOR = {"last_conv": 2.0, "full": 0.3}
 """`encoder_learning_rate` over `learning_rate` where it is left out, by `tuning`."""
 
@@ -54,18 +51,22 @@ _ALONE = {"nargs": "?", "const": True}  # for argparse: `--bf16` without a value
 class CIAOTrainingArguments:
     """Settings of one training. Frozen; names are those of transformers' `TrainingArguments` wherever it has one.
 
+    With all left out it is the recipe "small-data" below 2,000 samples, and "default" from there on (`recipe`).
+
     Args:
         output_dir: Folder for log, learning curve, checkpoints and stored features; nothing is written when left out.
-        num_train_epochs: Passes over the training data; fractions allowed.
+        num_train_epochs: Passes over the training data; fractions allowed. When left out, 60 below 2,000 samples, and
+            12 from there on.
         max_steps: Updates to make instead, when above 0.
-        per_device_train_batch_size: Samples of a micro-batch on each process. The contrastive loss compares the samples
-            of one micro-batch, over all processes.
+        per_device_train_batch_size: Samples of a micro-batch on each process; when left out, 32 below 2,000 samples,
+            and 128 from there on. The contrastive loss compares the samples of one micro-batch, over all processes.
         per_device_eval_batch_size: Samples read at once in evaluation; changes no result.
         gradient_accumulation_steps: Micro-batches per update. They share no pairs: accumulation gives a larger batch to
             the task loss, but not to the contrastive loss.
         learning_rate: Highest learning rate of the decision head.
-        mask_learning_rate: Learning rate of the inhibitory units, their decay and E; ten times `learning_rate` when
-            left out, because the division makes them move an order of magnitude slower.
+        mask_learning_rate: Learning rate of the inhibitory units, their decay and E. When left out, ten times
+            `learning_rate`, because the division makes them move an order of magnitude slower; in the additive and the
+            subtractive form, the same as `learning_rate`.
         encoder_learning_rate: Learning rate of the adapter's own copy of the last convolution (twice `learning_rate`
             when left out) or of the whole encoder (three tenths of it).
         weight_decay: Weight decay of weights; biases, gains and the decay `a` have none.
@@ -85,8 +86,8 @@ class CIAOTrainingArguments:
             that `accelerate launch` chose.
         class_balanced_batches: Draw samples by class, in pairs of one class, so that no batch lacks a positive pair
             where that can be avoided. Otherwise every sample comes once per epoch, in random order.
-        class_balance: From 0, classes as frequent as in the data, to 1, all equally frequent: a class of n samples is
-            drawn in proportion to `n ** (1 - class_balance)`.
+        class_balance: With `class_balanced_batches`, from 0, classes as frequent as in the data, to 1, all equally
+            frequent: a class of n samples is drawn in proportion to `n ** (1 - class_balance)`.
         eval_strategy: Evaluate during training never (`"no"`), every `eval_steps` updates or every `"epoch"`; without
             an evaluation dataset never.
         eval_steps: Updates between two evaluations, for `eval_strategy="steps"`.
@@ -108,8 +109,9 @@ class CIAOTrainingArguments:
             process.
         views: Views of each picture that a training learns from: 1, the picture as it is; 2, and its mirror image;
             more, and that many less one that are mirrored by chance and cropped by up to a tenth. One is drawn each
-            time a picture comes up, and evaluations see none but the first. Features that are stored beforehand
-            have the views that `cache_features` gave them (`augment=arguments.augmentation`).
+            time a picture comes up, and evaluations see none but the first. When left out, 2 where a dataset shows
+            the same picture each time, and 1 where it shows another view by itself. Features that are stored
+            beforehand have the views that `cache_features` gave them (`augment=arguments.augmentation`).
         average_last: Share of the updates at the end over which the weights are averaged, 0 to 1; 0 for none. From the
             first of them on, evaluations see the mean so far, and so do the best adapter and the one at the end. A
             training that stops before them ends without.
@@ -157,9 +159,9 @@ class CIAOTrainingArguments:
     """
 
     output_dir: str | None = None
-    num_train_epochs: float = 30
+    num_train_epochs: float | None = None
     max_steps: int = -1
-    per_device_train_batch_size: int = 64
+    per_device_train_batch_size: int | None = None
     per_device_eval_batch_size: int = 128
     gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-3
@@ -172,12 +174,12 @@ class CIAOTrainingArguments:
     adam_epsilon: float = 1e-8
     sgd_momentum: float = 0.9
     lr_scheduler_type: Schedule = "cosine"
-    warmup_ratio: float = 0.0
+    warmup_ratio: float = 0.1
     warmup_steps: int = 0
     max_grad_norm: float = 1.0
     bf16: FlagOrText = field(default=False, metadata=_ALONE)
     fp16: bool = False
-    class_balanced_batches: bool = True
+    class_balanced_batches: bool = False
     class_balance: float = 0.5
     eval_strategy: Strategy = "epoch"
     eval_steps: int | None = None
@@ -192,7 +194,7 @@ class CIAOTrainingArguments:
     logging_steps: int = 10
     report_to: TextOrTexts = "jsonl"
     two_steps: bool = False
-    views: int = 1
+    views: int | None = None
     average_last: float = 0.0
     unlabelled_ratio: int = 2
     unlabelled_weight: float = 1.0
@@ -229,36 +231,12 @@ class CIAOTrainingArguments:
         self._check_together()
 
     def _check_numbers(self) -> None:
-        most = 2**63 - 1
-        for name, low in (
-            *(
-                ("per_device_train_batch_size", 1),
-                ("per_device_eval_batch_size", 1),
-                ("gradient_accumulation_steps", 1),
-            ),
-            *(("logging_steps", 1), ("warmup_steps", 0), ("seed", 0), ("dataloader_num_workers", 0), ("max_steps", -1)),
-            *(("ddp_timeout", 1), ("views", 1), ("unlabelled_ratio", 1)),
-            *(("eval_steps", 1), ("save_steps", 1), ("save_total_limit", 1), ("early_stopping_patience", 1)),
-        ):
-            self._check_number(name, int, low, most)
-        for name in ("mask_learning_rate", "encoder_learning_rate", "weight_decay", "max_grad_norm"):
-            self._check_number(name, float, 0, 1e6)
-        for name in ("warmup_ratio", "class_balance", "average_last", *UNLABELLED_SHARES):
-            self._check_number(name, float, 0, 1)
-        for name in ("early_stopping_threshold", "unlabelled_weight"):
-            self._check_number(name, float, 0, 1e9)
-        for name in ("adam_beta1", "adam_beta2", "sgd_momentum"):
-            self._check_number(name, float, 0, 1 - 1e-9)
-        for name in ("learning_rate", "adam_epsilon", "num_train_epochs"):
-            self._check_number(name, float, 1e-12, 1e9)
-
-    def _check_number(self, name: str, kind: type, low: float, high: float) -> None:
-        value = getattr(self, name)
-        if value is None and getattr(type(self), name) is None:  # may be left out
-            return
-        check_number(name, value, kind, low, high)
-        if kind is float and value is not None:
-            object.__setattr__(self, name, float(value))
+        for name, (kind, low, high) in RANGES.items():
+            value = getattr(self, name)
+            if value is None and getattr(type(self), name) is None:  # may be left out
+                continue
+            check_number(name, value, kind, low, high)
+            object.__setattr__(self, name, kind(value))
 
     def _check_texts(self) -> None:
         for name in ("output_dir", "resume_from_checkpoint", "feature_cache"):
@@ -350,21 +328,35 @@ class CIAOTrainingArguments:
         """
         from ..features import Augmentation
 
-        if self.views == 1:
-            return None
-        flip, crop = (1.0, 0.0) if self.views == 2 else (0.5, 0.1)
-        return Augmentation(flip=flip, crop=crop, brightness=0.0, contrast=0.0, saturation=0.0)
+        return Augmentation.of_views(2 if self.views is None else self.views)
 
     @property
     def trackers(self) -> tuple[str, ...]:
         """`report_to` as a tuple."""
         return self.report_to if isinstance(self.report_to, tuple) else (self.report_to,)
 
-    def learning_rates(self, tuning: str) -> dict[str, float]:
+    def completed(self, num_samples: int, views: int = 2) -> CIAOTrainingArguments:
+        """The settings with what was left out chosen for the data: those that `CIAOTrainer.train` trains with.
+
+        Args:
+            num_samples: Samples of the training data, which decide the recipe.
+            views: Of each sample, where `views` is left out.
+
+        Example:
+            >>> settings = CIAOTrainingArguments(num_train_epochs=5).completed(num_samples=190)
+            >>> settings.num_train_epochs, settings.per_device_train_batch_size, settings.views
+            (5.0, 32, 2)
+        """
+        recipe = RECIPES[recipe_for(num_samples)] | {"views": views}
+        chosen = {name: recipe[name] for name in ("num_train_epochs", "per_device_train_batch_size", "views")}
+        return replace(self, **{name: value for name, value in chosen.items() if getattr(self, name) is None})
+
+    def learning_rates(self, tuning: str, inhibition_form: str = "rescaled") -> dict[str, float]:
         """The highest learning rate of each part of an adapter.
 
         Args:
             tuning: The `CIAOConfig.tuning` of the adapter; decides the rate of the encoder where it is left out.
+            inhibition_form: Its form; decides the rate of the mask where that is left out.
 
         Returns:
             Rates of `head`, `mask` and `encoder`.
@@ -376,7 +368,7 @@ class CIAOTrainingArguments:
         head, mask, encoder = self.learning_rate, self.mask_learning_rate, self.encoder_learning_rate
         return {
             "head": head,
-            "mask": head * MASK_RATE_FACTOR if mask is None else mask,
+            "mask": head * MASK_RATE_FACTORS[inhibition_form] if mask is None else mask,
             "encoder": head * ENCODER_RATE_FACTOR.get(tuning, 1.0) if encoder is None else encoder,
         }
 

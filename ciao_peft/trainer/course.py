@@ -4,26 +4,55 @@ from __future__ import annotations
 
 import math
 
+from ..errors import ConfigError
 from .arguments import CIAOTrainingArguments
 
-__all__ = ["count_updates", "is_due"]
+__all__ = ["batch_size_of", "count_updates", "is_due"]
+
+
+def batch_size_of(args: CIAOTrainingArguments) -> int:
+    """Samples of a micro-batch on each process.
+
+    Args:
+        args: Settings, completed.
+
+    Raises:
+        ConfigError: the settings are not completed, and leave it out.
+
+    Example:
+        >>> batch_size_of(CIAOTrainingArguments(per_device_train_batch_size=4))
+        4
+    """
+    return int(_chosen(args, "per_device_train_batch_size"))
+
+
+def _chosen(args: CIAOTrainingArguments, name: str) -> float:
+    value: float | None = getattr(args, name)
+    if value is None:
+        raise ConfigError(f"`{name}` was left out; `arguments.completed(num_samples)` chooses it for the data.")
+    return value
 
 
 def count_updates(args: CIAOTrainingArguments, num_samples: int, num_processes: int = 1) -> tuple[int, int]:
     """The updates of an epoch and of the whole training.
 
     Args:
-        args: Settings.
+        args: Settings, completed.
         num_samples: Samples of the training data.
         num_processes: Processes that share a batch.
+
+    Raises:
+        ConfigError: the settings are not completed, and leave out what is needed.
 
     Example:
         >>> count_updates(CIAOTrainingArguments(num_train_epochs=2.5, per_device_train_batch_size=4), 10)
         (3, 8)
     """
-    num_batches = math.ceil(num_samples / (args.per_device_train_batch_size * num_processes))
+    num_batches = math.ceil(num_samples / (batch_size_of(args) * num_processes))
     of_an_epoch = math.ceil(num_batches / args.gradient_accumulation_steps)
-    return of_an_epoch, args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * of_an_epoch)
+    if args.max_steps > 0:
+        return of_an_epoch, args.max_steps
+    return of_an_epoch, math.ceil(_chosen(args, "num_train_epochs") * of_an_epoch)
 
 
 def is_due(strategy: str, steps: int | None, step: int, steps_per_epoch: int, total_steps: int) -> bool:

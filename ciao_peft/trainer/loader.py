@@ -136,6 +136,15 @@ class BatchDataset:
         self._unseen: Tensor | None = None  # samples and views whose features were not looked at yet
 
     @property
+    def is_mirrored(self) -> bool:
+        """Whether each sample has one more view, its mirror image."""
+        if isinstance(self.data, FeatureDataset):
+            augment = self.data.key.get("augmentation") or {}
+        else:
+            augment = {} if self._augment is None else self._augment.to_dict()
+        return self.views == 2 and augment.get("flip") == 1 and not augment.get("crop")
+
+    @property
     def kind(self) -> str:
         """What training reads, as a checkpoint remembers it: pixels, or features of a certain content."""
         return f"features {self.data.key_hash}" if isinstance(self.data, FeatureDataset) else "pixels"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from .checkpoint import (
     refuse_old_checkpoints,
 )
 from .checkpoint_state import CheckpointState
-from .course import count_updates, is_due
+from .course import batch_size_of, count_updates, is_due
 from .finite import LastFinite, all_finite_there
 from .history import CURVE_FILE, History, draw_learning_curve, plain
 from .interrupts import Interrupts
@@ -120,11 +121,12 @@ class TrainingLoop(Updates):
         eval_source: BatchDataset | None = None,
         unlabelled: Unlabelled | None = None,
     ):
-        args = job.args
+        args = job.args.completed(len(source), source.views)
+        job = replace(job, args=args)
         self.source, self.eval_source = source, eval_source
         self.output_dir = None if args.output_dir is None else Path(args.output_dir)
         self.groups = positive_groups(source.known_labels, job.config)
-        self.batch_size = args.per_device_train_batch_size * job.accelerator.num_processes
+        self.batch_size = batch_size_of(args) * job.accelerator.num_processes
         self.steps_per_epoch, total_steps = count_updates(args, len(source), job.accelerator.num_processes)
         check_what_trains_the_mask(job)
         check_compile(job)
@@ -160,6 +162,7 @@ class TrainingLoop(Updates):
         self.history = History(self.output_dir if writes_log else None, self.history.entries)
         if self.output_dir is not None and self.accelerator.is_main_process:
             clean_up(self.output_dir, None)
+        self._speaker.begins(len(self.source), self.args, self.source.views, self.source.is_mirrored)
         self.optimizer.zero_grad()  # drops what a training that broke off has left
         with self._in_training():
             wrapped = data_parallel(self.job.reader, self.accelerator, self.config.train_batch_norm)

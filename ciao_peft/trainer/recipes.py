@@ -8,7 +8,10 @@ from ..checking import check_choice, check_known
 from ..config import CIAOConfig, InhibitionForm
 from ..errors import ConfigError
 
-__all__ = ["RECIPES", "recipe_settings"]
+__all__ = ["RECIPES", "SMALL_WORLD", "recipe_for", "recipe_settings"]
+
+SMALL_WORLD = 2_000
+"""Samples below which a training that names no recipe is "small-data"."""
 
 _SAME_FOR_ALL: dict[str, Any] = {
     "max_steps": -1,
@@ -58,10 +61,21 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """The settings of each recipe; those of a mask's form are added by `recipe_settings`."""
 
-_MASK_RATES: dict[str, float] = {
-    **dict.fromkeys(("rescaled", "divisive", "gain"), 1e-2),
-    **dict.fromkeys(("additive", "subtractive"), 1e-3),
+MASK_RATE_FACTORS: dict[str, float] = {
+    **dict.fromkeys(("rescaled", "divisive", "gain"), 10.0),  # divided features move that much slower
+    **dict.fromkeys(("additive", "subtractive"), 1.0),
 }
+"""The rate of the mask over that of the head, by `inhibition_form`."""
+
+
+def recipe_for(num_samples: int) -> str:
+    """The recipe of a training on as many samples.
+
+    Example:
+        >>> recipe_for(190), recipe_for(8_000)
+        ('small-data', 'default')
+    """
+    return "small-data" if num_samples < SMALL_WORLD else "default"
 
 
 def recipe_settings(name: Any, config: CIAOConfig | None = None) -> dict[str, Any]:
@@ -88,5 +102,5 @@ def recipe_settings(name: Any, config: CIAOConfig | None = None) -> dict[str, An
     if "mask_learning_rate" not in settings:
         form = CIAOConfig.inhibition_form if config is None else config.inhibition_form
         check_choice("inhibition_form", form, get_args(InhibitionForm))
-        settings["mask_learning_rate"] = _MASK_RATES[form]
+        settings["mask_learning_rate"] = settings["learning_rate"] * MASK_RATE_FACTORS[form]
     return settings

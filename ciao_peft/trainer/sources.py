@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from ..data.clip_rows import Clips
 from ..errors import FeatureCacheError, TrainingError, listed
 from ..features import (
     SHARE_OF_MEMORY,
+    Augmentation,
     ClipSamples,
     FeatureDataset,
     Processes,
@@ -75,7 +78,7 @@ class Sources:
         self._stored: list[tuple[Any, FeatureDataset]] = []
 
     def source(
-        self, dataset: Any, name: str, several_passes: bool, needs_labels: bool | None = True, views: int = 1
+        self, dataset: Any, name: str, several_passes: bool, needs_labels: bool | None = True, views: int | None = 1
     ) -> BatchDataset:
         """A dataset as the training loop reads it.
 
@@ -84,7 +87,8 @@ class Sources:
             name: What to call it in messages.
             several_passes: Whether it is read more than once, so that storing features may pay.
             needs_labels: Whether a dataset without labels is refused; None where nobody looks at labels.
-            views: Views of each picture; with 1, stored features show those that they have.
+            views: Views of each picture; with 1, stored features show those that they have. None: what they have, two
+                of other samples that show the same each time, and one of those that do not.
 
         Raises:
             DataError, InputError: an empty dataset, or labels that the adapter cannot learn.
@@ -92,15 +96,14 @@ class Sources:
             FeatureCacheError: stored features that are not of this model, or that cannot be stored where
                 `feature_cache` asks for it.
         """
-        data = self._data(dataset, name, several_passes, views)
+        data, views = self._data(dataset, name, several_passes, views)
         has_labels = (data.labels if isinstance(data, FeatureDataset) else data.label_key) is not None
         looks = needs_labels or (has_labels and needs_labels is not None)
         labels = check_labels_of(data, self._config, name) if looks else None
         resident, depths = None, self.model.adapters[self.model.resolve_adapter(self.adapter_name)].depths
         if several_passes and isinstance(data, FeatureDataset):
             resident = resident_features(data, self.accelerator.device, self.args, self._needs_excitation, depths)
-        augment = self.args.augmentation
-        return BatchDataset(data, labels, self._needs_excitation, resident, views, augment, depths)
+        return BatchDataset(data, labels, self._needs_excitation, resident, views, Augmentation.of_views(views), depths)
 
     def clear(self) -> None:
         """Lets go of the stored features; those on disk stay there."""
@@ -116,8 +119,9 @@ class Sources:
         return self._config.tuning == "decision_layer"
 
     def _data(
-        self, dataset: Any, name: str, several_passes: bool, views: int
-    ) -> Samples | ClipSamples | FeatureDataset:
+        self, dataset: Any, name: str, several_passes: bool, views: int | None
+    ) -> tuple[Samples | ClipSamples | FeatureDataset, int]:
+        """What the dataset is read from, and how many views it shows."""
         self._check_frames(dataset, name)
         if isinstance(dataset, FeatureDataset):
             if self._config.tuning == "full":
@@ -128,22 +132,26 @@ class Sources:
             dataset.check_belongs_to(model_key(self.model))
             if len(dataset) == 0:
                 raise TrainingError(f"{name} is empty.")
-            if views not in (1, dataset.views):
+            if views not in (None, 1, dataset.views):
                 raise TrainingError(
                     f"{name} has {dataset.views} stored of the {views} views of each picture that `views` asks for. "
                     f"Store it with `cache_features(..., views={views}, augment=arguments.augmentation)`, or train "
                     "with views=1, which takes what is stored."
                 )
-            return dataset
+            return dataset, dataset.views if views is None else views
         samples = samples_of(dataset, self.model.preprocessing, name)
+        # All processes go one way, even where a dataset changes so seldom that some of them saw it change.
+        fixed = functools.cache(lambda: all(Processes().collect([samples.shows_the_same_twice()])))
+        if views is None:
+            views = 2 if fixed() else 1
         stored = self._stored_before(dataset, samples, views)
         if stored is not None:
-            return stored
-        stored = self._store(samples, views) if several_passes and self._may_store(samples) else None
+            return stored, views
+        stored = self._store(samples, views) if several_passes and self._may_store(samples.name, fixed) else None
         if stored is None:
-            return samples
+            return samples, views
         self._stored.append((dataset, stored))
-        return stored
+        return stored, views
 
     def _check_frames(self, dataset: Any, name: str) -> None:
         """Refuses clips for an adapter of pictures, and the reverse, before the trunk runs over them."""
@@ -170,7 +178,7 @@ class Sources:
             return None
         return None
 
-    def _may_store(self, samples: Samples | ClipSamples) -> bool:
+    def _may_store(self, name: str, fixed: Callable[[], bool]) -> bool:
         choice = self.args.feature_cache
         if choice == "never":
             return False
@@ -185,10 +193,10 @@ class Sources:
             model_key(self.model)  # says why, where there is no cut
         elif not self.model.opened.traceable:
             return False
-        if chosen or samples.shows_the_same_twice():
+        if chosen or fixed():
             return True
         self.accelerator.print(
-            f"{samples.name} shows something else each time, so its features are computed anew in every epoch."
+            f"{name} shows something else each time, so its features are computed anew in every epoch."
         )
         return False
 
@@ -212,7 +220,7 @@ class Sources:
                 samples,
                 (lambda key: None) if root is None else (lambda key: root / key_hash(key)),
                 views=views,
-                augment=self.args.augmentation if views > 1 else None,
+                augment=Augmentation.of_views(views),
                 include_excitation=None if self._needs_excitation else False,
                 dataloader_num_workers=self.args.dataloader_num_workers,
                 disable_tqdm=self.args.disable_tqdm,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..progress import Place, place_to_speak
 from .accelerator import progress_bar
+from .arguments import CIAOTrainingArguments
 from .best import Best
 
 if TYPE_CHECKING:
@@ -45,6 +46,30 @@ class Speaker:
         self._loss: float | None = None
         self._rows: list[dict[str, Any]] = []
         self._table: Any = None
+
+    def begins(self, num_samples: int, args: CIAOTrainingArguments, views: int, is_mirrored: bool) -> None:
+        """Says how long the training is, and in which views it sees each sample.
+
+        Args:
+            num_samples: Of the training data.
+            args: Settings, completed.
+            views: Of each sample.
+            is_mirrored: Whether the second of two views is the mirror image.
+
+        Example:
+            >>> args = CIAOTrainingArguments(num_train_epochs=3, per_device_train_batch_size=4)
+            >>> Speaker("faces", 9, disable_tqdm=True).begins(12, args, views=2, is_mirrored=True)
+        """
+        if self.place == "nowhere":
+            return
+        count, unit = (args.max_steps, "update") if args.max_steps > 0 else (args.num_train_epochs, "epoch")
+        length = f"{count:g} {unit}{'' if count == 1 else 's'}"
+        line = f"{self._name}: {num_samples:,} samples, {length} of batches of {args.per_device_train_batch_size}"
+        if is_mirrored:
+            line += ", each sample as it is and mirrored (`views=1`: only as it is)"
+        elif views > 1:
+            line += f", each sample in {views} views"
+        _print(line)
 
     def bar(self, step: int) -> tqdm[Any]:
         """A bar of updates, which shows the last loss and the last score.

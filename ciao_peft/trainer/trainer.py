@@ -31,6 +31,7 @@ from .arguments import CIAOTrainingArguments
 from .calibrate import calibrate_decay, note_class_prior
 from .callbacks import Callbacks
 from .checkpoint import AdapterCheckpoints, refuse_unwritable
+from .course import batch_size_of
 from .cross_fitting import cross_fitted_logits
 from .history import plain
 from .job import Job, LogitsAndEmbeddings
@@ -133,6 +134,7 @@ class CIAOTrainer:
         self._precision = str(self._shared["_mixed_precision"])
         self.log_history = []
         self._last: TrainOutput | None = None
+        self._completed = self.args  # those of the last training, with what was left out
         self._of_unlabelled: dict[str, Any] = {}  # settings of the last training, if it had such pictures
         self._newest_scores: dict[str, float] = {}
         self._sources = Sources(self.model, self.adapter_name, self.args, self.accelerator)
@@ -175,15 +177,16 @@ class CIAOTrainer:
             refuse_unwritable(Path(self.args.output_dir))
         with self._in_training(), random_state_kept():
             self.model.set_adapter(self.adapter_name)
-            several = self.args.max_steps > 0 or self.args.num_train_epochs > 1
+            several = self.args.max_steps > 0 or (self.args.num_train_epochs or 2) > 1
             evaluates = eval_dataset is not None and (self.args.eval_strategy != "no" or bool(self.callbacks))
             source = self._source(train_dataset, "train_dataset", several, views=self.args.views)
             eval_source = self._source(eval_dataset, "eval_dataset", several) if evaluates else None
-            check_training_data(source, self.config, self.args.per_device_train_batch_size, self.accelerator)
-            self._newest_scores = {}
-            others = self._unlabelled(unlabelled, source)
+            args = self.args.completed(len(source), source.views)
+            check_training_data(source, self.config, batch_size_of(args), self.accelerator)
+            others = self._unlabelled(unlabelled, source, args)
+            self._completed, self._newest_scores = args, {}
             self._of_unlabelled = {} if others is None else others.settings
-            loop = TrainingLoop(self._job(), source, eval_source, others)
+            loop = TrainingLoop(self._job(args), source, eval_source, others)
             try:
                 with others_answering(self.accelerator, self.args.ddp_timeout), deaths_told():
                     self._last = loop.run()
@@ -268,7 +271,7 @@ class CIAOTrainer:
         It holds the settings that decide the weights, the number of updates, and the newest scores of the adapter as
         it is, by `eval_NAME` and `test_NAME`. No path of this machine is in it.
         """
-        arguments = self.args.weight_settings() | self._of_unlabelled
+        arguments = self._completed.weight_settings() | self._of_unlabelled
         record: dict[str, Any] = {"seed": self.args.seed, "arguments": arguments}
         if self._last is not None:
             record |= {"global_step": self._last.global_step, "train_loss": self._last.training_loss}
@@ -334,16 +337,17 @@ class CIAOTrainer:
             scores: Of the adapter that it ended with, by `eval_NAME`.
         """
         self._last = self._last if output is None else output
+        self._completed = self.args
         self.log_history, self._newest_scores = log_history, dict(scores)
 
-    def _job(self) -> Job:
+    def _job(self, args: CIAOTrainingArguments) -> Job:
         model, name, adapter = self.model, self.adapter_name, self._adapter
         return Job(
             name=name,
             module=adapter,
             reader=LogitsAndEmbeddings(model, name),
             parameter_groups=adapter.parameter_groups(),
-            args=self.args,
+            args=args,
             accelerator=self.accelerator,
             evaluate=lambda source: self._metrics(source, "eval_"),
             on_log=self.on_log,
@@ -384,19 +388,19 @@ class CIAOTrainer:
                     parameter.requires_grad_(requires_grad)
 
     def _source(
-        self, dataset: Any, name: str, several_passes: bool, needs_labels: bool | None = True, views: int = 1
+        self, dataset: Any, name: str, several_passes: bool, needs_labels: bool | None = True, views: int | None = 1
     ) -> BatchDataset:
         with self.model.reading_with(self.adapter_name):
             return self._sources.source(dataset, name, several_passes, needs_labels, views)
 
-    def _unlabelled(self, dataset: Any, labelled: BatchDataset) -> Unlabelled | None:
+    def _unlabelled(self, dataset: Any, labelled: BatchDataset, args: CIAOTrainingArguments) -> Unlabelled | None:
         if dataset is None:
             return None
         stored = labelled.kind != "pixels"  # or given so: both must be read in one way
-        source = self._source(dataset, "unlabelled", stored, needs_labels=None, views=self.args.views)
-        check_unlabelled(source, labelled, self.args, self.config, self.accelerator.num_processes)
+        source = self._source(dataset, "unlabelled", stored, needs_labels=None, views=args.views)
+        check_unlabelled(source, labelled, args, self.config, self.accelerator.num_processes)
         in_evaluation = partial(self._adapter.held, training=False)
-        return Unlabelled(source, self.args, self.config, self.accelerator, in_evaluation)
+        return Unlabelled(source, args, self.config, self.accelerator, in_evaluation)
 
     @torch.no_grad()
     def _logits(self, source: BatchDataset) -> Tensor:
@@ -424,9 +428,10 @@ class CIAOTrainer:
             other.train(rest)
             return other.predict(held_out).logits
 
-        data = self._source(dataset, "dataset", True, views=self.args.views).data
-        data = data if isinstance(data, FeatureDataset) else dataset
-        return cross_fitted_logits(self.model, self.adapter_name, self.args, data, folds, answers, self.print)
+        source = self._source(dataset, "dataset", True, views=self.args.views)
+        data = source.data if isinstance(source.data, FeatureDataset) else dataset
+        args = self.args.completed(len(source), source.views)  # as of all samples, in each fold
+        return cross_fitted_logits(self.model, self.adapter_name, args, data, folds, answers, self.print)
 
     def _metrics(self, source: BatchDataset, prefix: str) -> dict[str, float]:
         return self._scores(self._logits(source), source.known_labels, prefix)

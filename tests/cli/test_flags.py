@@ -117,7 +117,7 @@ def test_without_flags_train_has_the_defaults_of_the_library():
         ("--bf16", {"bf16": True}),
         ("--bf16 auto --compile cuda-graphs", {"bf16": "auto", "compile": "cuda-graphs"}),
         ("--compile --feature_device cpu", {"compile": True, "feature_device": "cpu"}),
-        ("--bf16 false --no_class_balanced_batches", {"class_balanced_batches": False}),
+        ("--bf16 false --class_balanced_batches", {"class_balanced_batches": True}),
         (
             "--class_balanced_batches false --greater_is_better true",
             {"class_balanced_batches": False, "greater_is_better": True},

@@ -10,8 +10,8 @@ import torch
 from ciao_peft import CIAOTrainer, CIAOTrainingArguments, FeatureMemory, OnlineArguments, OnlineTrainer
 
 from .fakes import SIZE
+from .training import BALANCED, make_model
 from .training import faces as noisy_faces
-from .training import make_model
 
 MIX, KIND = 0.5, 2
 MOODS = {0: "angry", 1: "bored", 2: "calm"}
@@ -34,7 +34,12 @@ def _trained(changes):
     chosen = {"excitation_rank": 0, "contrastive_weight": 1.0}  # whatever the defaults become
     model = make_model(**({"id2label": MOODS} | chosen | dict(changes)))
     args = CIAOTrainingArguments(
-        max_steps=60, per_device_train_batch_size=24, learning_rate=3e-3, report_to="none", disable_tqdm=True
+        max_steps=60,
+        per_device_train_batch_size=24,
+        learning_rate=3e-3,
+        report_to="none",
+        disable_tqdm=True,
+        **BALANCED,
     )
     CIAOTrainer(model, args).train(faces(48))
     return model.eval()

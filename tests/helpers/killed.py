@@ -16,6 +16,7 @@ from ciao_peft import CIAOTrainer, CIAOTrainingArguments, cache_features, get_ci
 from ciao_peft.features import store
 
 from .fakes import SIZE, small_config, tiny_backbone
+from .training import BALANCED
 
 
 def faces(count: int = 22) -> list[dict]:
@@ -27,7 +28,7 @@ def faces(count: int = 22) -> list[dict]:
 
 def training(output_dir: Path, resume: bool | str | None = None, on_log=None, **changes: object) -> CIAOTrainer:
     """Nine updates with dropout, momentum and evaluation: a checkpoint every two."""
-    values = {
+    values = BALANCED | {
         "output_dir": str(output_dir),
         "num_train_epochs": 3,
         "per_device_train_batch_size": 8,

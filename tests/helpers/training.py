@@ -31,8 +31,12 @@ def make_model(backbone=None, **changes):
     return get_ciao_model(backbone or tiny_backbone(), config, input_size=SIZE)
 
 
+BALANCED = {"class_balanced_batches": True, "warmup_ratio": 0.0, "views": 1}
+"""Every batch holds pairs of each class, and every picture is seen as it is, from full rates on."""
+
+
 def make_trainer(model=None, **changes):
-    values = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "logging_steps": 1}
+    values = BALANCED | {"num_train_epochs": 2, "per_device_train_batch_size": 8, "logging_steps": 1}
     return CIAOTrainer(model or make_model(), CIAOTrainingArguments(**(values | changes)))
 
 

@@ -20,6 +20,7 @@ from ciao_peft.trainer.loader import Batch
 from ciao_peft.trainer.optimizer import batch_losses
 
 from .fakes import SIZE, small_config, tiny_backbone
+from .training import BALANCED
 
 LEARNED = {"contrastive_prototypes": "learned"}
 AVERAGED = {"average_last": 0.5, "report_to": "none"}
@@ -40,7 +41,7 @@ def model_of(**changes: object):
 
 def arguments(**changes: object) -> CIAOTrainingArguments:
     """Without stored features: those of another batch size may be rounded differently."""
-    values = {"num_train_epochs": 2, "feature_cache": "never", "learning_rate": 0.01, "weight_decay": 0.1}
+    values = BALANCED | {"num_train_epochs": 2, "feature_cache": "never", "learning_rate": 0.01, "weight_decay": 0.1}
     return CIAOTrainingArguments(**(values | changes))
 
 

@@ -21,6 +21,7 @@ from ciao_peft.study.baselines.head2toe import Layers, LinearOnLayers
 from ciao_peft.trainer import trains_at_once
 from ciao_peft.trainer.accelerator import precision_shared
 from helpers.fakes import SIZE, bits, pixels, residual_backbone, same_bits, small_config, tiny_backbone
+from helpers.training import BALANCED
 
 CLASSES = {"problem_type": "single_label_classification", "num_labels": 3}
 PROBLEMS = {
@@ -45,7 +46,12 @@ def faces(count=20, label_of=lambda n: n % 3, seed=0):
 
 
 def arguments(**changes):
-    values = {"num_train_epochs": 2, "per_device_train_batch_size": 6, "logging_steps": 1, "disable_tqdm": True}
+    values = BALANCED | {
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 6,
+        "logging_steps": 1,
+        "disable_tqdm": True,
+    }
     return CIAOTrainingArguments(**({**values, "learning_rate": 0.01} | changes))
 
 

@@ -19,6 +19,7 @@ from ciao_peft.study.baselines import BUILDERS, build_baseline
 from ciao_peft.study.baselines.fit import fit
 from ciao_peft.study.presets import BASELINES
 from helpers.fakes import BACKBONES, SIZE, Undecided, bits, pixels, same_bits, small_config, tiny_backbone
+from helpers.training import BALANCED
 
 # By hand, for the chain: 12 x 8 x 3 x 3 is its last convolution, 8 x 3 x 3 x 3 its first, each with a batch norm; the
 # first has a bias. The final map is 12 x 4 x 4, so that the head sees 12 x 2 x 2 = 48 numbers.
@@ -49,7 +50,12 @@ def faces(count=18, seed=0):
 
 
 def arguments(**changes):
-    values = {"num_train_epochs": 2, "per_device_train_batch_size": 6, "logging_steps": 1, "disable_tqdm": True}
+    values = BALANCED | {
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 6,
+        "logging_steps": 1,
+        "disable_tqdm": True,
+    }
     return CIAOTrainingArguments(**(values | changes))
 
 

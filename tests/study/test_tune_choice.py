@@ -12,13 +12,13 @@ from ciao_peft.study import METHODS, Method, Task, tune
 from ciao_peft.study.tuning.candidates import (
     head_of,
     make_candidates,
-    recipe_for,
     settings_of_recipe,
     what_trains,
     with_baselines,
 )
 from ciao_peft.study.tuning.choice import Tried, choose, table_of, verdict_of
 from ciao_peft.study.tuning.halving import epochs_of_rungs, going_on
+from ciao_peft.trainer import recipe_for
 
 BARE = {"inhibition": False, "contrastive_weight": 0.0}
 

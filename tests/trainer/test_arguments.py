@@ -79,7 +79,8 @@ def test_rates_rise_in_the_warm_up_and_fall_along_half_a_cosine():
         ("--resume_from_checkpoint runs/checkpoint-5", {"resume_from_checkpoint": "runs/checkpoint-5"}),
         ("--output_dir r --report_to jsonl,tensorboard", {"output_dir": "r", "report_to": ("jsonl", "tensorboard")}),
         ("--report_to none --eval_strategy no", {"report_to": "none", "eval_strategy": "no"}),
-        ("--no_class_balanced_batches", {"class_balanced_batches": False}),
+        ("--class_balanced_batches", {"class_balanced_batches": True}),
+        ("--views 1 --num_train_epochs 5", {"views": 1, "num_train_epochs": 5.0}),
     ],
 )
 def test_transformers_parser_reads_them(flags, expected):

@@ -16,7 +16,7 @@ from ciao_peft.saving.digest import sha256_of, with_digest
 from ciao_peft.trainer import AdapterJob, train_adapters
 from ciao_peft.trainer.checkpoint import AVERAGE_FILE, STATE_FILE
 from helpers.fakes import tiny_backbone
-from helpers.training import assert_same, faces, make_model, make_trainer, scripted, weights
+from helpers.training import BALANCED, assert_same, faces, make_model, make_trainer, scripted, weights
 
 
 def weights_after_each_update(**changes):
@@ -27,7 +27,7 @@ def weights_after_each_update(**changes):
         if "learning_rate" in entry:  # of the losses' entry, one for each update
             after.append({name: tensor.double() for name, tensor in weights(model).items()})
 
-    settings = {"num_train_epochs": 3, "per_device_train_batch_size": 8, "logging_steps": 1}
+    settings = BALANCED | {"num_train_epochs": 3, "per_device_train_batch_size": 8, "logging_steps": 1}
     CIAOTrainer(model, CIAOTrainingArguments(**settings | changes), on_log=note).train(faces())
     return after
 
@@ -72,7 +72,12 @@ def test_running_statistics_are_averaged_and_whole_numbers_are_the_last_ones():
 def test_the_best_adapter_is_the_one_that_was_scored(scores, tmp_path):
     """Two updates in each of four epochs; the mean begins with the second half."""
     seen = []
-    settings = {"num_train_epochs": 4, "per_device_train_batch_size": 12, "average_last": 0.5, "output_dir": tmp_path}
+    settings = BALANCED | {
+        "num_train_epochs": 4,
+        "per_device_train_batch_size": 12,
+        "average_last": 0.5,
+        "output_dir": tmp_path,
+    }
     settings |= {"metric_for_best_model": "score", "load_best_model_at_end": True, "logging_steps": 1}
     model = make_model()
 

@@ -15,6 +15,7 @@ from ciao_peft.errors import FeatureCacheError, TrainingError
 from ciao_peft.features import Augmentation
 from helpers.clips import T, videos, wrapped
 from helpers.fakes import bits, wrap
+from helpers.training import BALANCED
 
 
 def rows_of_frames(count=6, frames=T, seed=1):
@@ -27,7 +28,12 @@ def rows_of_frames(count=6, frames=T, seed=1):
     ]
 
 
-ARGUMENTS = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "report_to": "none", "eval_strategy": "no"}
+ARGUMENTS = BALANCED | {
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 4,
+    "report_to": "none",
+    "eval_strategy": "no",
+}
 
 
 def trained(dataset, **arguments):

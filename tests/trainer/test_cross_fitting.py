@@ -11,9 +11,15 @@ from ciao_peft.data import subject_folds
 from ciao_peft.errors import ConfigError, DataError
 from ciao_peft.probabilities import fit_temperature
 from helpers.fakes import SIZE, tiny_backbone
+from helpers.training import BALANCED
 
 FOLDS = [("fold 1", np.arange(24) % 3 == 0), ("fold 2", np.arange(24) % 3 == 1), ("fold 3", np.arange(24) % 3 == 2)]
-SETTINGS = {"num_train_epochs": 6, "per_device_train_batch_size": 8, "learning_rate": 1e-2, "report_to": "none"}
+SETTINGS = BALANCED | {
+    "num_train_epochs": 6,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 1e-2,
+    "report_to": "none",
+}
 
 
 def faces() -> list[dict[str, object]]:

@@ -19,7 +19,7 @@ from ciao_peft.errors import FeatureCacheError
 from ciao_peft.features import Augmentation
 from ciao_peft.trainer.many import loop
 from helpers.fakes import SIZE, residual_backbone
-from helpers.training import CLASSES, assert_same, faces, make_model, make_trainer, weights
+from helpers.training import BALANCED, CLASSES, assert_same, faces, make_model, make_trainer, weights
 
 BOTH = ("stem", "conv1")
 
@@ -29,7 +29,12 @@ def deep(depths=BOTH, **changes):
 
 
 def arguments(**changes):
-    values = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "report_to": "none", "disable_tqdm": True}
+    values = BALANCED | {
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 8,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
     return CIAOTrainingArguments(**(values | changes))
 
 

@@ -7,9 +7,9 @@ import torch
 
 from ciao_peft import CIAOTrainer, CIAOTrainingArguments
 from ciao_peft.errors import DivergenceError
-from helpers.training import assert_same, faces, make_model, scripted, weights
+from helpers.training import BALANCED, assert_same, faces, make_model, scripted, weights
 
-SETTINGS = {"num_train_epochs": 6, "per_device_train_batch_size": 8, "logging_steps": 1, "report_to": "none"}
+SETTINGS = BALANCED | {"num_train_epochs": 6, "per_device_train_batch_size": 8, "logging_steps": 1, "report_to": "none"}
 
 
 def poisoned_at(step, model, kept):

@@ -26,7 +26,7 @@ from ciao_peft.losses import total_loss
 from ciao_peft.trainer.many import loop, losses
 from helpers.fakes import SIZE, residual_backbone, tiny_backbone
 from helpers.kernels import kernels
-from helpers.training import CLASSES, TASKS, faces, weights
+from helpers.training import BALANCED, CLASSES, TASKS, faces, weights
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,12 @@ def model_with(configs, make=tiny_backbone) -> CIAOModel:
 
 
 def arguments(**changes):
-    values = {"num_train_epochs": 4, "per_device_train_batch_size": 8, "logging_steps": 3, "report_to": "none"}
+    values = BALANCED | {
+        "num_train_epochs": 4,
+        "per_device_train_batch_size": 8,
+        "logging_steps": 3,
+        "report_to": "none",
+    }
     return CIAOTrainingArguments(**(values | changes))
 
 

@@ -71,7 +71,8 @@ def test_a_log_has_one_line_per_evaluation(capsys):
     trainer.args = CIAOTrainingArguments(**{**trainer.args.to_dict(), "metric_for_best_model": "score"})
     trainer.train(faces(), faces(6))
     captured = capsys.readouterr()
-    first, second, third, advice = lines_of(captured.err)
+    start, first, second, third, advice = lines_of(captured.err)
+    assert start == "default: 24 samples, 3 epochs of batches of 8"
     assert first.startswith("default: epoch 1, update 3 of 9: loss ") and first.endswith("(the best so far)")
     assert "eval_score 0.75" in second and second.endswith("(the best so far)")
     assert "eval_score 0.25" in third and third.endswith("0.25")
@@ -82,6 +83,7 @@ def test_a_log_has_one_line_per_evaluation(capsys):
 def test_a_log_without_evaluations_has_a_line_per_epoch(capsys):
     make_trainer(num_train_epochs=2).train(faces())
     assert [line.split(":")[1] for line in lines_of(capsys.readouterr().err)] == [
+        " 24 samples, 2 epochs of batches of 8",
         " epoch 1, update 3 of 6",
         " epoch 2, update 6 of 6",
     ]

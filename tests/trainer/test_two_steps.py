@@ -16,6 +16,7 @@ from ciao_peft.trainer.loop import TrainingLoop
 from ciao_peft.trainer.sampler import plan_epoch
 from helpers import killed
 from helpers.fakes import SIZE, bits, same_bits, tiny_backbone, wrap
+from helpers.training import BALANCED
 
 
 def faces(count=24):
@@ -25,7 +26,7 @@ def faces(count=24):
 
 
 def arguments(**changes):
-    values = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "logging_steps": 1, "two_steps": True}
+    values = BALANCED | {"num_train_epochs": 2, "per_device_train_batch_size": 8, "logging_steps": 1, "two_steps": True}
     return CIAOTrainingArguments(**({**values, "learning_rate": 0.003} | changes))
 
 

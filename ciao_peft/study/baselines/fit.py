@@ -151,6 +151,8 @@ def _source(
     args: CIAOTrainingArguments | None = None,
 ) -> BatchDataset:
     views, augment = (1, None) if args is None else (args.views, args.augmentation)
+    if views is None:
+        views = dataset.views if isinstance(dataset, FeatureDataset) else 2
     data = module.stored(dataset, views, augment)
     if not isinstance(data, FeatureDataset):
         data = Samples(data, module.preprocessing, name)

@@ -171,7 +171,7 @@ def method_from_file(path: str | os.PathLike[str]) -> Method:
     """A method in a JSON file, such as the `best.json` of a search, for a plan or a training of one's own.
 
     `CIAOConfig.preset("paper", **labels_of(faces).as_config(), **method.config)` and
-    `CIAOTrainingArguments(**method.arguments)` take its settings.
+    `CIAOTrainingArguments.recipe("paper", **method.arguments)` take its settings.
 
     Raises:
         ConfigError: there is no such file, it is no JSON, or has keys that are unknown.

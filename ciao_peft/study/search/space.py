@@ -11,7 +11,7 @@ from ...checking import is_number, make_plain
 from ...config import CIAOConfig
 from ...errors import ConfigError, shortened
 from ...presets import over_paper
-from ..matching import spelled_out
+from ..matching import spelled_out, training_spelled_out
 from ..plan import Method
 
 _WHOLE = ("hidden_layers", "hidden_size")
@@ -107,7 +107,7 @@ class SearchSpace:
 
 
 def method_with(method: Method, values: Mapping[str, Any]) -> Method:
-    """A method with what a trial chose, to three digits, and with all that decides its adapter (`spelled_out`).
+    """A method with what a trial chose, to three digits, and with all that decides its adapter and its training.
 
     Args:
         method: What was searched for.
@@ -119,7 +119,7 @@ def method_with(method: Method, values: Mapping[str, Any]) -> Method:
         ('plain, searched', 'divisive', [64, 64], 0.333)
     """
     values = {name: float(f"{v:.3g}") if isinstance(v, float) else v for name, v in values.items()}
-    config, arguments = spelled_out(method.config), dict(method.arguments)
+    config, arguments = spelled_out(method.config), training_spelled_out(method.arguments)
     config["hidden_sizes"] = [values.pop("hidden_size")] * values.pop("hidden_layers")
     for name, value in values.items():
         if name == "batch_size":

@@ -15,9 +15,6 @@ from ..plan import Method
 Part: TypeAlias = Mapping[str, dict[str, Any]]
 Trains: TypeAlias = Literal["mask", "last convolution", "head"]
 
-SMALL_WORLD = 2_000
-"""Pictures below which the recipe is "small-data" when none is named."""
-
 MASKS: Part = {
     "rescaled": {"inhibition_form": "rescaled"},
     "rescaled, excitation 32": {"inhibition_form": "rescaled", "excitation_rank": 32},
@@ -51,16 +48,6 @@ _LOSSES: dict[str, Part] = {
     },
 }
 _ADJUSTMENTS: Part = {f"adjusted {by:g}": {"logit_adjustment": by} for by in (0.25, 0.5)}
-
-
-def recipe_for(num_pictures: int) -> str:
-    """The recipe of a training on as many pictures.
-
-    Example:
-        >>> recipe_for(190), recipe_for(8_000)
-        ('small-data', 'default')
-    """
-    return "small-data" if num_pictures < SMALL_WORLD else "default"
 
 
 def make_candidates(

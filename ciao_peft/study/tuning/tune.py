@@ -110,7 +110,8 @@ def tune(
         ...     sorted(tried.name for tried in result.tried), (result.folder / "best.json").exists()
         (['gain', 'last convolution, head of gain', 'no mask, head of gain'], True)
     """
-    from .candidates import SMALL_WORLD, make_candidates, recipe_for, settings_of_recipe, with_baselines
+    from ...trainer import SMALL_WORLD, recipe_for
+    from .candidates import make_candidates, settings_of_recipe, with_baselines
     from .folds import check_choice
     from .halving import Halving
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import DivergenceError
 from ..best import Best
-from ..course import count_updates, is_due
+from ..course import batch_size_of, count_updates, is_due
 from ..finite import LastFinite, all_finite_there
 from ..history import History
 from ..loader import BatchDataset
@@ -53,7 +53,7 @@ class Member:
         self.labels: Tensor = source.known_labels
         self._groups = positive_groups(self.labels, self.adapter.config)
         self.steps_per_epoch, self.total_steps = count_updates(self.args, len(source))
-        self.settings = settings_key(self.args, self.adapter.config.tuning, self.total_steps)
+        self.settings = settings_key(self.args, self.adapter.config, self.total_steps)
         self.targets: Tensor | None = sample_targets(self.labels, self.adapter.config)
         self.best = Best(self.args, self.adapter.config.problem_type)
         self.history = History(None)
@@ -64,8 +64,7 @@ class Member:
         """The batches of an epoch, and the seed of each."""
         args = self.args
         balance = args.class_balance if args.class_balanced_batches else None
-        size = args.per_device_train_batch_size
-        plan = plan_epoch(self._groups, size, seed=args.seed, epoch=epoch, balance=balance)
+        plan = plan_epoch(self._groups, batch_size_of(args), seed=args.seed, epoch=epoch, balance=balance)
         return plan, [seed_of(args.seed, epoch, index, 0) for index in range(len(plan))]
 
     def is_due(self, step: int) -> bool:

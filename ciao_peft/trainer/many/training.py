@@ -18,6 +18,7 @@ from ...saving import local_path
 from ...surroundings import random_state_kept
 from ..accelerator import make_apart
 from ..arguments import CIAOTrainingArguments
+from ..course import batch_size_of
 from ..job import check_what_trains_the_mask
 from ..loader import BatchDataset
 from ..sources import check_training_data
@@ -87,6 +88,9 @@ def train_adapters(
         _stored(trainers, train_dataset, "train_dataset", views.pop()) if len(views) == 1 else train_dataset,
         _stored(trainers, eval_dataset, "eval_dataset", 1),
     )
+    for trainer in trainers:
+        if isinstance(stored[0], FeatureDataset):  # else each chooses by itself what was left out
+            trainer.args = trainer.args.completed(len(stored[0]), stored[0].views)
     todo = [
         _Todo(trainer, _with_labels(stored[0], job, "labels"), _with_labels(stored[1], job, "eval_labels"))
         for trainer, job in zip(trainers, jobs, strict=True)
@@ -173,11 +177,11 @@ class _Todo:
         source = self._source(self.data, "train_dataset", like, self.trainer.args.views)
         eval_source = self._source(self.eval_data, "eval_dataset", eval_like, 1) if evaluates else None
         args, accelerator = self.trainer.args, self.trainer.accelerator
-        check_training_data(source, self._config, args.per_device_train_batch_size, accelerator)
-        check_what_trains_the_mask(self.trainer._job())
+        check_training_data(source, self._config, batch_size_of(args), accelerator)
+        check_what_trains_the_mask(self.trainer._job(args))
         return Member(self.trainer, source, eval_source)
 
-    def _source(self, data: Any, name: str, like: BatchDataset | None, views: int) -> BatchDataset:
+    def _source(self, data: Any, name: str, like: BatchDataset | None, views: int | None) -> BatchDataset:
         if like is None:
             return self.trainer._source(data, name, True, views=views)
         labels = check_labels_of(data, self._config, name)
@@ -202,14 +206,14 @@ def _trained_together(model: CIAOModel, todo: Sequence[_Todo]) -> dict[str, Adap
             members.append(each.member(members[0].source if members else None, eval_like))
             eval_like = eval_like or members[-1].eval_source
         for member in members:
-            member.trainer._before_first_update(member.source, member.args.per_device_train_batch_size)
+            member.trainer._before_first_update(member.source, batch_size_of(member.args))
         settings = [member.settings for member in members]
         members.sort(key=lambda member: settings.index(member.settings))
         StackedLoop(model, members).run()
     return {member.name: member.result for member in members if member.result is not None}
 
 
-def _stored(trainers: Sequence[CIAOTrainer], dataset: Any, name: str, views: int) -> Any:
+def _stored(trainers: Sequence[CIAOTrainer], dataset: Any, name: str, views: int | None) -> Any:
     """A dataset with its features stored once for all trainings, where they can share them; else as it is."""
     configs = [trainer.config for trainer in trainers]
     shares = len({(own.target_modules, own.depths, own.depth_grid, own.frames) for own in configs}) == 1
