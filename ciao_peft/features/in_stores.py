@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def load_features(
 
     Raises:
         FeatureCacheError: the folder holds none, is damaged or not filled to its end; or `labels` are too many, too
-            few or no numbers.
+            few or no numbers, or `label_names` no names.
         RemoteError: a subclass says why the store does not give them.
 
     Example:
@@ -90,10 +90,19 @@ def load_features(
                 f"There are {key['num_samples']:,} stored samples in '{folder}' and {len(labels):,} labels; one each, "
                 "in the order in which they were stored."
             )
-    names = None if label_names is None else [str(name) for name in label_names]
+    names = None if label_names is None else _as_names(label_names)
     return FeatureDataset(
         files.key, files.stored_layout, labels, folder=files.folder, label_names=names, checks=files.checks
     )
+
+
+def _as_names(names: Any) -> list[str]:
+    if isinstance(names, (str, bytes, Mapping)) or not isinstance(names, Iterable):
+        raise FeatureCacheError(
+            "`label_names` must be the names in the order of their indices, such as ['calm', 'glad']; got "
+            f"{quoted(names)}."
+        )
+    return [str(name) for name in names]
 
 
 def _as_numbers(labels: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import Trainer, TrainingArguments
 
 from ..calibration import is_open, start_decay
 from ..config import CIAOConfig
-from ..errors import ConfigError, TrainingError, quoted
+from ..errors import ConfigError, DataError, TrainingError, quoted
 from ..features import ClipSamples, Samples, check_labels_of, samples_of
 from ..model import CIAOModel
 from ..trainer import BalancedSampler, adapter_optimizer, note_class_prior
@@ -183,7 +184,16 @@ class AdapterTrainer(Trainer):
         Args:
             test_dataset: As `eval_dataset`; labels may be missing.
             args, kwargs: As for `Trainer.predict`.
+
+        Raises:
+            DataError: this is no dataset.
         """
+        is_read = hasattr(test_dataset, "__getitem__") or hasattr(test_dataset, "__iter__")
+        if isinstance(test_dataset, (str, bytes, os.PathLike)) or not is_read:
+            raise DataError(
+                f"`test_dataset` must be a dataset of samples; got {quoted(test_dataset)}. A picture, a folder or "
+                "a list of pictures is read by `model.predict(...)`."
+            )
         return super().predict(self._with_pixels(test_dataset, "test_dataset"), *args, **kwargs)
 
     def _with_pixels(self, dataset: Any, name: str) -> Any:

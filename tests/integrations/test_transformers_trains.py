@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,13 @@ def test_plain_trainer_trains_and_evaluates(faces, tmp_path):
     assert after["eval_loss"] < before["eval_loss"] and after["eval_accuracy"] > before["eval_accuracy"]
     assert all(torch.equal(value, backbone[name]) for name, value in model.backbone.state_dict().items())
     assert trainer.predict(faces).predictions.shape == (24, 3)
+
+
+@pytest.mark.parametrize("given", ["x.png", Path("faces"), b"png", 7, None])
+def test_what_is_no_dataset_cannot_be_predicted_for(given, tmp_path):
+    trainer = AdapterTrainer(made(), TrainingArguments(str(tmp_path), **QUIET))
+    with pytest.raises(DataError, match=r"`test_dataset` must be a dataset .*`model\.predict"):
+        trainer.predict(given)
 
 
 def test_the_optimiser_gives_each_part_its_rate():
