@@ -74,7 +74,7 @@ def growth(smoke: bool) -> dict[str, Any]:
     rows = [measured(encoder, times * faces, 1, batch_size) for times in (TIMES[:2] if smoke else TIMES)]
     rows += [measured(encoder, faces, worlds, batch_size) for worlds in WORLDS[1:]]
     for row in rows:
-        plan = plan_capacity(rates, int(row["faces"]), worlds=int(row["worlds"]), epochs=1)
+        plan = plan_capacity(rates, int(row["faces"]), worlds=int(row["worlds"]), views=1, epochs=1)
         decoding = row["faces"] * rates.decode_seconds  # these are no files
         row["planned"] = {
             "storing": plan.store_hours * 3600 - decoding,

@@ -128,8 +128,8 @@ def plan_capacity(
     faces: int,
     *,
     worlds: int = 1,
-    views: int = 1,
-    epochs: int = 20,
+    views: int = 2,
+    epochs: int = 12,
     cores: int = 1,
     days: float | None = None,
 ) -> Capacity:
@@ -147,8 +147,8 @@ def plan_capacity(
         rates: What one face costs.
         faces: How many, 1 or more.
         worlds: Adapters that are trained on all of them, 1 or more.
-        views: Stored views of each face, 1 or more.
-        epochs: Of each training, 1 or more.
+        views: Stored views of each face, 1 or more; a training that leaves them out stores 2.
+        epochs: Of each training, 1 or more; as many as the recipe "default" has when left out.
         cores: Of each machine, 1 or more.
         days: In how many all must be done, above 0; one machine takes as long as it takes when left out.
 
@@ -159,7 +159,7 @@ def plan_capacity(
         >>> rates = Rates(encoder="small-face", feature_bytes=16380, trunk_seconds=0.001, step_seconds=0.001)
         >>> plan = plan_capacity(rates, 10**9, worlds=8, cores=16, days=7)
         >>> plan.disk_bytes, round(plan.store_hours), round(plan.train_hours), plan.machines
-        (16384000000000, 278, 44444, 17)
+        (32768000000000, 556, 26667, 11)
     """
     for name, value in (("faces", faces), ("worlds", worlds), ("views", views), ("epochs", epochs), ("cores", cores)):
         check_number(name, value, int, 1, _MOST)
@@ -190,7 +190,7 @@ def capacity_table(plans: Sequence[Capacity]) -> str:
     Example:
         >>> rates = Rates(encoder="small-face", feature_bytes=16384, trunk_seconds=0.001, step_seconds=0.001)
         >>> print(capacity_table([plan_capacity(rates, 10**8)]).splitlines()[2])
-        | 100,000,000 | 1 | 1.64 TB | 400 MB | 27.8 | 555.6 | 1 | 583.3 |
+        | 100,000,000 | 1 | 3.28 TB | 800 MB | 55.6 | 333.3 | 1 | 388.9 |
     """
     head = ["faces", "worlds", "disk", "of it index", "core-hours to store", "core-hours to train", "machines", "hours"]
     rows = [

@@ -8,7 +8,7 @@ from ciao_peft.capacity import Rates, capacity_table, plan_capacity
 
 FACES = (287_651, 10**8, 10**9)
 WORLDS = (1, 16)
-CORES, DAYS, EPOCHS = 16, 7, 20
+CORES, DAYS, VIEWS, EPOCHS = 16, 7, 2, 12
 TARGET_DISK, TARGET_MEMORY = 16e9, 1e9
 
 
@@ -17,7 +17,7 @@ def capacity() -> str:
     record = result("capacity")
     growth, rates = record["growth"], Rates.from_dict(record["growth"]["rates"])
     plans = [
-        plan_capacity(rates, faces, worlds=worlds, epochs=EPOCHS, cores=CORES, days=DAYS)
+        plan_capacity(rates, faces, worlds=worlds, views=VIEWS, epochs=EPOCHS, cores=CORES, days=DAYS)
         for faces in FACES
         for worlds in WORLDS
     ]
@@ -72,7 +72,7 @@ billion faces to it in parts. Each machine was tried as a process of its own wit
 from what one face costs on this machine. For {rates.encoder}, in bfloat16, on one core of {record["machine"]["cpu"]}:
 {rates.feature_bytes:,} bytes, {1000 * rates.decode_seconds:.2f} ms to decode a JPEG file,
 {1000 * rates.trunk_seconds:.2f} ms to store, {1000 * rates.step_seconds:.2f} ms for a step.
-{EPOCHS} epochs, machines of {CORES} cores, done in {DAYS} days:
+{VIEWS} views of each face, {EPOCHS} epochs, machines of {CORES} cores, done in {DAYS} days:
 
 {capacity_table(plans)}
 

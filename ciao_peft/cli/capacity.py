@@ -25,8 +25,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     plan.add_argument(
         "--worlds", type=_whole, nargs="+", default=(1, 16), help="adapters trained on them (default: 1 16)"
     )
-    plan.add_argument("--views", type=_whole, default=1, help="stored views of each face (default: %(default)s)")
-    plan.add_argument("--epochs", type=_whole, default=20, help="of each training (default: %(default)s)")
+    plan.add_argument("--views", type=_whole, default=2, help="stored views of each face (default: %(default)s)")
+    plan.add_argument("--epochs", type=_whole, default=12, help="of each training (default: %(default)s)")
     plan.add_argument("--cores", type=_whole, default=16, help="of each machine (default: %(default)s)")
     plan.add_argument("--days", type=float, help="in which all must be done (default: one machine, however long)")
     plan.add_argument(
@@ -84,6 +84,6 @@ def _plan(options: argparse.Namespace) -> None:
     print(
         f"{rates.encoder}: {rates.feature_bytes:,} bytes of features a face; milliseconds of one core to decode it "
         f"{1000 * rates.decode_seconds:.2f}, to store it {1000 * rates.trunk_seconds:.2f}, for a step "
-        f"{1000 * rates.step_seconds:.2f}. {options.epochs} epochs, machines of {options.cores} cores.\n"
+        f"{1000 * rates.step_seconds:.2f}. {options.views} views, {options.epochs} epochs, machines of {options.cores} cores.\n"
     )
     print(capacity_table(plans))
