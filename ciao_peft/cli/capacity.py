@@ -84,6 +84,7 @@ def _plan(options: argparse.Namespace) -> None:
     print(
         f"{rates.encoder}: {rates.feature_bytes:,} bytes of features a face; milliseconds of one core to decode it "
         f"{1000 * rates.decode_seconds:.2f}, to store it {1000 * rates.trunk_seconds:.2f}, for a step "
-        f"{1000 * rates.step_seconds:.2f}. {options.views} views, {options.epochs} epochs, machines of {options.cores} cores.\n"
+        f"{1000 * rates.step_seconds:.2f}. {options.views} views, {options.epochs} epochs, machines of "
+        f"{options.cores} cores.\n"
     )
     print(capacity_table(plans))
