@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .errors import MissingExtraError, RemoteURLError, listed, quoted
 
-__all__ = ["SCHEMES", "FolderURL", "is_url", "parse_url", "require_package"]
+__all__ = ["SCHEMES", "FolderURL", "is_url", "not_on_this_disk", "parse_url", "require_package"]
 
 _PACKAGES = {
     "s3": "s3fs",
@@ -86,6 +86,18 @@ def is_url(source: object) -> bool:
     """
     text = os.fspath(source) if isinstance(source, os.PathLike) else source
     return isinstance(text, str) and bool(_LOOKS_LIKE_ONE.match(text) or _WITHOUT_A_SLASH.match(text))
+
+
+def not_on_this_disk(source: object) -> str:
+    """A sentence for messages about what is missing: that it is a URL; empty where it is none.
+
+    Example:
+        >>> not_on_this_disk("s3://bucket/faces")
+        ' It is a URL, and this is read from the disk of this machine: copy it here first.'
+        >>> not_on_this_disk("faces")
+        ''
+    """
+    return " It is a URL, and this is read from the disk of this machine: copy it here first." if is_url(source) else ""
 
 
 def parse_url(text: str) -> FolderURL:

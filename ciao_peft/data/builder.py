@@ -22,7 +22,7 @@ import datasets.exceptions
 from ..door import open_file, read_json
 from ..errors import DataError, DataNotFoundError, FileReadError
 from ..preprocessing.pictures import MAX_PICTURE_BYTES
-from ..urls import is_url
+from ..urls import is_url, not_on_this_disk
 
 __all__ = [
     "HIDDEN",
@@ -182,7 +182,8 @@ class FacesBuilder(datasets.GeneratorBasedBuilder):
         folder = Path(data_dir).expanduser()
         # Once faces were streamed, `datasets` has put a `Path` of its own here, which asks servers for what is a URL.
         if is_url(os.fspath(data_dir)) or not folder.is_dir():
-            raise DataNotFoundError(f"{name}: {str(folder)!r} is not a folder. {self.HOW_TO_OBTAIN}".strip())
+            hint = not_on_this_disk(os.fspath(data_dir)) or f" {self.HOW_TO_OBTAIN}"
+            raise DataNotFoundError(f"{name}: {str(folder)!r} is not a folder.{hint}".strip())
         return folder.resolve()
 
     def _fingerprint_of(self, data_dir: str | None) -> str:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import datasets
 
 from ..errors import DataError, DataNotFoundError, listed, shortened
+from ..urls import not_on_this_disk
 from .builder import LeftOut, file_mark, walk
 from .folder_layout import SPLIT_NAMES
 from .imagefolder import ImageFolder, ImageFolderConfig
@@ -171,7 +172,7 @@ def _found(path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None
         if place.exists():
             return place.resolve()
     where = " and ".join(repr(str(place)) for place in places)
-    raise DataNotFoundError(f"There is no table {shortened(where)}. {_HOW}")
+    raise DataNotFoundError(f"There is no table {shortened(where)}.{not_on_this_disk(path) or f' {_HOW}'}")
 
 
 def image_column_of(read: Table, table: Path) -> str:

@@ -24,6 +24,7 @@ from ..preprocessing import Preprocessing
 from ..preprocessing.ahead import in_threads
 from ..preprocessing.pictures import is_broken_picture
 from ..progress import long_work
+from ..urls import not_on_this_disk
 from .unlabelled import still_to_label, told
 
 __all__ = ["Read", "pictures_below", "read_faces"]
@@ -72,7 +73,8 @@ def pictures_below(folder: str | os.PathLike[str]) -> list[Path]:
     from ..data.builder import IMAGE_SUFFIXES, walk  # late: it brings `datasets` along
 
     if not Path(folder).is_dir():
-        raise DataNotFoundError(f"There is no folder {quoted(str(folder))}; give one that holds pictures.")
+        hint = not_on_this_disk(folder) or " Give one that holds pictures."
+        raise DataNotFoundError(f"There is no folder {quoted(str(folder))}.{hint}")
     every = walk(folder)
     pictures = [path for path in every if path.suffix.lower() in IMAGE_SUFFIXES]
     if not pictures:

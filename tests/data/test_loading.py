@@ -3,6 +3,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from datasets import Dataset, DatasetDict
 
 from ciao_peft.data import labels_of, list_faces, load_faces, paint_face
 from ciao_peft.data.builder import fingerprint, image_problem
-from ciao_peft.errors import DataError, DataNotFoundError
+from ciao_peft.errors import ConfigError, DataError, DataNotFoundError
 
 
 def draw(path, seed=0, **options):
@@ -394,3 +395,19 @@ def test_real_faces_are_read_with_their_rare_classes_dropped(real_faces, tmp_pat
     assert counts.tolist() == [184, 173, 3292, 4291, 167, 236]
     assert "class 'fear' (14 training images, `min_images_per_class` is 20): 14 in train, 1 in test" in caplog.text
     assert faces["test"][0]["image"].size == (96, 96)
+
+
+@pytest.mark.parametrize("form", [str, Path])
+def test_what_is_read_from_the_disk_alone_says_so_of_a_url(form):
+    from ciao_peft.study import method_from_file
+    from ciao_peft.suggestions.reading import pictures_below
+
+    url = form("s3://bucket/faces")
+    for read in (
+        lambda: load_faces("imagefolder", url),
+        lambda: load_faces("table", csv=url),
+        lambda: pictures_below(url),
+        lambda: method_from_file(url),
+    ):
+        with pytest.raises((DataNotFoundError, ConfigError), match="It is a URL, and this is read from the disk"):
+            read()

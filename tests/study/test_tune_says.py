@@ -84,5 +84,5 @@ def test_a_method_file_that_is_not_there_says_who_writes_one(tmp_path):
     with pytest.raises(ConfigError, match=r"is a folder, not the JSON file of a method\. `ciao tune`"):
         method_from_file(tmp_path)
     (tmp_path / "best.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"is a folder, .*; name the file in it: '.*best\.json'"):
+    with pytest.raises(ConfigError, match=r"is a folder, .*\. Name the file in it: '.*best\.json'"):
         method_from_file(tmp_path)

@@ -10,6 +10,7 @@ from typing import Any
 from ...checking import checked_keys
 from ...door import read_json
 from ...errors import ConfigError, listed, quoted
+from ...urls import not_on_this_disk
 from ..plan import Method, names_in_code
 
 WITHOUT_CIAO = {"inhibition": False, "contrastive_weight": 0.0}
@@ -186,11 +187,13 @@ def method_from_file(path: str | os.PathLike[str]) -> Method:
     """
     if os.path.isdir(path) or not os.path.lexists(path):
         best = os.path.join(path, "best.json")
-        here = f"; name the file in it: {quoted(best)}" if os.path.isfile(best) else ""
-        raise ConfigError(
-            f"{quoted(os.fspath(path))} is {'a folder' if os.path.isdir(path) else 'missing'}, not the JSON file of a "
-            f"method{here or '. `ciao tune` and `ciao search` write one, best.json, into their `--output_dir`'}."
+        hint = (
+            not_on_this_disk(path) or " `ciao tune` and `ciao search` write one, best.json, into their `--output_dir`."
         )
+        if os.path.isfile(best):
+            hint = f" Name the file in it: {quoted(best)}."
+        what = "a folder" if os.path.isdir(path) else "missing"
+        raise ConfigError(f"{quoted(os.fspath(path))} is {what}, not the JSON file of a method.{hint}")
     values = read_json(path, error=ConfigError)
     keys = [part.name for part in dataclasses.fields(Method)]
     values = checked_keys(f"the method in {str(path)!r}", values, [*keys, "rival", "search"])
