@@ -69,7 +69,7 @@ def calibrate_decay(
     num_batches = max(min(enough, len(source)) // batch_size, 1)
     rows = np.linspace(0, len(source) - 1, min(num_batches * batch_size, len(source))).astype(int)
     rank, device = accelerator.process_index, accelerator.device
-    seeds = [seed_of(seed, rank, index) for index in range(num_batches)]
+    seeds = [seed_of(seed, 0, index) for index in range(num_batches)]
     batches = BatchLoader(source, rank, accelerator.num_processes, 0, device)
     inputs = (batch.inputs for batch in batches.read(np.array_split(rows, num_batches), seeds))
     moments = excitation_moments(model, inputs, adapter_name, lambda: accelerator.autocast())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from ..features import Augmentation, ClipSamples, FeatureDataset, Samples
 from ..features.workers import ErrorsSent, received
 from .accelerator import rows_per_process
 from .resident import ResidentFeatures, check_finite_rows
-from .seeds import seed_everything
+from .seeds import seed_everything, seed_of
 
 
 @dataclass
@@ -82,6 +82,22 @@ class Batch:
         return self.with_tensors([tensor.pin_memory() for tensor in self.tensors()])
 
 
+class Order(NamedTuple):
+    """What is to be read as one batch.
+
+    Args:
+        rows: Samples `(b,)` of this process.
+        counts: As for `Batch`.
+        seed: Of what is random in the whole batch; None for view 0 and no seed.
+        rank: Of this process.
+    """
+
+    rows: np.ndarray
+    counts: list[int]
+    seed: int | None = None
+    rank: int = 0
+
+
 class BatchDataset:
     """A dataset and its labels, read by batch; what `DataLoader` sends to its workers.
 
@@ -102,7 +118,7 @@ class BatchDataset:
         >>> faces = [{"pixel_values": torch.full((3, 16, 16), float(n)), "labels": n % 2} for n in range(4)]
         >>> data = samples_of(faces, None)
         >>> source = BatchDataset(data, data.labels())
-        >>> source[np.array([3, 0]), [2], None].labels
+        >>> source[Order(np.array([3, 0]), [2])].labels
         tensor([1, 0])
         >>> len(source), source.kind
         (4, 'pixels')
@@ -176,16 +192,16 @@ class BatchDataset:
         """Samples, all batches together."""
         return len(self.data)
 
-    def __getitem__(self, order: tuple[np.ndarray, list[int], int | None]) -> Batch:
+    def __getitem__(self, order: Order) -> Batch:
         """Reads one batch.
 
         Args:
-            order: Indices `(b,)`, `Batch.counts`, and the seed of what is random in it (None: view 0).
+            order: Which.
 
         Raises:
             DataError: a picture cannot be read, or features that are read for the first time are not finite.
         """
-        indices, counts, seed = order
+        indices, counts, seed, rank = order
         rows = torch.from_numpy(indices)
         labels = None if self.labels is None else self.labels[rows]
         views = self.views_of(order)
@@ -194,20 +210,23 @@ class BatchDataset:
             self._look_at(features, rows, rows if views is None else rows + views * len(self.data))
             return Batch({"features": features}, labels, counts)
         if seed is not None:  # for datasets that augment on the fly
-            seed_everything(seed)
+            seed_everything(seed_of(seed, rank) if rank else seed)
         pixels = self.data.pixels(indices.tolist())
         return Batch({"pixel_values": pixels if views is None else self._seen(pixels, rows, views)}, labels, counts)
 
-    def views_of(self, order: tuple[np.ndarray, list[int], int | None]) -> Tensor | None:
+    def views_of(self, order: Order) -> Tensor | None:
         """The view of each sample of a batch, `(b,)`; None where all are view 0.
+
+        They are drawn for the whole batch, so that several processes see what one would.
 
         Args:
             order: As for indexing.
         """
-        indices, _, seed = order
-        if seed is None or self.views == 1:
+        if order.seed is None or self.views == 1:
             return None
-        return torch.from_numpy(np.random.default_rng(seed).integers(0, self.views, len(indices)))
+        whole = np.random.default_rng(order.seed).integers(0, self.views, sum(order.counts))
+        first = sum(order.counts[: order.rank])
+        return torch.from_numpy(whole[first : first + len(order.rows)])
 
     def _seen(self, pixels: Tensor, samples: Tensor, views: Tensor) -> Tensor:
         """Pictures, or the frames of clips, in their views; as `cache_features` would store them."""
@@ -288,16 +307,16 @@ class BatchLoader:
 
         Args:
             plan: Indices of each batch, over all processes, as `plan_epoch` gives them.
-            seeds: One per batch, for what is random in it; None for view 0 and no seed.
+            seeds: One per batch, the same in all processes, for what is random in it; None for view 0 and no seed.
 
         Raises:
             ValueError: there are more or fewer seeds than batches.
         """
-        orders: list[tuple[np.ndarray, list[int], int | None]] = []
+        orders: list[Order] = []
         for indices, seed in zip(plan, seeds, strict=True):
             counts = rows_per_process(len(indices), self.num_processes)
             first = sum(counts[: self.rank])
-            orders.append((indices[first : first + counts[self.rank]], counts, seed))
+            orders.append(Order(indices[first : first + counts[self.rank]], counts, seed, self.rank))
         if self.source.resident is not None:
             yield from self._selected(orders, self.source.resident)
             return
@@ -310,11 +329,9 @@ class BatchLoader:
         for batch in batches:
             yield batch.to(self.device)
 
-    def _selected(
-        self, orders: Sequence[tuple[np.ndarray, list[int], int | None]], resident: ResidentFeatures
-    ) -> Iterator[Batch]:
+    def _selected(self, orders: Sequence[Order], resident: ResidentFeatures) -> Iterator[Batch]:
         """Batches of features that are on the device: the numbers of an epoch's rows are copied once, and no batch."""
-        samples = [torch.from_numpy(indices) for indices, _, _ in orders]
+        samples = [torch.from_numpy(order.rows) for order in orders]
         views = [self.source.views_of(order) for order in orders]
         rows = [s if v is None else s + v * len(self.source) for s, v in zip(samples, views, strict=True)]
         labels = self.source.labels_on(self.device)
@@ -325,9 +342,9 @@ class BatchLoader:
         if self.device.type == "cuda":
             numbers = numbers.pin_memory()
         parts = numbers.to(self.device, non_blocking=True).split(sizes, dim=1)
-        for (_, counts, _), (own_samples, own_rows) in zip(orders, parts, strict=True):
+        for order, (own_samples, own_rows) in zip(orders, parts, strict=True):
             own_labels = None if labels is None else labels.index_select(0, own_samples)
-            yield Batch({"features": resident.features(own_rows)}, own_labels, counts)
+            yield Batch({"features": resident.features(own_rows)}, own_labels, order.counts)
 
 
 def _copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

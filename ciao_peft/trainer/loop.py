@@ -212,7 +212,7 @@ class TrainingLoop(Updates):
             epoch, done = divmod(self.step, self.steps_per_epoch)
             plan = plan_epoch(self.groups, self.batch_size, seed=args.seed, epoch=epoch, balance=balance)
             first = done * group_size
-            seeds = [seed_of(args.seed, epoch, index, rank) for index in range(first, len(plan))]
+            seeds = [seed_of(args.seed, epoch, index, 0) for index in range(first, len(plan))]
             stream = batches.read(plan[first:], seeds)
             if self.unlabelled is not None:
                 self.unlabelled.begin(epoch, [len(rows) for rows in plan], first)

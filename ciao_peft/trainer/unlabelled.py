@@ -15,7 +15,7 @@ from ..errors import InputError, TrainingError
 from ..losses import Losses, total_loss
 from ..pseudo_labels import SeenUnlabelled, pseudo_label_loss, pseudo_labels
 from .arguments import CIAOTrainingArguments
-from .loader import Batch, BatchDataset, BatchLoader
+from .loader import Batch, BatchDataset, BatchLoader, Order
 from .seeds import seed_of
 from .setting_groups import UNLABELLED
 
@@ -63,11 +63,10 @@ class _Seen(BatchDataset):
         )
         self._learns = learns
 
-    def views_of(self, order: tuple[np.ndarray, list[int], int | None]) -> Tensor | None:
-        indices, _, seed = order
-        if not self._learns or seed is None or self.views == 1:
+    def views_of(self, order: Order) -> Tensor | None:
+        if not self._learns or order.seed is None or self.views == 1:
             return None
-        return torch.from_numpy(np.random.default_rng(seed).integers(1, self.views, len(indices)))
+        return torch.from_numpy(np.random.default_rng(order.seed).integers(1, self.views, len(order.rows)))
 
 
 class Unlabelled:

@@ -39,6 +39,10 @@ def model_of(**changes: object):
     return get_ciao_model(tiny_backbone(), small_config(dropout=0.0, decay_init=None, **changes), input_size=SIZE)
 
 
+PLAIN = {"class_balanced_batches": False, "warmup_ratio": 0.1, "views": None}
+"""As where nothing is said: batches in random order, of pictures and their mirror images."""
+
+
 def arguments(**changes: object) -> CIAOTrainingArguments:
     """Without stored features: those of another batch size may be rounded differently."""
     values = BALANCED | {"num_train_epochs": 2, "feature_cache": "never", "learning_rate": 0.01, "weight_decay": 0.1}
@@ -88,6 +92,10 @@ def main(folder: Path) -> None:
     learned.train(data)
     found |= {f"trained.{name}": tensor for name, tensor in learned.model.adapters["default"].state_dict().items()}
     tensors |= {f"learned.{name}": tensor for name, tensor in found.items()}
+    plain = CIAOTrainer(model_of(), arguments(**PLAIN, per_device_train_batch_size=4))
+    plain.train(data)
+    state = plain.model.adapters["default"].state_dict()
+    tensors |= {f"plain.trained.{name}": tensor for name, tensor in state.items()}
     result = {"num_processes": trainer.accelerator.num_processes, "log": trainer.log_history}
     result["start"] = trainer.config.decay_init
     result["refusals"] = refusals(data[:5])

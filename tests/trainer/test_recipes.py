@@ -11,7 +11,7 @@ from ciao_peft import CIAOConfig, CIAOTrainer, CIAOTrainingArguments, cache_feat
 from ciao_peft.cli.arguments import LateParser, add_recipe, settings_from, settings_parser
 from ciao_peft.errors import ConfigError, TrainingError
 from ciao_peft.trainer import AdapterJob, train_adapters
-from ciao_peft.trainer.loader import BatchDataset
+from ciao_peft.trainer.loader import BatchDataset, Order
 from ciao_peft.trainer.recipes import RECIPES
 from helpers.training import CLASSES, assert_same, faces, make_model, make_trainer, weights
 
@@ -142,14 +142,14 @@ def test_two_views_are_the_picture_and_its_mirror_image_in_stored_features_and_i
 
     data = samples_of(pictures, None)
     source = BatchDataset(data, data.labels(), views=2, augment=augment)
-    order = (np.arange(6), [6], 3)
+    order = Order(np.arange(6), [6], 3)
     views, pixels = source.views_of(order), source[order].inputs["pixel_values"]
     assert views is not None and 0 < int(views.sum()) < 6
     for face, view, seen in zip(pictures, views, pixels, strict=True):
         expected = face["pixel_values"].flip(2) if view else face["pixel_values"]
         torch.testing.assert_close(seen, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(
-        source[(np.arange(6), [6], None)].inputs["pixel_values"], torch.stack([f["pixel_values"] for f in pictures])
+        source[Order(np.arange(6), [6])].inputs["pixel_values"], torch.stack([f["pixel_values"] for f in pictures])
     )
 
 

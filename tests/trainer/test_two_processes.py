@@ -88,6 +88,17 @@ def test_two_processes_learn_the_prototypes_and_average_the_weights_of_one(toget
         torch.testing.assert_close(found[f"learned.trained.{name}"], tensor, rtol=1e-3, atol=1e-4, msg=name)
 
 
+def test_two_processes_see_the_mirror_images_that_one_sees(together):
+    _, _, found = together
+    trainer = CIAOTrainer(
+        two_processes.model_of(), two_processes.arguments(**two_processes.PLAIN, per_device_train_batch_size=8)
+    )
+    trainer.train(two_processes.faces(21))
+    assert trainer.training_record()["arguments"]["views"] == 2
+    for name, tensor in weights(trainer.model).items():
+        torch.testing.assert_close(found[f"plain.trained.{name}"], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
 def test_a_batch_that_leaves_a_process_without_samples_is_refused_by_all_processes(together):
     _, result, _ = together
     message = (
