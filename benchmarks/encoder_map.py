@@ -59,6 +59,7 @@ RECIPE: dict[str, Any] = {
     "learning_rate": 1e-3,
     "warmup_ratio": 0.1,
     "class_balanced_batches": False,
+    "views": None,  # those that are stored
     "bf16": "auto",
 }
 _HEAD: dict[str, Any] = {"inhibition": False, "contrastive_weight": 0.0}

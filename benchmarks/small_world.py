@@ -40,7 +40,7 @@ PEOPLE, NUM_TRAIN, NUM_TEST = 10, 190, 400
 RECIPES = {
     "20 epochs": '"paper", 20 epochs',
     "left out, 20 epochs": "`num_train_epochs=20`, all else left out",
-    "small-data": 'all left out, which is "small-data"',
+    "small-data": '"small-data"',
 }
 """Trainings, as results name them and as the page does."""
 QUIET: dict[str, Any] = {"report_to": "none", "disable_tqdm": True, "eval_strategy": "no"}

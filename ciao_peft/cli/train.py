@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from .arguments import (
     LateParser,
     SettingsHelp,
@@ -57,7 +57,8 @@ def _add_flags(parser: LateParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="say how sure an answer is by N more trainings, each without a part of the people; 0: by none",
+        help="say how sure an answer is by N more trainings, each without a part of the people, or of each class where "
+        "nothing says whom the faces show; 0: by none",
     )
     add_flag(parser, "unlabelled", metavar="FOLDER", help="pictures without labels, to learn from as well")
     add_flag(parser, "encoder", default="small-face", help="a name or folder that `load_encoder` accepts")
@@ -87,6 +88,8 @@ def _train(options: argparse.Namespace) -> None:
     from ..trainer import CIAOTrainer, CIAOTrainingArguments
 
     arguments = settings_from(options, CIAOTrainingArguments)
+    if options.calibration_folds and options.unlabelled is not None:
+        raise ConfigError("`--calibration_folds` trains without the pictures of `--unlabelled`; leave one of them out.")
     faces = faces_from(options)
     if missing := {"train", "test"} - set(map(str, faces)):
         raise DataError(
@@ -114,6 +117,8 @@ def _train(options: argparse.Namespace) -> None:
         trainer.print(f"{len(unlabelled)} faces without labels to learn from as well.")
     trainer.train(faces["train"], faces.get("validation"), unlabelled=unlabelled)
     if folds is not None:
+        if "identity" not in faces["train"].column_names:
+            trainer.print("Nothing says whom the faces show, so each fold has a part of each class, not of the people.")
         temperature = trainer.calibrate(faces["train"], folds)
         trainer.print(f"Temperature of the probabilities: {temperature:.2f}.")
     output = trainer.predict(faces["test"])
@@ -148,4 +153,6 @@ def _calibration_folds(count: int, faces: Dataset) -> list[tuple[str, np.ndarray
 
     if count == 0:
         return None
+    if count < 2:
+        raise ConfigError(f"`--calibration_folds` must be 2 or more, or 0 for none; got {count}.")
     return [*(subject_folds if "identity" in faces.column_names else stratified_folds)(faces, count)]

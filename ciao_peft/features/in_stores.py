@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,19 +90,24 @@ def load_features(
                 f"There are {key['num_samples']:,} stored samples in '{folder}' and {len(labels):,} labels; one each, "
                 "in the order in which they were stored."
             )
-    names = None if label_names is None else _as_names(label_names)
+    names = None if label_names is None else _as_names(label_names, labels)
     return FeatureDataset(
         files.key, files.stored_layout, labels, folder=files.folder, label_names=names, checks=files.checks
     )
 
 
-def _as_names(names: Any) -> list[str]:
-    if isinstance(names, (str, bytes, Mapping)) or not isinstance(names, Iterable):
+def _as_names(names: Any, labels: Tensor | None) -> list[str]:
+    given = names.tolist() if isinstance(names, np.ndarray) else names
+    texts = [*given] if isinstance(given, (list, tuple)) and all(isinstance(name, str) for name in given) else []
+    if not texts or len({*texts}) < len(texts):
         raise FeatureCacheError(
-            "`label_names` must be the names in the order of their indices, such as ['calm', 'glad']; got "
+            "`label_names` must be the names, each once, in the order of their indices, such as ['calm', 'glad']; got "
             f"{quoted(names)}."
         )
-    return [str(name) for name in names]
+    classes = labels is not None and labels.ndim == 1 and not labels.is_floating_point() and len(labels) > 0
+    if labels is not None and classes and int(labels.max()) >= len(texts):
+        raise FeatureCacheError(f"`label_names` has {len(texts)} names, and `labels` go up to {int(labels.max())}.")
+    return texts
 
 
 def _as_numbers(labels: Any) -> Tensor:

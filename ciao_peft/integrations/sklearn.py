@@ -95,7 +95,7 @@ class _Estimator(BaseEstimator):
         """Probabilities, or regressed values, `(N, num_labels)`."""
         check_is_fitted(self, "model_")
         model = self.model_
-        config, rows = model.peft_config["default"], _pixels(pictures, model).split(max(self.batch_size or 128, 1))
+        config, rows = model.peft_config["default"], _pixels(pictures, model).split(max(int(self.batch_size or 128), 1))
         values = [label_values(model(part.to(model.device)).logits, config).cpu() for part in rows]
         return torch.cat(values).numpy().astype(np.float64)
 

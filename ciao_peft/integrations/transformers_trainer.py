@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, IterableDataset, Sampler
 from transformers import Trainer, TrainingArguments
 
 from ..calibration import is_open, start_decay
@@ -46,7 +45,10 @@ class _Prepared(Dataset[dict[str, Any]]):
 
 def _keys_of(dataset: Any) -> set[str]:
     """What a sample of a map-style dataset has; nothing for any other dataset."""
-    first = dataset[0] if hasattr(dataset, "__len__") and len(dataset) else None
+    if isinstance(dataset, (str, bytes, bytearray, type, Mapping)):
+        return set()
+    sized = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, Tensor)
+    first = dataset[0] if sized and len(dataset) else None
     return set(first) if isinstance(first, Mapping) else set()
 
 
@@ -188,11 +190,10 @@ class AdapterTrainer(Trainer):
         Raises:
             DataError: this is no dataset.
         """
-        is_read = hasattr(test_dataset, "__getitem__") or hasattr(test_dataset, "__iter__")
-        if isinstance(test_dataset, (str, bytes, os.PathLike)) or not is_read:
+        if not isinstance(test_dataset, IterableDataset) and not _keys_of(test_dataset):
             raise DataError(
-                f"`test_dataset` must be a dataset of samples; got {quoted(test_dataset)}. A picture, a folder or "
-                "a list of pictures is read by `model.predict(...)`."
+                "`test_dataset` must be a dataset of samples with `image` or `pixel_values`; got "
+                f"{quoted(test_dataset)}. A picture, a folder or a list of pictures is read by `model.predict(...)`."
             )
         return super().predict(self._with_pixels(test_dataset, "test_dataset"), *args, **kwargs)
 

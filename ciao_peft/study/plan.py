@@ -34,6 +34,12 @@ def _freeze_mappings(instance: Any, *names: str) -> None:
         object.__setattr__(instance, name, dict(value))
 
 
+def _drop_nulls(instance: Any, name: str) -> None:
+    """Null, in a file, is a setting that is left out."""
+    given = {key: value for key, value in getattr(instance, name).items() if value is not None}
+    object.__setattr__(instance, name, given)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A dataset to learn, and how it is scored.
@@ -145,6 +151,7 @@ class Method:
         make_plain(self)
         _check_name("a method", self.name)
         _freeze_mappings(self, "config", "arguments", "settings")
+        _drop_nulls(self, "arguments")
         for name, choices in (("kind", get_args(Kind)), ("needs", get_args(Needs)), ("rate", RATE_NAMES)):
             check_choice(name, getattr(self, name), choices)
         rates = tuple(self.rates) if isinstance(self.rates, (list, tuple)) else ()
@@ -266,6 +273,7 @@ class Plan:
     def __post_init__(self) -> None:
         make_plain(self)
         _freeze_mappings(self, "arguments")
+        _drop_nulls(self, "arguments")
         for name in ("tasks", "encoders", "methods"):
             given = getattr(self, name)
             items = tuple(given) if isinstance(given, (list, tuple)) else ()

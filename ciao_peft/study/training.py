@@ -65,9 +65,6 @@ class Training:
         if self.run.split == "validation" and self.plan.search_epochs is not None:
             settings["num_train_epochs"] = self.plan.search_epochs
         fixed = {"report_to": "none", "eval_strategy": "no", "disable_tqdm": True, "feature_cache": "never"}
-        for name in ("num_train_epochs", "per_device_train_batch_size", "views"):
-            if settings[name] is None:
-                raise ConfigError(f"`{name}` is null among the arguments of {quoted(self.run.method.name)}; say it.")
         return CIAOTrainingArguments.from_dict({**settings, **fixed, "seed": self.run.seed})
 
     @property

@@ -14,7 +14,7 @@ from ..config import CIAOConfig
 from ..errors import ConfigError, quoted
 from ..urls import is_url
 from .flag_values import flag_or_text, text_or_texts
-from .recipes import MASK_RATE_FACTORS, RECIPES, recipe_for, recipe_settings
+from .recipes import RECIPES, recipe_for, recipe_settings
 from .setting_groups import LENGTH, ON_THE_WAY, RANGES, UNLABELLED, UNLABELLED_FLAGS, WHEN, WHERE
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ else:  # `HfArgumentParser` calls what is no type that it knows with the text of
     FlagOrText = FlagOrTextOrNone = flag_or_text
     TextOrTexts = text_or_texts
 
+MASK_RATE_FACTOR = 10.0
+"""`mask_learning_rate` over `learning_rate` where it is left out: divided features move that much slower."""
+
 ENCODER_RATE_FACTOR = {"last_conv": 2.0, "full": 0.3}
 """`encoder_learning_rate` over `learning_rate` where it is left out, by `tuning`."""
 
@@ -51,7 +54,8 @@ _ALONE = {"nargs": "?", "const": True}  # for argparse: `--bf16` without a value
 class CIAOTrainingArguments:
     """Settings of one training. Frozen; names are those of transformers' `TrainingArguments` wherever it has one.
 
-    With all left out it is the recipe "small-data" below 2,000 samples, and "default" from there on (`recipe`).
+    With all left out it is, for the default adapter, the recipe "small-data" below 2,000 samples, and "default" from
+    there on (`recipe`).
 
     Args:
         output_dir: Folder for log, learning curve, checkpoints and stored features; nothing is written when left out.
@@ -64,9 +68,9 @@ class CIAOTrainingArguments:
         gradient_accumulation_steps: Micro-batches per update. They share no pairs: accumulation gives a larger batch to
             the task loss, but not to the contrastive loss.
         learning_rate: Highest learning rate of the decision head.
-        mask_learning_rate: Learning rate of the inhibitory units, their decay and E. When left out, ten times
-            `learning_rate`, because the division makes them move an order of magnitude slower; in the additive and the
-            subtractive form, the same as `learning_rate`.
+        mask_learning_rate: Learning rate of the inhibitory units, their decay and E; ten times `learning_rate` when
+            left out, because the division makes them move an order of magnitude slower. `recipe(name, config)` has the
+            rate for forms that do not divide.
         encoder_learning_rate: Learning rate of the adapter's own copy of the last convolution (twice `learning_rate`
             when left out) or of the whole encoder (three tenths of it).
         weight_decay: Weight decay of weights; biases, gains and the decay `a` have none.
@@ -111,7 +115,7 @@ class CIAOTrainingArguments:
             more, and that many less one that are mirrored by chance and cropped by up to a tenth. One is drawn each
             time a picture comes up, and evaluations see none but the first. When left out, 2 where a dataset shows
             the same picture each time, and 1 where it shows another view by itself. Features that are stored
-            beforehand have the views that `cache_features` gave them (`augment=arguments.augmentation`).
+            beforehand show the views that `cache_features` gave them, and with 1 none but the first.
         average_last: Share of the updates at the end over which the weights are averaged, 0 to 1; 0 for none. From the
             first of them on, evaluations see the mean so far, and so do the best adapter and the one at the end. A
             training that stops before them ends without.
@@ -322,6 +326,8 @@ class CIAOTrainingArguments:
     def augmentation(self) -> Augmentation | None:
         """How the views of a picture differ, for `cache_features(views=arguments.views, augment=...)`; None with 1.
 
+        With `views` left out, those of two; `completed` says how many they are.
+
         Example:
             >>> CIAOTrainingArguments(views=2).augmentation
             Augmentation(flip=1.0, crop=0.0, brightness=0.0, contrast=0.0, saturation=0.0, seed=0)
@@ -347,16 +353,17 @@ class CIAOTrainingArguments:
             >>> settings.num_train_epochs, settings.per_device_train_batch_size, settings.views
             (5.0, 32, 2)
         """
+        check_number("num_samples", num_samples, int, 0)
+        check_number("views", views, int, 1)
         recipe = RECIPES[recipe_for(num_samples)] | {"views": views}
-        chosen = {name: recipe[name] for name in ("num_train_epochs", "per_device_train_batch_size", "views")}
-        return replace(self, **{name: value for name, value in chosen.items() if getattr(self, name) is None})
+        left_out = ("num_train_epochs", "per_device_train_batch_size", "views")
+        return replace(self, **{name: recipe[name] for name in left_out if getattr(self, name) is None})
 
-    def learning_rates(self, tuning: str, inhibition_form: str = "rescaled") -> dict[str, float]:
+    def learning_rates(self, tuning: str) -> dict[str, float]:
         """The highest learning rate of each part of an adapter.
 
         Args:
             tuning: The `CIAOConfig.tuning` of the adapter; decides the rate of the encoder where it is left out.
-            inhibition_form: Its form; decides the rate of the mask where that is left out.
 
         Returns:
             Rates of `head`, `mask` and `encoder`.
@@ -368,7 +375,7 @@ class CIAOTrainingArguments:
         head, mask, encoder = self.learning_rate, self.mask_learning_rate, self.encoder_learning_rate
         return {
             "head": head,
-            "mask": head * MASK_RATE_FACTORS[inhibition_form] if mask is None else mask,
+            "mask": head * MASK_RATE_FACTOR if mask is None else mask,
             "encoder": head * ENCODER_RATE_FACTOR.get(tuning, 1.0) if encoder is None else encoder,
         }
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from .._shapes import Bool, Float
-from ..errors import DataError
+from ..errors import DataError, quoted
 from ..model import CIAOModel
 from .arguments import CIAOTrainingArguments
 from .setting_groups import ALONE
@@ -95,7 +95,13 @@ def cross_fitted_logits(
 
 
 def _checked(folds: Any, count: int) -> list[tuple[str, np.ndarray]]:
-    parts = [(str(name), np.asarray(held_out)) for name, held_out in folds]
+    try:
+        parts = [(str(name), np.asarray(held_out)) for name, held_out in folds]
+    except (TypeError, ValueError):
+        raise DataError(
+            f"`folds` must be the name and the samples of each fold, as `ciao_peft.data.subject_folds(faces, 5)` deals "
+            f"them; got {quoted(folds)}."
+        ) from None
     for name, held_out in parts:
         if held_out.dtype != bool or held_out.shape != (count,):
             raise DataError(

@@ -106,7 +106,7 @@ class BatchDataset:
         labels: `(N,)` or `(N, num_labels)`: those of all samples, as `check_labels` returns them, or None.
         include_excitation: Whether stored u is of use to the adapter.
         resident: The same features on the device that trains, where they are there.
-        views: Views of each picture, where `data` are pictures; stored features say how many they have.
+        views: Views of each sample that are drawn from; with 0 or 1, none but the first.
         augment: How the views of pictures differ.
         depths: Which of the stored depths the adapter reads; all when None.
 
@@ -146,7 +146,7 @@ class BatchDataset:
         self.include_excitation = include_excitation
         self.labels = labels
         self.resident = resident
-        self.views = data.views if isinstance(data, FeatureDataset) else views
+        self.views = max(views, 1)
         self._augment = augment
         self._labels_there: dict[torch.device, Tensor] = {}
         self._unseen: Tensor | None = None  # samples and views whose features were not looked at yet
@@ -154,11 +154,11 @@ class BatchDataset:
     @property
     def is_mirrored(self) -> bool:
         """Whether each sample has one more view, its mirror image."""
-        if isinstance(self.data, FeatureDataset):
-            augment = self.data.key.get("augmentation") or {}
-        else:
-            augment = {} if self._augment is None else self._augment.to_dict()
-        return self.views == 2 and augment.get("flip") == 1 and not augment.get("crop")
+        mirror = Augmentation.of_views(2)
+        if self.views != 2 or mirror is None:
+            return False
+        stored = self.data.key.get("augmentation") if isinstance(self.data, FeatureDataset) else None
+        return self._augment == mirror if stored is None else {**stored, "seed": 0} == mirror.to_dict()
 
     @property
     def kind(self) -> str:

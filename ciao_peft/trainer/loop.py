@@ -162,7 +162,7 @@ class TrainingLoop(Updates):
         self.history = History(self.output_dir if writes_log else None, self.history.entries)
         if self.output_dir is not None and self.accelerator.is_main_process:
             clean_up(self.output_dir, None)
-        self._speaker.begins(len(self.source), self.args, self.source.views, self.source.is_mirrored)
+        self._speaker.begins(self.source, self.args, self.accelerator.num_processes)
         self.optimizer.zero_grad()  # drops what a training that broke off has left
         with self._in_training():
             wrapped = data_parallel(self.job.reader, self.accelerator, self.config.train_batch_norm)

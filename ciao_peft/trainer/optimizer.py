@@ -73,8 +73,7 @@ def rates_on(optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor:
 
     Example:
         >>> groups = {"head": [*nn.Linear(4, 2).parameters()]}
-        >>> config = CIAOConfig(problem_type="regression", num_labels=2)
-        >>> optimizer = make_optimizer(groups, CIAOTrainingArguments(), config, "faces")
+        >>> optimizer = make_optimizer(groups, CIAOTrainingArguments(), "decision_layer", "faces")
         >>> rates_on(optimizer, torch.device("cpu")), optimizer.param_groups[0]["lr"]
         (tensor(1.), tensor(0.0010))
     """
@@ -101,7 +100,7 @@ def rate_name(part: str) -> str:
 
 
 def make_optimizer(
-    parameter_groups: Mapping[str, list[nn.Parameter]], args: CIAOTrainingArguments, config: CIAOConfig, name: str
+    parameter_groups: Mapping[str, list[nn.Parameter]], args: CIAOTrainingArguments, tuning: str, name: str
 ) -> torch.optim.Optimizer:
     """An optimiser with a group for each part, with and without weight decay.
 
@@ -111,7 +110,7 @@ def make_optimizer(
     Args:
         parameter_groups: What is trained, by part: `mask`, `encoder` and `head`.
         args: Rates by part, and everything else.
-        config: Of the adapter; where the rates of encoder and mask are left out, they depend on its `tuning` and form.
+        tuning: Of the adapter; where the rate of the encoder is left out, it depends on this.
         name: Of the adapter, for the message.
 
     Raises:
@@ -119,12 +118,11 @@ def make_optimizer(
 
     Example:
         >>> groups = {"head": [*nn.Linear(4, 2).parameters()]}
-        >>> config = CIAOConfig(problem_type="regression", num_labels=2)
-        >>> optimizer = make_optimizer(groups, CIAOTrainingArguments(), config, "faces")
+        >>> optimizer = make_optimizer(groups, CIAOTrainingArguments(), "decision_layer", "faces")
         >>> [(group["part"], group["peak"], group["weight_decay"]) for group in optimizer.param_groups]
         [('head', 0.001, 0.01), ('head', 0.001, 0.0)]
     """
-    rates = args.learning_rates(config.tuning, config.inhibition_form)
+    rates = args.learning_rates(tuning)
     groups = []
     for part, parameters in parameter_groups.items():
         for decayed in (True, False):
@@ -151,7 +149,7 @@ def adapter_optimizer(model: CIAOModel, adapter_name: str | None = None, **setti
         adapter_name: Which adapter; the active one when left out.
         **settings: Those of `CIAOTrainingArguments` that are about the optimiser: `learning_rate`,
             `mask_learning_rate`, `encoder_learning_rate`, `weight_decay`, `optim`, `adam_beta1` and the like. When left
-            out, the mask's rate is ten times that of the head, or, in the additive and subtractive form, the same.
+            out, the mask's rate is ten times that of the head.
 
     Returns:
         An optimiser whose `param_groups` have `lr`; schedulers scale all of them alike.
@@ -171,4 +169,4 @@ def adapter_optimizer(model: CIAOModel, adapter_name: str | None = None, **setti
     """
     name = model.resolve_adapter(adapter_name)
     args = CIAOTrainingArguments(**settings)
-    return make_optimizer(model.adapter_parameters(name), args, model.peft_config[name], name)
+    return make_optimizer(model.adapter_parameters(name), args, model.peft_config[name].tuning, name)

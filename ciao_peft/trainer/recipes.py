@@ -61,11 +61,10 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """The settings of each recipe; those of a mask's form are added by `recipe_settings`."""
 
-MASK_RATE_FACTORS: dict[str, float] = {
-    **dict.fromkeys(("rescaled", "divisive", "gain"), 10.0),  # divided features move that much slower
-    **dict.fromkeys(("additive", "subtractive"), 1.0),
+_MASK_RATES: dict[str, float] = {
+    **dict.fromkeys(("rescaled", "divisive", "gain"), 1e-2),
+    **dict.fromkeys(("additive", "subtractive"), 1e-3),
 }
-"""The rate of the mask over that of the head, by `inhibition_form`."""
 
 
 def recipe_for(num_samples: int) -> str:
@@ -102,5 +101,5 @@ def recipe_settings(name: Any, config: CIAOConfig | None = None) -> dict[str, An
     if "mask_learning_rate" not in settings:
         form = CIAOConfig.inhibition_form if config is None else config.inhibition_form
         check_choice("inhibition_form", form, get_args(InhibitionForm))
-        settings["mask_learning_rate"] = settings["learning_rate"] * MASK_RATE_FACTORS[form]
+        settings["mask_learning_rate"] = _MASK_RATES[form]
     return settings

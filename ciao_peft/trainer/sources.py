@@ -31,10 +31,12 @@ from ..features import (
     store_features,
 )
 from ..model import CIAOModel
+from ..surroundings import random_state_kept
 from .arguments import CIAOTrainingArguments
 from .loader import BatchDataset
 from .resident import resident_features
 from .sampler import smallest_batch
+from .seeds import seed_everything
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -78,7 +80,7 @@ class Sources:
         self._stored: list[tuple[Any, FeatureDataset]] = []
 
     def source(
-        self, dataset: Any, name: str, several_passes: bool, needs_labels: bool | None = True, views: int | None = 1
+        self, dataset: Any, name: str, several_passes: bool, needs_labels: bool | None = True, views: int | None = 0
     ) -> BatchDataset:
         """A dataset as the training loop reads it.
 
@@ -87,8 +89,9 @@ class Sources:
             name: What to call it in messages.
             several_passes: Whether it is read more than once, so that storing features may pay.
             needs_labels: Whether a dataset without labels is refused; None where nobody looks at labels.
-            views: Views of each picture; with 1, stored features show those that they have. None: what they have, two
-                of other samples that show the same each time, and one of those that do not.
+            views: Views of each picture; with 1, none but the first of stored ones. None: as many as stored features
+                have, two of other samples that show the same each time, and one of those that do not. 0 where nobody
+                looks at any but the first.
 
         Raises:
             DataError, InputError: an empty dataset, or labels that the adapter cannot learn.
@@ -103,7 +106,9 @@ class Sources:
         resident, depths = None, self.model.adapters[self.model.resolve_adapter(self.adapter_name)].depths
         if several_passes and isinstance(data, FeatureDataset):
             resident = resident_features(data, self.accelerator.device, self.args, self._needs_excitation, depths)
-        return BatchDataset(data, labels, self._needs_excitation, resident, views, Augmentation.of_views(views), depths)
+        return BatchDataset(
+            data, labels, self._needs_excitation, resident, views, Augmentation.of_views(max(views, 1)), depths
+        )
 
     def clear(self) -> None:
         """Lets go of the stored features; those on disk stay there."""
@@ -132,22 +137,23 @@ class Sources:
             dataset.check_belongs_to(model_key(self.model))
             if len(dataset) == 0:
                 raise TrainingError(f"{name} is empty.")
-            if views not in (None, 1, dataset.views):
+            if views not in (None, 0, 1, dataset.views):
                 raise TrainingError(
                     f"{name} has {dataset.views} stored of the {views} views of each picture that `views` asks for. "
-                    f"Store it with `cache_features(..., views={views}, augment=arguments.augmentation)`, or train "
-                    "with views=1, which takes what is stored."
+                    f"Store it with `cache_features(..., views={views}, augment=arguments.augmentation)`, or leave "
+                    "`views` out, which takes what is stored."
                 )
             return dataset, dataset.views if views is None else views
         samples = samples_of(dataset, self.model.preprocessing, name)
-        # All processes go one way, even where a dataset changes so seldom that some of them saw it change.
-        fixed = functools.cache(lambda: all(Processes().collect([samples.shows_the_same_twice()])))
+        fixed = functools.cache(lambda: self._shows_the_same_twice(samples))
         if views is None:
             views = 2 if fixed() else 1
         stored = self._stored_before(dataset, samples, views)
         if stored is not None:
             return stored, views
-        stored = self._store(samples, views) if several_passes and self._may_store(samples.name, fixed) else None
+        stored = (
+            self._store(samples, max(views, 1)) if several_passes and self._may_store(samples.name, fixed) else None
+        )
         if stored is None:
             return samples, views
         self._stored.append((dataset, stored))
@@ -167,7 +173,7 @@ class Sources:
     def _stored_before(self, dataset: Any, samples: Samples | ClipSamples, views: int) -> FeatureDataset | None:
         """Features stored of this dataset before, if it still shows the same and the model still makes them."""
         for place, (stored_dataset, stored) in enumerate(self._stored):
-            if stored_dataset is not dataset or views not in (1, stored.views):
+            if stored_dataset is not dataset or views not in (0, stored.views):
                 continue
             now = {**model_key(self.model), "num_samples": len(samples.frames)}
             if not samples.is_fixed and len(samples) == len(stored):
@@ -177,6 +183,12 @@ class Sources:
             del self._stored[place]
             return None
         return None
+
+    def _shows_the_same_twice(self, samples: Samples | ClipSamples) -> bool:
+        """The same for the same seed; and all processes agree, even where some of them saw the dataset change."""
+        with random_state_kept():
+            seed_everything(self.args.seed)
+            return all(Processes().collect([samples.shows_the_same_twice()]))
 
     def _may_store(self, name: str, fixed: Callable[[], bool]) -> bool:
         choice = self.args.feature_cache

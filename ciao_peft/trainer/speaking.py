@@ -11,6 +11,7 @@ from ..progress import Place, place_to_speak
 from .accelerator import progress_bar
 from .arguments import CIAOTrainingArguments
 from .best import Best
+from .loader import BatchDataset
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -47,28 +48,34 @@ class Speaker:
         self._rows: list[dict[str, Any]] = []
         self._table: Any = None
 
-    def begins(self, num_samples: int, args: CIAOTrainingArguments, views: int, is_mirrored: bool) -> None:
+    def begins(self, source: BatchDataset, args: CIAOTrainingArguments, num_processes: int = 1) -> None:
         """Says how long the training is, and in which views it sees each sample.
 
         Args:
-            num_samples: Of the training data.
+            source: The training data.
             args: Settings, completed.
-            views: Of each sample.
-            is_mirrored: Whether the second of two views is the mirror image.
+            num_processes: That share each batch.
 
         Example:
+            >>> import torch
+            >>> from ciao_peft.features import samples_of
+            >>> faces = samples_of([{"pixel_values": torch.zeros(3, 8, 8), "labels": 0}], None)
             >>> args = CIAOTrainingArguments(num_train_epochs=3, per_device_train_batch_size=4)
-            >>> Speaker("faces", 9, disable_tqdm=True).begins(12, args, views=2, is_mirrored=True)
+            >>> Speaker("faces", 9, disable_tqdm=True).begins(BatchDataset(faces, faces.labels()), args)
         """
         if self.place == "nowhere":
             return
         count, unit = (args.max_steps, "update") if args.max_steps > 0 else (args.num_train_epochs, "epoch")
-        length = f"{count:g} {unit}{'' if count == 1 else 's'}"
-        line = f"{self._name}: {num_samples:,} samples, {length} of batches of {args.per_device_train_batch_size}"
-        if is_mirrored:
+        length = f"{count:,.10g} {unit}{'' if count == 1 else 's'}"
+        line = f"{self._name}: {len(source):,} samples, {length} of batches of {args.per_device_train_batch_size}"
+        if num_processes > 1:
+            line += f" on each of {num_processes} processes"
+        if args.gradient_accumulation_steps > 1:
+            line += f", {args.gradient_accumulation_steps} of them for an update"
+        if source.is_mirrored:
             line += ", each sample as it is and mirrored (`views=1`: only as it is)"
-        elif views > 1:
-            line += f", each sample in {views} views"
+        elif source.views > 1:
+            line += f", each sample in {source.views} views"
         _print(line)
 
     def bar(self, step: int) -> tqdm[Any]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -184,16 +184,18 @@ class CIAOTrainer:
             args = self.args.completed(len(source), source.views)
             check_training_data(source, self.config, batch_size_of(args), self.accelerator)
             others = self._unlabelled(unlabelled, source, args)
-            self._completed, self._newest_scores = args, {}
-            self._of_unlabelled = {} if others is None else others.settings
             loop = TrainingLoop(self._job(args), source, eval_source, others)
+            output: TrainOutput | None = None
             try:
                 with others_answering(self.accelerator, self.args.ddp_timeout), deaths_told():
-                    self._last = loop.run()
-                self._newest_scores = loop.scores_of_the_result()
+                    output = loop.run()
             finally:
                 self.log_history = loop.history.entries
-        return self._last
+                if output is not None or loop.step:  # the adapter is no longer that of the training before
+                    self._completed, self._last, self._newest_scores = args, output, {}
+                    self._of_unlabelled = {} if others is None else others.settings
+            self._newest_scores = loop.scores_of_the_result()
+        return cast("TrainOutput", output)  # or an error is on its way
 
     def evaluate(self, dataset: Any) -> dict[str, float]:
         """Scores of the adapter on a dataset, with `eval_` before their names.
@@ -388,7 +390,7 @@ class CIAOTrainer:
                     parameter.requires_grad_(requires_grad)
 
     def _source(
-        self, dataset: Any, name: str, several_passes: bool, needs_labels: bool | None = True, views: int | None = 1
+        self, dataset: Any, name: str, several_passes: bool, needs_labels: bool | None = True, views: int | None = 0
     ) -> BatchDataset:
         with self.model.reading_with(self.adapter_name):
             return self._sources.source(dataset, name, several_passes, needs_labels, views)
@@ -397,7 +399,7 @@ class CIAOTrainer:
         if dataset is None:
             return None
         stored = labelled.kind != "pixels"  # or given so: both must be read in one way
-        source = self._source(dataset, "unlabelled", stored, needs_labels=None, views=args.views)
+        source = self._source(dataset, "unlabelled", stored, needs_labels=None, views=self.args.views)
         check_unlabelled(source, labelled, args, self.config, self.accelerator.num_processes)
         in_evaluation = partial(self._adapter.held, training=False)
         return Unlabelled(source, args, self.config, self.accelerator, in_evaluation)
@@ -428,10 +430,11 @@ class CIAOTrainer:
             other.train(rest)
             return other.predict(held_out).logits
 
+        say: Callable[[str], None] = (lambda line: None) if self.args.disable_tqdm else self.print
         source = self._source(dataset, "dataset", True, views=self.args.views)
         data = source.data if isinstance(source.data, FeatureDataset) else dataset
         args = self.args.completed(len(source), source.views)  # as of all samples, in each fold
-        return cross_fitted_logits(self.model, self.adapter_name, args, data, folds, answers, self.print)
+        return cross_fitted_logits(self.model, self.adapter_name, args, data, folds, answers, say)
 
     def _metrics(self, source: BatchDataset, prefix: str) -> dict[str, float]:
         return self._scores(self._logits(source), source.known_labels, prefix)

@@ -77,7 +77,7 @@ class Updates:
         device = self.accelerator.device
         job.reader.to(device)
         with self._in_training():
-            self.optimizer = make_optimizer(job.parameter_groups, self.args, self.config, job.name)
+            self.optimizer = make_optimizer(job.parameter_groups, self.args, self.config.tuning, job.name)
         if (before_update := job.before_update) is not None:
             self.optimizer.register_step_pre_hook(lambda *_: before_update())
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]

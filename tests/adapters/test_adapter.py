@@ -117,7 +117,7 @@ def test_a_constant_decay_is_in_no_optimiser_and_stays(tmp_path):
     assert "inhibition.0.raw_decay" not in adapter.trainable
     assert not any(raw is p for group in model.adapter_parameters("default").values() for p in group)
     optimizer = make_optimizer(
-        model.adapter_parameters("default"), CIAOTrainingArguments(), model.peft_config["default"], "default"
+        model.adapter_parameters("default"), CIAOTrainingArguments(), "decision_layer", "default"
     )
     assert {p for group in optimizer.param_groups for p in group["params"]} == others - {raw}
     before = bits(model)

@@ -115,9 +115,11 @@ def test_evaluate_says_what_does_not_fit(seven, capsys, words, message):
 
 def test_train_calibrates_by_folds_of_people(tmp_path, capsys):
     command = f"train --world seven {SMALL} --output_dir {tmp_path / 'run'} --calibration_folds"
-    for folds, message in (("1", "`folds` must be 2 or more; got 1"), ("-3", "got -3")):
+    for folds, message in (("1", "`--calibration_folds` must be 2 or more, or 0 for none; got 1"), ("-3", "got -3")):
         assert main([*command.split(), folds]) == 1
         assert message in capsys.readouterr().err
+    assert main([*command.split(), "2", "--unlabelled", str(tmp_path)]) == 1
+    assert "trains without the pictures of `--unlabelled`" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert main([*command.split(), "2"]) == 0
     said = capsys.readouterr().out

@@ -136,9 +136,21 @@ def test_labels_are_numbers_and_names_have_an_argument_of_their_own(memory):
     for labels in (names, ["calm"] * 10, object()):
         with pytest.raises(FeatureCacheError, match=r"`labels` must be numbers.*`label_names`"):
             load_features(URL, labels)
-    for names in ("calm", {"calm": 0}, 2):
-        with pytest.raises(FeatureCacheError, match=r"`label_names` must be the names in the order"):
+    for names in (
+        "calm",
+        {"calm": 0},
+        2,
+        {"calm", "glad"},
+        np.array("a"),
+        ["a", "a"],
+        [],
+        [None, None],
+        bytearray(b"ab"),
+    ):
+        with pytest.raises(FeatureCacheError, match=r"`label_names` must be the names, each once, in the order"):
             load_features(URL, [0, 1] * 5, label_names=names)
+    with pytest.raises(FeatureCacheError, match="`label_names` has 1 names, and `labels` go up to 1"):
+        load_features(URL, [0, 1] * 5, label_names=["calm"])
     assert load_features(URL, [0, 1] * 5, label_names=("calm", "glad")).label_names == ["calm", "glad"]
     table = pd.DataFrame({"label": [0, 1] * 10}).iloc[10:]
     learned = torch.tensor([0.0, 1.0] * 5, requires_grad=True)

@@ -69,10 +69,28 @@ def test_plain_trainer_trains_and_evaluates(faces, tmp_path):
     assert trainer.predict(faces).predictions.shape == (24, 3)
 
 
-@pytest.mark.parametrize("given", ["x.png", Path("faces"), b"png", 7, None])
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(
+            "x.png",
+            Path("faces"),
+            b"png",
+            7,
+            None,
+            list,
+            ["a.png"],
+            [1, 2],
+            [],
+            {"pixel_values": torch.zeros(2, 3, 4, 4)},
+        ),
+        *(torch.zeros(2, 3, 12, 12), np.zeros((3, 12, 12)), [Image.new("RGB", (12, 12))], iter([])),
+    ],
+    ids=lambda given: type(given).__name__,
+)
 def test_what_is_no_dataset_cannot_be_predicted_for(given, tmp_path):
     trainer = AdapterTrainer(made(), TrainingArguments(str(tmp_path), **QUIET))
-    with pytest.raises(DataError, match=r"`test_dataset` must be a dataset .*`model\.predict"):
+    with pytest.raises(DataError, match=r"(?s)`test_dataset` must be a dataset .*`model\.predict"):
         trainer.predict(given)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from ciao_peft import CIAOTrainingArguments
 from ciao_peft.errors import ConfigError
-from ciao_peft.study import read_records
+from ciao_peft.study import Method, plan_from_flags, read_records
 from ciao_peft.study.data import Material, load_study_encoder, load_task
 from ciao_peft.study.plan import Run
 from ciao_peft.study.training import Training
@@ -54,3 +54,10 @@ def test_without_seeds_a_search_is_all_that_is_trained(tmp_path):
     assert {record.split for record in read_records(tmp_path / "run")} == {"validation"}
     with pytest.raises(ConfigError, match="`seeds` must be"):
         replace(plan, search_rates=0)
+
+
+def test_null_among_the_settings_of_a_training_is_a_setting_that_is_left_out():
+    method = Method(name="mine", arguments={"views": None, "num_train_epochs": None, "learning_rate": 0.01})
+    assert method.arguments == {"learning_rate": 0.01}
+    plan = plan_from_flags(["faces=data"], ["small-face"], ["decision layer"], seeds=1, epochs=2)
+    assert replace(plan, arguments={"mask_learning_rate": None}).arguments == {}

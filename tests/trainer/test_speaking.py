@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import EarlyStoppingCallback
 
@@ -27,8 +28,11 @@ from ciao_peft import (
 )
 from ciao_peft.drawing import Picture, as_png, blank_figure
 from ciao_peft.errors import ConfigError, TrainingError
+from ciao_peft.features import Augmentation, FeatureDataset, FeatureLayout, samples_of
 from ciao_peft.progress import hides_bars, in_notebook, place_to_speak
 from ciao_peft.trainer.callbacks import EVENTS
+from ciao_peft.trainer.loader import BatchDataset
+from ciao_peft.trainer.speaking import Speaker
 from helpers.processes import environment
 from helpers.training import assert_same, faces, make_model, make_trainer, scripted, weights
 
@@ -78,6 +82,25 @@ def test_a_log_has_one_line_per_evaluation(capsys):
     assert "eval_score 0.25" in third and third.endswith("0.25")
     assert "the best score was 0.75, after update 6" in advice and "`load_best_model_at_end=True`" in advice
     assert "\r" not in captured.err and captured.out == ""
+
+
+def test_the_start_says_what_an_update_is_made_of(capsys):
+    data = samples_of(faces(), None)
+    source = BatchDataset(data, data.labels())
+    args = CIAOTrainingArguments(max_steps=1_234_567, per_device_train_batch_size=4, gradient_accumulation_steps=3)
+    Speaker("faces", 1, disable_tqdm=None).begins(source, args, num_processes=2)
+    said = "24 samples, 1,234,567 updates of batches of 4 on each of 2 processes, 3 of them for an update\n"
+    assert capsys.readouterr().err == f"faces: {said}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "mirrored"), [({}, False), ({"contrast": 0, "saturation": 0, "brightness": 0}, True)]
+)
+def test_features_are_called_mirrored_where_nothing_else_differs(settings, mirrored):
+    augment = Augmentation(flip=1.0, crop=0.0, **settings)
+    key = {"augmentation": augment.to_dict(), "views": 2, "num_samples": 2}
+    stored = FeatureDataset(key, FeatureLayout((), "float32", 2), torch.tensor([0, 1]), ())
+    assert BatchDataset(stored, torch.tensor([0, 1]), views=2).is_mirrored == mirrored
 
 
 def test_a_log_without_evaluations_has_a_line_per_epoch(capsys):

@@ -14,11 +14,10 @@ from ciao_peft import CIAOModel, CIAOTrainer, CIAOTrainingArguments
 from ciao_peft.errors import (
     ConfigError,
 )
-from ciao_peft.trainer.arguments import ENCODER_RATE_FACTOR
+from ciao_peft.trainer.arguments import ENCODER_RATE_FACTOR, MASK_RATE_FACTOR
 from ciao_peft.trainer.job import LogitsAndEmbeddings
 from ciao_peft.trainer.loader import Batch
 from ciao_peft.trainer.optimizer import batch_losses, make_optimizer
-from ciao_peft.trainer.recipes import MASK_RATE_FACTORS
 from helpers.fakes import residual_backbone, small_config, tiny_backbone
 from helpers.training import TASKS, assert_same, faces, make_model, make_trainer, scripted, weights
 
@@ -95,7 +94,7 @@ def test_rates_and_weight_decay_by_part():
     model = make_model(tuning="last_conv")
     chosen = {"mask_learning_rate": 0.3, "encoder_learning_rate": 0.2, "weight_decay": 0.5}
     arguments = CIAOTrainingArguments(learning_rate=0.1, **chosen)
-    optimizer = make_optimizer(model.adapter_parameters("default"), arguments, model.peft_config["default"], "default")
+    optimizer = make_optimizer(model.adapter_parameters("default"), arguments, "last_conv", "default")
     names = {p: n for n, p in model.adapters["default"].named_parameters()}
     rates = {names[p]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
     for name, (rate, decay) in rates.items():
@@ -106,11 +105,10 @@ def test_rates_and_weight_decay_by_part():
     left_out = CIAOTrainingArguments(learning_rate=0.1)
     assert left_out.learning_rates("full") == {
         "head": 0.1,
-        "mask": 0.1 * MASK_RATE_FACTORS["rescaled"],
+        "mask": 0.1 * MASK_RATE_FACTOR,
         "encoder": pytest.approx(0.1 * ENCODER_RATE_FACTOR["full"]),
     }
-    assert left_out.learning_rates("full", "subtractive")["mask"] == 0.1
-    assert MASK_RATE_FACTORS["divisive"] > 1
+    assert MASK_RATE_FACTOR > 1
 
 
 def test_accumulated_micro_batches_give_the_update_of_one_batch_where_no_pairs_matter():

@@ -151,8 +151,10 @@ def _source(
     args: CIAOTrainingArguments | None = None,
 ) -> BatchDataset:
     views, augment = (1, None) if args is None else (args.views, args.augmentation)
-    if views is None:
-        views = dataset.views if isinstance(dataset, FeatureDataset) else 2
+    if views is None and isinstance(dataset, FeatureDataset):
+        views = dataset.views
+    elif views is None:
+        views = 2 if Samples(dataset, module.preprocessing, name).shows_the_same_twice() else 1
     data = module.stored(dataset, views, augment)
     if not isinstance(data, FeatureDataset):
         data = Samples(data, module.preprocessing, name)
@@ -160,8 +162,8 @@ def _source(
         raise TrainingError(f"{name} is empty.")
     elif views not in (1, data.views):
         raise TrainingError(
-            f"{name} has {data.views} stored of the {views} views of each picture that `views` asks for; train with "
-            "views=1, which takes what is stored."
+            f"{name} has {data.views} stored of the {views} views of each picture that `views` asks for; leave "
+            "`views` out, which takes what is stored."
         )
     labels = check_labels_of(data, module.config, name) if needs_labels else None
     return BatchDataset(data, labels, module.uses_excitation, views=views, augment=augment, depths=())

@@ -127,9 +127,9 @@ class StackedLoop:
         source = self._members[0].source
         assert isinstance(source.data, FeatureDataset)  # or these trainings would not be alike
         same = [bool((rows == rows[:1]).all()) for rows in order]
-        if source.data.views > 1:  # whose views are drawn by each member's own seed
+        if source.views > 1:  # whose views are drawn by each member's own seed
             same = [rows and len(set(own)) == 1 for rows, own in zip(same, seeds, strict=True)]
-        if source.data.views > 1 and not all(same):
+        if source.views > 1 and not all(same):
             streams = [
                 self._loader(source).read([rows[place] for rows in order], [own[place] for own in seeds])
                 for place in range(len(self._members))

@@ -53,7 +53,7 @@ class Member:
         self.labels: Tensor = source.known_labels
         self._groups = positive_groups(self.labels, self.adapter.config)
         self.steps_per_epoch, self.total_steps = count_updates(self.args, len(source))
-        self.settings = settings_key(self.args, self.adapter.config, self.total_steps)
+        self.settings = settings_key(self.args, self.adapter.config.tuning, self.total_steps)
         self.targets: Tensor | None = sample_targets(self.labels, self.adapter.config)
         self.best = Best(self.args, self.adapter.config.problem_type)
         self.history = History(None)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...config import CIAOConfig
 from ..arguments import CIAOTrainingArguments
 from ..optimizer import make_optimizer, rate_name
 from ..trainer import CIAOTrainer
@@ -16,15 +15,15 @@ from ..trainer import CIAOTrainer
 __all__ = ["StackedAdapters", "settings_key"]
 
 
-def settings_key(args: CIAOTrainingArguments, config: CIAOConfig, total_steps: int) -> tuple[Any, ...]:
+def settings_key(args: CIAOTrainingArguments, tuning: str, total_steps: int) -> tuple[Any, ...]:
     """Equal for two trainings whose parameters one optimiser can change.
 
     Args:
         args: Settings of the training.
-        config: Of its adapter.
+        tuning: Of its adapter.
         total_steps: Its updates.
     """
-    rates = tuple(args.learning_rates(config.tuning, config.inhibition_form).items())
+    rates = tuple(args.learning_rates(tuning).items())
     optimizer = (args.optim, args.weight_decay, args.adam_beta1, args.adam_beta2, args.adam_epsilon, args.sgd_momentum)
     return rates, optimizer, args.lr_scheduler_type, args.warmup_ratio, args.warmup_steps, total_steps
 
@@ -125,8 +124,8 @@ class _Part:
         self.own, self.rates, self._args, self._total_steps = own, dict[str, float](), trainer.args, total_steps
         with adapter.held(training=True):
             names = {parameter: name for name, parameter in adapter.named_parameters()}
-            groups, config = adapter.parameter_groups(), adapter.config
-            self._optimizer = make_optimizer(groups, trainer.args, config, trainer.adapter_name)
+            groups, tuning = adapter.parameter_groups(), adapter.config.tuning
+            self._optimizer = make_optimizer(groups, trainer.args, tuning, trainer.adapter_name)
         self._names = [[names[parameter] for parameter in group["params"]] for group in self._optimizer.param_groups]
         for group, own_names in zip(self._optimizer.param_groups, self._names, strict=True):
             group["params"] = [tensors[name].detach()[own] for name in own_names]

@@ -86,8 +86,9 @@ def train_adapters(
     views = {trainer.args.views for trainer in trainers}
     stored = (
         _stored(trainers, train_dataset, "train_dataset", views.pop()) if len(views) == 1 else train_dataset,
-        _stored(trainers, eval_dataset, "eval_dataset", 1),
+        _stored(trainers, eval_dataset, "eval_dataset", 0),
     )
+    asked = [trainer.args for trainer in trainers]
     for trainer in trainers:
         if isinstance(stored[0], FeatureDataset):  # else each chooses by itself what was left out
             trainer.args = trainer.args.completed(len(stored[0]), stored[0].views)
@@ -99,6 +100,8 @@ def train_adapters(
     for places in sorted_alike([each.kind() for each in todo]):
         own = [todo[place] for place in places]
         results |= _trained_together(model, own) if len(own) > 1 else {own[0].trainer.adapter_name: own[0].train()}
+    for trainer, args in zip(trainers, asked, strict=True):
+        trainer.args = args  # what was left out, the next training chooses for its own data
     return {name: results[name] for name in names}
 
 
@@ -175,7 +178,7 @@ class _Todo:
         """
         evaluates = self.eval_data is not None and self.trainer.args.eval_strategy != "no"
         source = self._source(self.data, "train_dataset", like, self.trainer.args.views)
-        eval_source = self._source(self.eval_data, "eval_dataset", eval_like, 1) if evaluates else None
+        eval_source = self._source(self.eval_data, "eval_dataset", eval_like, 0) if evaluates else None
         args, accelerator = self.trainer.args, self.trainer.accelerator
         check_training_data(source, self._config, batch_size_of(args), accelerator)
         check_what_trains_the_mask(self.trainer._job(args))
@@ -185,7 +188,7 @@ class _Todo:
         if like is None:
             return self.trainer._source(data, name, True, views=views)
         labels = check_labels_of(data, self._config, name)
-        return BatchDataset(like.data, labels, like.include_excitation, depths=like.depths)
+        return BatchDataset(like.data, labels, like.include_excitation, views=like.views, depths=like.depths)
 
     @property
     def _config(self) -> CIAOConfig:
