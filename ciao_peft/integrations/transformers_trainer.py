@@ -69,7 +69,8 @@ class AdapterTrainer(Trainer):
         eval_dataset: The same, or a dict of several.
         mask_learning_rate: Rate of the mask; ten times `args.learning_rate` when left out.
         encoder_learning_rate: Rate of the adapter's own copies of the encoder, as in `CIAOTrainingArguments`.
-        class_balance: As in `CIAOTrainingArguments`; None draws every sample once, without regard to pairs.
+        class_balance: As in `CIAOTrainingArguments` with `class_balanced_batches=True`; None draws every sample once,
+            without regard to pairs, as `CIAOTrainer` does by itself.
         **kwargs: As for `Trainer`: `compute_metrics`, `callbacks` and the like.
 
     Raises:
@@ -112,6 +113,11 @@ class AdapterTrainer(Trainer):
         ciao = model.model if isinstance(model, CIAOForImageClassification) else model
         if not isinstance(ciao, CIAOModel):
             raise TrainingError(f"`model` must be a CIAOModel; got {type(model).__name__}. `Trainer` takes others.")
+        if args is not None and not isinstance(args, TrainingArguments):
+            raise ConfigError(
+                f"`args` must be transformers' TrainingArguments; got {type(args).__name__}. `CIAOTrainer` takes "
+                "CIAOTrainingArguments."
+            )
         if args is not None and is_url(args.output_dir):
             raise ConfigError(
                 f"`output_dir` must be a folder on this disk; got {quoted(args.output_dir)}, which is a URL. "

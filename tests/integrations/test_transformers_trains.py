@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import Subset
 from transformers import Trainer, TrainingArguments
 
-from ciao_peft import CIAOConfig, CIAOModel, Preprocessing, get_ciao_model
+from ciao_peft import CIAOConfig, CIAOModel, CIAOTrainingArguments, Preprocessing, get_ciao_model
 from ciao_peft.errors import AdapterConfigError, ConfigError, DataError, InputError, TrainingError
 from ciao_peft.integrations.transformers import CIAOForImageClassification
 from ciao_peft.integrations.transformers_trainer import AdapterTrainer
@@ -92,6 +92,11 @@ def test_what_is_no_dataset_cannot_be_predicted_for(given, tmp_path):
     trainer = AdapterTrainer(made(), TrainingArguments(str(tmp_path), **QUIET))
     with pytest.raises(DataError, match=r"(?s)`test_dataset` must be a dataset .*`model\.predict"):
         trainer.predict(given)
+
+
+def test_settings_of_the_other_trainer_are_told(faces):
+    with pytest.raises(ConfigError, match=r"TrainingArguments; got CIAOTrainingArguments\. `CIAOTrainer` takes"):
+        AdapterTrainer(made(), CIAOTrainingArguments(max_steps=1), train_dataset=faces)
 
 
 def test_the_optimiser_gives_each_part_its_rate():
