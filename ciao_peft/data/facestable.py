@@ -166,13 +166,16 @@ class FacesTable(ImageFolder):
 
 def _found(path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None) -> Path:
     """The table, in the working directory or else in the folder of the pictures."""
+    for place in (path, data_dir):  # the `Path` that `datasets` puts here would ask servers
+        if hint := not_on_this_disk(place):
+            raise DataNotFoundError(f"There is nothing at {shortened(repr(str(place)))}.{hint}")
     given = Path(path).expanduser()
     places = [given] if data_dir is None else [given, Path(data_dir).expanduser() / given]
     for place in places:
         if place.exists():
             return place.resolve()
     where = " and ".join(repr(str(place)) for place in places)
-    raise DataNotFoundError(f"There is no table {shortened(where)}.{not_on_this_disk(path) or f' {_HOW}'}")
+    raise DataNotFoundError(f"There is no table {shortened(where)}. {_HOW}")
 
 
 def image_column_of(read: Table, table: Path) -> str:

@@ -406,6 +406,8 @@ def test_what_is_read_from_the_disk_alone_says_so_of_a_url(form):
     for read in (
         lambda: load_faces("imagefolder", url),
         lambda: load_faces("table", csv=url),
+        lambda: load_faces("table", csv={"train": url}),
+        lambda: load_faces("table", "s3://bucket/pictures", csv="labels.csv"),
         lambda: pictures_below(url),
         lambda: method_from_file(url),
     ):
