@@ -29,7 +29,7 @@ def add_commands(commands: argparse._SubParsersAction[LateParser]) -> None:
         "mask, and with the last convolution unfrozen, are always among them. Writes OUTPUT_DIR/best.json, which\n"
         "`ciao train --method_file` starts from, and a table of all candidates. The test split is not looked at.\n"
         "Started again, it goes on where it stopped; started twice, both share the work.\n\n"
-        "How long: it grows with pictures, --folds, candidates and --epochs. 8,343 faces took 8 minutes of one core\n"
+        "How long: it grows with pictures, --folds, candidates and --epochs. 8,343 faces took 11 minutes of one core\n"
         "with --epochs 3 and 2 folds, after the trunk's one pass over them; a log gets a line for each training.\n\n"
         "    ciao tune faces --label_column expression --group_by identity --output_dir runs/tune\n"
         "    ciao train --data_dir faces --label_column expression --method_file runs/tune/best.json",
