@@ -184,8 +184,10 @@ def add_recipe(parser: LateParser) -> None:
     from ..presets import PRESETS
     from ..trainer.recipes import RECIPES
 
-    text = "settings of the training by name; the flags of the training change single ones (default: by the number of "
-    text += "pictures)"
+    text = (
+        "settings of the training by name; the flags of the training change single ones "
+        "(default: by the number of pictures)"
+    )
     parser.add_argument("--recipe", choices=[*RECIPES], metavar="|".join(RECIPES), help=text)
     if "--inhibition_form" in parser._option_string_actions:
         text = "settings of the adapter by name; the flags of the adapter change single ones"

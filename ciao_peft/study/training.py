@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,15 @@ from ..metrics import compute_metrics, confusion_matrix
 from ..model import CIAOModel, get_ciao_model
 from ..presets import over_paper
 from ..saving import library_versions
-from ..trainer import RECIPES, AdapterJob, CIAOTrainer, CIAOTrainingArguments, sorted_alike, train_adapters
+from ..trainer import (
+    RECIPES,
+    AdapterJob,
+    CIAOTrainer,
+    CIAOTrainingArguments,
+    count_updates,
+    sorted_alike,
+    train_adapters,
+)
 from .baselines import build_baseline, fit, predict
 from .data import FoldFaces, Material
 from .matching import differing
@@ -264,9 +271,8 @@ class Training:
             self.on_epoch(entry[name] or 0.0)
 
     def _with_a_log_per_epoch(self, arguments: CIAOTrainingArguments, num_samples: int) -> CIAOTrainingArguments:
-        batches = math.ceil(num_samples / cast("int", arguments.per_device_train_batch_size))
-        steps = math.ceil(batches / arguments.gradient_accumulation_steps)
-        return replace(arguments, logging_steps=steps)
+        steps_per_epoch, _ = count_updates(arguments, num_samples)
+        return replace(arguments, logging_steps=steps_per_epoch)
 
 
 class Fold(NamedTuple):

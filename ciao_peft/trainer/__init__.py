@@ -6,6 +6,7 @@ from ..surroundings import random_state_kept
 from .accelerator import gather_rows, make_accelerator, make_apart, precision_shared
 from .arguments import CIAOTrainingArguments
 from .calibrate import note_class_prior
+from .course import count_updates
 from .job import Job
 from .loader import BatchDataset, BatchLoader
 from .loop import TrainingLoop
@@ -15,6 +16,7 @@ from .outputs import PredictionOutput, TrainOutput
 from .recipes import RECIPES, SMALL_WORLD, recipe_for, recipe_settings
 from .sampler import BalancedBatchSampler, BalancedSampler, plan_epoch
 from .setting_groups import ALONE
+from .sources import shows_the_same_twice
 from .trainer import CIAOTrainer
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "TrainOutput",
     "TrainingLoop",
     "adapter_optimizer",
+    "count_updates",
     "gather_rows",
     "make_accelerator",
     "make_apart",
@@ -43,6 +46,7 @@ __all__ = [
     "random_state_kept",
     "recipe_for",
     "recipe_settings",
+    "shows_the_same_twice",
     "sorted_alike",
     "train_adapters",
     "trains_at_once",

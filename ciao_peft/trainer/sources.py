@@ -145,7 +145,7 @@ class Sources:
                 )
             return dataset, dataset.views if views is None else views
         samples = samples_of(dataset, self.model.preprocessing, name)
-        fixed = functools.cache(lambda: self._shows_the_same_twice(samples))
+        fixed = functools.cache(lambda: shows_the_same_twice(samples, self.args.seed))
         if views is None:
             views = 2 if fixed() else 1
         stored = self._stored_before(dataset, samples, views)
@@ -183,12 +183,6 @@ class Sources:
             del self._stored[place]
             return None
         return None
-
-    def _shows_the_same_twice(self, samples: Samples | ClipSamples) -> bool:
-        """The same for the same seed; and all processes agree, even where some of them saw the dataset change."""
-        with random_state_kept():
-            seed_everything(self.args.seed)
-            return all(Processes().collect([samples.shows_the_same_twice()]))
 
     def _may_store(self, name: str, fixed: Callable[[], bool]) -> bool:
         choice = self.args.feature_cache
@@ -242,6 +236,24 @@ class Sources:
                 raise
             self.accelerator.print(f"Training without stored features: {error}")
             return None
+
+
+def shows_the_same_twice(samples: Samples | ClipSamples, seed: int) -> bool:
+    """Whether samples that are read again are the same, as far as a training can tell.
+
+    All processes agree, even where some of them saw the dataset change.
+
+    Args:
+        samples: The data.
+        seed: Of the training: for the same seed the answer is the same.
+
+    Example:
+        >>> shows_the_same_twice(samples_of([{"pixel_values": torch.rand(3, 8, 8)}], None), seed=0)
+        True
+    """
+    with random_state_kept():
+        seed_everything(seed)
+        return all(Processes().collect([samples.shows_the_same_twice()]))
 
 
 def check_training_data(source: BatchDataset, config: CIAOConfig, batch_size: int, accelerator: Accelerator) -> None:

@@ -22,6 +22,7 @@ from ...trainer import (
     TrainingLoop,
     make_apart,
     precision_shared,
+    shows_the_same_twice,
 )
 from .base import Trainee
 
@@ -150,11 +151,11 @@ def _source(
     needs_labels: bool = True,
     args: CIAOTrainingArguments | None = None,
 ) -> BatchDataset:
-    views, augment = (1, None) if args is None else (args.views, args.augmentation)
+    views, augment, seed = (1, None, 0) if args is None else (args.views, args.augmentation, args.seed)
     if views is None and isinstance(dataset, FeatureDataset):
         views = dataset.views
     elif views is None:
-        views = 2 if Samples(dataset, module.preprocessing, name).shows_the_same_twice() else 1
+        views = 2 if shows_the_same_twice(Samples(dataset, module.preprocessing, name), seed) else 1
     data = module.stored(dataset, views, augment)
     if not isinstance(data, FeatureDataset):
         data = Samples(data, module.preprocessing, name)
